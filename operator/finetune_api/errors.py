@@ -1,0 +1,104 @@
+"""Every error that a user may meet, with its exit code and its reason.
+
+FineTuneError
+├── InvalidInput            exit 2   what was given is wrong; the same command fails again until it is changed
+│   ├── InvalidSpec                  the FineTuneJob: all problems at once, each with field, value and remedy
+│   ├── InvalidData                  a data source or one of its rows
+│   ├── InvalidModel                 a model, a revision or a tokenizer that can't be used
+│   ├── InvalidStorage               checkpoint storage that can't be reached or written with these settings
+│   ├── InvalidPublication           a repository or a token that the Hub refuses
+│   └── RunConflict                  a run folder or a storage prefix that belongs to another run, or is in use
+├── RunFailed               exit 1   the input is right as far as we know, and the run failed all the same
+│   ├── StorageFailed                storage gave up in the middle: full, cut off, or its objects altered
+│   ├── TrainingFailed               a worker died or the loss is not finite
+│   └── PublicationFailed            the Hub gave up in the middle; what was exported is kept
+└── Interrupted             exit 130 stopped on request, after a checkpoint
+"""
+
+from dataclasses import dataclass
+
+
+class FineTuneError(Exception):
+    """The base of all of them. `str(error)` is a whole message for a user: what, where, the remedy; never a secret.
+
+    `reason` is the CamelCase word that conditions, termination messages and JSON output carry.
+    """
+
+    exit_code = 1
+
+    @property
+    def reason(self) -> str:
+        """The class name: one word per kind of failure, the same everywhere."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a FineTuneJob: `field` is its path, as in `spec.training.epochs`."""
+
+    field: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class InvalidInput(FineTuneError):
+    """What was given is wrong."""
+
+    exit_code = 2
+
+
+class InvalidSpec(InvalidInput):
+    """The FineTuneJob is wrong; `problems` holds everything that is, in the order of the spec.
+
+    >>> print(InvalidSpec([Problem("spec.training.epochs", "0 is less than 1", "use 1 or more")]))
+    spec.training.epochs: 0 is less than 1; use 1 or more
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class InvalidData(InvalidInput):
+    """A data source or a row is wrong: the message names source, row and reason."""
+
+
+class InvalidModel(InvalidInput):
+    """A model, a revision or a tokenizer can't be used."""
+
+
+class InvalidStorage(InvalidInput):
+    """Checkpoint storage can't be used with these settings: endpoint, bucket, key or path."""
+
+
+class InvalidPublication(InvalidInput):
+    """The Hub refuses the repository or the token."""
+
+
+class RunConflict(InvalidInput):
+    """A run folder or storage prefix belongs to another run, or another process is using it."""
+
+
+class RunFailed(FineTuneError):
+    """The run failed for a reason that lies outside the input."""
+
+
+class StorageFailed(RunFailed):
+    """Storage failed in the middle: full, cut off, or holding objects that don't match their digests."""
+
+
+class TrainingFailed(RunFailed):
+    """A worker died, or the numbers are no longer finite."""
+
+
+class PublicationFailed(RunFailed):
+    """Publication failed in the middle; the exported model is kept."""
+
+
+class Interrupted(FineTuneError):
+    """Stopped on request, after a checkpoint was committed."""
+
+    exit_code = 130

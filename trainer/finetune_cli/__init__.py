@@ -1,0 +1,1 @@
+"""The command `finetune`: one file a command, thin."""

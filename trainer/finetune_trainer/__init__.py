@@ -1,0 +1,1 @@
+"""The trainer: dialogues, labels, packing, batches, engine, loop, checkpoints, export, publication."""
