@@ -7,6 +7,7 @@ FineTuneError
 │   ├── InvalidModel                 a model, a revision or a tokenizer that can't be used
 │   ├── InvalidStorage               checkpoint storage that can't be reached or written with these settings
 │   ├── InvalidPublication           a repository or a token that the Hub refuses
+│   ├── InvalidTrainingRun           a run.json that is damaged or of another contract version
 │   └── RunConflict                  a run folder or a storage prefix that belongs to another run, or is in use
 ├── RunFailed               exit 1   the input is right as far as we know, and the run failed all the same
 │   ├── StorageFailed                storage gave up in the middle: full, cut off, or its objects altered
@@ -76,6 +77,10 @@ class InvalidStorage(InvalidInput):
 
 class InvalidPublication(InvalidInput):
     """The Hub refuses the repository or the token."""
+
+
+class InvalidTrainingRun(InvalidInput):
+    """A run.json that this version can't read: damaged, or written under another contract."""
 
 
 class RunConflict(InvalidInput):

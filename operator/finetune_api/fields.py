@@ -1,0 +1,114 @@
+"""The fields of a FineTuneJob as a tree: what a path leads to, which keys an object takes, which name was probably meant.
+
+Paths are those of YAML: camelCase, `spec.dataset.sources[0].name`.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel
+
+
+def key(name: str, model: type[BaseModel]) -> str:
+    """The YAML key of a model's field."""
+    return model.model_fields[name].alias or name
+
+
+def keys(model: type[BaseModel]) -> dict[str, str]:
+    """YAML key -> field name."""
+    return {key(name, model): name for name in model.model_fields}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a field holds, seen from YAML."""
+
+    annotation: Any  # without Annotated and without None
+    optional: bool  # null is allowed
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        """The object's model, when it is an object with known keys."""
+        return self.annotation if isinstance(self.annotation, type) and issubclass(self.annotation, BaseModel) else None
+
+    @property
+    def item(self) -> Any:
+        """Annotation of a list's items or a mapping's values; None for anything else."""
+        return typing.get_args(self.annotation)[-1] if typing.get_origin(self.annotation) in (list, dict) else None
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.annotation) is list
+
+    @property
+    def is_mapping(self) -> bool:
+        return typing.get_origin(self.annotation) is dict
+
+    @property
+    def is_text(self) -> bool:
+        """A string or one of several strings."""
+        return self.annotation is str or typing.get_origin(self.annotation) is Literal
+
+
+def kind(annotation: Any) -> Kind:
+    """Strip Annotated and `| None`.
+
+    >>> kind(Annotated[int, 1] | None)
+    Kind(annotation=<class 'int'>, optional=True)
+    """
+    optional = False
+    while (origin := typing.get_origin(annotation)) in (Annotated, Union, types.UnionType):
+        members = typing.get_args(annotation)
+        if origin is not Annotated:
+            optional = type(None) in members
+            members = tuple(member for member in members if member is not type(None))
+        annotation = members[0]
+    return Kind(annotation, optional)
+
+
+def field_kind(model: type[BaseModel], yaml_key: str) -> Kind | None:
+    """What the model's field holds; None when there is no such key."""
+    name = keys(model).get(yaml_key)
+    return kind(model.__annotations__.get(name) or model.model_fields[name].annotation) if name else None
+
+
+@cache
+def paths(model: type[BaseModel], prefix: str = "spec") -> tuple[str, ...]:
+    """Every field below a model, in order; `[]` stands for any index."""
+    return tuple(_paths(model, prefix))
+
+
+def _paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for yaml_key in keys(model):
+        found = field_kind(model, yaml_key)
+        assert found is not None
+        path = f"{prefix}.{yaml_key}"
+        yield path
+        inner = kind(found.item) if found.item is not None else found
+        if inner.model is not None:
+            yield from _paths(inner.model, path + ("[]" if found.is_list else ""))
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str | None:
+    """The known word that was probably meant, whatever its case; None when none is close.
+
+    >>> nearest("learning_rate", ["epochs", "learningRate"])
+    'learningRate'
+    """
+    plain = {name.replace("_", "").lower(): name for name in known}
+    close = difflib.get_close_matches(word.replace("_", "").replace("-", "").lower(), plain, n=1, cutoff=0.6)
+    return plain[close[0]] if close else None
+
+
+def located(loc: typing.Sequence[str | int]) -> str:
+    """A pydantic location as a path.
+
+    >>> located(("spec", "dataset", "sources", 0, "name"))
+    'spec.dataset.sources[0].name'
+    """
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")

@@ -1,0 +1,108 @@
+"""What doesn't fit, and the nearest setting that does.
+
+In: a worker's load, its capacity, and what may be turned. Out: None, or a Problem with the numbers and what to change.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from finetune_api.accelerators import ACCELERATORS
+from finetune_api.errors import Problem
+from finetune_api.memory import GIB, Load, memory
+from finetune_api.training_run import Memory
+
+_MOST_NODES = 64
+_MOST_REMEDIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The settings that may be turned to make a job fit."""
+
+    nodes: int
+    workers_per_node: int
+    micro_batch_size: int
+    global_batch_size: int
+    max_sequence_length: int
+
+    def divides(self) -> bool:
+        """Whether every rank gets whole micro-batches."""
+        return self.global_batch_size % (self.micro_batch_size * self.nodes * self.workers_per_node) == 0
+
+
+def fit_problem(load: Load, batch: Batch, needed: Memory, capacity_of: str) -> Problem | None:
+    """The refusal, when the peak is above the capacity; None when it fits or nothing is known to compare with."""
+    capacity = needed.capacity_bytes
+    if capacity is None or needed.total_bytes <= capacity:
+        return None
+    parts = sorted(needed.terms, key=lambda term: -term.bytes)
+    largest = ", ".join(f"{term.name} {gib(term.bytes)}" for term in parts[:4])
+    message = f"a worker needs {gib(needed.total_bytes)} GiB ({largest}, ...), and {capacity_of} has {gib(capacity)} GiB"
+    remedies = list(dict.fromkeys(_remedies(load, batch, capacity)))[:_MOST_REMEDIES]
+    return Problem("spec.workers", message, "use " + " or ".join(remedies) if remedies else _largest_model(load, capacity))
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB with one decimal, two below one.
+
+    >>> gib(3 * 2**30), gib(2**28)
+    ('3.0', '0.25')
+    """
+    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.2f}"
+
+
+def _remedies(load: Load, batch: Batch, capacity: int) -> Iterator[str]:
+    """Changes that make it fit, the mildest first: one setting, then two, then another card."""
+    options = [load] if load.checkpointing else [load, replace(load, checkpointing=True)]
+    for option in options:
+        setting = "" if option is load else "training.activationCheckpointing: true"
+        if setting and (total := _fits(option, capacity)):
+            yield f"{setting} ({total} GiB)"
+        for changed in (_smaller_micro_batch(option, batch, capacity), _more_nodes(option, batch, capacity)):
+            if changed:
+                yield f"{setting} with {changed}" if setting else changed
+    if load.device == "gpu" and (card := _larger_card(options[-1])):
+        yield card
+
+
+def _fits(load: Load, capacity: int) -> str | None:
+    """The peak in GiB, when it fits."""
+    total = memory(load, capacity).total_bytes
+    return gib(total) if total <= capacity else None
+
+
+def _smaller_micro_batch(load: Load, batch: Batch, capacity: int) -> str | None:
+    for size in range(batch.micro_batch_size - 1, 0, -1):
+        smaller = replace(batch, micro_batch_size=size)
+        total = _fits(replace(load, tokens=size * batch.max_sequence_length), capacity)
+        if smaller.divides() and total:
+            return f"training.microBatchSize: {size} ({total} GiB)"
+    return None
+
+
+def _more_nodes(load: Load, batch: Batch, capacity: int) -> str | None:
+    """More GPU nodes, with the micro-batch as it is or, where that doesn't divide or fit, 1. CPU workers share their machine."""
+    if load.device == "cpu":
+        return None
+    for nodes in range(batch.nodes + 1, _MOST_NODES + 1):
+        for size in dict.fromkeys((batch.micro_batch_size, 1)):
+            larger = replace(batch, nodes=nodes, micro_batch_size=size)
+            changed = replace(load, world_size=nodes * batch.workers_per_node, tokens=size * batch.max_sequence_length)
+            total = _fits(changed, capacity) if larger.divides() else None
+            if total:
+                micro = "" if size == batch.micro_batch_size else f" with training.microBatchSize: {size}"
+                return f"workers.nodes: {nodes}{micro} ({total} GiB)"
+    return None
+
+
+def _larger_card(load: Load) -> str | None:
+    total = memory(load, None).total_bytes
+    fitting = [card for card in ACCELERATORS if card.memory_bytes >= total and (card.bf16_flops or load.precision == "fp32")]
+    best = min(fitting, key=lambda card: card.memory_bytes, default=None)
+    return f"workers.accelerator: {best.name} ({gib(total)} of {gib(best.memory_bytes)} GiB)" if best else None
+
+
+def _largest_model(load: Load, capacity: int) -> str:
+    """Nothing that we may turn is enough: say how much the smallest setting would need."""
+    least = memory(replace(load, checkpointing=True, tokens=min(load.tokens, 512)), None).total_bytes
+    return f"use a smaller model, or give each worker at least {gib(least)} GiB instead of {gib(capacity)}"

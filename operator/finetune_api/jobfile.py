@@ -1,0 +1,163 @@
+"""A job file and `--set` overrides -> a FineTuneJob, or everything that is wrong with them at once.
+
+The only room of the contract that reads a file. Whether the job can run is asked in `plan`; here a value has to be of
+the right kind and in its range.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from finetune_api.checks import is_path
+from finetune_api.errors import InvalidSpec, Problem
+from finetune_api.fields import Kind, field_kind, keys, kind, nearest, paths
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.spec_problems import problem
+from finetune_api.yaml_text import yaml_value
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
+    """The job in a YAML file, with `key=value` overrides applied. Raises InvalidSpec with every problem.
+
+    A key is a path below spec (`training.epochs`, `dataset.sources.0.limit`); the value is read as its field's type
+    and may contain `=`. Relative paths in the file are left as they are (relative to the file); those in an override are
+    made absolute, because who types them means the folder that they are in.
+    """
+    data = _mapping(yaml_value(_text(path), str(path)), str(path))
+    problems = [found for override in overrides if (found := _override(data, override))]
+    try:
+        job = parse_job(data)
+    except InvalidSpec as error:
+        raise InvalidSpec([*problems, *error.problems]) from None
+    if problems:
+        raise InvalidSpec(problems)
+    return job
+
+
+def parse_job(data: object) -> FineTuneJob:
+    """The job in a mapping from YAML or the API server (whose `status` is left aside). Raises InvalidSpec with every problem."""
+    mapping = {name: value for name, value in _mapping(data, "the job").items() if name != "status"}
+    try:
+        return FineTuneJob.model_validate(mapping, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidSpec([problem(found, FineTuneJob) for found in error.errors(include_url=False)]) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InvalidSpec([Problem(str(path), "no such file", "name a FineTuneJob file; examples/tiny.yaml is one")]) from None
+    except UnicodeDecodeError as error:
+        raise InvalidSpec([Problem(str(path), f"is not UTF-8 text: byte {error.start + 1} can't be read", "save it as UTF-8")]) from None
+    except OSError as error:
+        raise InvalidSpec([Problem(str(path), f"can't be read: {error.strerror}", "name a readable file")]) from None
+
+
+def _mapping(data: object, where: str) -> dict[str, Any]:
+    """The data, when it looks like a Kubernetes object."""
+    example = "begin it with `apiVersion: finetune.dev/v1alpha1` and `kind: FineTuneJob`"
+    if data is None:
+        raise InvalidSpec([Problem(where, "is empty", example)])
+    if not isinstance(data, dict):
+        raise InvalidSpec([Problem(where, f"holds {_called(data)}, not a mapping", example)])
+    return data
+
+
+def _called(data: object) -> str:
+    return {list: "a list", str: "plain text", bool: "true or false"}.get(type(data), "a number")
+
+
+def _override(data: dict[str, Any], override: str) -> Problem | None:
+    """Put one `path=value` into the data; what is wrong with it, if anything."""
+    path, separator, text = override.partition("=")
+    path = path.strip().removeprefix("spec.")
+    if not separator or not path:
+        return Problem(f"--set {override}", "has no `=`", "write it as path=value, for example training.epochs=1")
+    spec = data.get("spec")
+    if not isinstance(spec, dict):
+        if spec is not None:
+            return None  # parse_job says what is wrong with it
+        spec = data["spec"] = {}
+    try:
+        _put(spec, FineTuneJobSpec, path.split("."), text, "spec")
+    except InvalidSpec as error:
+        return error.problems[0]
+    return None
+
+
+def _put(target: dict[str, Any], model: type[BaseModel], names: list[str], text: str, at: str) -> None:
+    """Set the field that `names` lead to, below an object of `model`."""
+    name, rest = names[0], names[1:]
+    name, index = (name[:-1].split("[", 1)) if name.endswith("]") and "[" in name else (name, None)
+    rest = rest if index is None else [index, *rest]
+    found = field_kind(model, name)
+    if found is None:
+        raise InvalidSpec([_unknown(f"{at}.{name}", name, model)])
+    _put_value(target, name, found, rest, text, f"{at}.{name}")
+
+
+def _put_value(container: Any, name: str | int, found: Kind, rest: list[str], text: str, at: str) -> None:
+    """Set `container[name]`, or a part of it, from the text."""
+    if not rest:
+        container[name] = _value(found, text, at)
+        return
+    if not (found.is_list or found.is_mapping or found.model):
+        remedy = f"use --set {at.removeprefix('spec.')}=VALUE"
+        raise InvalidSpec([Problem(f"{at}.{'.'.join(rest)}", f"{at} is a plain value and has no fields", remedy)])
+    inner = container.get(name) if isinstance(container, dict) else container[name]
+    if inner is None:
+        inner = container[name] = [] if found.is_list else {}
+    if found.model is not None and isinstance(inner, dict):
+        _put(inner, found.model, rest, text, at)
+    elif found.is_list and isinstance(inner, list):
+        item = kind(found.item)
+        _put_value(inner, _index(inner, rest[0], item, at), item, rest[1:], text, f"{at}[{rest[0]}]")
+    elif found.is_mapping and isinstance(inner, dict):  # its keys may contain dots: app.kubernetes.io/name
+        inner[".".join(rest)] = _value(kind(found.item), text, at)
+    else:
+        raise InvalidSpec([Problem(at, "is of the wrong kind in the file, so that no part of it can be set", "correct the file")])
+
+
+def _index(items: list[Any], text: str, item: Kind, at: str) -> int:
+    """The index in the text; one past the end appends an empty item."""
+    if not text.isdecimal() or int(text) > len(items):
+        known = f"use 0 to {len(items)}" if items else "use 0"
+        raise InvalidSpec([Problem(f"{at}.{text}", f"`{text}` is no index into a list of {len(items)}", f"{known}; {len(items)} appends")])
+    if int(text) == len(items):
+        items.append({} if item.model else None)
+    return int(text)
+
+
+def _value(found: Kind, text: str, at: str) -> object:
+    """The text as the field's type: a string stays as it is, anything else is a YAML value; `null` unsets what may be absent."""
+    if found.optional and text in ("null", "~"):
+        return None
+    if re.sub(r"\[\d+\]", "[]", at) in _PATHS and _is_relative(text, always=at.endswith((".path", ".storage"))):
+        return os.path.abspath(text)
+    return text if found.is_text else yaml_value(text, f"--set {at.removeprefix('spec.')}")
+
+
+# Fields that may hold a path.
+_PATHS: Final = ("spec.model.name", "spec.dataset.sources[].name", "spec.checkpoints.storage", "spec.publish.directory.path")
+
+
+def _is_relative(text: str, *, always: bool) -> bool:
+    """Whether the text is a relative path; names of models and sources are paths only when they begin with a dot."""
+    return bool(text) and "://" not in text and not os.path.isabs(text) and (always or is_path(text))
+
+
+def _unknown(path: str, name: str, model: type[BaseModel]) -> Problem:
+    """An unknown key in an override: the same key elsewhere, or a like one here."""
+    elsewhere = [known for known in paths(FineTuneJobSpec) if known.rsplit(".", 1)[-1] == name]
+    if like := nearest(name, keys(model)):
+        remedy = f"did you mean {path.removesuffix(name).removeprefix('spec.')}{like}?"
+    elif elsewhere:
+        remedy = f"did you mean {elsewhere[0].removeprefix('spec.').replace('[]', '.0')}?"
+    else:
+        remedy = f"its keys are {', '.join(keys(model))}"
+    return Problem(path, "there is no such field", remedy)

@@ -1,0 +1,209 @@
+"""TrainingRun: a job with every answer filled in, frozen as JSON that outlives the program that wrote it.
+
+In: the job, what preparation resolved (revisions, shapes) and the plan. Out: one value that every attempt runs exactly,
+with a digest over its canonical JSON. What the numbers mean is decided in `plan` and `memory`, not here.
+"""
+
+import hashlib
+import json
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from finetune_api.errors import InvalidTrainingRun
+from finetune_api.finetunejob import FineTuneJob, Model, ModelShape, Natural, Positive
+
+# Raised when a reader of the old JSON would misunderstand the new one.
+CONTRACT_VERSION: Final = 1
+
+# Fields that say how and by whom a run is executed; its result doesn't depend on them, and they may change between attempts.
+_EXECUTION_FIELDS: Final = (
+    ("model", "tokenSecret"),
+    ("model", "cache"),
+    ("model", "shape"),
+    ("dataset", "processes"),
+    ("dataset", "sources", "tokenSecret"),
+    ("dataset", "sources", "credentialsSecret"),
+    ("training", "deepspeed"),
+    ("training", "microBatchSize"),
+    ("training", "activationCheckpointing"),
+    ("training", "logEverySteps"),
+)
+
+
+class SplitShape(Model):
+    """How much there is on one side of the split. A segment is one encoded piece of a dialogue, a row a packed sequence."""
+
+    dialogues: Natural = Field(description="Dialogues used.")
+    segments: Natural = Field(description="Encoded pieces; more than dialogues when over-long ones are split at turns.")
+    tokens: Natural = Field(description="Tokens in all segments.")
+    supervised_tokens: Natural = Field(description="Tokens that count in the loss.")
+    rows: Natural = Field(description="Packed rows of at most maxSequenceLength tokens.")
+    squared_lengths: Natural = Field(description="Sum over segments of the squared length: what attention costs.")
+
+
+class DataShape(Model):
+    """The size of the prepared data."""
+
+    fingerprint: str = Field(description="Digest of every setting that shapes rows; also the folder's name.")
+    train: SplitShape = Field(description="What is trained on.")
+    evaluation: SplitShape | None = Field(default=None, description="What is held out.")
+
+
+class Vocabulary(Model):
+    """The tokens that the trained model knows."""
+
+    size: Positive = Field(description="Rows that the embedding needs, control tokens included; a base model with more keeps them.")
+    new_token_ids: tuple[Natural, ...] = Field(default=(), description="Control tokens that the base model has never seen.")
+
+
+class MemoryTerm(Model):
+    """One part of a worker's peak memory."""
+
+    name: str = Field(description="What occupies it.")
+    bytes: Natural = Field(description="Its size.")
+    formula: str = Field(description="How the size came about, with the numbers put in.")
+    phase: Literal["always", "pass", "update"] = Field(description="Held always, only in forward and backward, or only in the update.")
+    basis: Literal["counted", "estimated", "assumed"] = Field(description="From the settings, a rule of thumb, or an allowance.")
+
+
+class Memory(Model):
+    """Peak memory of one worker: what is held always and the larger of the two phases."""
+
+    terms: tuple[MemoryTerm, ...] = Field(description="Its parts.")
+    total_bytes: Natural = Field(description="The peak.")
+    capacity_bytes: Positive | None = Field(default=None, description="What one worker has; absent when it isn't known.")
+
+
+class Unknown(Model):
+    """Something that the plan can't say yet, and why."""
+
+    name: str = Field(description="What is unknown.")
+    why: str = Field(description="What would make it known.")
+
+
+class Plan(Model):
+    """What the job's numbers amount to. None means unknown, and `unknown` says why."""
+
+    device: Literal["cpu", "gpu"] = Field(description="Where workers compute.")
+    accelerator: str | None = Field(default=None, description="GPU model that was planned for.")
+    precision: Literal["bf16", "fp32"] = Field(description="Arithmetic of forward and backward.")
+    world_size: Positive = Field(description="Workers in all.")
+    nodes: Positive = Field(description="Machines.")
+    micro_batch_size: Positive = Field(description="Rows per worker and micro-step.")
+    micro_steps: Positive = Field(description="Micro-steps of each rank in a full optimizer step.")
+    global_batch_size: Positive = Field(description="Rows in a full optimizer step.")
+    max_sequence_length: Positive = Field(description="Most tokens in a row.")
+    tokens_per_step: Positive = Field(description="Most tokens in an optimizer step.")
+    rows_per_epoch: Natural | None = Field(default=None, description="Packed rows in a pass over the data.")
+    steps_per_epoch: Positive | None = Field(default=None, description="Optimizer steps in a pass; the last one may be short.")
+    epochs: Positive | None = Field(default=None, description="Passes over the data, the last one perhaps in part.")
+    total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
+    warmup_steps: Natural | None = Field(default=None, description="Steps of linear warm-up.")
+    memory: Memory | None = Field(default=None, description="Peak memory of one worker.")
+    host_loading_bytes: Natural | None = Field(default=None, description="Memory per node that streaming the weights in needs.")
+    checkpoint_bytes: Natural | None = Field(default=None, description="Size of one checkpoint.")
+    export_bytes: Natural | None = Field(default=None, description="Size of the published weights.")
+    flops_per_token: float | None = Field(default=None, description="Operations per token, recomputation included.")
+    efficiency: float | None = Field(default=None, description="Share of the GPU's peak that the time assumes.")
+    seconds_per_step: float | None = Field(default=None, description="Computing time of a full step, estimated.")
+    seconds: float | None = Field(default=None, description="Computing time of all steps, estimated.")
+    gpu_hours: float | None = Field(default=None, description="GPU hours of that time, estimated.")
+    unknown: tuple[Unknown, ...] = Field(default=(), description="What isn't known, and why.")
+    notes: tuple[str, ...] = Field(default=(), description="What is worth knowing besides.")
+
+
+class TrainingRun(Model):
+    """The frozen run: what every attempt executes, whatever version of the program starts it.
+
+    `from_json(run.to_json())` equals `run`; JSON of another contract version is refused with InvalidTrainingRun.
+    """
+
+    contract_version: Literal[1] = Field(default=CONTRACT_VERSION, description="Version of this JSON.")
+    job: FineTuneJob = Field(description="The job, defaults filled in.")
+    identity: str = Field(description="`run_identity` of the job; storage belongs to it.")
+    model_revision: str = Field(description="Commit of the base model, or a digest of its files.")
+    model_shape: ModelShape = Field(description="Shape of the base model.")
+    vocabulary: Vocabulary = Field(description="Tokens, control tokens included.")
+    data: DataShape = Field(description="Size of the prepared data.")
+    plan: Plan = Field(description="The final plan.")
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, camelCase, defaults written out, one trailing newline."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "TrainingRun":
+        """The run that `to_json` wrote. Raises InvalidTrainingRun."""
+        _check_contract(text)
+        try:
+            return cls.model_validate_json(text, by_alias=True, by_name=False)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidTrainingRun(f"run.json is damaged at {where}: {first['msg']}; remove it to plan again") from None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _check_contract(text: str | bytes) -> None:
+    """Look at the version before the fields: another version may have other fields."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        raise InvalidTrainingRun("run.json is not JSON; it was cut off or altered; remove it to plan again") from None
+    version = data.get("contractVersion") if isinstance(data, dict) else None
+    if version != CONTRACT_VERSION:
+        raise InvalidTrainingRun(
+            f"run.json has contract version {version}, and this program reads {CONTRACT_VERSION}; "
+            "continue the run with the version that began it, or start anew in another folder"
+        )
+
+
+def run_identity(job: FineTuneJob) -> str:
+    """SHA-256 (hex) over what decides the result: model, dataset, template and training, defaults filled in.
+
+    Equal for jobs that differ only in workers, Secrets, caches, the order of keys, or in whether a default is written out.
+    Micro-batch and recomputation are left out: they change memory and speed, and a run may go on with others.
+    """
+    return hashlib.sha256(json.dumps(_identity_fields(job), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def identity_differences(one: FineTuneJob, other: FineTuneJob) -> list[str]:
+    """Paths of the fields in which the identities of two jobs differ, sorted; none when `run_identity` is equal."""
+    return sorted(_differences(_identity_fields(one), _identity_fields(other), "spec"))
+
+
+def _identity_fields(job: FineTuneJob) -> dict[str, Any]:
+    spec = job.spec.model_dump(mode="json", by_alias=True, include={"model", "dataset", "template", "training"})
+    for path in _EXECUTION_FIELDS:
+        _drop(spec, path)
+    training, optimizer = spec["training"], spec["training"]["optimizer"]
+    training["epochs"], optimizer["warmupRatio"] = job.spec.training.effective_epochs, job.spec.training.optimizer.effective_warmup_ratio
+    return spec
+
+
+def _differences(one: Any, other: Any, path: str) -> list[str]:
+    """
+    >>> _differences({"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3]}, "spec")
+    ['spec.b.1']
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [found for key in one.keys() | other.keys() for found in _differences(one.get(key), other.get(key), f"{path}.{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [found for index in range(len(one)) for found in _differences(one[index], other[index], f"{path}.{index}")]
+    return [] if one == other else [path]
+
+
+def _drop(value: Any, path: tuple[str, ...]) -> None:
+    """Remove the field at `path`; a list on the way means each of its items."""
+    if isinstance(value, list):
+        for item in value:
+            _drop(item, path)
+    elif len(path) == 1:
+        value.pop(path[0], None)
+    elif isinstance(value, dict):
+        _drop(value[path[0]], path[1:])

@@ -1,0 +1,122 @@
+import pytest
+from tests.api.jobs import job
+
+from finetune_api.checks import CONTRADICTIONS, NOT_BUILT, cluster_only_fields, in_spec_order, spec_problems
+from finetune_api.errors import Problem
+from finetune_api.fields import paths
+from finetune_api.finetunejob import FineTuneJobSpec
+
+HUB = {"repository": "org/model"}
+
+NOT_BUILT_CASES = [
+    ({"training": {"method": "lora"}}, "spec.training.method: lora is not built yet; use method: full"),
+    ({"training": {"sharding": "zero2"}}, "spec.training.sharding: zero2 is not built yet; use sharding: zero3"),
+    ({"training": {"deepspeed": {"offload_optimizer": {"device": "cpu"}}}}, "offload_optimizer: offloading is not built yet; remove it"),
+    ({"training": {"deepspeed": {"offload_param": {"device": "nvme"}}}}, "offload_param: offloading is not built yet; remove it"),
+    ({"workers": {"nodes": 2, "minNodes": 1}}, "spec.workers.minNodes: elastic sizes are not built yet; remove minNodes"),
+    ({"evaluation": {"benchmarks": ["mmlu"]}}, "spec.evaluation.benchmarks: benchmarks are not built yet; remove them"),
+    ({"evaluation": {"judge": {"model": "m", "endpoint": "http://x"}}}, "spec.evaluation.judge: the judge is not built yet; remove it"),
+    ({"publish": {"hub": {**HUB, "when": "everyCheckpoint"}}}, "spec.publish.hub.when: publishing every checkpoint is not built yet"),
+    ({"budget": {"gpuHours": 64.0}}, "spec.budget.gpuHours: budgets are not built yet; remove it"),
+    ({"budget": {"activeDeadlineSeconds": 60}}, "spec.budget.activeDeadlineSeconds: budgets are not built yet; remove it"),
+]
+
+CONTRADICTION_CASES = [
+    ({"model": {"initialization": "random"}}, "spec.model.initialization: random needs a directory with config.json and tokenizer"),
+    ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
+    ({"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}}, "spec.publish.gate.evaluationLoss: a gate needs an evaluation loss"),
+    ({"checkpoints": {"endpoint": "http://s3"}}, "spec.checkpoints.endpoint: is given, but nothing in this job is at s3://"),
+    ({"workers": {"device": "gpu", "gpusPerNode": 0}}, "spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs"),
+    ({"workers": {"gpusPerNode": 0}}, "spec.workers.workersPerNode: is missing, and gpusPerNode is 0"),
+    ({"workers": {"workersPerNode": 2}}, "spec.workers.workersPerNode: differs from gpusPerNode, and a GPU has exactly one worker"),
+]
+
+NAME_CASES = [
+    ({"model": {"name": "s3:/bucket/x"}}, 'spec.model.name: "s3:/bucket/x" is no s3:// URL; write s3://bucket/key'),
+    ({"model": {"name": "org/name/more"}}, 'spec.model.name: "org/name/more" is neither a Hub id nor a path; write org/name, ./path'),
+    ({"dataset": {"sources": [{"name": "data.jsonl"}]}}, '"data.jsonl" looks like a file, but is read as a Hub id; write ./data.jsonl'),
+    ({"checkpoints": {"storage": "gs://bucket"}}, 'spec.checkpoints.storage: "gs://bucket" is no s3:// URL; write s3://bucket/prefix'),
+    (
+        {"dataset": {"sources": [{"name": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
+        "spec.dataset.sources[0].filter: acts on format: oasst, and this source is messages; remove it, or set format: oasst",
+    ),
+    (
+        {"dataset": {"sources": [{"name": "./data", "config": "en"}]}},
+        'spec.dataset.sources[0].config: is for a Hub data set, and "./data" is none; remove it',
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), NOT_BUILT_CASES + CONTRADICTION_CASES + NAME_CASES)
+def test_each_refusal_has_its_message(spec, message):
+    (found,) = spec_problems(job(**spec).spec)
+    assert message in str(found)
+
+
+def test_every_row_of_the_tables_has_a_case():
+    hit = {
+        id(rule)
+        for spec, _ in NOT_BUILT_CASES + CONTRADICTION_CASES
+        for rule in (*NOT_BUILT, *CONTRADICTIONS)
+        if rule.refuses(job(**spec).spec)
+    }
+    assert hit == {id(rule) for rule in (*NOT_BUILT, *CONTRADICTIONS)}
+
+
+def test_every_row_names_a_field_that_exists():
+    assert {rule.field for rule in (*NOT_BUILT, *CONTRADICTIONS)} <= set(paths(FineTuneJobSpec))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"model": {"name": "gpt2"}},
+        {"model": {"name": "./m", "initialization": "random"}},
+        {"model": {"name": "s3://bucket/model"}, "checkpoints": {"endpoint": "http://s3"}},
+        {"dataset": {"evaluation": {"fraction": 0.1}}, "publish": {"checkpoint": "best", "gate": {"evaluationLoss": {"max": 1}}}},
+        {"workers": {"nodes": 2, "minNodes": 2}},
+        {"workers": {"device": "cpu", "workersPerNode": 3}},
+        {"training": {"deepspeed": {"offload_param": {"device": "none"}}}},
+        {"publish": {"hub": HUB}},
+        {"checkpoints": {"storage": "/data/checkpoints"}},
+        {"ttlSecondsAfterFinished": 60, "retry": 1, "workers": {"queueName": "q"}},
+    ],
+)
+def test_what_is_not_refused(spec):
+    assert spec_problems(job(**spec).spec) == []
+
+
+def test_fields_that_act_on_a_cluster_only_are_named():
+    spec = {
+        "model": {"cache": {"claimName": "c"}},
+        "workers": {"queueName": "q", "image": "i", "startDeadlineSeconds": 600},
+        "cpuPods": {"nodeSelector": {"a": "b"}},
+        "failurePolicy": {"maxFailures": 1},
+        "suspend": True,
+        "retry": 1,
+        "ttlSecondsAfterFinished": 60,
+    }
+    assert cluster_only_fields(job(**spec)) == [
+        "spec.model.cache",
+        "spec.workers.image",
+        "spec.workers.queueName",
+        "spec.cpuPods.nodeSelector",
+        "spec.failurePolicy.maxFailures",
+        "spec.suspend",
+        "spec.retry",
+        "spec.ttlSecondsAfterFinished",
+    ]
+    assert cluster_only_fields(job()) == []
+
+
+def test_problems_come_in_the_order_of_the_spec():
+    fields = ["spec.retry", "spec.workers", "spec.dataset.sources[3].name", "spec.model.name", "job.yaml"]
+    ordered = in_spec_order([Problem(field, "") for field in fields])
+    assert [found.field for found in ordered] == [
+        "job.yaml",
+        "spec.model.name",
+        "spec.dataset.sources[3].name",
+        "spec.workers",
+        "spec.retry",
+    ]

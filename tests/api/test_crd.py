@@ -1,0 +1,294 @@
+"""The CRD: each rewrite alone, the rules of a structural schema over the whole, and the file in manifests/ against its source."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from tests.api.jobs import mapping
+
+from finetune_api import finetunejob as api
+from finetune_api.crd import (
+    PRINTER_COLUMNS,
+    ROOT_RULES,
+    RULES,
+    crd,
+    crd_yaml,
+    root_schema,
+    structural,
+    with_boolean_bounds,
+    with_integer_format,
+    with_nested_defaults,
+    without_closed_objects,
+    without_const,
+    without_null,
+    without_reference,
+    without_title,
+)
+from finetune_api.errors import InvalidSpec
+from finetune_api.jobfile import parse_job
+
+MANIFEST = Path(__file__).parents[2] / "manifests" / "crd" / "finetunejobs.yaml"
+
+# What a node may carry: JSONSchemaProps of apiextensions v1, without what structural schemas forbid.
+KEYWORDS = {
+    "type", "format", "description", "default", "enum", "properties", "required", "items", "additionalProperties", "nullable",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "pattern",
+    "x-kubernetes-validations", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "before", "after"),
+    [
+        (
+            without_null,
+            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}], "default": None},
+            {"type": "integer", "minimum": 1},
+        ),
+        (without_null, {"anyOf": [{"$ref": "#/$defs/X"}, {"type": "null"}], "description": "d"}, {"$ref": "#/$defs/X", "description": "d"}),
+        (without_null, {"type": "integer", "default": 0}, {"type": "integer", "default": 0}),
+        (without_const, {"const": "a", "type": "string"}, {"enum": ["a"], "type": "string"}),
+        (with_boolean_bounds, {"exclusiveMinimum": 0.0}, {"minimum": 0.0, "exclusiveMinimum": True}),
+        (with_boolean_bounds, {"exclusiveMaximum": 1.0}, {"maximum": 1.0, "exclusiveMaximum": True}),
+        (with_boolean_bounds, {"minimum": 0.0, "exclusiveMinimum": True}, {"minimum": 0.0, "exclusiveMinimum": True}),
+        (without_closed_objects, {"properties": {}, "additionalProperties": False}, {"properties": {}}),
+        (without_closed_objects, {"additionalProperties": True}, {}),
+        (without_closed_objects, {"additionalProperties": {"type": "string"}}, {"additionalProperties": {"type": "string"}}),
+        (with_nested_defaults, {"default": {"a": 1}}, {"default": {}}),
+        (with_nested_defaults, {"default": [1]}, {"default": [1]}),
+        (with_integer_format, {"type": "integer"}, {"type": "integer", "format": "int64"}),
+        (without_title, {"title": "T", "type": "object"}, {"type": "object"}),
+        (without_title, {"title": {"type": "string"}}, {"title": {"type": "string"}}),
+    ],
+)
+def test_each_rewrite(rewrite, before, after):
+    assert rewrite(before) == after
+
+
+def test_references_are_replaced_and_keys_beside_them_win():
+    definitions = {"X": {"type": "object", "description": "of X"}}
+    assert without_reference({"$ref": "#/$defs/X", "description": "here"}, definitions) == {"type": "object", "description": "here"}
+    assert without_reference({"type": "string"}, definitions) == {"type": "string"}
+
+
+def test_rewrites_together():
+    class Inner(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        ratio: Annotated[float, Field(gt=0)] | None = None
+        kind: Literal["only"] = "only"
+
+    class Outer(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        inner: Inner = Inner()
+        maybe: Inner | None = None
+        several: list[Inner] = []
+        labels: dict[str, str] = {}
+
+    inner = {
+        "type": "object",
+        "properties": {
+            "ratio": {"type": "number", "minimum": 0, "exclusiveMinimum": True},
+            "kind": {"type": "string", "enum": ["only"], "default": "only"},
+        },
+    }
+    assert structural(Outer) == {
+        "type": "object",
+        "properties": {
+            "inner": {**inner, "default": {}},
+            "maybe": inner,
+            "several": {"type": "array", "items": inner, "default": []},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}, "default": {}},
+        },
+    }
+
+
+def structural_errors(schema: dict[str, Any], path: str = "") -> list[str]:
+    """What the API server would refuse in a schema."""
+    errors = [f"{path}: {keyword} is not allowed" for keyword in schema.keys() - KEYWORDS]
+    if schema.get("type") not in ("object", "array", "string", "integer", "number", "boolean"):
+        errors.append(f"{path}: type is {schema.get('type')}")
+    if "properties" in schema and "additionalProperties" in schema:
+        errors.append(f"{path}: properties and additionalProperties")
+    if schema.get("type") == "array" and not isinstance(schema.get("items"), dict):
+        errors.append(f"{path}: array without items")
+    if missing := set(schema.get("required", [])) - schema.get("properties", {}).keys():
+        errors.append(f"{path}: requires {missing}, which it does not have")
+    for bound in ("exclusiveMinimum", "exclusiveMaximum"):
+        if bound in schema and (schema[bound] is not True or bound.removeprefix("exclusive").lower() not in schema):
+            errors.append(f"{path}: {bound} is {schema[bound]}")
+    if "default" in schema and not isinstance(schema["default"], PYTHON_TYPES[schema.get("type", "object")]):
+        errors.append(f"{path}: default {schema['default']!r} is of another type")
+    if schema.get("default") == {} and set(schema.get("required", [])):
+        errors.append(f"{path}: the default {{}} lacks {schema['required']}")
+    if "pattern" in schema and re.search(r"\\[wdsbWDSB]|\(\?", schema["pattern"]):
+        errors.append(f"{path}: pattern {schema['pattern']} means something else in Go")
+    for name, value in schema.get("properties", {}).items():
+        errors += structural_errors(value, f"{path}.{name}")
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), dict):
+            errors += structural_errors(schema[name], f"{path}.{name}")
+    return errors
+
+
+PYTHON_TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+
+
+def test_the_schema_is_structural():
+    assert structural_errors(root_schema()) == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"$ref": "#/x"}}},
+        {"type": "object", "properties": {"a": {"anyOf": []}}},
+        {"type": "array"},
+        {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "number", "exclusiveMinimum": True},
+        {"type": "string", "default": None},
+        {"type": "object", "required": ["a"]},
+        {"type": "string", "pattern": r"^\w$"},
+    ],
+)
+def test_the_checker_finds_what_is_not(schema):
+    assert structural_errors(schema)
+
+
+def node(path: str) -> dict[str, Any]:
+    found = root_schema()
+    for name in path.split("."):
+        found = found["items"] if name == "[]" else found["properties"][name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "keyword", "value"),
+    [
+        ("spec.training.microBatchSize", "minimum", 1),
+        ("spec.training.microBatchSize", "default", 4),
+        ("spec.training.optimizer.learningRate", "exclusiveMinimum", True),
+        ("spec.training.optimizer.learningRate", "default", 2e-5),
+        ("spec.training.dropout", "exclusiveMaximum", True),
+        ("spec.training.method", "enum", ["full", "lora"]),
+        ("spec.training", "default", {}),
+        ("spec.dataset.sources", "maxItems", 64),
+        ("spec.dataset.sources.[].format", "default", "auto"),
+        ("spec.workers.affinity", "x-kubernetes-preserve-unknown-fields", True),
+        ("spec.workers.nodeSelector", "additionalProperties", {"type": "string"}),
+        ("spec.training.deepspeed.sub_group_size", "default", 10**9),
+        ("spec", "required", ["model", "dataset"]),
+        ("status.startTime", "format", "date-time"),
+        ("status.conditions", "x-kubernetes-list-type", "map"),
+        ("status.attempts", "maxItems", 20),
+    ],
+)
+def test_fields_of_the_schema(path, keyword, value):
+    assert node(path)[keyword] == value
+
+
+def test_an_optional_field_has_no_default():
+    assert "default" not in node("spec.training.epochs")
+    assert "default" not in node("spec.dataset.evaluation")
+
+
+def test_every_field_is_described():
+    def bare(schema, path):
+        for name, value in schema.get("properties", {}).items():
+            if "description" not in value:
+                yield f"{path}.{name}"
+            yield from bare(value.get("items", value), f"{path}.{name}")
+
+    assert list(bare(node("spec"), "spec")) == []
+    assert list(bare(node("status"), "status")) == []
+
+
+# For each CEL rule a spec that it refuses: pydantic refuses it too, with the same words or about the same field.
+RULE_CASES = {
+    api.EvaluationData: [{"dataset": {"evaluation": {"split": "test", "fraction": 0.1}}}],
+    api.ControlTokens: [{"template": {"name": "custom", "tokens": {"user": "<x>", "end": "<x>"}}}],
+    api.TemplateSpec: [{"template": {"name": "custom"}}, {"template": {"tokens": {}}}],
+    api.Optimizer: [{"training": {"optimizer": {"warmupRatio": 0.1, "warmupSteps": 1}}}],
+    api.Training: [{"training": {"epochs": 1, "maxSteps": 1}}, {"training": {"lora": {}}}],
+    api.Volume: [
+        {"workers": {"volumes": [{"name": "v", "mountPath": "/v"}]}},
+        {"workers": {"volumes": [{"name": "v", "mountPath": "/v", "emptyDir": {}, "secret": {"name": "s"}}]}},
+    ],
+    api.CheckpointInterval: [{"checkpoints": {"every": {}}}, {"checkpoints": {"every": {"seconds": 1, "steps": 1}}}],
+    api.Publish: [{"publish": {"hub": {"repository": "a/b"}, "directory": {"path": "x"}}}],
+}
+
+
+def test_every_validator_of_the_spec_has_a_rule_and_a_case():
+    validated = {
+        model
+        for model in vars(api).values()
+        if isinstance(model, type) and issubclass(model, api.Spec) and model.__pydantic_decorators__.model_validators
+    }
+    assert validated == RULES.keys() == RULE_CASES.keys()
+
+
+@pytest.mark.parametrize("spec", [spec for cases in RULE_CASES.values() for spec in cases])
+def test_what_a_rule_refuses_pydantic_refuses(spec):
+    with pytest.raises(InvalidSpec):
+        parse_job(mapping(**spec))
+
+
+def test_rules_stand_at_their_objects():
+    assert node("spec.training")["x-kubernetes-validations"][0] == {
+        "rule": "!(has(self.epochs) && has(self.maxSteps))",
+        "message": "epochs and maxSteps exclude each other; keep one",
+    }
+    assert len(node("spec.workers.volumes.[]")["x-kubernetes-validations"]) == 1
+    assert len(root_schema()["x-kubernetes-validations"]) == len(ROOT_RULES)
+
+
+@pytest.mark.parametrize(
+    "path", ["spec.model.name", "spec.dataset.overlongTurns", "spec.template", "spec.training", "spec.checkpoints.storage"]
+)
+def test_what_never_changes_after_the_start(path):
+    rules = [rule for rule, _ in ROOT_RULES if f"self.{path} == oldSelf.{path}" in rule]
+    assert len(rules) == 1
+    assert rules[0].startswith("!(has(oldSelf.status) && has(oldSelf.status.startTime)) || (")
+
+
+def test_workers_change_while_suspended_only():
+    ((rule, message),) = [found for found in ROOT_RULES if "self.spec.workers" in found[0]]
+    assert rule.endswith("|| (oldSelf.spec.suspend || self.spec.workers == oldSelf.spec.workers)")
+    assert message == "spec.workers can't change after the first attempt; set suspend: true first, then change workers"
+
+
+@pytest.mark.parametrize(
+    "free", ["tokenSecret", "credentialsSecret", "cache", "keep", "spec.publish", "spec.retry", "spec.budget", "spec.evaluation"]
+)
+def test_what_may_change_at_any_time_is_in_no_rule(free):
+    rules = " ".join(rule for rule, _ in ROOT_RULES).replace("spec.dataset.evaluation", "")
+    assert free not in rules
+
+
+def test_a_rule_says_has_before_it_reads_what_may_be_absent():
+    rules = " ".join(rule for rule, _ in ROOT_RULES)
+    assert "has(self.spec.dataset.evaluation) == has(oldSelf.spec.dataset.evaluation)" in rules
+    assert "has(s.limit) ? s.limit : 0" in rules
+
+
+def test_names_and_columns():
+    spec = crd()["spec"]
+    assert spec["names"]["shortNames"] == ["ftj"]
+    assert spec["versions"][0]["subresources"] == {"status": {}}
+    shown = [column["name"] for column in PRINTER_COLUMNS if not column["priority"]]
+    wide = [column["name"] for column in PRINTER_COLUMNS if column["priority"]]
+    assert (shown, wide) == (["Stage", "Step", "Loss", "ETA", "Attempt", "Age"], ["Model", "Tokens/s", "Checkpoint", "Published"])
+
+
+@pytest.mark.parametrize("column", [column for column in PRINTER_COLUMNS if not column["jsonPath"].startswith(".metadata")])
+def test_columns_read_fields_that_exist(column):
+    assert node(column["jsonPath"].lstrip("."))["type"] == column["type"]
+
+
+def test_the_manifest_is_what_the_source_generates():
+    assert MANIFEST.read_text(encoding="utf-8") == crd_yaml(), "run make generate"
+    assert yaml.safe_load(crd_yaml()) == crd()

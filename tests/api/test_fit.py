@@ -1,0 +1,62 @@
+import re
+
+import pytest
+from tests.api.jobs import STARCODERBASE, job
+
+from finetune_api.errors import InvalidSpec
+from finetune_api.plan import Machine, plan
+
+GIB = 2**30
+
+
+def refusal(machine=None, **spec):
+    with pytest.raises(InvalidSpec) as caught:
+        plan(job(**spec), STARCODERBASE, None, machine)
+    (found,) = caught.value.problems
+    return str(found)
+
+
+def test_the_numbers_are_told():
+    found = refusal(workers={"accelerator": "nvidia-a100-40gb"})
+    assert found.startswith("spec.workers: a worker needs 41.3 GiB (Adam moments, partitioned 14.5, optimizer's update 7.5,")
+    assert "nvidia-a100-40gb has 40.0 GiB; use workers.nodes: 2 (25.4 GiB)" in found
+
+
+@pytest.mark.parametrize(
+    ("spec", "remedy"),
+    [
+        ({"training": {"microBatchSize": 32}, "workers": {"accelerator": "nvidia-l40s"}}, "training.microBatchSize: 8 "),
+        ({"training": {"activationCheckpointing": False, "microBatchSize": 8}}, "training.microBatchSize: 4 "),
+        ({"training": {"activationCheckpointing": False, "microBatchSize": 8}}, "training.activationCheckpointing: true "),
+        ({"workers": {"accelerator": "nvidia-l4"}}, "workers.nodes: 4 "),
+        ({"workers": {"accelerator": "nvidia-l4"}}, "workers.accelerator: nvidia-l40s (41.3 of 45.0 GiB)"),
+        ({"workers": {"gpusPerNode": 1}}, "workers.nodes: "),
+    ],
+)
+def test_the_nearest_setting_that_fits_is_named(spec, remedy):
+    assert remedy in refusal(**spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"training": {"microBatchSize": 32}, "workers": {"accelerator": "nvidia-l40s"}},
+        {"training": {"activationCheckpointing": False, "microBatchSize": 8}},
+        {"workers": {"accelerator": "nvidia-l4"}},
+        {"workers": {"accelerator": "nvidia-a100-40gb"}, "training": {"globalBatchSize": 96}},
+    ],
+)
+def test_what_is_named_really_fits(spec):
+    """Each remedy, taken, gives a plan."""
+    remedies = refusal(**spec).split("; use ", 1)[1].split(" or ")
+    for remedy in remedies:
+        changed = {section: dict(values) for section, values in spec.items()}
+        for section, name, value in re.findall(r"(training|workers)\.(\w+): ([\w-]+)", remedy):
+            typed = {"true": True}.get(value, int(value) if value.isdecimal() else value)
+            changed.setdefault(section, {})[name] = typed
+        assert plan(job(**changed), STARCODERBASE, None).memory.total_bytes
+
+
+def test_a_cpu_machine_that_is_too_small():
+    found = refusal(Machine(memory_bytes=10 * GIB), workers={"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None})
+    assert "its share of this machine's 10.0 GiB among 2 workers has 5.0 GiB; use a smaller model, or give each worker at least" in found

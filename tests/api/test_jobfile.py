@@ -1,0 +1,225 @@
+import json
+import os
+
+import pytest
+import yaml
+from tests.api.jobs import job, lines, mapping
+
+from finetune_api.errors import InvalidSpec
+from finetune_api.jobfile import load_job, parse_job
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(mapping()), encoding="utf-8")
+    return path
+
+
+def problems(data):
+    with pytest.raises(InvalidSpec) as caught:
+        parse_job(data)
+    return lines(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"training": {"epoch": 3}}, "spec.training.epoch: there is no such field; did you mean epochs?"),
+        ({"trainning": {}}, "spec.trainning: there is no such field; did you mean training?"),
+        ({"training": {"max_steps": 3}}, "spec.training.max_steps: there is no such field; did you mean maxSteps?"),
+        (
+            {"training": {"learningRate": 1e-5}},
+            "spec.training.learningRate: there is no such field; did you mean spec.training.optimizer.learningRate?",
+        ),
+        ({"model": {"cache": {"zzz": 1, "claimName": "c"}}}, "spec.model.cache.zzz: there is no such field; its keys are claimName"),
+        ({"training": {"maxSequenceLength": "1k"}}, 'spec.training.maxSequenceLength: "1k" is not a whole number; write 1000 or 1024'),
+        (
+            {"training": {"maxSequenceLength": "1024 tokens"}},
+            '"1024 tokens" is not a whole number; write a number without the unit `tokens`',
+        ),
+        ({"training": {"optimizer": {"learningRate": "2e-5"}}}, '"2e-5" is not a number; remove the quotes: 2e-5'),
+        ({"training": {"optimizer": {"warmupRatio": "3%"}}}, '"3%" is not a number; write 0.03'),
+        ({"training": {"optimizer": {"learningRate": "fast"}}}, '"fast" is not a number; write a number without quotes'),
+        (
+            {"ttlSecondsAfterFinished": "24h"},
+            'spec.ttlSecondsAfterFinished: "24h" is not a whole number; this field is in seconds: write 86400',
+        ),
+        ({"checkpoints": {"every": {"seconds": "10m"}}}, '"10m" is not a whole number; this field is in seconds: write 600'),
+        ({"training": {"microBatchSize": 1e3}}, "spec.training.microBatchSize: 1000.0 is not a whole number; write 1000"),
+        ({"training": {"microBatchSize": 1.5}}, "spec.training.microBatchSize: 1.5 is not a whole number; write a whole number"),
+        ({"training": {"microBatchSize": True}}, "spec.training.microBatchSize: true is not a whole number; write a whole number"),
+        ({"training": {"microBatchSize": 0}}, "spec.training.microBatchSize: 0 is less than 1; use at least 1"),
+        ({"training": {"dropout": 1.0}}, "spec.training.dropout: 1.0 is not below 1.0; use less than 1.0"),
+        ({"dataset": {"evaluation": {"fraction": 0}}}, "spec.dataset.evaluation.fraction: 0 is not above 0.0; use more than 0.0"),
+        ({"generation": {"temperature": float("inf")}}, "is not a number; write a finite number"),
+        ({"training": {"activationCheckpointing": "yes"}}, '"yes" is not true or false; write true'),
+        ({"training": {"tf32": 0}}, "spec.training.tf32: 0 is not true or false; write false"),
+        ({"training": {"seed": None}}, "spec.training.seed: has no value; give one, or remove the key to take the default"),
+        ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full' or 'lora'; did you mean full?"),
+        (
+            {"template": {"name": "chatml"}},
+            "spec.template.name: \"chatml\" is not one of 'default', 'no_system', 'alpaca', 'model' or 'custom'; use one of them",
+        ),
+        (
+            {"dataset": {"sources": [{"name": "org/data", "format": "share-gpt"}]}},
+            "spec.dataset.sources[0].format: \"share-gpt\" is not one of 'auto', 'messages', 'prompt-completion', 'oasst', 'sharegpt', "
+            "'alpaca' or 'dolly'; did you mean sharegpt?",
+        ),
+        ({"model": {"name": 7}}, 'spec.model.name: 7 is not text; put it in quotes: "7"'),
+        ({"model": {"name": ""}}, "spec.model.name: is empty; add it: Hub id"),
+        ({"model": "org/name"}, 'spec.model: "org/name" is not a mapping; put its fields below it, indented'),
+        ({"dataset": {"sources": []}}, "spec.dataset.sources: is empty; add it: A mixture of sources"),
+        (
+            {"dataset": {"sources": {"name": "org/data"}}},
+            'spec.dataset.sources: {"name": "org/data"} is not a list; begin each item with `- `',
+        ),
+        ({"training": {"epochs": 1, "maxSteps": 2}}, "spec.training: epochs and maxSteps exclude each other; keep one"),
+        (
+            {"training": {"optimizer": {"warmupRatio": 0.1, "warmupSteps": 2}}},
+            "spec.training.optimizer: warmupRatio and warmupSteps exclude each other; keep one",
+        ),
+        ({"dataset": {"evaluation": {"split": "test", "fraction": 0.1}}}, "split and fraction exclude each other; keep one"),
+        ({"template": {"name": "custom"}}, "spec.template: tokens and name: custom go together; set both or neither"),
+        ({"publish": {"hub": {"repository": "model"}}}, 'spec.publish.hub.repository: "model" has the wrong form; write it as org/name'),
+        ({"checkpoints": {"endpoint": "minio:9000"}}, '"minio:9000" has the wrong form; begin it with http:// or https://'),
+        ({"workers": {"resources": {"limits": {"memory": "64GB"}}}}, '"64GB" has the wrong form; write a Kubernetes quantity'),
+        (
+            {"workers": {"volumes": [{"name": "v", "mountPath": "data", "emptyDir": {}}]}},
+            '"data" has the wrong form; write an absolute path',
+        ),
+        ({"workers": {"volumes": [{"name": "v", "mountPath": "/v", "hostPath": {"path": "/"}}]}}, "hostPath: there is no such field"),
+    ],
+)
+def test_one_wrong_value_has_one_clear_message(spec, message):
+    found = problems(mapping(**spec))
+    assert any(message in line for line in found), found
+
+
+def test_all_problems_are_told_at_once():
+    data = mapping(training={"epochs": "three", "method": "ful"}, generation={"topP": 2.0}, unknown=1)
+    data["metadata"] = {"name": "Not A Name"}
+    del data["spec"]["model"]["name"]
+    fields = [line.split(":")[0] for line in problems(data)]
+    assert fields == [
+        "metadata.name",
+        "spec.model.name",
+        "spec.training.method",
+        "spec.training.epochs",
+        "spec.generation.topP",
+        "spec.unknown",
+    ]
+
+
+def test_status_is_left_aside_and_other_root_keys_are_not():
+    assert parse_job({**mapping(), "status": {"stage": "Training"}}) == job()
+    assert problems({**mapping(), "extra": 1})[0].startswith("extra: there is no such field")
+
+
+def test_another_kind_is_refused():
+    assert problems({**mapping(), "kind": "RayJob"}) == ["kind: \"RayJob\" is not one of 'FineTuneJob'; use FineTuneJob"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; begin it with `apiVersion: finetune.dev/v1alpha1` and `kind: FineTuneJob`"),
+        (b"- a\n", "holds a list, not a mapping; begin it with"),
+        (b"just words\n", "holds plain text, not a mapping; begin it with"),
+        (b"a: \xff\n", "is not UTF-8 text: byte 4 can't be read; save it as UTF-8"),
+        (b"a: [1\n", "is not YAML at line 2, column 1"),
+    ],
+)
+def test_a_file_that_is_no_job(file, content, message):
+    file.write_bytes(content)
+    with pytest.raises(InvalidSpec) as caught:
+        load_job(file)
+    assert str(caught.value).startswith(f"{file}: {message}")
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(InvalidSpec, match="no such file"):
+        load_job(tmp_path / "none.yaml")
+    with pytest.raises(InvalidSpec, match="can't be read: Is a directory"):
+        load_job(tmp_path)
+
+
+def test_json_is_yaml(tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(mapping()), encoding="utf-8-sig")
+    assert load_job(path) == job()
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("training.epochs=1", {"training": {"epochs": 1}}),
+        ("spec.training.epochs=1", {"training": {"epochs": 1}}),
+        ("training.optimizer.learningRate=1e-3", {"training": {"optimizer": {"learningRate": 1e-3}}}),
+        ("training.activationCheckpointing=False", {"training": {"activationCheckpointing": False}}),
+        ("training.tf32=true", {"training": {"tf32": True}}),
+        ("dataset.sources.0.config=1", {"dataset": {"sources": [{"name": "org/data", "config": "1"}]}}),
+        ("dataset.sources[0].config=a=b=c", {"dataset": {"sources": [{"name": "org/data", "config": "a=b=c"}]}}),
+        ("dataset.sources.1.name=org/more", {"dataset": {"sources": [{"name": "org/data"}, {"name": "org/more"}]}}),
+        (
+            "dataset.sources.0.filter.languages=[en, de]",
+            {"dataset": {"sources": [{"name": "org/data", "filter": {"languages": ["en", "de"]}}]}},
+        ),
+        ("dataset.evaluation={fraction: 0.1}", {"dataset": {"evaluation": {"fraction": 0.1}}}),
+        ("template.systemText=null", {}),
+        ("template.systemText=", {"template": {"systemText": ""}}),
+        ("template.systemText=true", {"template": {"systemText": "true"}}),
+        ("workers.nodeSelector.kubernetes.io/arch=arm64", {"workers": {"nodeSelector": {"kubernetes.io/arch": "arm64"}}}),
+        ("workers.resources.limits.cpu=8", {"workers": {"resources": {"limits": {"cpu": "8"}}}}),
+        ("training.deepspeed.sub_group_size=5", {"training": {"deepspeed": {"sub_group_size": 5}}}),
+    ],
+)
+def test_an_override_has_its_fields_type(file, override, changed):
+    assert load_job(file, [override]) == job(**changed)
+
+
+def test_later_overrides_win_and_later_ones_build_on_earlier_ones(file):
+    loaded = load_job(file, ["training.epochs=1", "dataset.sources.1.name=org/b", "dataset.sources.1.limit=5", "training.epochs=2"])
+    assert loaded.spec.training.epochs == 2
+    assert loaded.spec.dataset.sources[1].limit == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=1", "spec.training.epoch: there is no such field; did you mean training.epochs?"),
+        ("learningRate=1", "spec.learningRate: there is no such field; did you mean training.optimizer.learningRate?"),
+        ("epochs", "--set epochs: has no `=`; write it as path=value, for example training.epochs=1"),
+        ("=1", "--set =1: has no `=`"),
+        (
+            "training.epochs.x=1",
+            "spec.training.epochs.x: spec.training.epochs is a plain value and has no fields; use --set training.epochs=VALUE",
+        ),
+        ("dataset.sources.3.name=x", "spec.dataset.sources.3: `3` is no index into a list of 1; use 0 to 1; 1 appends"),
+        ("dataset.sources.name=x", "spec.dataset.sources.name: `name` is no index into a list of 1"),
+        ("training.epochs=two", 'spec.training.epochs: "two" is not a whole number; write a number without quotes'),
+        ("training.epochs=1k", 'spec.training.epochs: "1k" is not a whole number; write 1000'),
+        ("workers.nodes=[", "--set workers.nodes: is not YAML"),
+    ],
+)
+def test_a_wrong_override_is_told_like_a_wrong_file(file, override, message):
+    with pytest.raises(InvalidSpec) as caught:
+        load_job(file, [override])
+    assert lines(caught.value)[0].startswith(message)
+
+
+def test_problems_of_overrides_and_of_the_file_come_together(file):
+    file.write_text(yaml.safe_dump(mapping(training={"seed": -1})))
+    with pytest.raises(InvalidSpec) as caught:
+        load_job(file, ["training.epoch=1", "nothing"])
+    assert len(caught.value.problems) == 3
+
+
+def test_paths_in_overrides_are_relative_to_the_working_folder(file):
+    loaded = load_job(file, ["model.name=./m", "dataset.sources.0.name=../d.jsonl", "publish.directory.path=out", "checkpoints.storage=ck"])
+    spec = loaded.spec
+    here = os.path.abspath("x").removesuffix("x")
+    assert spec.model.name == f"{here}m"
+    assert spec.dataset.sources[0].name == os.path.abspath("../d.jsonl")
+    assert (spec.publish.directory.path, spec.checkpoints.storage) == (f"{here}out", f"{here}ck")
+    assert load_job(file, ["model.name=org/m", "checkpoints.storage=s3://bucket/x"]).spec.model.name == "org/m"

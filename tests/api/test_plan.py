@@ -1,0 +1,196 @@
+import math
+
+import pytest
+from tests.api.jobs import STARCODERBASE, data_shape, job, lines
+
+from finetune_api.errors import InvalidSpec
+from finetune_api.plan import Machine, assumed_data, plan
+
+CPU = {"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None}
+TINY = STARCODERBASE.model_copy(
+    update={"layers": 2, "hidden_size": 64, "intermediate_size": 256, "attention_heads": 4, "head_size": 16, "vocabulary_size": 512}
+    | {"positions": 256, "parameters": 150_000}
+)
+
+
+def problems(*, shape=STARCODERBASE, data=None, machine=None, **spec):
+    with pytest.raises(InvalidSpec) as caught:
+        plan(job(**spec), shape, data, machine)
+    return lines(caught.value)
+
+
+def test_the_recipe():
+    found = plan(job(), STARCODERBASE, data_shape())
+    assert (found.world_size, found.micro_steps, found.tokens_per_step) == (8, 8, 262_144)
+    assert (found.rows_per_epoch, found.steps_per_epoch, found.epochs, found.total_steps, found.warmup_steps) == (7266, 29, 3, 87, 3)
+    assert (found.device, found.precision, found.accelerator) == ("gpu", "bf16", "nvidia-a100-80gb")
+    assert (found.checkpoint_bytes, found.export_bytes) == (12 * STARCODERBASE.parameters, 2 * STARCODERBASE.parameters)
+    assert found.unknown == ()
+
+
+def test_the_recipes_time_is_that_of_the_published_run():
+    """The blog's run took about 45 minutes."""
+    found = plan(job(), STARCODERBASE, data_shape())
+    assert 40 < found.seconds / 60 < 50
+    assert found.gpu_hours == pytest.approx(found.seconds * 8 / 3600)
+
+
+def test_operations_by_hand():
+    found = plan(job(), STARCODERBASE, data_shape(tokens=1000, squared_lengths=200_000))
+    assert found.flops_per_token == pytest.approx(8 * STARCODERBASE.parameters + 16 * 40 * 6144 * 200)
+    without = plan(job(training={"activationCheckpointing": False}), STARCODERBASE, data_shape(tokens=1000, squared_lengths=200_000))
+    assert without.flops_per_token == pytest.approx(found.flops_per_token * 3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("training", "rows", "steps"),  # (per epoch, epochs, total, warm-up)
+    [
+        ({}, 256, (1, 3, 3, 1)),
+        ({}, 257, (2, 3, 6, 1)),
+        ({}, 1, (1, 3, 3, 1)),
+        ({"epochs": 1}, 2560, (10, 1, 10, 1)),
+        ({"maxSteps": 15}, 2560, (10, 2, 15, 1)),
+        ({"maxSteps": 3}, 2560, (10, 1, 3, 1)),
+        ({"optimizer": {"warmupSteps": 0}}, 2560, (10, 3, 30, 0)),
+        ({"optimizer": {"warmupRatio": 0.5}}, 2560, (10, 3, 30, 15)),
+        ({"optimizer": {"warmupRatio": 0}}, 2560, (10, 3, 30, 0)),
+    ],
+)
+def test_steps(training, rows, steps):
+    found = plan(job(training=training), STARCODERBASE, data_shape(rows=rows))
+    assert (found.steps_per_epoch, found.epochs, found.total_steps, found.warmup_steps) == steps
+
+
+def test_what_is_unknown_is_none_and_named():
+    found = plan(job(workers={"accelerator": None}), None, None)
+    assert found.memory is found.total_steps is found.seconds is found.gpu_hours is found.flops_per_token is None
+    assert [unknown.name for unknown in found.unknown] == ["memory", "steps and time", "precision"]
+
+
+def test_without_data_steps_are_unknown_but_maxSteps_are_not():
+    assert plan(job(), STARCODERBASE, None).total_steps is None
+    found = plan(job(training={"maxSteps": 100}), STARCODERBASE, None)
+    assert (found.total_steps, found.warmup_steps, found.steps_per_epoch) == (100, 3, None)
+    assert found.seconds == pytest.approx(100 * found.seconds_per_step)
+
+
+def test_an_unknown_gpu_is_named_with_the_nearest_known():
+    found = plan(job(workers={"accelerator": "nvidia-a100-80g"}), STARCODERBASE, None)
+    assert found.unknown[0].why == "nvidia-a100-80g is not a GPU model that we know; did you mean nvidia-a100-80gb?"
+    assert found.memory.capacity_bytes is None
+
+
+def test_the_spec_gives_the_shape_when_nothing_else_does():
+    found = plan(job(model={"shape": STARCODERBASE.model_dump(by_alias=True)}), None, None)
+    assert found.memory == plan(job(), STARCODERBASE, None).memory
+
+
+def test_an_assumed_number_of_tokens_is_said_to_be_one():
+    found = plan(job(), STARCODERBASE, assumed_data(7_440_000, 1024))
+    assert found.total_steps == 3 * math.ceil(7_440_000 / 1024 / 256)
+    assert any("7,440,000 tokens an epoch, which is an assumption" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "machine", "precision"),
+    [
+        ({}, None, "bf16"),
+        ({"workers": {"accelerator": "nvidia-tesla-t4"}}, None, "fp32"),
+        ({"workers": CPU}, None, "fp32"),
+        ({"workers": CPU}, Machine(fast_bf16=True), "bf16"),
+        ({"workers": CPU}, Machine(fast_bf16=False), "fp32"),
+        ({"workers": CPU, "training": {"precision": "bf16"}}, Machine(fast_bf16=False), "bf16"),
+    ],
+)
+def test_auto_precision(spec, machine, precision):
+    spec = {**spec, "training": {**spec.get("training", {}), "maxSequenceLength": 256}}
+    assert plan(job(**spec), TINY, None, machine).precision == precision
+
+
+def test_cpu_workers_share_the_machine():
+    spec = {"workers": CPU, "training": {"maxSequenceLength": 256, "microBatchSize": 1, "globalBatchSize": 2}}
+    found = plan(job(**spec), TINY, None, Machine(memory_bytes=8 * 2**30))
+    assert found.memory.capacity_bytes == 4 * 2**30
+    assert found.world_size == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"training": {"globalBatchSize": 100}},
+            "spec.training.globalBatchSize: 100 is not a multiple of microBatchSize*worldSize=32; use 96 or 128",
+        ),
+        (
+            {"training": {"globalBatchSize": 8}},
+            "spec.training.globalBatchSize: 8 is not a multiple of microBatchSize*worldSize=32; use 32, or microBatchSize 1",
+        ),
+        (
+            {"training": {"globalBatchSize": 48}},
+            "spec.training.globalBatchSize: 48 is not a multiple of microBatchSize*worldSize=32; use 32 or 64, or microBatchSize 3",
+        ),
+        (
+            {"training": {"maxSequenceLength": 16384}},
+            "spec.training.maxSequenceLength: 16384 is more than the 8192 positions of the model; use at most 8192",
+        ),
+        (
+            {"training": {"optimizer": {"warmupSteps": 100}}},
+            "spec.training.optimizer.warmupSteps: 100 is more than the run's 87 steps; use at most 87",
+        ),
+        (
+            {"training": {"maxSteps": 10, "optimizer": {"warmupSteps": 11}}},
+            "spec.training.optimizer.warmupSteps: 11 is more than the run's 10 steps; use at most 10",
+        ),
+        (
+            {"model": {"shape": {**STARCODERBASE.model_dump(by_alias=True), "layers": 24}}},
+            "spec.model.shape.layers: 24 is not what config.json says (40); use 40, or remove shape",
+        ),
+        (
+            {"training": {"precision": "bf16"}, "workers": {"accelerator": "nvidia-tesla-v100", "nodes": 8}},
+            "spec.training.precision: bf16 is not in nvidia-tesla-v100; use auto or fp32",
+        ),
+    ],
+)
+def test_impossible_arithmetic(spec, message):
+    assert problems(data=data_shape(), **spec) == [message]
+
+
+def test_all_problems_at_once_in_the_order_of_the_spec():
+    found = problems(
+        data=data_shape(),
+        publish={"checkpoint": "best"},
+        workers={"minNodes": 2},
+        training={"method": "lora", "globalBatchSize": 100, "maxSequenceLength": 16384, "optimizer": {"warmupSteps": 999}},
+    )
+    assert [line.split(":")[0].rsplit(".", 1)[-1] for line in found] == [
+        "method",
+        "maxSequenceLength",
+        "globalBatchSize",
+        "warmupSteps",
+        "minNodes",
+        "checkpoint",
+    ]
+
+
+def test_more_gpus_than_the_machine_has():
+    assert problems(machine=Machine(gpus=0)) == [
+        "spec.workers.gpusPerNode: 8 is more than the 0 GPUs of this machine; use device: cpu and workersPerNode: 2, or a machine with GPUs"
+    ]
+    assert problems(machine=Machine(gpus=4))[0].endswith("use 4")
+
+
+def test_no_worker_at_all():
+    (found,) = problems(workers={"gpusPerNode": 0})
+    assert found.startswith(
+        "spec.workers.workersPerNode: is missing, and gpusPerNode is 0, so that there is no worker; set it to the number of CPU"
+    )
+
+
+def test_several_nodes_say_what_the_network_has_to_carry():
+    found = plan(job(workers={"nodes": 2}), STARCODERBASE, data_shape())
+    assert any("moves 87 GB between the nodes: below" in note for note in found.notes)
+
+
+def test_a_short_epoch_is_noted():
+    found = plan(job(), STARCODERBASE, data_shape(rows=40))
+    assert any("An epoch has 40 rows, fewer than globalBatchSize 256" in note for note in found.notes)

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.api.jobs import STARCODERBASE, data_shape, job, mapping
+
+from finetune_api.plan import plan
+from finetune_api.training_run import TrainingRun, Vocabulary, run_identity
+from finetune_cli.app import main
+
+TINY_CONFIG = {
+    "architectures": ["GPTBigCodeForCausalLM"], "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 256, "vocab_size": 512,
+}  # fmt: skip
+CPU = {"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a job on the recipe's shape."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "job.yaml", model={"shape": STARCODERBASE.model_dump(by_alias=True)})
+    return tmp_path
+
+
+def write(path: Path, **spec):
+    path.write_text(yaml.safe_dump(mapping(**spec)))
+
+
+def planned(capsys, *arguments):
+    assert main(["plan", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_is_the_plan(folder, capsys):
+    found = planned(capsys, "job.yaml", "--tokens", "7440000", "--price", "2")
+    assert (found["worldSize"], found["microSteps"], found["totalSteps"], found["job"]) == (8, 8, 87, "job")
+    assert found["cost"] == pytest.approx(2 * found["gpuHours"])
+    assert [term["name"] for term in found["memory"]["terms"]][:2] == ["weights, partitioned", "gradients, partitioned"]
+
+
+def test_overrides_change_the_plan(folder, capsys):
+    assert planned(capsys, "job.yaml", "--set", "workers.nodes=2", "--set", "training.maxSteps=7")["totalSteps"] == 7
+
+
+def test_text_names_every_number(folder, capsys):
+    assert main(["plan", "job.yaml", "--tokens", "7440000"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "256 = 4 a micro-step x 8 workers x 8 micro-steps",
+        "29 = ceil(7,266 rows / 256)",
+        "87 in 3 epochs",
+        "15,517,456,384 parameters",
+        "8 bytes x P 15,517,456,384 / n 8",
+        "of 80.0 GiB that it has",
+        "an assumption until the data is prepared",
+    ):
+        assert words in text, words
+
+
+def test_text_says_what_is_unknown_and_why(folder, capsys):
+    assert main(["plan", "job.yaml"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "steps and time the data is not prepared yet; preparation counts its rows" in text
+    assert "GPU hours unknown" in text
+
+
+def test_a_job_that_cannot_run_ends_with_two(folder, capsys):
+    assert main(["plan", "job.yaml", "--set", "training.globalBatchSize=100"]) == 2
+    assert "100 is not a multiple of microBatchSize*worldSize=32; use 96 or 128" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_local_model_gives_its_own_shape(folder, capsys):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(TINY_CONFIG))
+    write(folder / "local.yaml", model={"name": "./model"}, workers=CPU, training={"maxSequenceLength": 128})
+    parameters = (512 + 256) * 64 + layers() + 2 * 64
+    assert planned(capsys, "local.yaml")["checkpointBytes"] == 12 * parameters
+
+
+def layers() -> int:
+    """Parameters of the tiny model's two layers: attention with one key head, feed-forward, norms."""
+    attention = 64 * (64 + 32) + 96 + 64 * 64 + 64
+    return 2 * (attention + 2 * 64 * 256 + 256 + 64 + 4 * 64)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_config_is_named(folder, capsys, content):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(content)
+    write(folder / "local.yaml", model={"name": "./model"})
+    assert main(["plan", "local.yaml"]) == 2
+    assert "model/config.json" in "".join(capsys.readouterr().err.split())
+
+
+def test_an_earlier_run_of_the_same_job_tells_its_data(folder, capsys):
+    wanted = job()
+    data = data_shape(rows=512)
+    run = TrainingRun(
+        job=wanted,
+        identity=run_identity(wanted),
+        model_revision="c0ffee",
+        model_shape=STARCODERBASE,
+        vocabulary=Vocabulary(size=49156),
+        data=data,
+        plan=plan(wanted, STARCODERBASE, data),
+    )
+    (folder / "runs" / "job").mkdir(parents=True)
+    (folder / "runs" / "job" / "run.json").write_text(run.to_json())
+    assert planned(capsys, "job.yaml")["rowsPerEpoch"] == 512
+    assert planned(capsys, "job.yaml", "--set", "training.seed=7")["rowsPerEpoch"] is None
+
+
+def test_this_machine_is_compared_when_asked(folder, capsys):
+    write(folder / "cpu.yaml", model={"shape": STARCODERBASE.model_dump(by_alias=True)}, workers={**CPU, "workersPerNode": 64})
+    assert planned(capsys, "cpu.yaml")["memory"]["capacityBytes"] is None
+    write(folder / "huge.yaml", model={"shape": {**STARCODERBASE.model_dump(by_alias=True), "parameters": 10**15}}, workers=CPU)
+    assert main(["plan", "huge.yaml", "--here"]) == 2
+    assert "its share of this machine's" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,298 @@
+"""`finetune run` as a user types it, with real Ray, DeepSpeed and S3: whole, killed, stopped, damaged, and run twice at once."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples.demo.s3_server import S3Server
+
+from finetune_api.errors import RunConflict
+from finetune_trainer.checkpoints import CheckpointStore
+from finetune_trainer.manifest import Manifest
+from finetune_trainer.ray_session import MARK_ENV
+from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.storage import S3Credentials, open_storage
+
+pytestmark = pytest.mark.training
+
+FINETUNE = Path(sys.executable).with_name("finetune")
+BUCKET = "finetune-tests"
+TOTAL_STEPS = 6
+SETTINGS = {
+    "dataset.sources.0.name": Path(__file__).parent.parent / "data/tiny_dialogues.jsonl",
+    "training.epochs": "null",
+    "training.maxSteps": TOTAL_STEPS,
+    "training.maxSequenceLength": 128,
+    "training.microBatchSize": 1,
+    "training.globalBatchSize": 4,
+    "training.dropout": 0.1,
+    "checkpoints.every.steps": 2,
+}
+
+
+@dataclass
+class Run:
+    """One `finetune run --json` and what it has printed."""
+
+    process: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def until(self, kind: str, step: int | None = None) -> dict[str, Any]:
+        """Read on to an event; the test fails if the run ends before it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+            if self.events[-1].get("kind") == kind and step in {None, self.events[-1].get("step")}:
+                return self.events[-1]
+        raise AssertionError(f"ended without {kind} {step}: {self.events[-3:]}, exit {self.process.wait()}")
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        assert self.process.stdout is not None
+        self.events += [json.loads(line) for line in self.process.stdout]
+        return self.process.wait()
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event.get("kind") == kind]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error object that `--json` ends with."""
+        return self.events[-1]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run folder and the storage beside it."""
+
+    folder: Path
+    prefix: str
+    server: S3Server
+
+    @contextlib.contextmanager
+    def running(self, tiny_job: Path, **changes: object) -> Iterator[Run]:
+        """The command, running; ended with the block if it has not ended before."""
+        settings = SETTINGS | {
+            "checkpoints.storage": f"s3://{BUCKET}/{self.prefix}",
+            "checkpoints.endpoint": self.server.endpoint,
+            "publish.directory.path": self.folder.with_name(self.folder.name + "-published"),
+        }
+        settings |= {name.replace("__", "."): value for name, value in changes.items()}
+        command = [FINETUNE, "run", tiny_job, "--json", "--run-folder", self.folder]
+        for name, value in settings.items():
+            command += ["--set", f"{name}={value}"]
+        keys = {"AWS_ACCESS_KEY_ID": self.server.access_key, "AWS_SECRET_ACCESS_KEY": self.server.secret_key}
+        with (self.folder.with_name(self.folder.name + ".err")).open("ab") as errors:
+            process = subprocess.Popen(
+                [str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | keys, start_new_session=True
+            )
+        try:
+            yield Run(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def checkpoints(self) -> CheckpointStore:
+        run = RunFolder(self.folder).frozen_run()
+        assert run is not None
+        keys = S3Credentials(access_key=self.server.access_key, secret_key=self.server.secret_key)
+        storage = open_storage(f"s3://{BUCKET}/{self.prefix}", endpoint=self.server.endpoint, credentials=lambda: keys)
+        return CheckpointStore(storage, identity=run.identity, job=run.job.metadata.name)
+
+    def last(self) -> Manifest:
+        newest = self.checkpoints().newest_verified()
+        assert newest is not None
+        return newest
+
+
+def digests(place: Place) -> list[tuple[str, ...]]:
+    """Of every byte of masters and moments, rank by rank."""
+    last = place.last()
+    assert last.step == TOTAL_STEPS
+    return [one.digests for one in last.objects]
+
+
+def exported_digests(place: Place) -> dict[str, Any]:
+    files: dict[str, Any] = json.loads((place.folder / "model/finetune_export.json").read_text())["files"]
+    return {name: file for name, file in files.items() if name.endswith(".safetensors")}
+
+
+def measured(place: Place) -> list[tuple[Any, ...]]:
+    """What metrics.jsonl says, without times and memory."""
+    lines = [json.loads(line) for line in (place.folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["kind"], line["step"], line["loss"], line.get("grad_norm"), line.get("learning_rate")) for line in lines]
+
+
+def session_processes(folder: Path | None = None) -> dict[int, str]:
+    """Every process of a Ray session of ours, by id, with its command line; of the run in `folder`, if one is given."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if MARK_ENV.encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def wait_until_gone(seconds: float = 30.0) -> None:
+    """Until no process of a session is left; the watchdog needs a moment."""
+    deadline = time.monotonic() + seconds
+    while left := session_processes():
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def whole(s3: S3Server, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Run]:
+    """A run that nobody disturbed."""
+    place = Place(tmp_path_factory.mktemp("whole") / "run", "whole", s3)
+    with place.running(tiny.job) as run:
+        assert run.end() == 0, run.events[-1]
+    wait_until_gone()
+    return place, run
+
+
+def test_a_whole_run(whole: tuple[Place, Run]) -> None:
+    place, run = whole
+    steps, evaluations = run.of_kind("StepDone"), run.of_kind("EvaluationDone")
+    assert [step["step"] for step in steps] == list(range(1, TOTAL_STEPS + 1))
+    assert evaluations[0]["step"] == 0
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+    assert [one["step"] for one in run.of_kind("CheckpointCommitted")] == [2, 4, 6]
+    assert {"run.json", "job.yaml", "metrics.jsonl", "tensorboard", "report.html", "model"} <= {file.name for file in place.folder.iterdir()}
+    published = Path(run.of_kind("Published")[0]["where"])
+    assert (published / "model.safetensors").read_bytes() == (place.folder / "model/model.safetensors").read_bytes()
+    assert not (place.folder / "logs").exists()
+
+
+def test_the_published_model_loads_in_plain_transformers_and_has_the_evaluation_loss(whole: tuple[Place, Run]) -> None:
+    """The engine measured the loss of packed rows under ZeRO-3; a fresh process measures it again, dialogue by dialogue."""
+    place, run = whole
+    frozen = RunFolder(place.folder).frozen_run()
+    assert frozen is not None
+    script = f"""
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from pathlib import Path
+from finetune_trainer.prepared import PreparedData
+model = AutoModelForCausalLM.from_pretrained({str(place.folder / "model")!r}).eval()
+tokenizer = AutoTokenizer.from_pretrained({str(place.folder / "model")!r})
+assert len(tokenizer.encode("<|assistant|>", add_special_tokens=False)) == 1
+data = PreparedData.open(Path({str(place.folder / "prepared" / frozen.data.fingerprint)!r}), "evaluation")
+total = count = 0
+for index in range(data.num_examples):
+    ids, labels = torch.tensor(data.ids(index).astype("int64"))[None], torch.tensor(data.labels(index))[None]
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+    total += torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum").item()
+    count += int((labels[0, 1:] != -100).sum())
+print(total / count)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(run.of_kind("EvaluationDone")[-1]["loss"], rel=1e-5)
+
+
+def test_the_same_command_again_changes_nothing(whole: tuple[Place, Run], tiny: Any) -> None:
+    place, _ = whole
+    before, events = exported_digests(place), (place.folder / "metrics.jsonl").read_bytes()
+    with place.running(tiny.job) as run:
+        assert run.end() == 0
+    assert not run.of_kind("StepDone")
+    assert any("are done already" in notice["message"] for notice in run.of_kind("Notice"))
+    assert exported_digests(place) == before
+    assert (place.folder / "metrics.jsonl").read_bytes() == events
+
+
+def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Run], s3: S3Server, tiny: Any, tmp_path: Path) -> None:
+    reference, _ = whole
+    place = Place(tmp_path / "run", "killed", s3)
+
+    # kill -9 of the driver: nothing is left running, and the lock goes with it.
+    with place.running(tiny.job) as run:
+        run.until("StepDone", step=3)
+        with place.running(tiny.job) as second:
+            assert second.end() == RunConflict.exit_code
+            assert second.error["error"] == "RunConflict"
+            assert f"is in use by process {run.process.pid}" in second.error["message"]
+        run.process.kill()
+        run.process.wait()
+    wait_until_gone()
+    assert place.last().step == 2
+
+    # kill -9 of one worker: the run fails, says so and how to go on.
+    with place.running(tiny.job) as run:
+        assert run.until("Resumed")["step"] == 2
+        run.until("StepDone", step=3)
+        worker = next(pid for pid, command in sorted(session_processes().items()) if "RayTrainWorker" in command)
+        os.kill(worker, signal.SIGKILL)
+        assert run.end() == 1
+        assert run.error["error"] == "TrainingFailed"
+        assert "of the run died (killed, or out of memory); the same command goes on" in run.error["message"]
+    wait_until_gone()
+
+    # Ctrl-C: a checkpoint of the step at hand, and exit code 130.
+    with place.running(tiny.job) as run:
+        run.until("StepDone", step=3)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130
+        assert run.error["error"] == "Interrupted"
+    wait_until_gone()
+    stopped_at = place.last().step
+    assert stopped_at >= 3
+    assert f"stopped after step {stopped_at} of {TOTAL_STEPS}" in run.error["message"]
+
+    # A byte of the newest checkpoint changes: the one before it is taken up, and said so.
+    storage = place.checkpoints().storage
+    key = place.last().objects[1].key
+    content = bytearray(storage.get(key))
+    content[len(content) // 2] ^= 1
+    storage.put(key, content)
+    with place.running(tiny.job) as run:
+        assert run.end() == 0
+    assert run.of_kind("Resumed")[0]["step"] < stopped_at
+    assert any("can't be used, the one before it is tried" in notice["message"] for notice in run.of_kind("Notice"))
+
+    assert digests(place) == digests(reference)
+    assert exported_digests(place) == exported_digests(reference)
+    assert measured(place) == measured(reference)
+
+
+def test_another_job_in_the_same_folder_is_refused_by_field(whole: tuple[Place, Run], tiny: Any) -> None:
+    place, _ = whole
+    with place.running(tiny.job, training__optimizer__learningRate=0.5) as run:
+        assert run.end() == 2
+    assert run.error["error"] == "RunConflict"
+    assert "spec.training.optimizer.learningRate differs" in run.error["message"]
+
+
+def test_another_job_on_the_same_storage_is_refused(whole: tuple[Place, Run], tiny: Any, tmp_path: Path) -> None:
+    place, _ = whole
+    with Place(tmp_path / "run", place.prefix, place.server).running(tiny.job, training__seed=7) as run:
+        assert run.end() == 2
+    assert run.error["error"] == "RunConflict"
+    assert "belongs to job 'tiny'" in run.error["message"]
+
+
+def test_a_run_goes_on_at_another_world_size(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
+    """Rows and their order are the same; the sums are taken in another order, so the loss is equal to rounding."""
+    place = Place(tmp_path / "run", "resized", s3)
+    with place.running(tiny.job, checkpoints__every__steps=2) as run:
+        run.until("CheckpointCommitted", step=2)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 130
+    done = place.last().step
+    with place.running(tiny.job, workers__workersPerNode=1) as run:
+        assert run.end() == 0
+    assert run.of_kind("Resumed")[0]["step"] == done
+    assert place.last().world_size == 1

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import yaml
+from tests.api.jobs import mapping
+
+from finetune_cli.app import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(mapping()))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(mapping(training={"epoch": 1, "globalBatchSize": 100})))
+    return tmp_path
+
+
+def test_a_good_job(folder, capsys):
+    assert main(["validate", "good.yaml"]) == 0
+    assert capsys.readouterr().out == "good.yaml: valid\n"
+
+
+def test_all_problems_of_all_jobs(folder, capsys):
+    (folder / "arithmetic.yaml").write_text(yaml.safe_dump(mapping(training={"globalBatchSize": 100})))
+    assert main(["validate", "good.yaml", "bad.yaml", "arithmetic.yaml", "missing.yaml"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "bad.yaml: spec.training.epoch: there is no such field; did you mean epochs?" in text
+    assert "arithmetic.yaml: spec.training.globalBatchSize: 100 is not a multiple" in text
+    assert "missing.yaml: missing.yaml: no such file" in text
+
+
+def test_json(folder, capsys):
+    assert main(["validate", "good.yaml", "bad.yaml", "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert [(entry["file"], entry["valid"]) for entry in found["jobs"]] == [("good.yaml", True), ("bad.yaml", False)]
+    assert found["jobs"][1]["problems"] == [
+        {"field": "spec.training.epoch", "message": "there is no such field", "remedy": "did you mean epochs?"}
+    ]
+    assert main(["validate", "good.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["valid"] is True
+
+
+def test_overrides_are_checked_too(folder, capsys):
+    assert main(["validate", "good.yaml", "--set", "training.globalBatchSize=100"]) == 2
+    assert "use 96 or 128" in " ".join(capsys.readouterr().err.split())
+
+
+def test_paths_that_lead_nowhere(folder, capsys):
+    (folder / "paths.yaml").write_text(yaml.safe_dump(mapping(model={"name": "./none"}, dataset={"sources": [{"name": "./none.jsonl"}]})))
+    assert main(["validate", "paths.yaml", "--json"]) == 2
+    (entry,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert [problem["field"] for problem in entry["problems"]] == ["spec.model.name", "spec.dataset.sources[0].name"]
+    assert main(["validate", "good.yaml", "--set", "model.name=./typed"]) == 2
+
+
+def test_an_absolute_path_may_exist_only_where_the_job_runs(folder):
+    (folder / "pod.yaml").write_text(yaml.safe_dump(mapping(dataset={"sources": [{"name": "/only/in/the/pod.jsonl"}]})))
+    assert main(["validate", "pod.yaml"]) == 0
+
+
+def test_a_model_that_is_at_hand_is_looked_at(folder, capsys):
+    (folder / "model").mkdir()
+    config = {"architectures": ["GPTBigCodeForCausalLM"], "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 256, "vocab_size": 512}
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    (folder / "local.yaml").write_text(yaml.safe_dump(mapping(model={"name": "./model"})))
+    assert main(["validate", "local.yaml"]) == 2
+    assert "1024 is more than the 256 positions of the model; use at most 256" in " ".join(capsys.readouterr().err.split())
+    (folder / "model" / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    assert main(["validate", "local.yaml"]) == 2
+    assert "BertModel is not one that we can count" in " ".join(capsys.readouterr().err.split())
+    (folder / "model" / "config.json").write_text(json.dumps({**config, "architectures": ["PhiForCausalLM"]}))
+    assert main(["validate", "local.yaml"]) == 0

@@ -1,0 +1,82 @@
+"""Fixtures that several packages' tests use: a real S3 server, our tiny files, and the folder of real files."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+from examples.demo.s3_server import S3Server, s3_server
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_FILES = Path(os.environ.get("FINETUNE_TEST_DATA", ROOT.parent / "shared/data"))
+BUCKET = "finetune-tests"
+_NOT_RUN = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests on real files where there are none; under CI that is an error."""
+    reading = [item for item in items if item.get_closest_marker("real_data")]
+    if REAL_FILES.is_dir() or not reading:
+        return
+    if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+        raise pytest.UsageError(_line(len(reading)))
+    items[:] = [item for item in items if item not in reading]
+    config.hook.pytest_deselected(items=reading)
+    config.stash[_NOT_RUN] = len(reading)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in one line what was left out."""
+    if count := config.stash.get(_NOT_RUN, 0):
+        terminalreporter.write_line(_line(count))
+
+
+def _line(count: int) -> str:
+    return f"not run: {count} tests that read real files (FINETUNE_TEST_DATA={REAL_FILES} not found)"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real files; only for tests marked `real_data`."""
+    assert REAL_FILES.is_dir(), "mark the test with real_data"
+    return REAL_FILES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiny:
+    """Paths of the files that were written for tests."""
+
+    job: Path = ROOT / "examples/tiny.yaml"
+    model: Path = ROOT / "examples/tiny"
+    tokenizer: Path = ROOT / "examples/tiny/tokenizer.json"
+    dialogues: Path = ROOT / "tests/data/tiny_dialogues.jsonl"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """Paths of the tiny job, its model's configuration, tokenizer and dialogues."""
+    return Tiny()
+
+
+def make_bucket(server: S3Server, name: str) -> None:
+    """What the owner of an S3 account does before a run."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
+    client.create_bucket(Bucket=name)
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server on loopback with an empty bucket BUCKET, gone with the session."""
+    with tempfile.TemporaryDirectory(prefix="finetune-s3-", ignore_cleanup_errors=True) as folder, s3_server(Path(folder)) as server:
+        make_bucket(server, BUCKET)
+        yield server

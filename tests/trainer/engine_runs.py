@@ -1,0 +1,172 @@
+"""What test_engine.py runs on each rank: several checks in one process group, because starting one costs half a minute."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tests.trainer.architectures import EMPTY, packed, random_rows
+
+from finetune_api.errors import TrainingFailed
+from finetune_api.finetunejob import Optimizer, Training, ZeroOptimization
+from finetune_trainer.batches import MicroBatch
+from finetune_trainer.engine import DTYPES, Engine
+from finetune_trainer.precision import Precision
+from finetune_trainer.weights import build_model
+
+State = dict[str, np.ndarray[Any, Any]]
+STEPS = 3
+ROWS = 7  # an uneven number, so that some ranks get empty micro-batches
+
+
+def engine(folder: Path, *, precision: Precision = "fp32", dropout: float = 0.0, seed: int = 1, random: bool = False, **optimizer: Any) -> Engine:
+    """An engine that partitions everything but biases and norms, clips, and decays."""
+    training = Training(
+        micro_batch_size=1,
+        seed=seed,
+        activation_checkpointing=True,
+        deepspeed=ZeroOptimization(stage3_param_persistence_threshold=60),
+        optimizer=Optimizer(**{"weight_decay": 0.1, "gradient_clipping": 0.5, "epsilon": 1e-6, **optimizer}),
+    )
+    model = build_model(
+        folder,
+        initialization="random" if random else "pretrained",
+        seed=seed,
+        dropout=dropout,
+        vocabulary_size=0,
+        dtype=DTYPES[precision],
+        reads=dist.get_rank() == 0,
+    )
+    return Engine(model, training, precision=precision)
+
+
+def share(rows: list[MicroBatch]) -> list[MicroBatch]:
+    """This rank's rows, equally many on each."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    mine = rows[rank::size]
+    return mine + [EMPTY] * (-(-len(rows) // size) - len(mine))
+
+
+def steps(trained: Engine, count: int, learning_rate: float = 1e-2) -> list[tuple[float, float]]:
+    """(loss, gradient norm) of the next steps; the data of a step depends on its number alone."""
+    results = []
+    for _ in range(count):
+        rows = random_rows(ROWS, seed=trained.step)
+        result = trained.train_step(share(rows), num_supervised=sum(row.num_supervised for row in rows), learning_rate=learning_rate)
+        results.append((result.loss, result.grad_norm))
+    return results
+
+
+def whole_state(trained: Engine) -> State:
+    """Every tensor of the state, whole, on every rank; keys are `kind/name`. NaN where no rank had a piece."""
+    pieces = [(p.kind, p.name, p.start, p.stop, p.tensor.numpy().copy()) for p in trained.local_state()]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, pieces)
+    state = {f"{kind}/{name}": np.full(shape, np.nan, np.float32) for name, shape in trained.shapes.items() for kind in ("master", "exp_avg", "exp_avg_sq")}
+    for kind, name, start, stop, values in (piece for one in everyone for piece in one):
+        state[f"{kind}/{name}"].reshape(-1)[start:stop] = values
+    return state
+
+
+def restore(trained: Engine, state: State, step: int) -> None:
+    """Put a whole state back."""
+    trained.load_local_state(lambda kind, name, start, stop: state[f"{kind}/{name}"].reshape(-1)[start:stop], step=step)
+
+
+def logits(trained: Engine) -> np.ndarray[Any, Any]:
+    """Logits of one fixed row."""
+    return trained.logits(random_rows(1, seed=99)[0]).numpy()
+
+
+def train_save_restore(folder: Path, precision: Precision, dropout: float) -> dict[str, Any]:
+    """Train 3 steps, copy the state, train 3 more; then the same from the copy in an engine with other random weights."""
+    first = engine(folder, precision=precision, dropout=dropout)
+    before = logits(first)
+    early = steps(first, STEPS)
+    saved, saved_logits = whole_state(first), logits(first)
+    late = steps(first, STEPS)
+    rows = random_rows(5, seed=50)
+    evaluation = first.evaluate(share(rows))
+    second = engine(folder, precision=precision, dropout=dropout, random=True)
+    other_logits = logits(second)
+    restore(second, saved, STEPS)
+    return {
+        "before": before,
+        "early": early,
+        "late": late,
+        "saved": saved,
+        "final": whole_state(first),
+        "evaluation": evaluation,
+        "saved_logits": saved_logits,
+        "other_logits": other_logits,
+        "restored_logits": logits(second),
+        "restored_late": steps(second, STEPS),
+        "restored_final": whole_state(second),
+    }
+
+
+def resume(folder: Path, saved: State) -> dict[str, Any]:
+    """From a state that another world size wrote: logits, then three steps."""
+    resumed = engine(folder, random=True, seed=5)
+    restore(resumed, saved, STEPS)
+    return {"logits": logits(resumed), "late": steps(resumed, STEPS), "final": whole_state(resumed)}
+
+
+def isolation(folder: Path) -> dict[str, Any]:
+    """Change one dialogue of a row: logits of the others, and the training step when only the others count."""
+    trained = engine(folder)
+    kept, old, new, last = [3, 5, 7, 11, 2], [9, 8, 1, 4], [6, 2, 2, 10], [12, 13, 14]
+    rows = [packed(kept, middle, last, supervised=(True, False, True)) for middle in (old, new)]
+    results = [trained.train_step([row], num_supervised=2 * row.num_supervised, learning_rate=0.0) for row in rows]
+    return {"logits": [trained.logits(row).numpy() for row in rows], "steps": [(r.loss, r.grad_norm) for r in results]}
+
+
+def groupings(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """The same dialogues as separate rows, packed into rows, and with several rows in a micro-batch: three steps each."""
+    generator = np.random.default_rng(3)
+    dialogues = [generator.integers(0, 61, size).tolist() for size in generator.integers(2, 12, 12)]
+    arrangements = {
+        "unpacked": [packed(d) for d in dialogues],
+        "packed": [packed(*dialogues[i : i + 3]) for i in range(0, 12, 3)],
+        "one": [packed(*dialogues[:6]), packed(*dialogues[6:])],
+    }
+    results = {}
+    for name, rows in arrangements.items():
+        trained = engine(folder)
+        supervised = sum(row.num_supervised for row in rows)
+        made = [trained.train_step(share(rows), num_supervised=supervised, learning_rate=1e-2) for _ in range(STEPS)]
+        results[name] = [(result.loss, result.grad_norm) for result in made]
+    return results
+
+
+def not_finite(folder: Path) -> dict[str, Any]:
+    """A loss that is not finite is refused and leaves the state as it was."""
+    trained = engine(folder)
+    state = whole_state(trained)
+    state["master/" + next(name for name in trained.shapes if name.endswith("ln_f.weight"))][:] = np.inf
+    restore(trained, state, step=4)
+    before = whole_state(trained)
+    try:
+        steps(trained, 1)
+    except TrainingFailed as error:
+        return {"message": str(error), "before": before, "after": whole_state(trained), "step": trained.step}
+    raise AssertionError("the step was taken")
+
+
+def two_ranks(gpt_bigcode: Path, llama: Path) -> dict[str, Any]:
+    """Everything that is tried on two ranks."""
+    return {
+        "gpt_bigcode": train_save_restore(gpt_bigcode, "fp32", dropout=0.0),
+        "dropout": train_save_restore(gpt_bigcode, "fp32", dropout=0.1),
+        "bf16": train_save_restore(llama, "bf16", dropout=0.0),
+        "isolation": {"gpt_bigcode": isolation(gpt_bigcode), "llama": isolation(llama)},
+        "groupings": groupings(llama),
+        "not_finite": not_finite(gpt_bigcode),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def other_ranks(gpt_bigcode: Path, saved: State) -> dict[str, Any]:
+    """The same from the start, and from the state that two ranks saved."""
+    return {"resumed": resume(gpt_bigcode, saved), "early": steps(engine(gpt_bigcode), STEPS)}

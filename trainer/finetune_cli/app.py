@@ -1,0 +1,148 @@
+"""The command `finetune`: its commands, and what the world sees when one of them fails.
+
+Each command is a thin module that imports what is heavy inside its function, so that `finetune --help` and shell
+completion stay fast and a plain install can plan and validate. Exit codes: 0 done, 2 the input is wrong, 1 it failed,
+130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from finetune_api.errors import FineTuneError, InvalidSpec
+from finetune_cli.plan import plan
+from finetune_cli.run import run
+from finetune_cli.validate import validate
+
+# Set to 1 by a user who wants to see where an unexpected error came from.
+DEBUG_ENV = "FINETUNE_DEBUG"
+
+app = typer.Typer(
+    name="finetune",
+    no_args_is_help=True,
+    # Typer's rich help would cost half a second of imports at every --help.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog="\b\nStart with:\n  finetune plan examples/tiny.yaml\n  finetune run examples/tiny.yaml\n\n"
+    "Each command explains itself: finetune COMMAND --help.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data.", rich_markup_mode=None)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"finetune {version('finetune-operator')}")
+        raise typer.Exit
+
+
+@app.callback()
+def finetune(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Turn a base language model into your own chat assistant with one YAML file."""
+
+
+def _examples(*lines: str) -> str:
+    """An epilog that keeps its lines."""
+    return "\b\nFor example:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+# In the order in which a user meets them.
+app.command(
+    epilog=_examples("finetune validate job.yaml", "finetune validate examples/*.yaml --json"),
+)(validate)
+app.command(
+    epilog=_examples("finetune plan job.yaml", "finetune plan job.yaml --set workers.nodes=2 --set training.epochs=1"),
+)(plan)
+app.command(
+    epilog=_examples("finetune run job.yaml", "finetune run job.yaml --set training.epochs=1 --run-folder runs/short"),
+)(run)
+app.add_typer(data_app, name="data")
+
+
+def main(arguments: Sequence[str] | None = None, application: typer.Typer = app) -> int:
+    """Run the command line; the exit code. Every error becomes a message for a user, JSON on stdout under `--json`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
+    try:
+        code = _invoke(application, arguments, standalone=not as_json)
+        sys.stdout.flush()
+        return code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader went away. Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _show(_described(error), as_json=as_json)
+        if os.environ.get(DEBUG_ENV) == "1":
+            import traceback
+
+            traceback.print_exception(error)
+        return error.exit_code if isinstance(error, FineTuneError | TyperException) else 1
+
+
+def _invoke(application: typer.Typer, arguments: list[str], *, standalone: bool) -> int:
+    """Typer shows wrong usage itself when standalone, and leaves by SystemExit; commands' own errors pass through."""
+    try:
+        result = application(arguments, prog_name="finetune", standalone_mode=standalone)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    return result if isinstance(result, int) else 0
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    """The JSON form of an error: its reason, its message, and each problem of a FineTuneJob."""
+    match error:
+        case InvalidSpec():
+            problems = [{"field": problem.field, "message": problem.message, "remedy": problem.remedy} for problem in error.problems]
+            return {"error": error.reason, "message": str(error), "problems": problems}
+        case FineTuneError():
+            return {"error": error.reason, "message": str(error), "problems": []}
+        case TyperException():
+            return {"error": "InvalidUsage", "message": error.format_message(), "problems": []}
+        case ModuleNotFoundError():
+            return {"error": "NotInstalled", "message": _not_installed(error), "problems": []}
+    return {"error": "Unexpected", "message": _unexpected(error), "problems": []}
+
+
+def _not_installed(error: ModuleNotFoundError) -> str:
+    return f"this command needs {error.name}, which isn't installed; pip install 'finetune-operator[trainer]'"
+
+
+def _unexpected(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text} (this is a bug of ours or of a library; {DEBUG_ENV}=1 shows where it happened)"
+
+
+def _show(described: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(described, ensure_ascii=False), flush=True)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    problems = [Text.assemble((problem["field"], "bold"), ": ", _with_remedy(problem)) for problem in described["problems"]]
+    what = Text(described["message"]) if not problems else Text(f"the FineTuneJob has {len(problems)} problems")
+    console.print(Text.assemble(("error: ", "bold red"), problems[0] if len(problems) == 1 else what), soft_wrap=True)
+    for problem in problems if len(problems) > 1 else ():
+        console.print(Text.assemble("  ", problem), soft_wrap=True)
+
+
+def _with_remedy(problem: dict[str, str]) -> str:
+    return f"{problem['message']}; {problem['remedy']}" if problem["remedy"] else problem["message"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

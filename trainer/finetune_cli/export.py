@@ -1,0 +1,66 @@
+"""`finetune export`: any checkpoint of a run as a model that plain transformers loads."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from finetune_api.training_run import TrainingRun
+    from finetune_trainer.run_folder import RunFolder
+
+# Written by `finetune run` into the run folder: where relative paths of its job begin. Read by `export` and `publish`.
+ORIGIN_FILE = "origin"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny.")],
+    step: Annotated[int | None, typer.Option("--step", min=0, metavar="N", help="Step of the checkpoint; absent is the newest.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Where the model goes; absent is RUN/model.")] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="DIR", help="Where relative paths of the job begin, if its file has moved.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Export a checkpoint of a run: safetensors, tokenizer, chat template, model card."""
+    frozen, folder = frozen_run(run)
+    target = output or folder.model
+    exported_step = _export(frozen, folder, step, target, origin(folder, base))
+    if as_json:
+        print(json.dumps({"job": frozen.job.metadata.name, "step": exported_step, "model": str(target.resolve())}))
+    else:
+        print(f"step {exported_step} is exported to {target}; try it with: finetune chat {target}")
+
+
+def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: Path, base: Path) -> int:
+    """The step that was exported."""
+    from finetune_api.errors import InvalidStorage
+    from finetune_trainer.card import base_licence, card_texts
+    from finetune_trainer.export import CheckpointWeights, describe
+    from finetune_trainer.export import export as export_model
+    from finetune_trainer.job_storage import job_checkpoints
+    from finetune_trainer.machine import hardware_text, library_versions
+    from finetune_trainer.models import resolve_model
+    from finetune_trainer.report import report_data
+    from finetune_trainer.secrets import Secrets
+    from finetune_trainer.storage import open_storage
+
+    secrets = Secrets()
+    store = job_checkpoints(run.job, base=base, default=folder.storage, secrets=secrets)
+    checkpoint = store.newest_verified() if step is None else store.open(step)
+    if checkpoint is None:
+        raise InvalidStorage(f"{store.storage.url} has no checkpoint yet; begin the run with `finetune run`")
+    model = resolve_model(
+        run.job.spec.model,
+        base=base,
+        cache=folder.models,
+        secrets=secrets,
+        storage_opener=lambda url: open_storage(url, endpoint=run.job.spec.checkpoints.endpoint, region=run.job.spec.checkpoints.region),
+        revision=run.model_revision,
+    )
+    with store.reader(checkpoint) as reader, _bar(run.model_shape.parameters) as advance:
+        export_model(run, CheckpointWeights(reader), step=checkpoint.step, base=model.folder, folder=target, progress=advance)
+    data = report_data(folder.path, run=run, versions=library_versions())
+    describe(target, card_texts(data, step=checkpoint.step, licence=base_licence(model.folder), hardware=hardware_text()))
+    return checkpoint.step

@@ -1,0 +1,60 @@
+"""`finetune run`: the whole job on this machine."""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+
+def run(
+    job: Annotated[Path, typer.Argument(help="FineTuneJob file.", metavar="JOB.yaml")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the spec, for example training.epochs=1. Repeatable."),
+    ] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option(help="Where everything of this run is kept.", show_default="runs/NAME", metavar="FOLDER")
+    ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard too and print its address.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
+) -> None:
+    """Fine-tune: prepare the data, train, export and publish.
+
+    Stopped or killed at any point, the same command goes on from the newest checkpoint. The first Ctrl-C commits a
+    checkpoint and ends; a second one ends at once.
+    """
+    from finetune_api.jobfile import load_job
+    from finetune_cli.terminal import progress_sink
+
+    loaded = load_job(job, overrides or [])
+    # From here on a second is spent on imports.
+    from finetune_trainer.pipeline import LocalRun, run_job
+    from finetune_trainer.run_folder import RunFolder
+
+    folder = RunFolder((run_folder or Path("runs") / loaded.metadata.name).resolve())
+    sink = progress_sink(as_json=as_json)
+    try:
+        run_job(
+            LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop_on_signals(), dashboard=dashboard)
+        )
+    finally:
+        sink.close()
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that the first SIGINT or SIGTERM sets; the second one raises KeyboardInterrupt."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("stopping after a checkpoint; once more to stop at once", file=sys.stderr)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop

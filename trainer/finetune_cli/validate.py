@@ -1,0 +1,76 @@
+"""`finetune validate`: everything about jobs that can be known without network and without a GPU."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from finetune_api.errors import Problem
+    from finetune_api.finetunejob import FineTuneJob
+
+
+def validate(
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="FineTuneJob files.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field of spec; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check jobs: keys, types, ranges, arithmetic, local files. Exit code 2 when one is wrong."""
+    from finetune_api.errors import InvalidSpec, Problem
+
+    found = {path: problems_of(path, overrides or []) for path in jobs}
+    if as_json:
+        described = [
+            {"file": str(path), "valid": not problems, "problems": [_described(p) for p in problems]} for path, problems in found.items()
+        ]
+        print(json.dumps({"valid": not any(found.values()), "jobs": described}, ensure_ascii=False, indent=2))
+        if any(found.values()):
+            raise typer.Exit(2)
+        return
+    if any(found.values()):
+        prefix = {path: f"{path}: " if len(jobs) > 1 else "" for path in jobs}
+        raise InvalidSpec([Problem(prefix[path] + p.field, p.message, p.remedy) for path, problems in found.items() for p in problems])
+    for path in jobs:
+        print(f"{path}: valid")
+
+
+def problems_of(path: Path, overrides: list[str]) -> "list[Problem]":
+    """Every problem of one job; what needs the model's shape is checked where it is at hand."""
+    from finetune_api.errors import InvalidModel, InvalidSpec, Problem
+    from finetune_api.jobfile import load_job
+    from finetune_api.plan import plan
+    from finetune_cli.plan import local_shape
+
+    problems = []
+    try:
+        job = load_job(path, overrides)
+        problems += _missing_paths(job, path.parent, {os.path.abspath(text.partition("=")[2]) for text in overrides})
+        try:
+            shape = local_shape(job, path.parent)
+        except InvalidModel as error:
+            problems.append(Problem("spec.model.name", str(error)))
+            shape = None
+        plan(job, shape, None)
+    except InvalidSpec as error:
+        problems += error.problems
+    return problems
+
+
+def _missing_paths(job: "FineTuneJob", base: Path, typed: set[str]) -> "list[Problem]":
+    """Paths that lead nowhere: relative ones, and those typed as an override. Another absolute one may exist only where the job runs."""
+    from finetune_api.checks import is_path
+    from finetune_api.errors import Problem
+
+    names = [("spec.model.name", job.spec.model.name)]
+    names += [(f"spec.dataset.sources[{index}].name", source.name) for index, source in enumerate(job.spec.dataset.sources)]
+    return [
+        Problem(field, f'"{name}" leads to {base / name}, which does not exist', "correct the path")
+        for field, name in names
+        if is_path(name) and (not Path(name).is_absolute() or name in typed) and not (base / name).exists()
+    ]
+
+
+def _described(problem: "Problem") -> dict[str, str]:
+    return {"field": problem.field, "message": problem.message, "remedy": problem.remedy}

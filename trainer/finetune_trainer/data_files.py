@@ -1,0 +1,181 @@
+"""The rows of one local file: JSON lines, a JSON array, Parquet or Arrow.
+
+In: a path and the name that messages call it. Out: rows numbered from 1, read as they are asked for. A line that can't be
+decoded becomes an `Unreadable` row, so that the limit for wrong rows decides; a file that can't be read, or ends too early, is
+InvalidData. What the columns mean is decided in `dialogues`.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from finetune_api.errors import InvalidData
+
+BATCH_ROWS = 1000  # of Parquet and Arrow, in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a row that could not be decoded, and says why."""
+
+    reason: str
+
+
+# (file or Hub id, row from 1, columns); in JSON lines the row is the line, blank ones counted.
+Row = tuple[str, int, dict[str, Any] | Unreadable]
+
+
+def file_rows(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a file, whose suffix says what it is. Raises InvalidData."""
+    with _as_invalid_data(name):
+        if path.stat().st_size == 0:
+            raise InvalidData(f"{name}: the file is empty (0 bytes); copy it again, or remove it")
+        if path.suffix == ".parquet":
+            values = _parquet(path)
+        elif path.suffix == ".arrow":
+            values = _arrow(path)
+        elif ".jsonl" in path.suffixes:
+            yield from _json_lines(path, name)
+            return
+        else:
+            yield from _json(path, name)
+            return
+        for number, value in enumerate(values, start=1):
+            yield name, number, value
+
+
+@contextmanager
+def _as_invalid_data(name: str) -> Iterator[None]:
+    """Every way in which reading a file fails, as InvalidData with what to do."""
+    try:
+        yield
+    except InvalidData:
+        raise
+    except FileNotFoundError:
+        raise InvalidData(f"{name}: there is no such file") from None
+    except PermissionError:
+        raise InvalidData(f"{name}: permission denied; allow this user to read it") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InvalidData(f"{name}: the compressed file is cut off or damaged ({error}); copy it again") from error
+    except (ValueError, OSError) as error:  # pyarrow's errors are both
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidData(f"{name}: the file can't be read as {_kind(name)}, or is cut off ({first_line}); copy it again") from error
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind in ("parquet", "arrow", "jsonl", "json") if f".{kind}" in name), "data")
+
+
+def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _json_lines(path: Path, name: str) -> Iterator[Row]:
+    """One JSON object a line, one line in memory at a time."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = _without_mark(line, name)
+            try:
+                value = json.loads(line.decode())
+            except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
+                if line.isspace() or not line:
+                    continue
+                if not line.endswith(b"\n") and isinstance(error, json.JSONDecodeError):
+                    raise InvalidData(
+                        f"{name} row {number}: the last line is no complete JSON; the file is cut off: copy it again"
+                    ) from None
+                if number == 1 and line.strip() in (b"{", b"["):
+                    raise InvalidData(f"{name}: one JSON value over many lines; write one object a line, or call an array .json") from None
+                yield name, number, Unreadable(_reason(error))
+            else:
+                yield name, number, value if isinstance(value, dict) else _no_object(value)
+
+
+def _json(path: Path, name: str) -> Iterator[Row]:
+    """An array of objects, which is in memory as a whole; a .json file that begins with `{` is taken for JSON lines."""
+    with _opened(path) as file:
+        start = _without_mark(file.read(1024), name).lstrip()
+        if start.startswith(b"{"):
+            yield from _json_lines(path, name)
+            return
+        file.seek(0)
+        content = _without_mark(file.read(), name)
+    try:
+        values = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise InvalidData(
+            f"{name}: not UTF-8 ({_reason(error)}, line {content.count(10, 0, error.start) + 1}); convert it to UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        what = "the array is cut off" if not content.rstrip().endswith(b"]") else "not JSON"
+        raise InvalidData(f"{name}: {what} (line {error.lineno}, column {error.colno}: {error.msg}); copy or correct it") from None
+    except RecursionError:
+        raise InvalidData(f"{name}: the JSON is nested too deeply") from None
+    if not isinstance(values, list):
+        raise InvalidData(f"{name}: a {type(values).__name__}, where an array of objects, or one object a line, is expected")
+    del content
+    for number, value in enumerate(values, start=1):
+        yield name, number, value if isinstance(value, dict) else _no_object(value)
+
+
+def _without_mark(start: bytes, name: str) -> bytes:
+    """The first bytes of a text without UTF-8's byte order mark; UTF-16 is refused as a whole, or each line would be wrong."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InvalidData(f"{name}: the file is UTF-16; convert it to UTF-8")
+    return start.removeprefix(b"\xef\xbb\xbf")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at column {error.colno}"
+    return "JSON nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {error}"
+
+
+def _no_object(value: Any) -> Unreadable:
+    return Unreadable(f"a JSON {type(value).__name__}, where an object is expected")
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any] | Unreadable]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield from table_rows(batch)
+
+
+def _arrow(path: Path) -> Iterator[dict[str, Any] | Unreadable]:
+    """Both forms of Arrow IPC: the file, which begins with a magic word, and the stream, which `datasets` writes."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        if is_file:
+            reader = pyarrow.ipc.open_file(source)
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            batches = iter(pyarrow.ipc.open_stream(source))
+        for batch in batches:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield from table_rows(batch.slice(start, BATCH_ROWS))
+
+
+def table_rows(table: Any) -> Iterator[dict[str, Any] | Unreadable]:
+    """Rows of a pyarrow Table or RecordBatch; Arrow does not check that its strings are UTF-8."""
+    try:
+        yield from table.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(table.num_rows):
+            try:
+                yield table.slice(index, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield Unreadable(_reason(error))

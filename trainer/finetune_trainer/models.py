@@ -1,0 +1,209 @@
+"""Base models: from a name in the job to a checked folder on this disk.
+
+In: `spec.model`. Out: ModelFiles. What would fail hours later is refused here: no such model or revision, a licence not
+accepted, weights missing or cut off, no fast tokenizer. Reads headers of weights, never weights; no torch. Weights become tensors in
+`weights.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.checks import is_path
+from finetune_api.errors import InvalidModel
+from finetune_api.finetunejob import BaseModelSpec, ModelShape
+from finetune_trainer.model_shape import read_shape
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage import Storage
+
+# Everything that is read of a model; a repository's other formats and original weights stay where they are.
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*")
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_EDGE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A base model on this disk. `revision`: a commit of the Hub, or `sha256:...` of a folder."""
+
+    folder: Path
+    revision: str
+    shape: ModelShape
+
+
+def resolve_model(
+    spec: BaseModelSpec, *, base: Path, cache: Path, secrets: Secrets, storage_opener: Callable[[str], Storage], revision: str | None = None
+) -> ModelFiles:
+    """Find or fetch the base model and check it. Relative directories start at `base`; what is fetched is kept under `cache`.
+
+    `revision`: what an earlier call resolved to, so that a later one uses the same commit even if the branch has moved.
+    Raises InvalidModel.
+    """
+    name = spec.name
+    if name.startswith("s3://"):
+        return check_folder(_from_storage(name, cache, storage_opener(name)), spec)
+    if is_path(name):
+        return check_folder(base / name, spec)
+    folder, commit = _from_hub(spec, revision or spec.revision, cache, secrets.hub_token(spec.token_secret, "spec.model.tokenSecret"))
+    return check_folder(folder, spec, revision=commit)
+
+
+def check_folder(folder: Path, spec: BaseModelSpec, revision: str | None = None) -> ModelFiles:
+    """The model of `folder` with its shape. Raises InvalidModel when something is missing, damaged or not supported."""
+    if not folder.is_dir():
+        raise InvalidModel(f"model {spec.name}: {folder} is no directory; give a folder with config.json, a Hub id or s3://bucket/prefix")
+    config = read_config(folder / "config.json")
+    tensors = stored_tensors(folder) if spec.initialization == "pretrained" else None
+    shape = read_shape(config, source=str(folder / "config.json"), tensors=tensors)
+    if not (folder / "tokenizer.json").is_file():
+        raise InvalidModel(f"model {spec.name}: {folder} has no tokenizer.json; save its fast tokenizer there (tokenizer.save_pretrained)")
+    _compare(spec.shape, shape)
+    return ModelFiles(folder=folder, revision=revision or folder_revision(folder), shape=shape)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A model's config.json. Raises InvalidModel."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidModel(f"{path}: no such file; a model folder needs config.json") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidModel(f"{path} can't be read: {error}; download the model again") from None
+    if not isinstance(config, dict):
+        raise InvalidModel(f"{path} holds no JSON object; download the model again")
+    return config
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in the folder's safetensors, from their headers. Raises InvalidModel for missing or cut files."""
+    tensors: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(folder):
+        tensors.update(_header(path))
+    return tensors
+
+
+def folder_revision(folder: Path) -> str:
+    """A digest of a model folder: all of its small files, and of its weights the size and the first and last MiB.
+
+    Reading 32 GB to the end would cost a minute of every start; two models that differ differ here, short of malice.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for pattern in PATTERNS for p in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_EDGE_BYTES))
+            if size > _EDGE_BYTES:
+                file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
+                digest.update(file.read())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / _INDEX).is_file():
+        shards = sorted(set(read_config(folder / _INDEX).get("weight_map", {}).values()))
+        if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+            raise InvalidModel(f"{folder} lacks {', '.join(missing[:3])}, which {_INDEX} names; download the model again")
+        return [folder / shard for shard in shards]
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    pickled = any(folder.glob("pytorch_model*.bin"))
+    remedy = (
+        "save it again with safetensors (model.save_pretrained)" if pickled else "download them, or set spec.model.initialization: random"
+    )
+    raise InvalidModel(f"{folder} has no weights in safetensors; {remedy}")
+
+
+def _header(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of each tensor: 8 bytes of length, then JSON; the last tensor's end must be the file's."""
+    damaged = InvalidModel(f"{path} is damaged or cut off; download it again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 + length:
+            raise damaged
+        try:
+            header = json.loads(file.read(length))
+            found = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in found.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise damaged from None
+    if size != 8 + length + end:
+        raise damaged
+    return ((name, tuple(entry["shape"])) for name, entry in found.items())
+
+
+def _compare(declared: ModelShape | None, found: ModelShape) -> None:
+    """`spec.model.shape` was planned with; it must be the model's."""
+    if declared is None or declared == found:
+        return
+    pairs = [(field, getattr(declared, field), getattr(found, field)) for field in type(found).model_fields]
+    wrong = ", ".join(f"{field} {said} (the model has {has})" for field, said, has in pairs if said != has)
+    raise InvalidModel(f"spec.model.shape is not this model's: {wrong}; remove spec.model.shape or correct it")
+
+
+def _from_storage(url: str, cache: Path, storage: Storage) -> Path:
+    """Fetch a model from object storage, each time anew: nothing there says cheaply whether an object has changed."""
+    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
+    wanted = [key for key, _ in storage.list() if "/" not in key and any(Path(key).match(pattern) for pattern in PATTERNS)]
+    if "config.json" not in wanted:
+        raise InvalidModel(f"model {url} holds no config.json; give the prefix of a model folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in set(p.name for p in folder.iterdir()) - set(wanted):
+        (folder / stale).unlink()
+    for key in wanted:
+        storage.get_file(key, folder / key)
+    return folder
+
+
+def _from_hub(spec: BaseModelSpec, revision: str, cache: Path, token: str | None) -> tuple[Path, str]:
+    """Fetch a model from the Hub: its folder and its commit. Files that are there already are not fetched again."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    with _as_invalid_model(spec.name, revision):
+        information = HfApi().model_info(spec.name, revision=revision, token=token)
+    commit = information.sha
+    assert commit is not None
+    names = {sibling.rfilename for sibling in information.siblings or ()}
+    if spec.initialization == "pretrained" and not names & {_INDEX, _SINGLE}:
+        raise InvalidModel(f"model {spec.name} ({revision}) has no weights in safetensors; choose a revision or a model that has")
+    ignored = ["*.safetensors"] if spec.initialization == "random" else ["*/*"]
+    with _as_invalid_model(spec.name, revision):
+        folder = snapshot_download(
+            spec.name, revision=commit, cache_dir=cache, token=token, allow_patterns=list(PATTERNS), ignore_patterns=ignored
+        )
+    return Path(folder), commit
+
+
+@contextmanager
+def _as_invalid_model(name: str, revision: str) -> Iterator[None]:
+    """Every way in which the Hub refuses, as InvalidModel with what to do."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library, whichever that is
+
+    try:
+        yield
+    except (HTTPError, OSError, ValueError) as error:
+        raise InvalidModel(f"model {name}: {_why(error, name, revision)}") from error
+
+
+def _why(error: Exception, name: str, revision: str) -> str:
+    from huggingface_hub import HfApi, errors
+
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
+    if isinstance(error, errors.GatedRepoError):
+        licence = f"{HfApi().endpoint}/{name}"
+        return f"it is gated; accept its licence at {licence}, then set spec.model.tokenSecret (or HF_TOKEN) to a token of that account"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"no revision {revision!r}; give a branch, a tag or a full commit"
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return "no such model on the Hub, or it is private; check the name, or set spec.model.tokenSecret to a token that may read it"
+    first_line = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"can't be fetched from the Hub ({first_line}); check the network, or give a folder (./name) or s3:// instead"
+
+

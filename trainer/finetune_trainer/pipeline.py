@@ -1,0 +1,283 @@
+"""The main job on one machine: from a FineTuneJob to a published model, stage after stage.
+
+In: a job, its run folder, where events go and a way to ask for a stop. Out: how it ended. Each stage takes what the stage
+before it left in the folder or in storage, so the same call goes on wherever an earlier one ended, however it ended. The
+operator runs the same stages in pods of their own; only what is around them differs.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from finetune_api.checks import cluster_only_fields
+from finetune_api.errors import Interrupted, PublicationFailed, RunConflict
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.plan import plan
+from finetune_api.training_run import TrainingRun, identity_differences, run_identity
+from finetune_trainer import claims, driver
+from finetune_trainer.card import base_licence, card_texts
+from finetune_trainer.checkpoints import CheckpointStore
+from finetune_trainer.export import CheckpointWeights, describe, export
+from finetune_trainer.exported import RECORD_NAME, checked_exported
+from finetune_trainer.job_storage import job_checkpoints, job_storage, storage_at
+from finetune_trainer.machine import hardware_text, library_versions, this_machine
+from finetune_trainer.manifest import Manifest
+from finetune_trainer.metrics import MetricsFile, TensorBoardSink
+from finetune_trainer.models import ModelFiles, resolve_model
+from finetune_trainer.objects import check_writable
+from finetune_trainer.places import Places
+from finetune_trainer.preparation import Prepared, prepare, vocabulary
+from finetune_trainer.progress import CheckpointCommitted, Event, FanOut, Finished, Notice, Published, Sink, StageAdvanced, StageStarted
+from finetune_trainer.publish import check_hub, publish_to_directory, publish_to_hub
+from finetune_trainer.ray_session import local_ray
+from finetune_trainer.report import report_data, write_report
+from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.worker import best_step
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalRun:
+    """One run on this machine. `base` is where relative paths of the job begin; `sink` is the user's (a terminal, JSON lines)."""
+
+    job: FineTuneJob
+    base: Path
+    folder: RunFolder
+    sink: Sink
+    stop: threading.Event
+    dashboard: bool = False
+    secrets: Secrets = field(default_factory=Secrets)
+    checkpoints: list[CheckpointCommitted] = field(default_factory=list)
+
+
+def run_job(local: LocalRun) -> Finished:
+    """Prepare, train, export, publish, report. Raises Interrupted after a stop, with a checkpoint committed if there was a step."""
+    began = time.monotonic()
+    plan(local.job, local.job.spec.model.shape, None, this_machine())
+    with local.folder.locked():
+        frozen = local.folder.frozen_run()
+        if frozen is not None:
+            _refuse_another_run(local, frozen)
+        sinks = FanOut([local.sink, _Ledger(local.checkpoints), MetricsFile(local.folder.metrics), TensorBoardSink(local.folder.tensorboard)])
+        try:
+            return _stages(local, frozen, sinks, began)
+        finally:
+            sinks.close()
+
+
+def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: float) -> Finished:
+    """The story; `frozen` is the run as an earlier call left it."""
+    _say_what_does_not_apply(local.job, sink)
+    _check_places(local)
+    model = resolve_model(
+        local.job.spec.model,
+        base=local.base,
+        cache=local.folder.models,
+        secrets=local.secrets,
+        storage_opener=lambda url: storage_at(url, local.job, base=local.base, secrets=local.secrets),
+        revision=frozen.model_revision if frozen else None,
+    )
+    prepared = prepare(
+        local.job, base=local.base, model_folder=model.folder, folder=local.folder.prepared, secrets=local.secrets, on_progress=_until_stopped(local, sink, "preparation")
+    )
+    run = _freeze(local, frozen, model, prepared)
+    outcome = "failed"
+    try:
+        _train(local, run, model, prepared, sink)
+        outcome = "finished"
+        step, evaluation_loss = _export(local, run, model, sink)
+        _publish(local, run, step, evaluation_loss, sink)
+    except Interrupted:
+        outcome = "stopped"
+        raise
+    finally:
+        _report(local, run, outcome)
+    losses = [event.loss for event in report_data(local.folder.path, run=run).steps]
+    finished = Finished(
+        model=str(local.folder.model),
+        report=str(local.folder.report),
+        step=step,
+        loss=losses[-1] if losses else None,
+        evaluation_loss=evaluation_loss,
+        seconds=time.monotonic() - began,
+    )
+    sink.record(finished)
+    return finished
+
+
+def _until_stopped(local: LocalRun, sink: Sink, stage: str) -> Callable[[Event], None]:
+    """Records events, and ends a stage that has nothing to lose when a stop is asked for."""
+
+    def record(event: Event) -> None:
+        sink.record(event)
+        if local.stop.is_set():
+            raise Interrupted(f"stopped during {stage}; nothing is lost, the same command goes on")
+
+    return record
+
+
+def _refuse_another_run(local: LocalRun, frozen: TrainingRun) -> None:
+    """A run folder goes on with the run that it began; what may not change between attempts is named."""
+    if frozen.identity != run_identity(local.job):
+        changed = ", ".join(identity_differences(frozen.job, local.job)) or "the job"
+        raise RunConflict(
+            f"run folder {local.folder.path} belongs to another run of job {frozen.job.metadata.name!r}: {changed} differs. "
+            "Model, data, template and training can't change within a run; use --run-folder for a new one, or delete the folder"
+        )
+
+
+def _say_what_does_not_apply(job: FineTuneJob, sink: Sink) -> None:
+    if fields := cluster_only_fields(job):
+        sink.record(Notice(message=f"these fields act only on a cluster: {', '.join(fields)}"))
+
+
+def _check_places(local: LocalRun) -> None:
+    """What would fail hours later: storage that can't be written or is another run's, a repository that can't be pushed to."""
+    storage = job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
+    check_writable(storage)
+    claims.own(storage, identity=run_identity(local.job), job=local.job.metadata.name)
+    if hub := local.job.spec.publish.hub:
+        check_hub(hub, local.secrets.hub_token(hub.token_secret, "spec.publish.hub.tokenSecret"))
+
+
+def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prepared: Prepared) -> TrainingRun:
+    """The final plan, frozen in run.json. A run that goes on may have other workers; its model and data are still the same."""
+    run = TrainingRun(
+        job=local.job,
+        identity=run_identity(local.job),
+        model_revision=model.revision,
+        model_shape=model.shape,
+        vocabulary=vocabulary(local.job.spec.template, model.folder),
+        data=prepared.data_shape,
+        plan=plan(local.job, model.shape, prepared.data_shape, this_machine()),
+    )
+    if frozen is not None:
+        for what, then, now in (
+            (f"the base model {local.job.spec.model.name}", frozen.model_revision, run.model_revision),
+            ("the data", frozen.data.fingerprint, run.data.fingerprint),
+        ):
+            if then != now:
+                raise RunConflict(
+                    f"{what} has changed since this run began ({then[:12]} then, {now[:12]} now); "
+                    f"put it back, or begin a new run with --run-folder"
+                )
+    local.folder.freeze(run)
+    local.folder.job_file.write_text(yaml.safe_dump(local.job.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False))
+    return run
+
+
+def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepared, sink: Sink) -> None:
+    """Train unless a checkpoint of the last step exists. Raises Interrupted after a stop."""
+    total_steps = run.plan.total_steps
+    assert total_steps is not None, "the final plan knows the number of steps"
+    newest = _checkpoints(local).newest_verified()
+    if newest is not None and newest.step >= total_steps:
+        sink.record(Notice(message=f"all {total_steps} steps are done already: checkpoint {newest.key}"))
+        return
+    if local.stop.is_set():
+        raise Interrupted("stopped before training; nothing is lost, the same command goes on")
+    places = Places(model=str(model.folder), prepared=str(prepared.folder), base=str(local.base), storage=str(local.folder.storage))
+    sink.record(StageStarted(stage="training", total=total_steps, unit="steps"))
+    machine = this_machine()
+    with local_ray(
+        num_cpus=max(machine.cpus, run.plan.world_size), num_gpus=machine.gpus or 0, dashboard=local.dashboard, logs=local.folder.path / "logs"
+    ) as url:
+        if url:
+            sink.record(Notice(message=f"Ray dashboard: {url}"))
+        done = driver.train(run, places, sink=sink, stop=local.stop)
+    if done < total_steps:
+        raise Interrupted(f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there")
+
+
+def _export(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) -> tuple[int, float | None]:
+    """The exported model of the checkpoint that is to be published: its step and its evaluation loss. Skipped if it is there."""
+    store = _checkpoints(local)
+    chosen = store.open(best_step(store) or 0) if local.job.spec.publish.checkpoint == "best" else store.newest_verified()
+    assert chosen is not None, "training ends with a checkpoint"
+    loss = chosen.extra.get("evaluationLoss")
+    evaluation_loss = None if loss is None else float(loss)
+    if not _is_exported(local, run, chosen):
+        sink.record(StageStarted(stage="export", total=run.model_shape.parameters, unit="parameters"))
+        record = _until_stopped(local, sink, "export")
+        with store.reader(chosen) as reader:
+            export(
+                run,
+                CheckpointWeights(reader),
+                step=chosen.step,
+                base=model.folder,
+                folder=local.folder.model,
+                progress=lambda done, _total: record(StageAdvanced(stage="export", done=done)),
+            )
+    # The weights are safe; what describes them may fail and be written again.
+    data = report_data(local.folder.path, run=run, checkpoints=local.checkpoints, versions=library_versions())
+    describe(local.folder.model, card_texts(data, step=chosen.step, licence=base_licence(model.folder), hardware=hardware_text()))
+    return chosen.step, evaluation_loss
+
+
+def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
+    """Whether model/ holds this step of this run, every file as it was written."""
+    if not (local.folder.model / RECORD_NAME).is_file():
+        return False
+    try:
+        record = checked_exported(local.folder.model)
+    except PublicationFailed:
+        return False
+    return (record.identity, record.step) == (run.identity, chosen.step)
+
+
+def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> None:
+    """Send the exported model where the job says, unless a gate closes."""
+    publish = local.job.spec.publish
+    if publish.hub is None and publish.directory is None:
+        return
+    gate = publish.gate.evaluation_loss
+    if gate is not None and (evaluation_loss is None or evaluation_loss > gate.max):
+        measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
+        raise PublicationFailed(
+            f"not published: spec.publish.gate.evaluationLoss.max={gate.max:g}, and the evaluation loss of step {step} {measured}; "
+            f"the model is kept in {local.folder.model}. Raise the gate or train longer"
+        )
+    sink.record(StageStarted(stage="publication", unit="bytes"))
+    if publish.directory is not None:
+        done = publish_to_directory(local.folder.model, local.base / publish.directory.path)
+    else:
+        assert publish.hub is not None
+        done = publish_to_hub(
+            local.folder.model,
+            publish.hub,
+            local.secrets.hub_token(publish.hub.token_secret, "spec.publish.hub.tokenSecret"),
+            progress=lambda sent, total: sink.record(StageAdvanced(stage="publication", done=sent, detail=f"of {total:,} bytes")),
+        )
+    sink.record(Published(where=done.repository, revision=done.revision))
+
+
+def _report(local: LocalRun, run: TrainingRun, outcome: str) -> None:
+    published = local.job.spec.publish
+    where = published.hub.repository if published.hub else published.directory.path if published.directory else ""
+    data = report_data(
+        local.folder.path, run=run, outcome=outcome, checkpoints=local.checkpoints, versions=library_versions(), published=where
+    )
+    write_report(data, local.folder.report)
+
+
+def _checkpoints(local: LocalRun) -> CheckpointStore:
+    return job_checkpoints(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """Keeps what the report says of checkpoints."""
+
+    committed: list[CheckpointCommitted]
+
+    def record(self, event: Event) -> None:
+        """Only commits count."""
+        if isinstance(event, CheckpointCommitted):
+            self.committed.append(event)
+
+    def close(self) -> None:
+        """Nothing is open."""

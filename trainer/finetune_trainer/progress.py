@@ -1,0 +1,241 @@
+"""Events: what a run tells the world while it works, as values that cross processes as JSON.
+
+Rank 0 of the worker and the stages around it record events; sinks (a terminal, `metrics.jsonl`, TensorBoard, a cluster's
+report object) are where they go. This room doesn't know any sink but the fan-out, and it imports nothing heavy.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+Stage: TypeAlias = Literal["preparation", "training", "export", "publication"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """A stage began. `total` is how many `unit`s it has; None when nobody knows. The stage before it is over."""
+
+    kind: ClassVar[str] = "StageStarted"
+    stage: Stage
+    total: int | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageAdvanced:
+    """A stage has now done `done` units in all. Training advances by StepDone instead."""
+
+    kind: ClassVar[str] = "StageAdvanced"
+    stage: Stage
+    done: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a user should know: a fallback taken, rows dropped. Never silent, never fatal."""
+
+    kind: ClassVar[str] = "Notice"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    """One optimizer step. `step` counts from 1; `epoch` is a fraction of passes; `tokens_per_second` is over all workers.
+
+    `loss` is per supervised token of this step; `memory_bytes` the peak of the fullest worker; `seconds` this step's time.
+    """
+
+    kind: ClassVar[str] = "StepDone"
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    supervised_tokens: int
+    tokens: int
+    tokens_per_second: float
+    memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationDone:
+    """Loss per supervised token of the held-out dialogues after `step` steps; `note` says why perplexity is None."""
+
+    kind: ClassVar[str] = "EvaluationDone"
+    step: int
+    epoch: float
+    loss: float
+    perplexity: float | None
+    note: str = ""
+
+
+def evaluation_done(*, step: int, epoch: float, loss: float) -> EvaluationDone:
+    """The event for a measured loss, with its perplexity; one that no float can hold is None, with a note.
+
+    >>> evaluation_done(step=0, epoch=0.0, loss=0.0).perplexity
+    1.0
+    >>> evaluation_done(step=0, epoch=0.0, loss=1000.0).note
+    'perplexity exp(1000) is too large for a number'
+    """
+    if not math.isfinite(loss):
+        return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=None, note="the loss is not finite, so it has no perplexity")
+    try:
+        return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=math.exp(loss))
+    except OverflowError:
+        note = f"perplexity exp({loss:g}) is too large for a number"
+        return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=None, note=note)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointCommitted:
+    """A checkpoint's manifest is in storage under `key`; `seconds` is the time that training waited for it."""
+
+    kind: ClassVar[str] = "CheckpointCommitted"
+    step: int
+    seconds: float
+    bytes: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """Attempt `attempt` goes on after `step` steps: whatever was recorded of later steps will be done again."""
+
+    kind: ClassVar[str] = "Resumed"
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """The run was asked to stop and will commit a checkpoint first."""
+
+    kind: ClassVar[str] = "Stopping"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The model is at `where` (a repository or a directory) as `revision` (a commit, or the digest of its files)."""
+
+    kind: ClassVar[str] = "Published"
+    where: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The run is done: the exported model's folder, the report, and how it went. Losses are None when not measured."""
+
+    kind: ClassVar[str] = "Finished"
+    model: str
+    report: str
+    step: int
+    loss: float | None
+    evaluation_loss: float | None
+    seconds: float
+
+
+Event: TypeAlias = (
+    StageStarted
+    | StageAdvanced
+    | Notice
+    | StepDone
+    | EvaluationDone
+    | CheckpointCommitted
+    | Resumed
+    | Stopping
+    | Published
+    | Finished
+)
+
+_TYPES: dict[str, type[Event]] = {
+    event.kind: event
+    for event in (
+        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, Resumed, Stopping, Published, Finished
+    )
+}  # fmt: skip
+
+
+def to_object(event: Event) -> dict[str, Any]:
+    """The event as a JSON object with its `kind` first. JSON has no NaN or infinity: such a number is null.
+
+    >>> to_object(Notice(message="3 rows dropped"))
+    {'kind': 'Notice', 'message': '3 rows dropped'}
+    """
+    return {"kind": event.kind} | {f.name: _finite(getattr(event, f.name)) for f in fields(event)}
+
+
+def from_object(data: Mapping[str, Any]) -> Event:
+    """The event that `to_object` wrote. Unknown fields are ignored; an unknown kind or a missing field is a ValueError."""
+    event_type = _TYPES.get(data["kind"]) if isinstance(data.get("kind"), str) else None
+    if event_type is None:
+        raise ValueError(f"unknown event kind {data.get('kind')!r}; known: {', '.join(_TYPES)}")
+    # A null where a number must be is a number that JSON can't hold.
+    values: dict[str, Any] = {
+        f.name: math.nan if data[f.name] is None and f.type is float else data[f.name] for f in fields(event_type) if f.name in data
+    }
+    try:
+        return event_type(**values)
+    except TypeError as error:
+        raise ValueError(f"{event_type.kind}: {error}") from error
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON, without its newline."""
+    return json.dumps(to_object(event), ensure_ascii=False, allow_nan=False)
+
+
+def from_json(text: str) -> Event:
+    """The event of one line; ValueError when it isn't one."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"an event is a JSON object, not {text[:40]!r}")
+    return from_object(data)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Sink(Protocol):
+    """Where events go. `record` must not block for long: training waits for it."""
+
+    def record(self, event: Event) -> None:
+        """Take one event, in the order in which they happened."""
+
+    def close(self) -> None:
+        """Flush; no event follows. May be called twice."""
+
+
+@dataclass(slots=True)
+class FanOut:
+    """Sends each event to every sink.
+
+    A sink that fails on I/O is left out from then on, and the others are told: progress is worth less than the run.
+    """
+
+    sinks: Sequence[Sink]
+    _failed: set[int] = field(default_factory=set)  # by identity: two sinks may be equal as values
+
+    def record(self, event: Event) -> None:
+        """Pass it on to every sink that still works."""
+        for sink in self.sinks:
+            if id(sink) in self._failed:
+                continue
+            try:
+                sink.record(event)
+            except OSError as error:
+                self._failed.add(id(sink))
+                self.record(Notice(message=f"{type(sink).__name__} stopped recording: {error}"))
+
+    def close(self) -> None:
+        """Close them all."""
+        for sink in self.sinks:
+            if id(sink) not in self._failed:
+                sink.close()

@@ -1,0 +1,96 @@
+"""Ray on this machine for the length of one run, on loopback, leaving nothing behind however the run ends.
+
+`ray.init` starts half a dozen processes. When the process that called it is killed with SIGKILL, Ray's agents and now and
+then a worker live on (seen with Ray 2.60). So a watchdog of ours holds the reading end of a pipe; when the pipe closes, it
+ends every process that carries this session's mark in its environment, by id, and removes the session's folder.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Set by this file for the session's processes, read by the watchdog alone.
+MARK_ENV = "FINETUNE_RAY_SESSION"
+
+# Runs with the standard library alone: it must start in milliseconds and outlive everything. argv: mark, folder.
+_WATCHDOG = """
+import os, shutil, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+mark, folder = sys.argv[1].encode(), sys.argv[2]
+sys.stdin.buffer.read()
+def marked():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            environ = open(f"/proc/{pid}/environ", "rb").read()
+        except OSError:
+            continue
+        if mark in environ.split(b"\\0") and int(pid) != os.getpid():
+            yield int(pid)
+for _ in range(50):
+    pids = list(marked())
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    if not pids:
+        break
+    time.sleep(0.1)
+shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+@contextmanager
+def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> Iterator[str]:
+    """A Ray of our own with that many CPUs and GPUs to schedule; gives the dashboard's address, or an empty string.
+
+    When the block ends with an error, what the processes wrote is copied to the folder `logs`.
+    """
+    # Unix sockets in it have at most 107 bytes, so it can't lie in the run folder.
+    folder = tempfile.mkdtemp(prefix="finetune-ray-")
+    mark = f"{MARK_ENV}={uuid.uuid4().hex}"
+    watchdog = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCHDOG, mark, folder], stdin=subprocess.PIPE, start_new_session=True
+    )
+    os.environ.update([mark.split("=", 1)])
+    # Read when ray is imported: the first keeps V2 on, the second fills the Train tab of the dashboard.
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A token of this session's own: Ray would keep one in the user's home, and say so at each start.
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
+    # Ray's metrics exporter has nobody to export to here, and its agent logs errors about that.
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    import ray
+
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            configure_logging=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        url = context.dashboard_url
+        yield f"http://{url}" if url else ""
+    except Exception:
+        shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        raise
+    finally:
+        ray.shutdown()
+        os.environ.pop(MARK_ENV, None)
+        assert watchdog.stdin is not None
+        watchdog.stdin.close()
+        watchdog.wait()
+        shutil.rmtree(folder, ignore_errors=True)

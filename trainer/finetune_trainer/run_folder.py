@@ -1,0 +1,108 @@
+"""The run folder: what one `finetune run` keeps on this machine, and the lock that lets one process at a time use it.
+
+run.json       the frozen TrainingRun             metrics.jsonl   a line per step and evaluation
+job.yaml       the FineTuneJob as it was given    tensorboard/    the same for TensorBoard
+prepared/      tokenised data, by fingerprint     report.html     what happened, for a reader
+storage/       unless checkpoints.storage is set  model/          the exported model
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.errors import InvalidInput, RunConflict
+from finetune_api.training_run import TrainingRun
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside one run folder."""
+
+    path: Path
+
+    @property
+    def run_file(self) -> Path:
+        """The frozen TrainingRun."""
+        return self.path / "run.json"
+
+    @property
+    def job_file(self) -> Path:
+        """The FineTuneJob as it was given, overrides applied."""
+        return self.path / "job.yaml"
+
+    @property
+    def prepared(self) -> Path:
+        """Tokenised data, one folder a fingerprint."""
+        return self.path / "prepared"
+
+    @property
+    def storage(self) -> Path:
+        """Where checkpoints go when the job names no storage: a folder of its own, since storage belongs to one run."""
+        return self.path / "storage"
+
+    @property
+    def models(self) -> Path:
+        """Base models that were fetched for this run."""
+        return self.path / "base"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per step and evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        """The report of the run."""
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        """The exported model."""
+        return self.path / "model"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; it is made when absent. The kernel lets go of it however the process ends.
+
+        Raises RunConflict when another process holds it, and when the folder holds something that is no run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InvalidInput(f"run folder {self.path} can't be used: {error.strerror}; choose another with --run-folder") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise RunConflict(
+                f"run folder {self.path} is in use by process {holder}; wait for it, or choose another folder with --run-folder"
+            ) from None
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(lock)
+
+    def frozen_run(self) -> TrainingRun | None:
+        """The TrainingRun that was frozen here; None in a new folder."""
+        try:
+            return TrainingRun.from_json(self.run_file.read_text())
+        except FileNotFoundError:
+            return None
+
+    def freeze(self, run: TrainingRun) -> None:
+        """Write run.json at once or not at all."""
+        draft = self.run_file.with_suffix(".json.new")
+        draft.write_text(run.to_json() + "\n")
+        draft.replace(self.run_file)

@@ -1,0 +1,93 @@
+"""Named secrets, from files first and the environment second.
+
+In: a secret's name from the FineTuneJob. Out: its value, or InvalidSpec that names the field and both places that were looked
+at. Pods get Secrets as files under `$FINETUNE_SECRETS`; they are read anew each time, because Kubernetes renews them in place.
+Values are never kept here, so no repr, log line or traceback of this object can show one.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_api.errors import InvalidSpec, Problem
+from finetune_api.finetunejob import NamedVolume, SecretKey, SecretName
+from finetune_trainer.storage import S3Credentials
+
+SECRETS_FOLDER = "FINETUNE_SECRETS"  # set in pods by the operator, on a laptop by the user
+HUB_TOKEN = "HF_TOKEN"
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+class Secrets:
+    """Where secrets are looked for; nothing is read before it is asked for."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+
+    def __repr__(self) -> str:
+        return f"Secrets(folder={self._environment.get(SECRETS_FOLDER)!r})"
+
+    def hub_token(self, secret: SecretKey | None, field: str) -> str | None:
+        """The token of `field`; without a secret, HF_TOKEN of the environment or None."""
+        if secret is None:
+            return self._environment.get(HUB_TOKEN) or None
+        return self.value(secret.name, secret.key, HUB_TOKEN, field)
+
+    def s3_credentials(self, secret: SecretName | None, field: str) -> S3Credentials | None:
+        """The keys of `field`; without a secret None: boto3's own chain (environment, profile, the pod's identity) decides.
+
+        All of them come from one place: a session token of the environment does not belong to keys of a file.
+        """
+        if secret is None:
+            return None
+        keys = [self._file(secret.name, key) for key in S3_KEYS]
+        if not any(keys):
+            keys = [self._environment.get(key) or None for key in S3_KEYS]
+        access_key, secret_key, session_token = keys
+        if access_key is None or secret_key is None:
+            missing = S3_KEYS[1] if access_key else S3_KEYS[0]
+            raise InvalidSpec([self._missing(secret.name, missing, missing, field)])
+        return S3Credentials(access_key=access_key, secret_key=secret_key, session_token=session_token)
+
+    def ca_bundle(self, bundle: NamedVolume | None, field: str) -> Path | None:
+        """The file `ca.crt` of `field`, in the same folder as secrets. Raises InvalidSpec when there is none."""
+        if bundle is None:
+            return None
+        path = self._path(bundle.name, "ca.crt")
+        if path is None or not path.is_file():
+            raise InvalidSpec(
+                [
+                    Problem(
+                        field, f"no file {path or f'${SECRETS_FOLDER}/{bundle.name}/ca.crt'}", f"put ca.crt there and set {SECRETS_FOLDER}"
+                    )
+                ]
+            )
+        return path
+
+    def value(self, name: str, key: str, variable: str, field: str) -> str:
+        """The value of a secret that must be there. Raises InvalidSpec."""
+        found = self._file(name, key) or self._environment.get(variable)
+        if not found:
+            raise InvalidSpec([self._missing(name, key, variable, field)])
+        return found
+
+    def _file(self, name: str, key: str) -> str | None:
+        path = self._path(name, key)
+        try:
+            # Editors and `kubectl create secret --from-file` leave a newline at the end.
+            return (path.read_text(encoding="utf-8").strip() or None) if path else None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _path(self, name: str, key: str) -> Path | None:
+        folder = self._environment.get(SECRETS_FOLDER)
+        # A key is free text in the spec: it must not lead out of the secret's own folder.
+        return Path(folder, name, key) if folder and Path(key).name == key else None
+
+    def _missing(self, name: str, key: str, variable: str, field: str) -> Problem:
+        file = self._path(name, key) or f"${SECRETS_FOLDER}/{name}/{key} ({SECRETS_FOLDER} is not set)"
+        return Problem(
+            field,
+            f"secret {name!r} has no value for {key!r}: neither the file {file} nor the environment variable {variable} holds one",
+            f"set {variable}, or write the value to that file",
+        )

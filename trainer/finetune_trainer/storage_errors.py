@@ -1,0 +1,163 @@
+"""What went wrong in storage, as the errors of `finetune_api.errors`: pure, no I/O.
+
+In: an S3 error code or an OSError, and what was being done. Out: InvalidStorage when the settings must change, StorageFailed when
+storage gave up in the middle. Every message names the URL, the field to change and the remedy; no message holds a key.
+"""
+
+import errno
+from dataclasses import dataclass
+
+from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFields:
+    """Names of the fields that the settings came from."""
+
+    storage: str = "spec.checkpoints.storage"
+    endpoint: str = "spec.checkpoints.endpoint"
+    region: str = "spec.checkpoints.region"
+    credentials: str = "spec.checkpoints.credentialsSecret"
+    ca_bundle: str = "spec.checkpoints.caBundle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where storage is: `url` is what the user wrote; `bucket` and `endpoint` are empty for a directory."""
+
+    url: str
+    bucket: str = ""
+    endpoint: str = ""
+    fields: StorageFields = StorageFields()
+
+
+class _Failed(StorageFailed):
+    """A StorageFailed that code tells apart and a user does not."""
+
+    @property
+    def reason(self) -> str:
+        return StorageFailed.__name__
+
+
+class MissingObject(_Failed):
+    """An object that was asked for does not exist."""
+
+
+class Unreachable(_Failed):
+    """Nobody answers at the endpoint, or not in time. At the first contact the settings are to blame: see `first_contact`."""
+
+    def __init__(self, message: str, *, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class UploadGone(_Failed):
+    """A multipart upload that was under way is no longer known to the server."""
+
+
+class DamagedCheckpoint(_Failed):
+    """A checkpoint whose objects are missing, cut off or altered: it does not exist, and an older one is taken."""
+
+
+# Codes of Amazon S3 (API reference, "Error responses", 2026-10), MinIO ("XMinio...") and Ceph ("QuotaExceeded").
+REFUSED_KEYS = frozenset({
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",
+    "InvalidClientTokenId", "InvalidSecurity", "NotSignedUp", "RequestExpired",
+})  # fmt: skip
+_FULL = frozenset({
+    "QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "StorageFull", "ServiceQuotaExceeded", "TooMuchData",
+    "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "507",
+})  # fmt: skip
+_WRONG_REGION = frozenset({
+    "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "307",
+})  # fmt: skip
+
+
+def s3_error(place: Place, doing: str, *, code: str, status: int, message: str = "") -> FineTuneError:
+    """The error for an answer of the server. `doing` is a phrase such as `writing checkpoints/x`.
+
+    >>> place = Place(url="s3://bucket/run", bucket="bucket", endpoint="http://127.0.0.1:9000")
+    >>> print(s3_error(place, "listing", code="NoSuchBucket", status=404))
+    spec.checkpoints.storage=s3://bucket/run: there is no bucket 'bucket' at http://127.0.0.1:9000; create it or correct the name
+    """
+    fields = place.fields
+    where = f"{fields.storage}={place.url}"
+    if code == "NoSuchBucket":
+        return InvalidStorage(f"{where}: there is no bucket {place.bucket!r} at {place.endpoint}; create it or correct the name")
+    if code in REFUSED_KEYS:
+        return InvalidStorage(f"{where}: {place.endpoint} refuses the access key ({code}); correct {fields.credentials}")
+    if code == "RequestTimeTooSkewed":
+        return InvalidStorage(f"{where}: this machine's clock differs from that of {place.endpoint}; set the clock")
+    if code in _WRONG_REGION:
+        return InvalidStorage(f"{where}: bucket {place.bucket!r} is in another region ({code}); set {fields.region} to the bucket's region")
+    if code in _FULL or status == 507:
+        return full(place, doing, code)
+    if code in {"404", "405"}:  # S3 has words for its errors
+        return not_s3(place)
+    if code == "NoSuchKey":
+        return MissingObject(f"{where}: {doing} failed: there is no such object; it was deleted by someone else, or never written")
+    if code == "NoSuchUpload":
+        return UploadGone(f"{where}: {doing} failed: the upload was ended by someone else; is another run writing there?")
+    if status == 403:
+        return InvalidStorage(
+            f"{where}: these keys may not do this: {doing} ({code}); allow listing the bucket and reading, writing and deleting objects "
+            f"under the prefix, or correct {fields.credentials}"
+        )
+    if status == 501:
+        return InvalidStorage(f"{where}: {place.endpoint} does not offer what is needed for {doing} ({code}); use another S3 server")
+    return StorageFailed(
+        f"{where}: {doing} failed: {status} {code} {message[:200]}".rstrip()
+        + "; what was saved before is intact; run the same command again"
+    )
+
+
+def full(place: Place, doing: str, code: str) -> StorageFailed:
+    """The error for storage without room."""
+    return StorageFailed(
+        f"{place.fields.storage}={place.url}: no room ({code}) while {doing}; what was saved before is intact. "
+        "Free space, raise the quota or lower spec.checkpoints.keep, then run the same command again"
+    )
+
+
+def not_s3(place: Place) -> InvalidStorage:
+    """The error for an endpoint that something else answers at."""
+    return InvalidStorage(
+        f"{place.fields.storage}={place.url}: {place.endpoint} does not answer as an S3 server; correct {place.fields.endpoint}"
+    )
+
+
+def unreachable(place: Place, doing: str, why: str) -> Unreachable:
+    """The error for an endpoint that does not answer."""
+    return Unreachable(
+        f"{place.fields.storage}={place.url}: {doing} failed: no answer from {place.endpoint} ({why}); "
+        f"is the server up and {place.fields.endpoint} right? What was saved before is intact; run the same command again",
+        why=why,
+    )
+
+
+def first_contact(place: Place, error: Unreachable) -> InvalidStorage:
+    """The error for an endpoint that never answered: a setting is wrong."""
+    return InvalidStorage(
+        f"{place.fields.storage}={place.url}: can't reach {place.endpoint}; "
+        f"correct {place.fields.endpoint}, or start the server there ({error.why})"
+    )
+
+
+_NO_ROOM = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up", errno.EFBIG: "file size limit reached"}
+_SETTINGS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
+
+
+def directory_error(place: Place, doing: str, error: OSError) -> FineTuneError:
+    """The error for a failed operation on a file.
+
+    >>> print(directory_error(Place(url="/data"), "writing a", OSError(errno.EROFS, "Read-only file system")))
+    spec.checkpoints.storage=/data: writing a failed: Read-only file system; name a directory that this user may write
+    """
+    if error.errno in _NO_ROOM:
+        return full(place, doing, _NO_ROOM[error.errno])
+    why = f"{place.fields.storage}={place.url}: {doing} failed: {error.strerror or error}"
+    if isinstance(error, FileNotFoundError):
+        return MissingObject(f"{why}; it was deleted by someone else, or never written")
+    if error.errno in _SETTINGS:
+        return InvalidStorage(f"{why}; name a directory that this user may write")
+    return StorageFailed(f"{why}; what was saved before is intact; run the same command again")

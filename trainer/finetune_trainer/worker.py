@@ -1,0 +1,285 @@
+"""The worker: the story of training, as one rank lives it.
+
+In: a frozen TrainingRun and where its files are. Every rank opens the same prepared data, computes the same plan of
+batches, builds its part of the model, takes up the newest verified checkpoint and goes on from there. Rank 0 alone talks.
+Nothing here depends on where Ray runs: a laptop and a pod run this file unchanged.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_api.errors import FineTuneError, StorageFailed
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.batches import BatchPlan
+from finetune_trainer.checkpoints import CheckpointStore, Claim, PartRecord, Reader
+from finetune_trainer.checkpoints import Piece as StoredPiece
+from finetune_trainer.job_storage import job_checkpoints
+from finetune_trainer.loop import Milestones, run_steps
+from finetune_trainer.packing import pack
+from finetune_trainer.places import Places
+from finetune_trainer.prepared import PreparedData, Side
+from finetune_trainer.progress import CheckpointCommitted, Event, Notice, Resumed, StepDone, evaluation_done
+from finetune_trainer.ranks import Ranks
+from finetune_trainer.schedule import learning_rate
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage_errors import DamagedCheckpoint
+
+Tell = Callable[[Event], None]
+
+
+def train_on_rank(config: dict[str, Any]) -> None:
+    """Train until done or stopped. Collective: Ray Train calls it on every rank, with torch.distributed initialised."""
+    mailbox = config["mailbox"]
+    try:
+        steps_done = _train(TrainingRun.from_json(config["run"]), config["places"], mailbox)
+    except FineTuneError as error:
+        # Before Ray ends the other ranks, whose errors would only say that this one is gone.
+        _wait_for(mailbox.fail.remote(error.reason, str(error)))
+        raise
+    if steps_done is not None:
+        _wait_for(mailbox.finish.remote(steps_done))
+
+
+def _train(run: TrainingRun, places: Places, mailbox: Any) -> int | None:
+    """Steps that are done, on rank 0; None on the others."""
+    ranks = Ranks()
+
+    def tell(event: Event) -> None:
+        if ranks.rank == 0:
+            mailbox.record.remote(event)
+
+    # The data, memory-mapped, and with it the rows of every optimizer step.
+    batches = batch_plan(run, places, "train")
+    held_out = batch_plan(run, places, "evaluation") if run.data.evaluation is not None else None
+
+    # The model: rank 0 reads it, and the engine cuts it over the ranks.
+    engine = _engine(run, places, ranks)
+
+    # The newest verified checkpoint, whatever world size wrote it.
+    store = _claimed_checkpoints(run, places, ranks)
+    steps_done = restore(engine, store, ranks, tell)
+    if steps_done or store.claim.number > 1:
+        tell(Resumed(step=steps_done, attempt=store.claim.number))
+
+    # Step after step, with evaluations and checkpoints, until all are done or somebody asks for a stop.
+    rank = TrainingRank(run=run, ranks=ranks, engine=engine, batches=batches, held_out=held_out, store=store, mailbox=mailbox, tell=tell)
+    steps_done = run_steps(rank, milestones(run, batches), done=steps_done)
+    return steps_done if ranks.rank == 0 else None
+
+
+def batch_plan(run: TrainingRun, places: Places, side: Side) -> BatchPlan:
+    """The plan of batches of one side of the split; evaluation goes through the rows in their own order."""
+    training = run.job.spec.training
+    data = PreparedData.open(Path(places.prepared), side)
+    evaluation_rows = run.plan.world_size * (run.job.spec.evaluation.micro_batch_size or training.micro_batch_size)
+    return BatchPlan(
+        examples=data,
+        packing=pack(data.lengths, training.max_sequence_length),
+        supervised_counts=np.asarray(data.supervised_counts),
+        global_batch_size=training.global_batch_size if side == "train" else evaluation_rows,
+        seed=training.seed if side == "train" else None,
+    )
+
+
+def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
+    """When the run evaluates and commits."""
+    spec = run.job.spec
+    total_steps = run.plan.total_steps
+    assert total_steps is not None, "the final plan knows the number of steps"
+    every = spec.checkpoints.every
+    return Milestones(
+        total_steps=total_steps,
+        evaluation_steps=spec.evaluation.every_epochs * batches.steps_per_epoch if run.data.evaluation is not None else None,
+        checkpoint_steps=every.steps if every else None,
+        checkpoint_seconds=float(every.seconds) if every and every.seconds else None,
+        checkpoint_each_evaluation=spec.publish.checkpoint == "best",
+    )
+
+
+def restore(engine: Any, store: CheckpointStore, ranks: Ranks, tell: Tell) -> int:
+    """Take up the newest checkpoint that every rank can read to the last byte; the steps that it has done, 0 without one.
+
+    Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved.
+    """
+    candidates = store.candidates(lambda message: tell(Notice(message=f"passed over: {message}"))) if ranks.rank == 0 else iter(())
+    tried = 0
+    while (chosen := ranks.from_first(lambda: _next_place(candidates))) is not None:
+        tried += 1
+        with store.reader(store.open(*chosen)) as reader:
+            read = _Lenient(reader)
+            engine.load_local_state(read, step=chosen[0])
+        problems = [problem for problem in ranks.gathered(read.problem) if problem]
+        if not problems:
+            return int(chosen[0])
+        tell(Notice(message=f"checkpoint of step {chosen[0]} can't be used, the one before it is tried: {problems[0]}"))
+    if tried:
+        raise StorageFailed(f"none of the {tried} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew")
+    return 0
+
+
+@dataclass(slots=True)
+class _Lenient:
+    """Reads zeros from a damaged checkpoint and remembers why: restoring is collective, so no rank may leave in the middle."""
+
+    reader: Reader
+    problem: str | None = None
+
+    def __call__(self, kind: str, name: str, start: int, stop: int) -> Any:
+        if self.problem is None:
+            try:
+                return self.reader.read(kind, name, start, stop)
+            except DamagedCheckpoint as error:
+                self.problem = str(error)
+        return np.zeros(stop - start, dtype=np.float32)
+
+
+def _next_place(candidates: Iterator[Any]) -> tuple[int, int] | None:
+    manifest = next(candidates, None)
+    return None if manifest is None else (manifest.step, manifest.attempt)
+
+
+def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
+    from finetune_trainer.engine import DTYPES, Engine
+    from finetune_trainer.weights import build_model
+
+    training = run.job.spec.training
+    vocabulary = run.vocabulary
+    model = build_model(
+        Path(places.model),
+        initialization=run.job.spec.model.initialization,
+        seed=training.seed,
+        dropout=training.dropout,
+        vocabulary_size=vocabulary.size,
+        new_token_ids=vocabulary.new_token_ids,
+        dtype=DTYPES[run.plan.precision],
+        reads=ranks.rank == 0,
+    )
+    return Engine(model, training, precision=run.plan.precision)
+
+
+def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> CheckpointStore:
+    """One claim for all ranks: rank 0 takes it, and earlier attempts write nothing from now on."""
+    store = job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
+    claim = Claim.from_json(ranks.from_first(lambda: store.claimed().claim.to_json()))
+    return CheckpointStore(store.storage, identity=run.identity, job=run.job.metadata.name, claim=claim)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRank:
+    """What the loop asks of a rank. Everything but `stop_requested` is collective."""
+
+    run: TrainingRun
+    ranks: Ranks
+    engine: Any
+    batches: BatchPlan
+    held_out: BatchPlan | None
+    store: CheckpointStore
+    mailbox: Any
+    tell: Tell
+
+    def train(self, step: int) -> None:
+        """One optimizer step: this rank's micro-batches, normalised by the supervised tokens of all ranks."""
+        training, plan = self.run.job.spec.training, self.run.plan
+        began = time.monotonic()
+        rate = learning_rate(
+            step,
+            peak=training.optimizer.learning_rate,
+            schedule=training.optimizer.schedule,
+            warmup_steps=plan.warmup_steps or 0,
+            total_steps=plan.total_steps or 0,
+        )
+        num_supervised = self.batches.supervised_of_step(step)
+        micro_batches = self.batches.micro_batches(step, self.ranks.rank, self.ranks.world_size, training.micro_batch_size)
+        result = self.engine.train_step(micro_batches, num_supervised=num_supervised, learning_rate=rate)
+        if step == 0 or (step + 1) % training.log_every_steps == 0 or step + 1 == plan.total_steps:
+            seconds = time.monotonic() - began
+            tokens = self.batches.tokens_of_step(step)
+            self.tell(
+                StepDone(
+                    step=step + 1,
+                    total_steps=plan.total_steps or 0,
+                    epoch=(step + 1) / self.batches.steps_per_epoch,
+                    loss=result.loss,
+                    learning_rate=rate,
+                    grad_norm=result.grad_norm,
+                    supervised_tokens=num_supervised,
+                    tokens=tokens,
+                    tokens_per_second=tokens / seconds,
+                    memory_bytes=self.ranks.largest(peak_memory_bytes(self.engine.device)),
+                    seconds=seconds,
+                )
+            )
+
+    def evaluate(self, step: int) -> float:
+        """Loss per supervised token over all held-out rows."""
+        assert self.held_out is not None, "the milestones ask for no evaluation without held-out data"
+        micro_batch_size = self.run.job.spec.evaluation.micro_batch_size or self.run.job.spec.training.micro_batch_size
+        loss_sum, count = 0.0, 0
+        for index in range(self.held_out.steps_per_epoch):
+            micro_batches = self.held_out.micro_batches(index, self.ranks.rank, self.ranks.world_size, micro_batch_size)
+            part_sum, part_count = self.engine.evaluate(micro_batches)
+            loss_sum, count = loss_sum + part_sum, count + part_count
+        loss = loss_sum / count
+        self.tell(evaluation_done(step=step, epoch=step / self.batches.steps_per_epoch, loss=loss))
+        return float(loss)
+
+    def checkpoint(self, step: int, evaluation_loss: float | None) -> float:
+        """Every rank writes its part, rank 0 the manifest; then what is no longer kept is deleted. Seconds that it took."""
+        began = time.monotonic()
+        part = self.store.write_part(step, self.ranks.rank, _stored(self.engine.local_state()))
+        parts = self.ranks.gathered(part.to_json())
+        seconds = self.ranks.from_first(lambda: self._commit(step, evaluation_loss, parts, began))
+        return float(seconds)
+
+    def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
+        """Rank 0's answers on every rank."""
+        answers: tuple[bool, bool] = self.ranks.from_first(lambda: (stop, checkpoint))
+        return answers
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asked for a stop."""
+        return self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote()))
+
+    def _commit(self, step: int, evaluation_loss: float | None, parts: list[dict[str, Any]], began: float) -> float:
+        extra = {"evaluationLoss": evaluation_loss, "run": self.run.digest, "engine": "deepspeed-zero3"}
+        manifest = self.store.commit(step, [PartRecord.from_json(part) for part in parts], extra)
+        seconds = time.monotonic() - began
+        self.tell(CheckpointCommitted(step=step, seconds=seconds, bytes=manifest.num_bytes, key=manifest.key))
+        best = best_step(self.store) if self.run.job.spec.publish.checkpoint == "best" else None
+        self.store.prune(self.run.job.spec.checkpoints.keep, protect=() if best is None else (best,))
+        return seconds
+
+
+def best_step(store: CheckpointStore) -> int | None:
+    """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals."""
+    measured = [(one.extra["evaluationLoss"], one.step) for one in store.candidates() if one.extra.get("evaluationLoss") is not None]
+    return min(measured)[1] if measured else None
+
+
+def peak_memory_bytes(device: Any) -> int:
+    """The most memory this rank has held: of its GPU, or of its process."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def _stored(pieces: Iterator[Any]) -> Iterator[StoredPiece]:
+    """The engine's pieces as the checkpoint's: on the CPU, as NumPy. A piece is copied when it is asked for."""
+    for piece in pieces:
+        data = piece.tensor.detach().cpu().numpy()
+        yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
+
+
+def _wait_for(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
