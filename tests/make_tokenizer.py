@@ -27,7 +27,9 @@ def dialogue_texts(path: Path) -> list[str]:
 def tokenizer(texts: list[str]) -> Tokenizer:
     """Digits apart, as StarCoder's tokenizer has them; every byte is in the alphabet, so that no text is unknown."""
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,

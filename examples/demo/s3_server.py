@@ -65,7 +65,7 @@ def s3_server(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
         yield S3Server(endpoint=endpoint, access_key=access_key, secret_key=secret_key, pid=process.pid, log=log)
     finally:
         _stop(process)
-        _remove_sockets(ports)
+        remove_sockets(ports)
 
 
 def _keys(config: Path) -> tuple[str, str]:
@@ -142,7 +142,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _remove_sockets(ports: list[int]) -> None:
+def remove_sockets(ports: list[int]) -> None:
     """Remove the gRPC sockets that SeaweedFS 4.48 puts in /tmp, whatever its options say, and leaves there."""
     for name, port in itertools.product(("master", "volume", "filer", "s3"), ports):
         Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
@@ -151,7 +151,7 @@ def _remove_sockets(ports: list[int]) -> None:
 def _become(parent: int, command: list[str]) -> None:
     """Turn this process into `command`, to be ended by the kernel when `parent` dies (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(1)
     os.execv(command[0], command)

@@ -97,7 +97,10 @@ RULES: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
             "two control tokens are the same; give four different ones",
         ),
     ),
-    job.TemplateSpec: (("has(self.tokens) == (self.name == 'custom')", "tokens and name: custom go together; set both or neither"),),
+    # Defaults are checked before their own fields' defaults are there, so a rule asks even for what always has a value.
+    job.TemplateSpec: (
+        ("has(self.tokens) == (has(self.name) && self.name == 'custom')", "tokens and name: custom go together; set both or neither"),
+    ),
     job.Optimizer: (_exclusive("warmupRatio", "warmupSteps"),),
     job.Training: (
         _exclusive("epochs", "maxSteps"),

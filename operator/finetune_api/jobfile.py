@@ -1,7 +1,7 @@
 """A job file and `--set` overrides -> a FineTuneJob, or everything that is wrong with them at once.
 
-The only room of the contract that reads a file. Whether the job can run is asked in `plan`; here a value has to be of
-the right kind and in its range.
+The only room of the contract that reads a file. Here a value has to be of the right kind and in its range; whether a
+well-formed job can run is asked in `plan`.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from finetune_api.beyond import problems_beyond
 from finetune_api.checks import is_path
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.fields import Kind, field_kind, keys, kind, nearest, paths
@@ -34,7 +35,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
     except InvalidSpec as error:
         raise InvalidSpec([*problems, *error.problems]) from None
     if problems:
-        raise InvalidSpec(problems)
+        raise InvalidSpec([*problems, *problems_beyond(data, [], problems)])
     return job
 
 
@@ -44,7 +45,9 @@ def parse_job(data: object) -> FineTuneJob:
     try:
         return FineTuneJob.model_validate(mapping, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidSpec([problem(found, FineTuneJob) for found in error.errors(include_url=False)]) from None
+        errors = error.errors(include_url=False)
+        problems = [problem(found, FineTuneJob) for found in errors]
+        raise InvalidSpec([*problems, *problems_beyond(mapping, errors, problems)]) from None
 
 
 def _text(path: Path) -> str:

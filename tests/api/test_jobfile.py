@@ -215,6 +215,12 @@ def test_problems_of_overrides_and_of_the_file_come_together(file):
     assert len(caught.value.problems) == 3
 
 
+def test_a_wrong_override_and_arithmetic_are_told_together(file):
+    with pytest.raises(InvalidSpec) as caught:
+        load_job(file, ["training.epoch=1", "training.globalBatchSize=100"])
+    assert [problem.field for problem in caught.value.problems] == ["spec.training.epoch", "spec.training.globalBatchSize"]
+
+
 def test_paths_in_overrides_are_relative_to_the_working_folder(file):
     loaded = load_job(file, ["model.name=./m", "dataset.sources.0.name=../d.jsonl", "publish.directory.path=out", "checkpoints.storage=ck"])
     spec = loaded.spec

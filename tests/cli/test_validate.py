@@ -11,7 +11,7 @@ from finetune_cli.app import main
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(mapping()))
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(mapping(training={"epoch": 1, "globalBatchSize": 100})))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(mapping(training={"epoch": 1, "seed": "x"})))
     return tmp_path
 
 
@@ -34,7 +34,8 @@ def test_json(folder, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [(entry["file"], entry["valid"]) for entry in found["jobs"]] == [("good.yaml", True), ("bad.yaml", False)]
     assert found["jobs"][1]["problems"] == [
-        {"field": "spec.training.epoch", "message": "there is no such field", "remedy": "did you mean epochs?"}
+        {"field": "spec.training.seed", "message": '"x" is not a whole number', "remedy": "write a number without quotes"},
+        {"field": "spec.training.epoch", "message": "there is no such field", "remedy": "did you mean epochs?"},
     ]
     assert main(["validate", "good.yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["valid"] is True

@@ -44,7 +44,8 @@ def save_random(config: transformers.PreTrainedConfig, folder: Path, seed: int =
 def packed(*dialogues: list[int], supervised: tuple[bool, ...] | None = None) -> MicroBatch:
     """A row of dialogues; `supervised` says which of them count in the loss, by default all."""
     counts = supervised or (True,) * len(dialogues)
-    labels = [np.array([*d[1:], IGNORE_INDEX]) if counted else np.full(len(d), IGNORE_INDEX) for d, counted in zip(dialogues, counts, strict=True)]
+    shifted = [[*dialogue[1:], IGNORE_INDEX] for dialogue in dialogues]
+    labels = [np.array(s if counted else [IGNORE_INDEX] * len(s)) for s, counted in zip(shifted, counts, strict=True)]
     return MicroBatch(
         input_ids=np.concatenate(dialogues).astype(np.int64),
         labels=np.concatenate(labels).astype(np.int64),

@@ -19,9 +19,9 @@ CHATML = (
 
 def messages(*contents: str, system: str | None = None) -> tuple[Message, ...]:
     """User and assistant in turn, a system message before them if one is given."""
-    roles = ("user", "assistant")
-    first = () if system is None else (Message(role="system", content=system),)
-    return first + tuple(Message(role=roles[index % 2], content=content) for index, content in enumerate(contents))
+    first = [] if system is None else [Message(role="system", content=system)]
+    turns = [Message(role="assistant" if index % 2 else "user", content=content) for index, content in enumerate(contents)]
+    return (*first, *turns)
 
 
 def dialogue(*contents: str, system: str | None = None, row: int = 1) -> Dialogue:
@@ -43,4 +43,6 @@ def job(sources: list[dict[str, Any]], *, max_length: int = 128, template: dict[
         "template": template or {"name": "no_system"},
         "training": {"maxSequenceLength": max_length},
     }
-    return FineTuneJob.model_validate({"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "test"}, "spec": spec})
+    return FineTuneJob.model_validate(
+        {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "test"}, "spec": spec}
+    )

@@ -11,7 +11,7 @@ from tests.trainer.architectures import EMPTY, packed, random_rows
 from finetune_api.errors import TrainingFailed
 from finetune_api.finetunejob import Optimizer, Training, ZeroOptimization
 from finetune_trainer.batches import MicroBatch
-from finetune_trainer.engine import DTYPES, Engine
+from finetune_trainer.engine import DTYPES, KINDS, Engine
 from finetune_trainer.precision import Precision
 from finetune_trainer.weights import build_model
 
@@ -20,14 +20,14 @@ STEPS = 3
 ROWS = 7  # an uneven number, so that some ranks get empty micro-batches
 
 
-def engine(folder: Path, *, precision: Precision = "fp32", dropout: float = 0.0, seed: int = 1, random: bool = False, **optimizer: Any) -> Engine:
+def engine(folder: Path, *, precision: Precision = "fp32", dropout: float = 0.0, seed: int = 1, random: bool = False) -> Engine:
     """An engine that partitions everything but biases and norms, clips, and decays."""
     training = Training(
         micro_batch_size=1,
         seed=seed,
         activation_checkpointing=True,
         deepspeed=ZeroOptimization(stage3_param_persistence_threshold=60),
-        optimizer=Optimizer(**{"weight_decay": 0.1, "gradient_clipping": 0.5, "epsilon": 1e-6, **optimizer}),
+        optimizer=Optimizer(weight_decay=0.1, gradient_clipping=0.5, epsilon=1e-6),
     )
     model = build_model(
         folder,
@@ -63,7 +63,7 @@ def whole_state(trained: Engine) -> State:
     pieces = [(p.kind, p.name, p.start, p.stop, p.tensor.numpy().copy()) for p in trained.local_state()]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, pieces)
-    state = {f"{kind}/{name}": np.full(shape, np.nan, np.float32) for name, shape in trained.shapes.items() for kind in ("master", "exp_avg", "exp_avg_sq")}
+    state = {f"{kind}/{name}": np.full(shape, np.nan, np.float32) for name, shape in trained.shapes.items() for kind in KINDS}
     for kind, name, start, stop, values in (piece for one in everyone for piece in one):
         state[f"{kind}/{name}"].reshape(-1)[start:stop] = values
     return state

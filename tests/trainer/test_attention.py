@@ -12,6 +12,8 @@ from finetune_trainer.attention import ATTENTION, boundary_arguments, packed_att
 from finetune_trainer.weights import check_config, miniature
 
 CPU = torch.device("cpu")
+SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+GROUPED = {**SMALL, "num_key_value_heads": 2}
 
 
 def model(config: transformers.PreTrainedConfig, attention: str) -> Any:
@@ -68,14 +70,13 @@ def test_no_dense_mask_is_made() -> None:
     for layer in trained.model.layers:
         layer.register_forward_pre_hook(lambda _module, _args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True)
     row = packed([1, 2, 3], [4, 5])
-    trained(torch.tensor(row.input_ids)[None], position_ids=torch.tensor(row.position_ids)[None], use_cache=False, **boundary_arguments(row, CPU))
+    inputs = {"input_ids": torch.tensor(row.input_ids)[None], "position_ids": torch.tensor(row.position_ids)[None]}
+    trained(**inputs, use_cache=False, **boundary_arguments(row, CPU))
     assert seen == [None, None]
 
 
 def test_a_sliding_window_is_kept() -> None:
-    config = transformers.MistralConfig(
-        vocab_size=31, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=3
-    )
+    config = transformers.MistralConfig(**GROUPED, sliding_window=3)
     ids = list(range(1, 11))
     row = packed(ids, [4, 5])
     inputs = {"input_ids": torch.tensor(row.input_ids)[None], "position_ids": torch.tensor(row.position_ids)[None]}
@@ -84,12 +85,9 @@ def test_a_sliding_window_is_kept() -> None:
     torch.testing.assert_close(together[:10], alone, rtol=1e-5, atol=1e-5)
 
 
-SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-
-
 @pytest.mark.parametrize(
     "config",
-    [gpt_bigcode(), llama(), transformers.Qwen2Config(**SMALL, num_key_value_heads=2), transformers.MistralConfig(**SMALL, num_key_value_heads=2)],
+    [gpt_bigcode(), llama(), transformers.Qwen2Config(**GROUPED), transformers.MistralConfig(**GROUPED), transformers.GPT2Config()],
     ids=lambda config: config.model_type,
 )
 def test_supported_architectures_pass_the_check(config: transformers.PreTrainedConfig) -> None:
@@ -100,10 +98,10 @@ def test_supported_architectures_pass_the_check(config: transformers.PreTrainedC
     ("config", "message"),
     [
         # Attention of its own, which takes the boundaries and looks across them.
-        (transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=100), "BloomForCausalLM lets dialogues of a packed row see"),
+        (transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=100), "Bloom.* lets dialogues of a packed row see"),
         # No way to give it another attention.
         (transformers.GPTJConfig(n_embd=32, n_head=4, n_layer=2, vocab_size=100, rotary_dim=4), "does not run with packed attention"),
-        (transformers.Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8), "Gemma2Attention needs attention with softcap"),
+        (transformers.Gemma2Config(**GROUPED, head_dim=8), "Gemma2Attention needs attention with softcap"),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )

@@ -76,8 +76,9 @@ def test_every_section_and_number_of_the_recipe_is_there() -> None:
         "## Base model", "## Data", "## Template", "## Training", "## Metrics", "## Hardware and time", "## Intended use",
         "## Biases and limitations", "## Licence", "## Citation", "## Reproduce it",
         "| train | 160 | 9,000 | 4,000 | 28 |", "3 of HuggingFaceH4/oasst1_en (too long)", "`blog` (system, assistant, user, end)",
-        "| 12 | 3.00 | 1.2500 | 3.49 |", "| dropout | 0 |", "2 x 2 x EPYC on 1 machine", "| CPU hours | 0.03 (training steps only) |",
-        "use restrictions travel", "leading" if False else "white space", "step 12 of 12",
+        "| 12 | 3.00 | 1.2500 | 3.49 |", "| dropout | 0 |", "| hardware | 2 x EPYC |", "| workers | 2 on 1 machine |",
+        "| CPU hours | 0.03 (training steps only) |",
+        "use restrictions travel", "begins with white space", "step 12 of 12",
     ):  # fmt: skip
         assert expected in text
 

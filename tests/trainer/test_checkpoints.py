@@ -1,6 +1,8 @@
 """Checkpoints: what is saved at one world size is restored at another, and no fault makes a checkpoint of what is not one."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import tracemalloc
 import uuid
@@ -141,7 +143,7 @@ def test_random_tensors_cuts_and_ranges(seed: int) -> None:
     writer = store(MemoryStorage()).claimed()
     parts = []
     for rank, own in enumerate(of_rank):
-        random.shuffle(own)  # type: ignore[arg-type]
+        random.shuffle(own)
         parts.append(PartRecord.from_json(writer.write_part(1, rank, own).to_json()))
     with writer.reader(writer.commit(1, parts, {})) as reader:
         for (kind, name), values in full.items():
@@ -298,8 +300,8 @@ def test_a_crash_at_any_call_leaves_a_whole_checkpoint(after: bool) -> None:
         else:
             break
     assert len(seen) > 5
-    assert seen == sorted(seen)
     assert set(seen) == {1, 2}
+    assert seen == [1] * seen.count(1) + [2] * seen.count(2)
     assert resumed_step(MemoryStorageOf(objects)) == 2
 
 
@@ -421,6 +423,30 @@ def test_prune_counts_whole_checkpoints_only() -> None:
     assert [checkpoint.step for checkpoint in one.candidates()] == [2]
 
 
+def test_a_checkpoint_that_was_passed_over_pushes_no_whole_one_out() -> None:
+    """Its sizes are right and its content is not: the attempt that saw it went on from an older one."""
+    storage = MemoryStorage()
+    old = store(storage).claimed()
+    save(old, 2)
+    alter(storage, save(old, 8).objects[0].key)
+    assert resumed_step(storage) == 2
+    new = store(storage).claimed()
+    save(new, 5)
+    assert new.prune(keep=1) == [2, 8]
+    assert resumed_step(storage) == 5
+    save(new, 8)
+    assert new.prune(keep=1) == [5]
+    assert resumed_step(storage) == 8
+
+
+def test_a_protected_step_is_kept_whoever_wrote_it() -> None:
+    storage = MemoryStorage()
+    save(store(storage).claimed(), 8)
+    new = store(storage).claimed()
+    save(new, 5)
+    assert new.prune(keep=1, protect=[8]) == []
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------------
 
 
@@ -443,3 +469,37 @@ def test_a_few_chunks_are_in_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert written < 4 * CHUNK_BYTES
     assert read < 16 * CHUNK_BYTES
+
+
+# --- a disk without room ----------------------------------------------------------------------------------------------------
+
+# A limit on the size of files stands for it, in a process of its own.
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from finetune_api.errors import StorageFailed
+from finetune_trainer.checkpoints import CheckpointStore, Piece
+from finetune_trainer.directory import DirectoryStorage
+store = CheckpointStore(DirectoryStorage(Path(sys.argv[1])), identity="a" * 64, job="fennel").claimed()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+data = np.ones(1_000_000, dtype=np.float32)
+try:
+    store.write_part(2, 0, [Piece(kind="master", name="w", shape=data.shape, start=0, stop=data.size, data=data)])
+except StorageFailed as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    storage = DirectoryStorage(tmp_path / "checkpoints")
+    save(store(storage).claimed(), 1)
+    before = storage.list("checkpoints/")
+    found = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(tmp_path / "checkpoints")],
+        capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert "no room (file size limit reached) while writing checkpoints/step-00000002" in found.stdout
+    assert "what was saved before is intact" in found.stdout
+    assert storage.list("checkpoints/") == before
+    assert resumed_step(storage) == 1

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,6 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
+    """The broken end of a file does not keep its beginning from being read."""
     path = write(tmp_path / "x.jsonl", '{"a": 1}\n' * 100_000 + "no JSON")
-    reading = file_rows(path, "x")
-    assert [next(reading)[1] for _ in range(3)] == [1, 2, 3]
-    reading.close()
+    assert [number for _, number, _ in islice(file_rows(path, "x"), 3)] == [1, 2, 3]

@@ -71,7 +71,7 @@ def test_additional_input_follows_the_instruction() -> None:
 
 def test_columns_of_another_name() -> None:
     row = {"question": "Q", "reply": "A", "hint": "H", "persona": "S", "topic": 7}
-    names = {"prompt": "question", "completion": "reply", "context": "hint", "system": "persona", "tree": "topic"}
+    names: dict[str, Any] = {"prompt": "question", "completion": "reply", "context": "hint", "system": "persona", "tree": "topic"}
     (item,) = parsed(row, format="prompt-completion", **names)
     assert turns(item) == [("system", "S"), ("user", "Q\n\nH"), ("assistant", "A")]
     assert isinstance(item, Dialogue)

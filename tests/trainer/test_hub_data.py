@@ -135,21 +135,23 @@ def test_a_hub_that_can_not_be_reached(tmp_path: Path) -> None:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps what `datasets` converts out of the user's cache."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "chats").mkdir()
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_the_library_on_a_local_folder(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_bytes(lines("one", "two"))
-    rows = library_rows(str(tmp_path), None, None, "train", None, lambda text: None)
-    assert [(row, data["prompt"]) for _, row, data in rows] == [(1, "one"), (2, "two")]
-    assert [row for _, row, _ in rows] == [1, 2]
+    (tmp_path / "chats" / "train.jsonl").write_bytes(lines("one", "two"))
+    rows = library_rows(str(tmp_path / "chats"), None, None, "train", None, lambda text: None)
+    expected = [(1, {"prompt": "one", "completion": "A"}), (2, {"prompt": "two", "completion": "A"})]
+    assert [(row, data) for _, row, data in rows] == expected
+    assert [(row, data) for _, row, data in rows] == expected  # again, from the start
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_data_that_the_library_can_not_read(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text('{"a": 1}\n{"a": 2\n')
+    (tmp_path / "chats" / "train.jsonl").write_text('{"a": 1}\n{"a": 2\n')
     with pytest.raises(InvalidData, match="JSON parse error"):
-        list(library_rows(str(tmp_path), None, None, "train", None, lambda text: None))
+        list(library_rows(str(tmp_path / "chats"), None, None, "train", None, lambda text: None))
 
 
 def test_a_token_is_never_shown() -> None:

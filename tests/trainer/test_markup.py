@@ -4,6 +4,7 @@ import pytest
 
 from finetune_api.finetunejob import DataSource
 from finetune_trainer.dialogues import Dialogue, parse
+from finetune_trainer.formats import Turn
 from finetune_trainer.markup import without_markup
 
 PAGE = '<div class="markdown prose w-full break-words dark:prose-invert light">'
@@ -39,7 +40,7 @@ def answer(html: str) -> object:
     ],
 )
 def test_text_that_is_no_rendered_page_stays(text: str) -> None:
-    turns = [("human", "Q", None), ("gpt", text, None)]
+    turns: list[Turn] = [("human", "Q", None), ("gpt", text, None)]
     assert without_markup(turns) is turns
 
 

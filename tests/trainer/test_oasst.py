@@ -10,7 +10,7 @@ from finetune_api.finetunejob import DataFilter, DataSource
 from finetune_trainer.dialogues import Dialogue, Dropped, parse
 
 
-def node(identity: str, *replies: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def node(identity: str, *replies: Any, **fields: Any) -> dict[str, Any]:
     """A message; ids that begin with q are the user's, with a the assistant's."""
     role = "prompter" if identity.startswith("q") else "assistant"
     defaults = {"text": f"text {identity}", "lang": "en", "deleted": False, "synthetic": False}
@@ -138,7 +138,7 @@ def test_users_replies_are_not_ranked() -> None:
         (node("q1", node("a1", role="moderator")), "message 2: unknown role 'moderator'"),
         (node("q1", node("a1", message_id=["a1"])), "message_id ['a1'] is not a string"),
         (node("q1", node("a1", replies="none")), "replies of message a1 are not a list"),
-        (node("q1", *[["a1"]]), "message 2 of a path is not an object with 'role' and 'text'"),  # type: ignore[list-item]
+        (node("q1", ["a1"]), "message 2 of a path is not an object with 'role' and 'text'"),
     ],
 )
 def test_a_wrong_message_makes_the_whole_tree_wrong(root: dict[str, Any], reason: str) -> None:

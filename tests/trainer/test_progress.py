@@ -45,7 +45,7 @@ EVERY_EVENT: list[Event] = [
     StageStarted(stage="training", total=10, unit="steps"),
     StageStarted(stage="preparation"),
     StageAdvanced(stage="preparation", done=7, detail="train"),
-    Notice(message="3 rows dropped \u2014 \"quoted\"\nsecond line"),
+    Notice(message='3 rows dropped \u2014 "quoted"\nsecond line'),
     STEP,
     EvaluationDone(step=3, epoch=0.3, loss=1.0, perplexity=2.718),
     CheckpointCommitted(step=3, seconds=1.5, bytes=123, key="checkpoints/step-00000003/attempt-0001"),

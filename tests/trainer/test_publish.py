@@ -15,15 +15,8 @@ from tests.trainer.hub_server import Fault, HubServer
 from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed, RunConflict
 from finetune_api.finetunejob import HubPublication
 from finetune_trainer.exported import RECORD_NAME, ExportRecord, digest_of, digest_of_file, folder_files, folder_put_in_place
-from finetune_trainer.publish import (
-    Changes,
-    Patience,
-    RemoteFile,
-    changes,
-    check_hub,
-    publish_to_directory,
-    publish_to_hub,
-)
+from finetune_trainer.publication import Changes, RemoteFile, changes
+from finetune_trainer.publish import Patience, check_hub, publish_to_directory, publish_to_hub
 
 IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)
 CARD = b"---\nlicense: apache-2.0\n---\n# Demo\n"

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import re
 import resource
 import subprocess
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -18,8 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from examples.demo.s3_server import S3Server, s3_server
-from tests.conftest import BUCKET, make_bucket
+from examples.demo.s3_server import S3Server, remove_sockets, s3_server
+from tests.conftest import BUCKET, ROOT, make_bucket
 from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.trainer.memory_storage import MemoryStorage
 
@@ -185,7 +187,8 @@ def test_two_prefixes_do_not_see_each_other(s3: S3Server, tmp_path: Path) -> Non
 
 def refused(storage: Storage, kind: type[FineTuneError], *words: str) -> None:
     """Writing is refused with this class and these words, without a secret, by the check and by a first write."""
-    for attempt in (lambda: check_writable(storage), lambda: storage.put("a", b"1")):
+    attempts: list[Callable[[], None]] = [lambda: check_writable(storage), lambda: storage.put("a", b"1")]
+    for attempt in attempts:
         with pytest.raises(kind) as caught:
             attempt()
         message = str(caught.value)
@@ -222,6 +225,19 @@ def test_missing_bucket(s3: S3Server) -> None:
 def test_url_that_is_no_storage(url: str) -> None:
     with pytest.raises(InvalidStorage, match=rf"spec.checkpoints.storage={url}: .*use s3://bucket/prefix"):
         open_storage(url)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"url": "s3://user:hidden@bucket/x"}, "spec.checkpoints.storage"),
+        ({"url": "s3://bucket/x", "endpoint": "https://user:hidden@host"}, "spec.checkpoints.endpoint"),
+    ],
+)
+def test_keys_in_a_url_are_refused_and_not_repeated(settings: dict[str, str], setting: str) -> None:
+    with pytest.raises(InvalidStorage, match=f"^{setting} holds a user name or key before '@'; put keys into ") as caught:
+        open_storage(**settings)  # type: ignore[arg-type]
+    assert "hidden" not in str(caught.value)
 
 
 def test_unreachable_is_a_setting_at_first_and_a_failure_later() -> None:
@@ -523,3 +539,28 @@ def test_a_server_started_again_has_its_objects_and_keys(tmp_path: Path) -> None
         assert storage(server).get("a") == b"kept"
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)
+
+
+_SERVING = """
+import os, sys
+from pathlib import Path
+from examples.demo.s3_server import s3_server
+with s3_server(Path(sys.argv[1])) as server:
+    print(server.pid, Path(f"/proc/{server.pid}/cmdline").read_text().replace(chr(0), " "), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_the_server_goes_with_a_killed_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _SERVING, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
+    server = Path(f"/proc/{int(found.stdout.split()[0])}")
+    for _ in range(300):
+        # Gone, or dead and waiting for whoever inherited it.
+        if not server.exists() or "\nState:\tZ" in (server / "status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"the server {server.name} still runs 30 s after its parent")
+    remove_sockets([int(port) for port in re.findall(r"port\.grpc=(\d+)", found.stdout)])

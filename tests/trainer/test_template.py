@@ -16,7 +16,11 @@ from finetune_trainer.dialogues import Message
 from finetune_trainer.template import Template, add_control_tokens, template_from_json, template_from_spec
 from finetune_trainer.tokenizer_files import read_tokenizer
 
-CUSTOM = {"name": "custom", "tokens": ControlTokens(system="<S>", user="<U>", assistant="<A>", end="<E>"), "system_text": 'Say "hi" 🙂\\n\n'}
+CUSTOM = {
+    "name": "custom",
+    "tokens": ControlTokens(system="<S>", user="<U>", assistant="<A>", end="<E>"),
+    "system_text": 'Say "hi" 🙂\\n\n',
+}
 OURS: list[dict[str, Any]] = [
     {"name": "default"},
     {"name": "no_system"},
@@ -118,7 +122,9 @@ def test_alpaca_needs_a_token_that_ends_a_text(tmp_path: Path) -> None:
 # Tokens
 
 
-@pytest.mark.parametrize(("order", "expected"), [("blog", ["system", "assistant", "user", "end"]), ("published", ["system", "user", "assistant", "end"])])
+@pytest.mark.parametrize(
+    ("order", "expected"), [("blog", ["system", "assistant", "user", "end"]), ("published", ["system", "user", "assistant", "end"])]
+)
 def test_new_tokens_get_ids_in_the_order_asked_for(order: str, expected: list[str]) -> None:
     """Bug 10 of the published code: the two orders swap user and assistant."""
     made = encoder(name="no_system", token_order=order)
@@ -193,7 +199,7 @@ def test_json_that_is_not_ours_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("spec", OURS)
-@pytest.mark.parametrize("system", [None, "Own { words } \"and\" quotes'"])
+@pytest.mark.parametrize("system", [None, 'Own { words } "and" quotes\''])
 def test_jinja_gives_the_same_text(spec: dict[str, Any], system: str | None) -> None:
     ours = template(**spec)
     talk = (messages("x", system=system)[:-1] if system else ()) + TALK

@@ -14,7 +14,11 @@ import typer
 from typer.exceptions import TyperException
 
 from finetune_api.errors import FineTuneError, InvalidSpec
+from finetune_cli.chat import chat
+from finetune_cli.data import preview
+from finetune_cli.export import export
 from finetune_cli.plan import plan
+from finetune_cli.publish import publish
 from finetune_cli.run import run
 from finetune_cli.validate import validate
 
@@ -31,7 +35,7 @@ app = typer.Typer(
     epilog="\b\nStart with:\n  finetune plan examples/tiny.yaml\n  finetune run examples/tiny.yaml\n\n"
     "Each command explains itself: finetune COMMAND --help.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data.", rich_markup_mode=None)
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data before it is used.", rich_markup_mode=None)
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,6 +68,21 @@ app.command(
 app.command(
     epilog=_examples("finetune run job.yaml", "finetune run job.yaml --set training.epochs=1 --run-folder runs/short"),
 )(run)
+app.command(
+    epilog=_examples("finetune chat runs/tiny/model", 'finetune chat runs/tiny/model --once "How do I sort a list?" --greedy'),
+)(chat)
+app.command(
+    epilog=_examples("finetune export runs/tiny", "finetune export runs/tiny --step 8 --output ./step-8"),
+)(export)
+app.command(
+    epilog=_examples("finetune publish runs/tiny --directory ./published", "finetune publish runs/tiny --hub org/name"),
+)(publish)
+data_app.command(
+    epilog=_examples(
+        "finetune data preview rows.jsonl --tokenizer tokenizer.json",
+        "finetune data preview trees.jsonl --format oasst --tokenizer tokenizer.json --template no_system --json",
+    ),
+)(preview)
 app.add_typer(data_app, name="data")
 
 

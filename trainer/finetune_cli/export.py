@@ -1,6 +1,9 @@
 """`finetune export`: any checkpoint of a run as a model that plain transformers loads."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,12 +42,10 @@ def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: P
     from finetune_trainer.card import base_licence, card_texts
     from finetune_trainer.export import CheckpointWeights, describe
     from finetune_trainer.export import export as export_model
-    from finetune_trainer.job_storage import job_checkpoints
-    from finetune_trainer.machine import hardware_text, library_versions
+    from finetune_trainer.job_storage import job_checkpoints, storage_at
     from finetune_trainer.models import resolve_model
     from finetune_trainer.report import report_data
     from finetune_trainer.secrets import Secrets
-    from finetune_trainer.storage import open_storage
 
     secrets = Secrets()
     store = job_checkpoints(run.job, base=base, default=folder.storage, secrets=secrets)
@@ -56,11 +57,43 @@ def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: P
         base=base,
         cache=folder.models,
         secrets=secrets,
-        storage_opener=lambda url: open_storage(url, endpoint=run.job.spec.checkpoints.endpoint, region=run.job.spec.checkpoints.region),
+        storage_opener=lambda url: storage_at(url, run.job, base=base, secrets=secrets),
         revision=run.model_revision,
     )
-    with store.reader(checkpoint) as reader, _bar(run.model_shape.parameters) as advance:
-        export_model(run, CheckpointWeights(reader), step=checkpoint.step, base=model.folder, folder=target, progress=advance)
-    data = report_data(folder.path, run=run, versions=library_versions())
-    describe(target, card_texts(data, step=checkpoint.step, licence=base_licence(model.folder), hardware=hardware_text()))
+    with store.reader(checkpoint) as reader, progress_bar("export") as progress:
+        export_model(run, CheckpointWeights(reader), step=checkpoint.step, base=model.folder, folder=target, progress=progress)
+    # This machine need not be the one that trained: the card says of hardware and versions only what the plan knows.
+    data = report_data(folder.path, run=run)
+    describe(target, card_texts(data, step=checkpoint.step, licence=base_licence(model.folder)))
     return checkpoint.step
+
+
+def frozen_run(path: Path) -> "tuple[TrainingRun, RunFolder]":
+    """The run that was frozen in a folder. Raises RunConflict when it holds none."""
+    from finetune_api.errors import RunConflict
+    from finetune_trainer.run_folder import RunFolder
+
+    folder = RunFolder(path.resolve())
+    run = folder.frozen_run()
+    if run is None:
+        raise RunConflict(f"{path} is no run folder: it has no run.json; give the folder that `finetune run` wrote, for example runs/tiny")
+    return run, folder
+
+
+def origin(folder: "RunFolder", given: Path | None) -> Path:
+    """Where relative paths of the run's job begin: as given, as `finetune run` left it, or here."""
+    if given is not None:
+        return given.resolve()
+    file = folder.path / ORIGIN_FILE
+    return Path(file.read_text(encoding="utf-8").strip()) if file.is_file() else Path.cwd()
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal; gives the function to call with (done, of how many)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -238,7 +238,8 @@ def _hardware_rows(data: "ReportData", hardware: str) -> list[tuple[str, str]]:
     hours = f"{seconds * plan.world_size / 3600:.2f}" if data.steps else UNKNOWN
     pace = f"{sum(step.tokens for step in data.steps) / seconds:,.0f}" if seconds else UNKNOWN
     return [
-        ("hardware", f"{plan.world_size} x {what} on {plan.nodes} machine{'s' if plan.nodes > 1 else ''}"),
+        ("hardware", what),
+        ("workers", f"{plan.world_size} on {plan.nodes} machine{'s' if plan.nodes > 1 else ''}"),
         ("training time", duration(seconds) if data.steps else UNKNOWN),
         (f"{plan.device.upper()} hours", f"{hours} (training steps only)"),
         ("tokens per second", pace),

@@ -125,19 +125,28 @@ class CheckpointStore:
         return Reader(self.storage, checkpoint)
 
     def prune(self, keep: int, protect: Collection[int] = ()) -> list[int]:
-        """Delete all but the newest `keep` checkpoints (0 keeps all) and those of the steps `protect`; rank 0 only.
+        """Delete all but the newest `keep` checkpoints (0 keeps all) and those of the steps `protect`; rank 0 only, after a commit.
 
         Also deletes what never became a checkpoint. Returns the steps deleted. Raises RunConflict if the claim is old.
         """
         found = _Listing(self.storage.list("checkpoints/"))
         complete = self._complete(found)
-        newest_of_step = {one.step: one.attempt for one in reversed(complete)}
-        kept_steps = [*newest_of_step][-keep:] if keep else [*newest_of_step]
-        kept = {(step, attempt) for step, attempt in newest_of_step.items() if step in kept_steps or step in protect}
-        doomed = [one for one in found.folders() if one not in kept and self._is_ours_to_delete(one, complete)]
+        trusted = [one for one in complete if not self._is_passed_over(one, complete)]
+        steps = sorted({one.step for one in trusted})
+        kept_steps = {*(steps[-keep:] if keep else steps), *protect}
+        kept = {one.step: one.attempt for one in reversed([*trusted, *complete]) if one.step in kept_steps}
+        doomed = [one for one in found.folders() if one not in kept.items() and self._is_ours_to_delete(one, trusted)]
         if doomed:
             self._delete(doomed, found)
-        return sorted({one.step for one in complete if (one.step, one.attempt) in doomed and one.step not in {step for step, _ in kept}})
+        return sorted({one.step for one in complete if (one.step, one.attempt) in doomed} - {*kept})
+
+    def _is_passed_over(self, one: Manifest, complete: list[Manifest]) -> bool:
+        """Whether this attempt went on from before this older attempt's checkpoint, because its content turned out damaged.
+
+        Counted among the newest it would push out whole ones.
+        """
+        own_steps = [other.step for other in complete if other.attempt == self.claim.number]
+        return bool(own_steps) and one.attempt < self.claim.number and one.step > max(own_steps)
 
     def _complete(self, found: "_Listing") -> list[Manifest]:
         """Intact checkpoints, newest first."""

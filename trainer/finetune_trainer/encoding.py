@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ class Encoding:
         return Encoder(files.tokenizer, template_from_spec(self.template, files))
 
 
-def encode_chunks(chunks: Iterable[Chunk], encoding: Encoding, encoder: Encoder, processes: int) -> Iterator[tuple[Chunk, EncodedChunk]]:
+def encode_chunks(chunks: Iterable[Chunk], encoding: Encoding, encoder: Encoder, processes: int) -> Generator[tuple[Chunk, EncodedChunk]]:
     """Each chunk with what became of it, in order. `encoder` is this process's own."""
     remaining = iter(chunks)
     first = list(islice(remaining, _WORTH_PROCESSES_CHUNKS)) if processes > 1 else []

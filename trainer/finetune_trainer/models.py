@@ -38,19 +38,27 @@ class ModelFiles:
 
 
 def resolve_model(
-    spec: BaseModelSpec, *, base: Path, cache: Path, secrets: Secrets, storage_opener: Callable[[str], Storage], revision: str | None = None
+    spec: BaseModelSpec,
+    *,
+    base: Path,
+    cache: Path,
+    secrets: Secrets,
+    storage_opener: Callable[[str], Storage],
+    revision: str | None = None,
+    endpoint: str | None = None,
 ) -> ModelFiles:
     """Find or fetch the base model and check it. Relative directories start at `base`; what is fetched is kept under `cache`.
 
     `revision`: what an earlier call resolved to, so that a later one uses the same commit even if the branch has moved.
-    Raises InvalidModel.
+    `endpoint`: the Hub's address, None for the usual one (or HF_ENDPOINT). Raises InvalidModel.
     """
     name = spec.name
     if name.startswith("s3://"):
         return check_folder(_from_storage(name, cache, storage_opener(name)), spec)
     if is_path(name):
         return check_folder(base / name, spec)
-    folder, commit = _from_hub(spec, revision or spec.revision, cache, secrets.hub_token(spec.token_secret, "spec.model.tokenSecret"))
+    token = secrets.hub_token(spec.token_secret, "spec.model.tokenSecret")
+    folder, commit = _from_hub(spec, revision or spec.revision, cache, token, endpoint)
     return check_folder(folder, spec, revision=commit)
 
 
@@ -162,12 +170,12 @@ def _from_storage(url: str, cache: Path, storage: Storage) -> Path:
     return folder
 
 
-def _from_hub(spec: BaseModelSpec, revision: str, cache: Path, token: str | None) -> tuple[Path, str]:
+def _from_hub(spec: BaseModelSpec, revision: str, cache: Path, token: str | None, endpoint: str | None) -> tuple[Path, str]:
     """Fetch a model from the Hub: its folder and its commit. Files that are there already are not fetched again."""
     from huggingface_hub import HfApi, snapshot_download
 
     with _as_invalid_model(spec.name, revision):
-        information = HfApi().model_info(spec.name, revision=revision, token=token)
+        information = HfApi(endpoint=endpoint).model_info(spec.name, revision=revision, token=token or False)
     commit = information.sha
     assert commit is not None
     names = {sibling.rfilename for sibling in information.siblings or ()}
@@ -176,7 +184,13 @@ def _from_hub(spec: BaseModelSpec, revision: str, cache: Path, token: str | None
     ignored = ["*.safetensors"] if spec.initialization == "random" else ["*/*"]
     with _as_invalid_model(spec.name, revision):
         folder = snapshot_download(
-            spec.name, revision=commit, cache_dir=cache, token=token, allow_patterns=list(PATTERNS), ignore_patterns=ignored
+            spec.name,
+            revision=commit,
+            cache_dir=cache,
+            token=token or False,  # never one that a login left behind: a pod has none
+            endpoint=endpoint,
+            allow_patterns=list(PATTERNS),
+            ignore_patterns=ignored,
         )
     return Path(folder), commit
 
@@ -197,8 +211,8 @@ def _why(error: Exception, name: str, revision: str) -> str:
 
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
     if isinstance(error, errors.GatedRepoError):
-        licence = f"{HfApi().endpoint}/{name}"
-        return f"it is gated; accept its licence at {licence}, then set spec.model.tokenSecret (or HF_TOKEN) to a token of that account"
+        page = f"{HfApi().endpoint}/{name}"
+        return f"it is gated; accept its licence at {page}, then set spec.model.tokenSecret (or HF_TOKEN) to a token of that account"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"no revision {revision!r}; give a branch, a tag or a full commit"
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):

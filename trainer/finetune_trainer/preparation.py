@@ -7,6 +7,7 @@ runs before there is one, and neither torch nor transformers is loaded. Told in 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -83,10 +84,10 @@ def prepare(
 
     on_progress(StageStarted(stage="preparation", unit="dialogues"))
     statistics = Statistics(parts=[PartStatistics(name=part.name) for part in parts])
-    with write_store(folder, fingerprint) as store:
+    chunks = _chunks(job, parts, statistics, on_progress)
+    with write_store(folder, fingerprint) as store, closing(encode_chunks(chunks, encoding, encoder, spec.dataset.processes)) as results:
         done = 0
-        chunks = _chunks(job, parts, statistics, on_progress)
-        for chunk, encoded in encode_chunks(chunks, encoding, encoder, spec.dataset.processes):
+        for chunk, encoded in results:
             supervised_tokens = store.append(chunk.side, encoded.ids, encoded.supervised, encoded.lengths, encoded.dialogues)
             statistics.add_encoded(chunk, encoded, supervised_tokens, encoder.tokenizer)
             done += len(chunk.dialogues)

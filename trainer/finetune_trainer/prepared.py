@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
@@ -103,9 +103,9 @@ def write_store(folder: Path, fingerprint: str) -> Iterator["StoreWriter"]:
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        writer = StoreWriter(draft)
-        yield writer
-        writer.finish(fingerprint)
+        with closing(StoreWriter(draft)) as writer:
+            yield writer
+            writer.finish(fingerprint)
         if target.exists():
             shutil.rmtree(target)
         draft.rename(target)
@@ -146,10 +146,15 @@ class StoreWriter:
         """Labels so far that count in the loss."""
         return self._sides[side].supervised_tokens if side in self._sides else 0
 
-    def finish(self, fingerprint: str) -> None:
-        """Close all files, then write meta.json."""
+    def close(self) -> None:
+        """Let go of the files, finished or not."""
         for side in self._sides.values():
             side.close()
+
+    def finish(self, fingerprint: str) -> None:
+        """Write what is left, then meta.json."""
+        for side in self._sides.values():
+            side.finish()
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in sorted(self._folder.iterdir())}
         meta = {"format": 1, "fingerprint": fingerprint, "files": files, **self.meta}
         with (self._folder / META).open("w", encoding="utf-8") as file:
@@ -189,6 +194,12 @@ class _SideWriter:
         return np.concatenate(self._lengths)
 
     def close(self) -> None:
+        """A buffer that the disk does not take any more goes with the unfinished file."""
+        for file in (self._ids, self._supervised):
+            with suppress(OSError):
+                file.close()
+
+    def finish(self) -> None:
         for file in (self._ids, self._supervised):
             file.flush()
             os.fsync(file.fileno())
@@ -218,7 +229,7 @@ def _check(folder: Path, *, verify_digests: bool) -> dict[str, Any]:
             file = folder / name
             if file.stat().st_size != written["bytes"] or (verify_digests and _digest(file) != written["sha256"]):
                 raise StorageFailed(f"{file} is not what was written: cut off or altered; remove {folder} to prepare the data again")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageFailed(f"prepared data in {folder} is damaged ({error}); remove that folder to prepare the data again") from None
     return meta
 

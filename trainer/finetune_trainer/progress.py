@@ -142,16 +142,7 @@ class Finished:
 
 
 Event: TypeAlias = (
-    StageStarted
-    | StageAdvanced
-    | Notice
-    | StepDone
-    | EvaluationDone
-    | CheckpointCommitted
-    | Resumed
-    | Stopping
-    | Published
-    | Finished
+    StageStarted | StageAdvanced | Notice | StepDone | EvaluationDone | CheckpointCommitted | Resumed | Stopping | Published | Finished
 )
 
 _TYPES: dict[str, type[Event]] = {

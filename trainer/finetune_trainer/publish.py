@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,34 +31,19 @@ from finetune_trainer.exported import (
     checked_exported,
     digest_of,
     folder_put_in_place,
-    is_weights,
     read_exported,
 )
+from finetune_trainer.publication import Changes, Publication, RemoteFile, changes, check_owner, matches
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Result = TypeVar("Result")
-README = "README.md"
 # What huggingface_hub's own retries give up on, and what another try may mend (RFC 9110; 412 is the Hub's "somebody else has committed").
 _PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504, 507, 509)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes sent, bytes to send)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """Where a model was published. `revision` is the commit on the Hub; for a directory the sha256 of its record."""
-
-    repository: str
-    revision: str
-    url: str
-    sent: tuple[str, ...]
-    sent_bytes: int
-    deleted: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    created: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,24 +53,6 @@ class Patience:
     attempts: int = 8
     wait_seconds: float = 2.0
     timeout_seconds: float = 300.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteFile:
-    """A file of a repository: `sha256` for LFS files, git's blob sha1 for the others."""
-
-    size: int
-    sha256: str | None
-    blob_sha1: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What a commit has to do. `kept` are files of ours that somebody has edited at the remote since."""
-
-    send: tuple[str, ...]
-    delete: tuple[str, ...]
-    kept: tuple[str, ...]
 
 
 def publish_to_directory(folder: Path, destination: Path) -> Publication:
@@ -156,43 +123,6 @@ def publish_to_hub(
         return _repeat(remote, lambda: remote.publish(folder, record, progress))
 
 
-def matches(file: FileDigest, remote: RemoteFile) -> bool:
-    """Whether the content is equal, by the digest that the remote knows."""
-    known = (file.sha256, remote.sha256) if remote.sha256 is not None else (file.blob_sha1, remote.blob_sha1)
-    return file.size == remote.size and known[0] == known[1]
-
-
-def changes(local: Mapping[str, FileDigest], remote: Mapping[str, RemoteFile], previous: ExportRecord | None) -> Changes:
-    """What a commit has to do so that the remote holds `local`; `previous` is the record of our earlier publication there.
-
-    A file of that publication which is no longer part of the model, an old shard for example, is deleted, unless somebody has
-    replaced it since. A README that somebody has edited since stays.
-    """
-    ours = previous.files if previous is not None else {}
-    same = {path for path in local if path in remote and matches(local[path], remote[path])}
-    edited = {path for path in ours if path in remote and not matches(ours[path], remote[path])} - same
-    kept = edited & {README}
-    return Changes(
-        send=tuple(sorted(local.keys() - same - kept)),
-        delete=tuple(sorted((ours.keys() & remote.keys()) - local.keys() - edited)),
-        kept=tuple(sorted(kept)),
-    )
-
-
-def check_owner(repository: str, remote: Iterable[str], previous: ExportRecord | None, job: str) -> None:
-    """Refuse a repository that holds the weights of something else: two models' files in one folder load as neither."""
-    if previous is not None and previous.job != job:
-        raise InvalidPublication(
-            f"{repository} holds the model of job {previous.job}, not of {job}; publish to another repository or revision"
-        )
-    weights = sorted(filter(is_weights, remote))
-    if previous is None and weights:
-        raise InvalidPublication(
-            f"{repository} holds another model ({', '.join(weights[:3])}{' ...' if len(weights) > 3 else ''}); "
-            "publish to another repository or revision, or delete these files on the Hub first"
-        )
-
-
 def _total(files: Mapping[str, FileDigest], paths: Iterable[str]) -> int:
     return sum(files[path].size for path in paths)
 
@@ -235,11 +165,7 @@ class _Remote:
             check_owner(self.hub.repository, remote, previous, record.job)
         record_text = record.to_json().encode()
         local = {**record.files, RECORD_NAME: digest_of(record_text)}
-        todo = changes(local, remote, previous)
-        if inherited:
-            # A branch without a commit of its own shows another branch's files; there they stay.
-            todo = replace(todo, delete=tuple(sorted(remote.keys() - local.keys() - {".gitattributes"})), kept=())
-            todo = replace(todo, send=tuple(path for path in sorted(local) if path not in remote or not matches(local[path], remote[path])))
+        todo = changes(local, remote, previous, inherited=inherited)
         commit = self._commit(folder, record, record_text, todo, head, progress)
         self._verify(commit, {path: digest for path, digest in local.items() if path not in todo.kept}, todo.delete)
         return Publication(

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -27,7 +28,6 @@ from finetune_trainer.storage_errors import (
     MissingObject,
     Place,
     StorageFields,
-    Unreachable,
     UploadGone,
     not_s3,
     s3_error,
@@ -79,6 +79,8 @@ def open_storage(
     boto3's own chain (environment, pod identity). `fields` names the settings in messages. Raises InvalidStorage.
     """
     fields = fields or StorageFields()
+    _check_no_keys_in(url, fields.storage, fields.credentials)
+    _check_no_keys_in(endpoint or "", fields.endpoint, fields.credentials)
     if "://" not in url:
         return DirectoryStorage((base or Path()) / Path(url).expanduser(), fields=fields)
     scheme, _, rest = url.partition("://")
@@ -192,6 +194,12 @@ class _Connection:
             raise s3_error(self.place, doing, code=code, status=status, message=str(details.get("Message", ""))) from error
         except (BotoCoreError, ValueError) as error:  # botocore raises a bare ValueError for an endpoint that is no URL
             raise _client_side_error(self.place, doing, error) from error
+
+
+def _check_no_keys_in(url: str, setting: str, credentials: str) -> None:
+    """Raise InvalidStorage for `scheme://user:key@host`: URLs are printed. This message does not print it."""
+    if "://" in url and "@" in url.split("/")[2]:
+        raise InvalidStorage(f"{setting} holds a user name or key before '@'; put keys into {credentials}, never into a URL")
 
 
 def _is_refusal(error: BaseException | None) -> bool:
@@ -309,30 +317,17 @@ class S3Storage:
         return self._get(key, f"bytes={start}-{'' if stop is None else stop - 1}" if (start or stop is not None) else None)
 
     def _get(self, key: str, bytes_range: str | None = None, etag: str | None = None) -> bytes:
-        name = self._prefix + key
-        more: Any = {"Range": bytes_range} if bytes_range else {}
-        more |= {"IfMatch": etag} if etag else {}
-
-        def read(s3: "S3Client") -> bytes:
-            from botocore.exceptions import ClientError
-
-            try:
-                return s3.get_object(Bucket=self._bucket, Key=name, **more)["Body"].read()
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Code") in {"InvalidRange", "416"}:
-                    return b""
-                raise
-
-        return self._repeat(f"reading {key}", read)
-
-    def _repeat(self, doing: str, read: "Callable[[S3Client], bytes]") -> bytes:
-        """Read again when the connection ends in the middle of a body: boto3 repeats only what fails before it."""
-        for attempt in range(1, self._connection.limits.attempts):
-            try:
-                return self._connection.call(doing, read)
-            except Unreachable:
-                time.sleep(random.uniform(0, min(20.0, 0.25 * 2**attempt)))
-        return self._connection.call(doing, read)
+        """An object or a range of it; read again when the connection ends inside the body, where boto3 no longer helps."""
+        wanted: Any = {"Bucket": self._bucket, "Key": self._prefix + key}
+        wanted |= {"Range": bytes_range} if bytes_range else {}
+        wanted |= {"IfMatch": etag} if etag else {}
+        attempts = self._connection.limits.attempts
+        for attempt in range(1, attempts + 1):
+            data = self._connection.call(f"reading {key}", partial(_body, wanted, is_last=attempt == attempts))
+            if data is not None:
+                return data
+            time.sleep(random.uniform(0, min(20.0, 0.25 * 2**attempt)))
+        raise AssertionError("the last attempt raises")
 
     def get_file(self, key: str, path: Path) -> None:
         size, etag = self._head(key)
@@ -394,6 +389,26 @@ class S3Storage:
         for name, upload in self._connection.call("listing incomplete uploads", uploads):
             with contextlib.suppress(UploadGone):
                 _Upload(self._connection, name.removeprefix(self._prefix), name, upload).abort()
+
+
+def _body(wanted: Any, s3: "S3Client", *, is_last: bool) -> bytes | None:
+    """The answer to GetObject; None if it ended in the middle, or that error if there is no other attempt."""
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
+    try:
+        body = s3.get_object(**wanted)["Body"]
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in {"InvalidRange", "416"}:
+            return b""
+        raise
+    try:
+        return body.read()
+    except (HTTPClientError, IncompleteReadError):
+        if is_last:
+            raise
+        return None
+    finally:
+        body.close()
 
 
 class _Upload:

@@ -146,7 +146,7 @@ class FramedTemplate:
             "name": self.name,
             "tokens": self.tokens.model_dump() if self.tokens else None,
             "tokenOrder": self.order,
-            "tokenIds": dict(zip(self.new_tokens, self.token_ids, strict=True)) if self.token_ids else None,
+            "tokenIds": dict(zip(self.new_tokens, self.token_ids, strict=True)) if self.token_ids is not None else None,
             "systemText": self.system_text,
             "masking": self.masking,
             "endOfText": self.end_of_text,

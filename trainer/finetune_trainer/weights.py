@@ -6,7 +6,6 @@ tying are Transformers' own `from_pretrained`, so the weights are what anyone el
 """
 
 import copy
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.attention import ATTENTION, check_isolation, register
@@ -98,6 +98,7 @@ def miniature(config: Any) -> Any:
 
 def count_parameters(config: dict[str, Any], source: str) -> int:
     """Parameters of the model that a config.json describes, tied ones once. No memory is taken. Raises InvalidModel."""
+    register()
     try:
         model = _shapes_only(AutoConfig.for_model(**config), torch.float32)
     except Exception as error:  # a config can be wrong in as many ways as there are architectures
@@ -140,8 +141,7 @@ def _seeded(config: Any, dtype: torch.dtype, seed: int) -> Any:
 
 
 def _read(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is in `report`, and refused below
+    with _quietly():
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -157,6 +157,20 @@ def _read(folder: Path, config: Any, dtype: torch.dtype) -> Any:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise InvalidModel(f"{folder} {what} {shown}; its safetensors don't belong to its config.json, download the model again")
     return model
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Transformers without its progress bar and its table of weights that don't fit: both are the caller's business."""
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 @contextmanager

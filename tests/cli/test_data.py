@@ -1,0 +1,123 @@
+"""`finetune data preview`: golden ids on the command line, wrong rows named, and both forms of output."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import Tiny
+from tests.trainer.chat_data import encoder, messages
+from tests.trainer.test_labels import STARCODER_IDS, STARCODER_LABELS, TINY_IDS
+
+from finetune_cli.app import main
+
+GOLDEN = {
+    "messages": [{"role": "user", "content": "Hello, can you help me?"}, {"role": "assistant", "content": "Sure, what can I do for you?"}]
+}
+BLOG = ["--template", "no_system", "--masking", "blog", "--no-system-turn", "--json"]
+
+
+def rows_file(folder: Path, *rows: Any) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def previewed(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
+    """The objects that a successful `--json` prints."""
+    assert main(["data", "preview", *map(str, arguments)]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.real_data
+def test_the_golden_dialogue(tmp_path: Path, test_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows_file(tmp_path, GOLDEN)
+    (found,) = previewed(capsys, file, "--format", "messages", "--tokenizer", test_data / "starcoder-tokenizer.json", *BLOG)
+    assert found == {"source": str(file), "row": 1, **GOLDEN, "input_ids": STARCODER_IDS, "labels": STARCODER_LABELS}
+
+
+@pytest.mark.real_data
+def test_the_trees_of_open_assistant(test_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each dialogue against the text of its messages: nothing but answers and their ends is learnt, and the text is all there."""
+    tokenizer = test_data / "starcoder-tokenizer.json"
+    options = ["--format", "oasst", "--tokenizer", tokenizer, "--template", "no_system", "--json"]
+    found = previewed(capsys, test_data / "oasst1_en_trees.jsonl", *options)
+    decode = encoder(tokenizer, name="no_system").tokenizer.decode
+    assert len(found) > 300
+    for one in found:
+        turns = [f"<|{message['role']}|>\n{message['content']}<|end|>\n" for message in one["messages"]]
+        assert decode(one["input_ids"], skip_special_tokens=False) == "<|system|>\n<|end|>\n" + "".join(turns)
+        learnt = decode([label for label in one["labels"] if label != -100], skip_special_tokens=False)
+        assert learnt == "".join(f"{message['content']}<|end|>" for message in one["messages"] if message["role"] == "assistant")
+        assert all(label in (-100, token) for label, token in zip(one["labels"], one["input_ids"], strict=True))
+
+
+def test_the_golden_dialogue_of_the_tiny_tokenizer(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (tiny.tokenizer, tiny.model):
+        (found,) = previewed(capsys, rows_file(tmp_path, GOLDEN), "--tokenizer", path, *BLOG)
+        assert found["input_ids"] == TINY_IDS
+
+
+def test_the_preview_shows_what_chat_would_send(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    found = previewed(capsys, tiny.dialogues, "--tokenizer", tiny.tokenizer, "--json", "--limit", "2")
+    prompt = encoder(name="default").encode_prompt(messages(found[0]["messages"][0]["content"]))
+    assert len(found) == 2
+    assert found[0]["input_ids"][: len(prompt)] == prompt
+
+
+def test_a_wrong_row_is_named_and_the_others_are_shown(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows_file(tmp_path, GOLDEN, {"messages": [{"role": "oracle", "content": "x"}]}, GOLDEN)
+    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["row"] for line in out.splitlines()] == [1, 3]
+    assert f"{file} row 2: message 1: unknown role 'oracle'" in err
+
+
+def test_data_without_a_dialogue_is_wrong_input(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows_file(tmp_path, {"messages": [{"role": "oracle", "content": "x"}]})
+    assert main(["data", "preview", str(file), "--format", "messages", "--tokenizer", str(tiny.tokenizer)]) == 2
+    assert "no dialogue to learn from; 1 x wrong row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["./nowhere.jsonl", "--tokenizer", "examples/tiny"], "nowhere.jsonl"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "tests"], "tokenizer.json: no such file"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "model"], "has no chat_template"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "chatml"], "chatml"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--format", "oasst"], "no dialogue to learn from"),
+    ],
+)
+def test_wrong_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "preview", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_text_form_marks_what_is_learnt(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows_file(tmp_path, GOLDEN, {"messages": [*GOLDEN["messages"], {"role": "user", "content": "[bold]?"}]})
+    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer), "--template", "no_system"]) == 0
+    out = capsys.readouterr().out
+    assert "<|assistant|>\n\u27e6Sure, what can I do for you?<|end|>\u27e7\n" in out
+    assert "2 dialogues" in out
+    assert "not used: 1 x trailing user turn" in out
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, tiny: Tiny) -> None:
+    """`finetune data preview ... | head -1`."""
+    file = rows_file(tmp_path, *[GOLDEN] * 2000)
+    command = [sys.executable, "-m", "finetune_cli.app", "data", "preview", str(file), "--tokenizer", str(tiny.tokenizer), "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    json.loads(process.stdout.readline())
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    process.wait()
+    assert "Error" not in errors
+    assert "Traceback" not in errors

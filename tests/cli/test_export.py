@@ -1,0 +1,139 @@
+"""`finetune export` and `finetune publish` on a run folder with two checkpoints."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from tests.exported_models import ModelWeights, base_folder, source_model, training_run
+
+from finetune_api.training_run import TrainingRun
+from finetune_cli import app
+from finetune_cli.export import export
+from finetune_cli.publish import publish
+from finetune_trainer.exported import read_exported
+from finetune_trainer.job_storage import job_checkpoints
+from finetune_trainer.manifest import Manifest
+from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.secrets import Secrets
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as `finetune run` leaves it before the export: run.json and checkpoints of steps 4 and 8."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "demo")
+    base = base_folder(folder.path.parent / "tiny", "llama")
+    run = training_run(base, model={"name": str(base), "initialization": "random"})
+    for step in (4, 8):
+        _checkpoint(run, folder, step, ModelWeights(source_model(base, rows=837, seed=step)))
+    folder.run_file.write_text(run.to_json())
+    return folder.path
+
+
+def _checkpoint(run: TrainingRun, folder: RunFolder, step: int, weights: ModelWeights) -> Manifest:
+    from finetune_trainer.checkpoints import Piece
+
+    def piece(name: str, shape: tuple[int, ...]) -> Piece:
+        size = int(np.prod(shape))
+        return Piece(kind="master", name=name, shape=shape, start=0, stop=size, data=weights.read(name, 0, size))
+
+    store = job_checkpoints(run.job, base=folder.path, default=folder.storage, secrets=Secrets({})).claimed()
+    return store.commit(step, [store.write_part(step, 0, [piece(*item) for item in weights.shapes.items()])], {})
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "demo"))
+
+
+@pytest.fixture
+def finetune(capsys: pytest.CaptureFixture[str]) -> Run:
+    application = typer.Typer()
+    application.command()(export)
+    application.command()(publish)
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = app.main([str(argument) for argument in arguments], application)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_any_checkpoint_is_exported_with_its_card(finetune: Run, folder: Path, tmp_path: Path) -> None:
+    code, out, _ = finetune("export", folder, "--step", 4, "--output", tmp_path / "four", "--json")
+    assert code == 0
+    assert json.loads(out) == {"job": "demo", "step": 4, "model": str(tmp_path / "four")}
+    record = read_exported(tmp_path / "four")
+    assert record.step == 4
+    assert {"README.md", "finetunejob.yaml", "model.safetensors"} <= record.files.keys()
+    assert "This is step 4 of 12" in (tmp_path / "four" / "README.md").read_text()
+
+
+def test_without_a_step_the_newest_goes_to_the_runs_model(finetune: Run, folder: Path) -> None:
+    code, out, _ = finetune("export", folder)
+    assert code == 0
+    assert "step 8 is exported to" in out
+    assert "finetune chat" in out
+    assert read_exported(folder / "model").step == 8
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(finetune: Run, folder: Path) -> None:
+    code, _, err = finetune("export", folder, "--step", 5)
+    assert code == 2
+    assert "no checkpoint of step 5; there are [4, 8]" in err
+
+
+def test_a_folder_that_is_no_run_is_refused(finetune: Run, tmp_path: Path) -> None:
+    for command in ("export", "publish"):
+        code, out, _ = finetune(command, tmp_path, "--json")
+        assert code == 2
+        assert "is no run folder: it has no run.json" in json.loads(out)["message"]
+
+
+def test_a_damaged_checkpoint_leaves_the_old_export(finetune: Run, folder: Path) -> None:
+    finetune("export", folder, "--step", 4)
+    [part] = folder.rglob("step-00000008/*/rank-*.bin")
+    data = bytearray(part.read_bytes())
+    data[1000] ^= 1
+    part.write_bytes(data)
+    code, _, err = finetune("export", folder, "--step", 8)
+    assert code == 1
+    assert "step 8 is damaged" in err
+    assert read_exported(folder / "model").step == 4
+
+
+def test_an_exported_run_is_published_to_a_directory(finetune: Run, folder: Path, tmp_path: Path) -> None:
+    finetune("export", folder)
+    code, out, _ = finetune("publish", folder, "--directory", tmp_path / "shared", "--json")
+    published = json.loads(out)
+    assert code == 0
+    assert published["url"] == (tmp_path / "shared").as_uri()
+    assert read_exported(tmp_path / "shared").step == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "the job names no place to publish to; give --hub ORG/NAME or --directory DIR"),
+        (["--hub", "org/x", "--directory", "y"], "--hub and --directory exclude each other"),
+        (["--hub", "no-organisation"], "use org/name"),
+        (["--directory", "y", "--message", "m"], "are for the Hub"),
+    ],
+)
+def test_a_place_that_makes_no_sense_is_refused(finetune: Run, folder: Path, options: list[str], message: str) -> None:
+    code, _, err = finetune("publish", folder, *options)
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
+def test_a_run_without_an_export_says_how_to_make_one(finetune: Run, folder: Path, tmp_path: Path) -> None:
+    code, _, err = finetune("publish", folder, "--directory", tmp_path / "shared")
+    assert code == 2
+    assert "export one with `finetune export`" in " ".join(err.split())

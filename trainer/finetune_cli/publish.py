@@ -1,0 +1,91 @@
+"""`finetune publish`: send the exported model of a run to the Hub or to a directory, again or for the first time."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune_cli.export import frozen_run, origin, progress_bar
+
+if TYPE_CHECKING:
+    from finetune_api.finetunejob import Publish
+    from finetune_trainer.publish import Publication
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny; its model/ is published.")],
+    hub: Annotated[str | None, typer.Option("--hub", metavar="ORG/NAME", help="Hub repository; created when absent.")] = None,
+    directory: Annotated[Path | None, typer.Option("--directory", metavar="DIR", help="Directory instead of the Hub.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch on the Hub; created when absent.", show_default="main")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="Commit message; absent names job and step.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a repository that is created public.")] = False,
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="DIR", help="Where relative paths of the job begin, if its file has moved.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Publish the exported model of a run: where its job says, or where the options say.
+
+    What is there already is not sent again. The token comes from the job's Secret, HF_TOKEN, or `hf auth login`.
+    """
+    frozen, folder = frozen_run(run)
+    place = _place(frozen.job.spec.publish, hub, directory, revision, message, public)
+    published = _publish(folder.model, place, origin(folder, base))
+    if as_json:
+        print(json.dumps(_described(published)))
+        return
+    print(f"published to {published.url} at {published.revision[:12]}: {len(published.sent)} files sent, {len(published.deleted)} deleted")
+    if published.kept:
+        print(f"kept as edited there: {', '.join(published.kept)}; delete it there to get ours with the next publication")
+
+
+def _place(spec: "Publish", hub: str | None, directory: Path | None, revision: str | None, message: str | None, public: bool) -> "Publish":
+    """Where to publish: options win over the job. Raises InvalidSpec or InvalidPublication."""
+    from pydantic import ValidationError
+
+    from finetune_api.errors import InvalidPublication
+    from finetune_api.finetunejob import DirectoryPublication, HubPublication, Publish
+
+    if hub and directory:
+        raise InvalidPublication("--hub and --directory exclude each other; give one")
+    if (revision or message or public) and not hub and (directory or spec.hub is None):
+        raise InvalidPublication("--revision, --message and --public are for the Hub; add --hub ORG/NAME")
+    if directory:
+        return Publish(directory=DirectoryPublication(path=str(directory.resolve())))
+    if not hub and spec.hub is None:
+        if spec.directory is None:
+            raise InvalidPublication("the job names no place to publish to; give --hub ORG/NAME or --directory DIR")
+        return spec
+    asked = {"repository": hub, "revision": revision, "message": message, "private": False if public else None}
+    fields = spec.hub.model_dump() if spec.hub else {}
+    try:
+        return Publish(hub=HubPublication.model_validate(fields | {name: value for name, value in asked.items() if value is not None}))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InvalidPublication(f"--hub {hub}: {problem['msg']}; use org/name, for example ann/starchat") from None
+
+
+def _publish(model: Path, place: "Publish", base: Path) -> "Publication":
+    from finetune_trainer.publish import publish_to_directory, publish_to_hub
+    from finetune_trainer.secrets import Secrets
+
+    if place.directory is not None:
+        return publish_to_directory(model, base / place.directory.path)
+    assert place.hub is not None
+    token = Secrets().hub_token(place.hub.token_secret, "spec.publish.hub.tokenSecret")
+    with progress_bar("publish") as progress:
+        return publish_to_hub(model, place.hub, token, progress=progress)
+
+
+def _described(published: "Publication") -> dict[str, object]:
+    return {
+        "repository": published.repository,
+        "revision": published.revision,
+        "url": published.url,
+        "sent": list(published.sent),
+        "sentBytes": published.sent_bytes,
+        "deleted": list(published.deleted),
+        "kept": list(published.kept),
+        "created": published.created,
+    }
