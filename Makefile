@@ -51,7 +51,7 @@ format: $(READY)  ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 generate: $(READY)  ## Write what is generated: the CRD
-	@$(BIN)/python -m finetune_api.crd
+	@$(BIN)/python -m finetune_api.crd > manifests/crd/finetunejobs.yaml
 
 benchmarks: $(READY)  ## Measure against TRL and the Transformers Trainer; writes docs/benchmarks.md
 	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks

@@ -13,11 +13,9 @@ import time
 from pathlib import Path
 
 import boto3
+from examples.demo.s3_server import S3Server, s3_server
 from rich.console import Console
 from rich.table import Table
-
-from examples.demo.s3_server import S3Server, s3_server
-
 
 HERE = Path(__file__).resolve().parent
 RUN = Path("runs/demo")
@@ -35,7 +33,9 @@ def main() -> int:
     questions = [line for line in (HERE / "questions.txt").read_text().splitlines() if line.strip()]
     shutil.rmtree(RUN, ignore_errors=True)
     console.rule(f"[bold]SmolLM2-135M becomes {NAME}")
-    console.print("Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. About seven minutes on two cores.\n")
+    console.print(
+        "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. About seven minutes on two cores.\n"
+    )
     console.print("[bold]Before[/]: the model's own answers")
     before = answers(model, questions)
     with s3_server(RUN.with_name("demo-s3")) as server:

@@ -26,14 +26,14 @@ pytestmark = pytest.mark.training
 
 FINETUNE = Path(sys.executable).with_name("finetune")
 BUCKET = "finetune-tests"
-TOTAL_STEPS = 6
+TOTAL_STEPS = 12
 SETTINGS = {
     "dataset.sources.0.name": Path(__file__).parent.parent / "data/tiny_dialogues.jsonl",
     "training.epochs": "null",
     "training.maxSteps": TOTAL_STEPS,
     "training.maxSequenceLength": 128,
     "training.microBatchSize": 1,
-    "training.globalBatchSize": 4,
+    "training.globalBatchSize": 8,
     "training.dropout": 0.1,
     "checkpoints.every.steps": 2,
 }
@@ -93,7 +93,12 @@ class Place:
         keys = {"AWS_ACCESS_KEY_ID": self.server.access_key, "AWS_SECRET_ACCESS_KEY": self.server.secret_key}
         with (self.folder.with_name(self.folder.name + ".err")).open("ab") as errors:
             process = subprocess.Popen(
-                [str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | keys, start_new_session=True
+                [str(part) for part in command],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | keys,
+                start_new_session=True,
             )
         try:
             yield Run(process)
@@ -135,8 +140,8 @@ def measured(place: Place) -> list[tuple[Any, ...]]:
     return [(line["kind"], line["step"], line["loss"], line.get("grad_norm"), line.get("learning_rate")) for line in lines]
 
 
-def session_processes(folder: Path | None = None) -> dict[int, str]:
-    """Every process of a Ray session of ours, by id, with its command line; of the run in `folder`, if one is given."""
+def session_processes() -> dict[int, str]:
+    """Every process of a Ray session of ours, by id, with its command line."""
     found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -169,8 +174,10 @@ def test_a_whole_run(whole: tuple[Place, Run]) -> None:
     assert [step["step"] for step in steps] == list(range(1, TOTAL_STEPS + 1))
     assert evaluations[0]["step"] == 0
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
-    assert [one["step"] for one in run.of_kind("CheckpointCommitted")] == [2, 4, 6]
-    assert {"run.json", "job.yaml", "metrics.jsonl", "tensorboard", "report.html", "model"} <= {file.name for file in place.folder.iterdir()}
+    assert [one["step"] for one in run.of_kind("CheckpointCommitted")] == list(range(2, TOTAL_STEPS + 1, 2))
+    assert {"run.json", "job.yaml", "metrics.jsonl", "tensorboard", "report.html", "model"} <= {
+        file.name for file in place.folder.iterdir()
+    }
     published = Path(run.of_kind("Published")[0]["where"])
     assert (published / "model.safetensors").read_bytes() == (place.folder / "model/model.safetensors").read_bytes()
     assert not (place.folder / "logs").exists()
@@ -221,35 +228,33 @@ def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Ru
     # kill -9 of the driver: nothing is left running, and the lock goes with it.
     with place.running(tiny.job) as run:
         run.until("StepDone", step=3)
-        with place.running(tiny.job) as second:
-            assert second.end() == RunConflict.exit_code
-            assert second.error["error"] == "RunConflict"
-            assert f"is in use by process {run.process.pid}" in second.error["message"]
         run.process.kill()
         run.process.wait()
     wait_until_gone()
-    assert place.last().step == 2
+    done = place.last().step
+    assert 2 <= done < TOTAL_STEPS - 4
 
     # kill -9 of one worker: the run fails, says so and how to go on.
     with place.running(tiny.job) as run:
-        assert run.until("Resumed")["step"] == 2
-        run.until("StepDone", step=3)
+        assert run.until("Resumed")["step"] == done
+        run.until("StepDone", step=done + 1)
         worker = next(pid for pid, command in sorted(session_processes().items()) if "RayTrainWorker" in command)
         os.kill(worker, signal.SIGKILL)
         assert run.end() == 1
         assert run.error["error"] == "TrainingFailed"
         assert "of the run died (killed, or out of memory); the same command goes on" in run.error["message"]
     wait_until_gone()
+    done = place.last().step
 
     # Ctrl-C: a checkpoint of the step at hand, and exit code 130.
     with place.running(tiny.job) as run:
-        run.until("StepDone", step=3)
+        run.until("StepDone", step=done + 1)
         run.process.send_signal(signal.SIGINT)
         assert run.end() == 130
         assert run.error["error"] == "Interrupted"
     wait_until_gone()
     stopped_at = place.last().step
-    assert stopped_at >= 3
+    assert done < stopped_at < TOTAL_STEPS
     assert f"stopped after step {stopped_at} of {TOTAL_STEPS}" in run.error["message"]
 
     # A byte of the newest checkpoint changes: the one before it is taken up, and said so.
@@ -266,6 +271,15 @@ def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Ru
     assert digests(place) == digests(reference)
     assert exported_digests(place) == exported_digests(reference)
     assert measured(place) == measured(reference)
+
+
+def test_two_runs_at_once_in_one_folder(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
+    place = Place(tmp_path / "run", "twice", s3)
+    place.folder.mkdir()
+    with RunFolder(place.folder).locked(), place.running(tiny.job) as second:
+        assert second.end() == RunConflict.exit_code
+    assert second.error["error"] == "RunConflict"
+    assert f"is in use by process {os.getpid()}" in second.error["message"]
 
 
 def test_another_job_in_the_same_folder_is_refused_by_field(whole: tuple[Place, Run], tiny: Any) -> None:

@@ -58,6 +58,14 @@ def test_bf16_is_added_up_in_fp32() -> None:
     torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0.0)
 
 
+def test_the_scale_of_a_step_is_not_rounded_to_bf16() -> None:
+    hidden, weight, _, labels = tensors(torch.bfloat16, 50, False)
+    scale = 1 / 792  # 0.3 % from the nearest bf16 number
+    (scaled,) = torch.autograd.grad(cross_entropy_sum(hidden, weight, None, labels) * scale, [hidden])
+    (plain,) = torch.autograd.grad(cross_entropy_sum(hidden, weight, None, labels), [hidden])
+    assert float(scaled.double().abs().sum()) == pytest.approx(scale * float(plain.double().abs().sum()), rel=5e-4)
+
+
 @pytest.mark.parametrize("config", [gpt_bigcode(), llama()], ids=["tied", "untied"])
 def test_a_model_gives_the_loss_and_gradients_of_its_own_logits(config: transformers.PreTrainedConfig) -> None:
     register()

@@ -392,6 +392,12 @@ def test_changes(local: dict[str, bytes], remote: dict[str, bytes], previous: di
         assert changes({path: digest_of(data) for path, data in local.items()}, there, record) == expected
 
 
+def test_a_branch_without_a_commit_of_its_own_is_made_ours() -> None:
+    there = {".gitattributes": _remote(b"lfs"), "model.safetensors": _remote(b"theirs"), "a": _remote(b"1")}
+    todo = changes({"a": digest_of(b"1"), "b": digest_of(b"2")}, there, None, inherited=True)
+    assert todo == Changes(send=("b",), delete=("model.safetensors",), kept=())
+
+
 # To a directory
 
 

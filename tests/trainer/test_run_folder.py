@@ -13,7 +13,11 @@ from finetune_trainer.run_folder import RunFolder
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    with folder.locked(), pytest.raises(RunConflict, match=f"in use by process {os.getpid()}; wait for it, or choose another"), folder.locked():
+    with (
+        folder.locked(),
+        pytest.raises(RunConflict, match=f"in use by process {os.getpid()}; wait for it, or choose another"),
+        folder.locked(),
+    ):
         pass
 
 
@@ -40,5 +44,8 @@ def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match=r"can't be used: .*choose another with --run-folder"), RunFolder(tmp_path / "file" / "run").locked():
+    with (
+        pytest.raises(InvalidInput, match=r"can't be used: .*choose another with --run-folder"),
+        RunFolder(tmp_path / "file" / "run").locked(),
+    ):
         pass

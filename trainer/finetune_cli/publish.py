@@ -10,7 +10,7 @@ from finetune_cli.export import frozen_run, origin, progress_bar
 
 if TYPE_CHECKING:
     from finetune_api.finetunejob import Publish
-    from finetune_trainer.publish import Publication
+    from finetune_trainer.publication import Publication
 
 
 def publish(

@@ -38,9 +38,7 @@ def run(
     folder = RunFolder((run_folder or Path("runs") / loaded.metadata.name).resolve())
     sink = progress_sink(as_json=as_json)
     try:
-        run_job(
-            LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop_on_signals(), dashboard=dashboard)
-        )
+        run_job(LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop_on_signals(), dashboard=dashboard))
     finally:
         sink.close()
 

@@ -59,8 +59,8 @@ def packed_attention(
     if asked or attention_mask is not None or others.get("is_causal") is False:
         what = ", ".join(asked) or "a mask of its own"
         raise InvalidModel(f"{name} needs attention with {what}, which is not supported; use another architecture")
-    if query.is_cuda:
-        assert dropout == 0.0, "FlashAttention's varlen kernel has no dropout in torch 2.13"
+    # FlashAttention takes 16 bits only, and torch 2.13's varlen call has no dropout.
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         output = _varlen(query, key, value, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scaling, sliding_window)
     else:
         output = _per_segment(query, key, value, cu_seq_lens_q, scaling, dropout, sliding_window)
@@ -81,7 +81,7 @@ def register() -> None:
 def _per_segment(
     query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, scaling: float | None, dropout: float, window: int | None
 ) -> Tensor:
-    """One causal call per segment: cost is the sum of squared lengths, and torch's CPU kernel never holds a whole matrix."""
+    """One causal call per segment: cost is the sum of squared lengths, and torch's kernels never hold a whole matrix."""
     heads = query.shape[1]
     lengths = offsets.diff().tolist()
     parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, _for_each_head(key, heads), _for_each_head(value, heads))), strict=True)
@@ -118,9 +118,7 @@ def _varlen(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """FlashAttention over all segments at once, on a GPU and in 16 bits; one call per segment for fp32, which it does not take."""
-    if query.dtype not in (torch.bfloat16, torch.float16):
-        return _per_segment(query, key, value, offsets_q, scaling, 0.0, window)
+    """FlashAttention over all segments at once, on a GPU. Written from torch 2.13's documentation and not yet run on a GPU."""
     from torch.nn.attention.varlen import varlen_attn  # CUDA only: imported where it can run
 
     output = varlen_attn(

@@ -101,7 +101,9 @@ def _scaling(run: TrainingRun) -> Any:
     cpus_per_node = ray.cluster_resources().get("CPU", 1.0) / workers.nodes
     workers_per_node = run.plan.world_size // workers.nodes
     cpus = max(1, int(cpus_per_node // workers_per_node))
-    return ray.train.ScalingConfig(num_workers=run.plan.world_size, use_gpu=gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}))
+    return ray.train.ScalingConfig(
+        num_workers=run.plan.world_size, use_gpu=gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {})
+    )
 
 
 def _follow(fit: Callable[[], Any], mailbox: Any, *, sink: Sink, stop: threading.Event) -> Exception | None:

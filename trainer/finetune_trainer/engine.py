@@ -75,7 +75,7 @@ class Engine:
         config = deepspeed_config(training, hidden_size=model.config.hidden_size, world_size=self.world_size, precision=precision)
         deepspeed = _start_deepspeed(self.device)
         if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = training.tf32
+            torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
         if training.activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.model = model

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from finetune_api.checks import cluster_only_fields
-from finetune_api.errors import Interrupted, PublicationFailed, RunConflict
+from finetune_api.errors import FineTuneError, Interrupted, PublicationFailed, RunConflict
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, identity_differences, run_identity
@@ -34,7 +34,7 @@ from finetune_trainer.preparation import Prepared, prepare, vocabulary
 from finetune_trainer.progress import CheckpointCommitted, Event, FanOut, Finished, Notice, Published, Sink, StageAdvanced, StageStarted
 from finetune_trainer.publish import check_hub, publish_to_directory, publish_to_hub
 from finetune_trainer.ray_session import local_ray
-from finetune_trainer.report import report_data, write_report
+from finetune_trainer.report import ReportData, report_data, write_report
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.worker import best_step
@@ -51,7 +51,6 @@ class LocalRun:
     stop: threading.Event
     dashboard: bool = False
     secrets: Secrets = field(default_factory=Secrets)
-    checkpoints: list[CheckpointCommitted] = field(default_factory=list)
 
 
 def run_job(local: LocalRun) -> Finished:
@@ -62,7 +61,7 @@ def run_job(local: LocalRun) -> Finished:
         frozen = local.folder.frozen_run()
         if frozen is not None:
             _refuse_another_run(local, frozen)
-        sinks = FanOut([local.sink, _Ledger(local.checkpoints), MetricsFile(local.folder.metrics), TensorBoardSink(local.folder.tensorboard)])
+        sinks = FanOut([local.sink, MetricsFile(local.folder.metrics), TensorBoardSink(local.folder.tensorboard)])
         try:
             return _stages(local, frozen, sinks, began)
         finally:
@@ -82,20 +81,22 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: floa
         revision=frozen.model_revision if frozen else None,
     )
     prepared = prepare(
-        local.job, base=local.base, model_folder=model.folder, folder=local.folder.prepared, secrets=local.secrets, on_progress=_until_stopped(local, sink, "preparation")
+        local.job,
+        base=local.base,
+        model_folder=model.folder,
+        folder=local.folder.prepared,
+        secrets=local.secrets,
+        on_progress=_until_stopped(local, sink, "preparation"),
     )
     run = _freeze(local, frozen, model, prepared)
-    outcome = "failed"
     try:
         _train(local, run, model, prepared, sink)
-        outcome = "finished"
         step, evaluation_loss = _export(local, run, model, sink)
-        _publish(local, run, step, evaluation_loss, sink)
-    except Interrupted:
-        outcome = "stopped"
+        published = _publish(local, run, step, evaluation_loss, sink)
+    except BaseException as error:
+        _report_of_failure(local, run, "stopped" if isinstance(error, Interrupted) else "failed", sink)
         raise
-    finally:
-        _report(local, run, outcome)
+    write_report(_report_data(local, run, published=published.where if published else ""), local.folder.report)
     losses = [event.loss for event in report_data(local.folder.path, run=run).steps]
     finished = Finished(
         model=str(local.folder.model),
@@ -166,7 +167,9 @@ def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prep
                     f"put it back, or begin a new run with --run-folder"
                 )
     local.folder.freeze(run)
-    local.folder.job_file.write_text(yaml.safe_dump(local.job.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False))
+    local.folder.job_file.write_text(
+        yaml.safe_dump(local.job.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False)
+    )
     return run
 
 
@@ -184,7 +187,10 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
     sink.record(StageStarted(stage="training", total=total_steps, unit="steps"))
     machine = this_machine()
     with local_ray(
-        num_cpus=max(machine.cpus, run.plan.world_size), num_gpus=machine.gpus or 0, dashboard=local.dashboard, logs=local.folder.path / "logs"
+        num_cpus=max(machine.cpus, run.plan.world_size),
+        num_gpus=machine.gpus or 0,
+        dashboard=local.dashboard,
+        logs=local.folder.path / "logs",
     ) as url:
         if url:
             sink.record(Notice(message=f"Ray dashboard: {url}"))
@@ -213,7 +219,7 @@ def _export(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) ->
                 progress=lambda done, _total: record(StageAdvanced(stage="export", done=done)),
             )
     # The weights are safe; what describes them may fail and be written again.
-    data = report_data(local.folder.path, run=run, checkpoints=local.checkpoints, versions=library_versions())
+    data = _report_data(local, run)
     describe(local.folder.model, card_texts(data, step=chosen.step, licence=base_licence(model.folder), hardware=hardware_text()))
     return chosen.step, evaluation_loss
 
@@ -229,11 +235,11 @@ def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
     return (record.identity, record.step) == (run.identity, chosen.step)
 
 
-def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> None:
+def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> Published | None:
     """Send the exported model where the job says, unless a gate closes."""
     publish = local.job.spec.publish
     if publish.hub is None and publish.directory is None:
-        return
+        return None
     gate = publish.gate.evaluation_loss
     if gate is not None and (evaluation_loss is None or evaluation_loss > gate.max):
         measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
@@ -243,7 +249,7 @@ def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: floa
         )
     sink.record(StageStarted(stage="publication", unit="bytes"))
     if publish.directory is not None:
-        done = publish_to_directory(local.folder.model, local.base / publish.directory.path)
+        done = publish_to_directory(local.folder.model, (local.base / publish.directory.path).resolve())
     else:
         assert publish.hub is not None
         done = publish_to_hub(
@@ -252,32 +258,28 @@ def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: floa
             local.secrets.hub_token(publish.hub.token_secret, "spec.publish.hub.tokenSecret"),
             progress=lambda sent, total: sink.record(StageAdvanced(stage="publication", done=sent, detail=f"of {total:,} bytes")),
         )
-    sink.record(Published(where=done.repository, revision=done.revision))
+    published = Published(where=done.repository, revision=done.revision)
+    sink.record(published)
+    return published
 
 
-def _report(local: LocalRun, run: TrainingRun, outcome: str) -> None:
-    published = local.job.spec.publish
-    where = published.hub.repository if published.hub else published.directory.path if published.directory else ""
-    data = report_data(
-        local.folder.path, run=run, outcome=outcome, checkpoints=local.checkpoints, versions=library_versions(), published=where
+def _report_data(local: LocalRun, run: TrainingRun, *, outcome: str = "finished", published: str = "") -> ReportData:
+    committed = [
+        CheckpointCommitted(step=one.step, seconds=one.extra.get("seconds", 0.0), bytes=one.num_bytes, key=one.key)
+        for one in _checkpoints(local).candidates()
+    ]
+    return report_data(
+        local.folder.path, run=run, outcome=outcome, checkpoints=committed[::-1], versions=library_versions(), published=published
     )
-    write_report(data, local.folder.report)
+
+
+def _report_of_failure(local: LocalRun, run: TrainingRun, outcome: str, sink: Sink) -> None:
+    """The report of a run that did not finish; what stands in its way (a full disk, storage that is gone) must not hide the failure."""
+    try:
+        write_report(_report_data(local, run, outcome=outcome), local.folder.report)
+    except (OSError, FineTuneError) as error:
+        sink.record(Notice(message=f"no report was written: {error}"))
 
 
 def _checkpoints(local: LocalRun) -> CheckpointStore:
     return job_checkpoints(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """Keeps what the report says of checkpoints."""
-
-    committed: list[CheckpointCommitted]
-
-    def record(self, event: Event) -> None:
-        """Only commits count."""
-        if isinstance(event, CheckpointCommitted):
-            self.committed.append(event)
-
-    def close(self) -> None:
-        """Nothing is open."""

@@ -56,10 +56,8 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     # Unix sockets in it have at most 107 bytes, so it can't lie in the run folder.
     folder = tempfile.mkdtemp(prefix="finetune-ray-")
     mark = f"{MARK_ENV}={uuid.uuid4().hex}"
-    watchdog = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WATCHDOG, mark, folder], stdin=subprocess.PIPE, start_new_session=True
-    )
-    os.environ.update([mark.split("=", 1)])
+    watchdog = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCHDOG, mark, folder], stdin=subprocess.PIPE, start_new_session=True)
+    os.environ[MARK_ENV] = mark.partition("=")[2]
     # Read when ray is imported: the first keeps V2 on, the second fills the Train tab of the dashboard.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")

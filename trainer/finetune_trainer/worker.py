@@ -118,7 +118,9 @@ def restore(engine: Any, store: CheckpointStore, ranks: Ranks, tell: Tell) -> in
             return int(chosen[0])
         tell(Notice(message=f"checkpoint of step {chosen[0]} can't be used, the one before it is tried: {problems[0]}"))
     if tried:
-        raise StorageFailed(f"none of the {tried} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew")
+        raise StorageFailed(
+            f"none of the {tried} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
+        )
     return 0
 
 
@@ -246,7 +248,12 @@ class TrainingRank:
         return self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote()))
 
     def _commit(self, step: int, evaluation_loss: float | None, parts: list[dict[str, Any]], began: float) -> float:
-        extra = {"evaluationLoss": evaluation_loss, "run": self.run.digest, "engine": "deepspeed-zero3"}
+        extra = {
+            "evaluationLoss": evaluation_loss,
+            "run": self.run.digest,
+            "engine": "deepspeed-zero3",
+            "seconds": time.monotonic() - began,
+        }
         manifest = self.store.commit(step, [PartRecord.from_json(part) for part in parts], extra)
         seconds = time.monotonic() - began
         self.tell(CheckpointCommitted(step=step, seconds=seconds, bytes=manifest.num_bytes, key=manifest.key))
