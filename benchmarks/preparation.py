@@ -178,13 +178,14 @@ def packing(options: argparse.Namespace) -> dict[str, Any]:
 def _result(started: float, tokens: int, *, seconds: float | None = None, **more: Any) -> dict[str, Any]:
     """Speed, and the peak memory: of this process, and of the largest of its children."""
     seconds = time.perf_counter() - started if seconds is None else seconds
-    own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / seconds),
-        "peak_memory_mib": round(own),
-        "largest_child_mib": round(children),
+        "cpu_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in (own, children)), 2),
+        "peak_memory_mib": round(own.ru_maxrss / 1024),
+        "largest_child_mib": round(children.ru_maxrss / 1024),
         **more,
     }
 

@@ -40,6 +40,7 @@ def at_other(request: pytest.FixtureRequest, folders: dict[str, Path], at_two: l
 
 def reference(folder: Path, count: int) -> tuple[list[tuple[float, float]], State]:
     """The same steps in plain PyTorch, one process, dialogue by dialogue: (loss, gradient norm) and the parameters."""
+    torch.set_num_threads(1)  # tensors this small are slower on several
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-2, eps=1e-6)
     results = []

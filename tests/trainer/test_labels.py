@@ -87,6 +87,28 @@ def test_the_golden_vector_of_the_tiny_tokenizer(tiny: Tiny) -> None:
     assert system not in found.input_ids
 
 
+@pytest.mark.parametrize("spec", OURS)
+def test_transformers_gives_the_same_ids_and_mask_where_it_can(tiny: Tiny, spec: dict[str, Any]) -> None:
+    """It tokenises the whole text: answers that begin with white space, and control tokens in messages, come out differently."""
+    from transformers import PreTrainedTokenizerFast
+
+    made = encoder(**{**spec, "masking": "assistant"})
+    theirs = PreTrainedTokenizerFast(tokenizer_object=made.tokenizer, eos_token="<|endoftext|>")
+    theirs.chat_template = made.template.chat_template()
+    same = dialogue("Hello, can you help me?", "Sure, what can I do for you?", "Sort 3, 1, 2.", "1, 2, 3")
+    found = by_transformers(theirs, same)
+    ours = example(made, same)
+    assert found["input_ids"] == ours.input_ids
+    assert [index for index, mark in enumerate(found["assistant_masks"]) if mark] == [index for span in ours.supervised for index in span]
+    attack = dialogue("".join(made.template.stop_tokens), "a")
+    assert by_transformers(theirs, attack)["input_ids"] != example(made, attack).input_ids
+
+
+def by_transformers(tokenizer: Any, one: Dialogue) -> Any:
+    conversation = [{"role": message.role, "content": message.content} for message in one.messages]
+    return tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+
+
 # What is learnt
 
 

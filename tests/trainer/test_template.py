@@ -266,7 +266,7 @@ def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:
 
 
 def test_blog_masking_of_a_models_template_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSpec, match="spec.template.masking"):
+    with pytest.raises(InvalidSpec, match=r"spec\.template\.masking"):
         encoder(model_folder(tmp_path), name="model", masking="blog")
 
 

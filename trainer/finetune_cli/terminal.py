@@ -39,7 +39,8 @@ def progress_sink(*, as_json: bool) -> Sink:
     """The sink for standard output: JSON lines for `--json`, bars on a terminal, plain lines in a pipe or a log."""
     if as_json:
         return JsonSink(sys.stdout)
-    console = Console(highlight=False)
+    # The stream of this moment: while Ray runs, sys.stdout is where libraries may print what nobody should read.
+    console = Console(highlight=False, file=sys.stdout)
     return BarSink(console) if console.is_terminal else LineSink(console)
 
 

@@ -15,6 +15,7 @@ from finetune_api.errors import InvalidModel
 from finetune_trainer.dialogues import Dialogue, Message
 from finetune_trainer.overlong import Piece, pieces
 from finetune_trainer.template import Template, Turn, add_control_tokens
+from finetune_trainer.words import WordEncoder
 
 # What the loss leaves out; PyTorch's default for cross entropy.
 IGNORE_INDEX = -100
@@ -74,6 +75,7 @@ class Encoder:
         # A copy that splits control tokens as any other text: nobody can write one into a message.
         self._writing = Tokenizer.from_str(tokenizer.to_str())
         self._writing.encode_special_tokens = True
+        self._words = WordEncoder(self._writing)
         self._frames: dict[str, list[int]] = {}
         self._check()
 
@@ -178,8 +180,7 @@ class Encoder:
     def _contents(self, dialogues: Sequence[Sequence[Turn]]) -> Contents:
         """The ids of all texts that people wrote, from one call. Paths of a tree share messages: each text is encoded once."""
         texts = list(dict.fromkeys(turn.content for turns in dialogues for turn in turns))
-        encodings = self._writing.encode_batch_fast(texts, add_special_tokens=False)
-        return {text: encoding.ids for text, encoding in zip(texts, encodings, strict=True)}
+        return dict(zip(texts, self._words.encode(texts), strict=True))
 
     def _frame(self, text: str) -> list[int]:
         """The ids of a text that the template writes."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from finetune_api.checks import cluster_only_fields
-from finetune_api.errors import FineTuneError, Interrupted, PublicationFailed, RunConflict
+from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, PublicationFailed, RunConflict
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, identity_differences, run_identity
@@ -167,6 +167,7 @@ def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prep
                     f"put it back, or begin a new run with --run-folder"
                 )
     local.folder.freeze(run)
+    local.folder.origin.write_text(f"{local.base}\n")
     local.folder.job_file.write_text(
         yaml.safe_dump(local.job.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False)
     )
@@ -230,7 +231,7 @@ def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
         return False
     try:
         record = checked_exported(local.folder.model)
-    except PublicationFailed:
+    except InvalidPublication:
         return False
     return (record.identity, record.step) == (run.identity, chosen.step)
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 # Set by this file for the session's processes, read by the watchdog alone.
@@ -66,6 +66,19 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
     # Ray's metrics exporter has nobody to export to here, and its agent logs errors about that.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    try:
+        # Ray prints other processes' misfortunes to stdout, in the middle of our lines (its option log_to_driver doesn't cover them).
+        with open(f"{folder}/printed.log", "w", encoding="utf-8") as printed, redirect_stdout(printed):
+            yield from _running(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard=dashboard, logs=logs)
+    finally:
+        os.environ.pop(MARK_ENV, None)
+        assert watchdog.stdin is not None
+        watchdog.stdin.close()
+        watchdog.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> Iterator[str]:
     import ray
 
     try:
@@ -80,15 +93,9 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
-        url = context.dashboard_url
-        yield f"http://{url}" if url else ""
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     except Exception:
         shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
         raise
     finally:
         ray.shutdown()
-        os.environ.pop(MARK_ENV, None)
-        assert watchdog.stdin is not None
-        watchdog.stdin.close()
-        watchdog.wait()
-        shutil.rmtree(folder, ignore_errors=True)

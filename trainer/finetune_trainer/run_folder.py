@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "job.yaml"
 
     @property
+    def origin(self) -> Path:
+        """The folder that the job's relative paths begin at; `finetune export` and `finetune publish` read it."""
+        return self.path / "origin"
+
+    @property
     def prepared(self) -> Path:
         """Tokenised data, one folder a fingerprint."""
         return self.path / "prepared"

@@ -1,0 +1,78 @@
+"""Texts to ids, a word at a time: words repeat, and looking one up is many times faster than encoding it again.
+
+In: a tokenizer and texts. Out: exactly the ids that the tokenizer gives for each text. That is so because byte-level BPE divides a
+text by a regular expression first and never merges across its parts, and because that expression always begins a new part at a
+space which stands between a visible ASCII character and an ASCII letter. A tokenizer that is not known to work like this encodes
+whole texts.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import chain, islice
+
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+# GPT-2's expression (openai/gpt-2, encoder.py), which `ByteLevel` applies: a part holds a space only as its first character or within
+# white space, and before a letter ` ?\p{L}+` takes it. Digits may be set apart before; that divides further, never less.
+# The literal space first: it is what the search looks for.
+_BETWEEN_WORDS = re.compile(r" (?=[A-Za-z])(?<=[!-~] )")
+_LONGEST_KEPT = 32  # characters: what has no spaces, such as a link, seldom comes twice
+_MOST_KEPT = 1 << 17
+
+
+class WordEncoder:
+    """Encodes texts without special tokens, and remembers words. Not for several threads at once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """`tokenizer` must not change afterwards."""
+        self._tokenizer = tokenizer
+        self._by_word = divides_at_words(tokenizer)
+        self._first: dict[str, list[int]] = {}  # ids of what a text begins with
+        self._later: dict[str, list[int]] = {}  # ids of a word and the space before it, by the word
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        if not self._by_word:
+            return self._encode_whole(texts)
+        divided = [_BETWEEN_WORDS.split(text) for text in texts]
+        first = {words[0] for words in divided} - self._first.keys()
+        later = set(chain.from_iterable(islice(words, 1, None) for words in divided)) - self._later.keys()
+        self._first.update(zip(first, self._encode_whole(list(first)), strict=True))
+        self._later.update(zip(later, self._encode_whole([f" {word}" for word in later]), strict=True))
+        found = self._later.__getitem__
+        encoded = [list(chain(self._first[words[0]], chain.from_iterable(map(found, islice(words, 1, None))))) for words in divided]
+        _forget(self._first, first)
+        _forget(self._later, later)
+        return encoded
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def _forget(known: dict[str, list[int]], new: set[str]) -> None:
+    """Keep memory bounded."""
+    if len(known) > _MOST_KEPT:
+        known.clear()
+        return
+    for word in new:
+        if len(word) > _LONGEST_KEPT:
+            del known[word]
+
+
+def divides_at_words(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer is byte-level BPE with GPT-2's expression, and nothing that it adds can reach over a space."""
+    if (
+        not isinstance(tokenizer.model, BPE)
+        or tokenizer.model.dropout
+        or tokenizer.normalizer is not None
+        or tokenizer.pre_tokenizer is None
+    ):
+        return False
+    if not (tokenizer.encode_special_tokens and all(token.special for token in tokenizer.get_added_tokens_decoder().values())):
+        return False
+    settings = json.loads(tokenizer.pre_tokenizer.__getstate__())
+    *before, last = settings["pretokenizers"] if settings["type"] == "Sequence" else [settings]
+    is_byte_level = last["type"] == "ByteLevel" and last["use_regex"] and not last["add_prefix_space"]
+    return is_byte_level and all(each["type"] == "Digits" for each in before)
