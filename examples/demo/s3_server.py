@@ -48,6 +48,7 @@ def s3_server(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
     A folder that was used before is served again, with the same keys.
     Raises RuntimeError with the end of its log if it does not answer within a minute.
     """
+    folder = folder.resolve()  # the server runs in it
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     config = folder / "s3.json"

@@ -1,17 +1,21 @@
 """Preparation: from files to a store; the split, mixtures, repeated messages, refusals, and the same bytes from any number of processes."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.conftest import Tiny
-from tests.trainer.chat_data import ROOT, TINY_MODEL, encoder, job
+from tests.trainer.chat_data import ROOT, TINY_MODEL, dialogue, encoder, job
 
-from finetune_api.errors import InvalidData, InvalidModel, StorageFailed
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.errors import InvalidData, InvalidModel, RunFailed, StorageFailed
+from finetune_api.finetunejob import FineTuneJob, TemplateSpec
+from finetune_trainer.encoding import Chunk, Encoding, encode_chunks
 from finetune_trainer.packing import pack
 from finetune_trainer.preparation import Prepared, prepare
 from finetune_trainer.prepared import PreparedData
@@ -154,14 +158,44 @@ def test_an_altered_store_is_refused(tmp_path: Path, tiny: Tiny) -> None:
         run(job([{"name": str(tiny.dialogues)}]), tmp_path)
 
 
+@pytest.mark.parametrize("alone", [0, 3])
+def test_any_number_of_processes_gives_the_same_examples(alone: int) -> None:
+    encoding = Encoding(tokenizer=TINY_MODEL, template=TemplateSpec(name="no_system"), max_length=48, overlong_turns="cut")
+    chunks = [many_turns(chunk) for chunk in range(12)]
+    one, many = (list(encode_chunks(chunks, encoding, encoding.encoder(), count, alone=alone)) for count in (1, 2))
+    assert [chunk for chunk, _ in many] == chunks
+    for (_, ours), (_, theirs) in zip(one, many, strict=True):
+        for part in dataclasses.fields(ours):
+            assert np.array_equal(getattr(ours, part.name), getattr(theirs, part.name))
+
+
+def many_turns(chunk: int) -> Chunk:
+    """Dialogues of different lengths, some longer than a row, each used once or twice."""
+    dialogues = [
+        dialogue(*[f"turn {row} {turn} " * (1 + row % 5) for turn in range(2 + 2 * (row % 4))], row=row) for row in range(chunk, chunk + 30)
+    ]
+    return Chunk(side="train", part=0, dialogues=dialogues, known=[frozenset()] * 30, copies=[1 + row % 2 for row in range(30)])
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    """Its tokenizer is gone: the others find out, and nobody waits for ever."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY_MODEL, folder)
+    encoding = Encoding(tokenizer=folder, template=TemplateSpec(name="no_system"), max_length=48, overlong_turns="cut")
+    ours = encoding.encoder()
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(RunFailed, match="a process that tokenises died"):
+        list(encode_chunks([many_turns(0)], encoding, ours, 2, alone=0))
+
+
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path) -> None:
-    """More chunks than are worth processes, over-long dialogues and a drawn split among them."""
-    rows = [talk(*[f"turn {number} {turn} " * (1 + number % 5) for turn in range(2 + 2 * (number % 3))]) for number in range(2600)]
+    """Several chunks, over-long dialogues and a drawn split among them."""
+    rows = [talk(*[f"turn {number} {turn} " * (1 + number % 5) for turn in range(2 + 2 * (number % 3))]) for number in range(900)]
     file = write_rows(tmp_path / "many.jsonl", rows)
     wanted = [job([{"name": str(file), "weight": 1.5}], evaluation={"fraction": 0.2}, processes=count) for count in (1, 3)]
     one, many = (run(each, tmp_path / f"processes {each.spec.dataset.processes}") for each in wanted)
     assert files(one.folder) == files(many.folder)
-    assert one.data_shape.train.dialogues > 2000
+    assert one.data_shape.train.dialogues > 900
 
 
 # The split and the mixture

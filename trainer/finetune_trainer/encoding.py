@@ -29,8 +29,8 @@ from finetune_trainer.tokenizer_files import read_tokenizer
 
 # Large enough for the tokenizer's threads, small enough to be nothing in memory.
 CHUNK_DIALOGUES = 256
-# Less than this is encoded before other processes would have started.
-_WORTH_PROCESSES_CHUNKS = 8
+# One process has done this much before others have started and learnt the words: some 16,000 dialogues.
+_ALONE_CHUNKS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +74,20 @@ class Encoding:
         return Encoder(files.tokenizer, template_from_spec(self.template, files))
 
 
-def encode_chunks(chunks: Iterable[Chunk], encoding: Encoding, encoder: Encoder, processes: int) -> Generator[tuple[Chunk, EncodedChunk]]:
-    """Each chunk with what became of it, in order. `encoder` is this process's own."""
+def encode_chunks(
+    chunks: Iterable[Chunk], encoding: Encoding, encoder: Encoder, processes: int, *, alone: int = _ALONE_CHUNKS
+) -> Generator[tuple[Chunk, EncodedChunk]]:
+    """Each chunk with what became of it, in order. This process encodes the first `alone` chunks, others the rest; `encoder` is its own."""
     remaining = iter(chunks)
-    first = list(islice(remaining, _WORTH_PROCESSES_CHUNKS)) if processes > 1 else []
-    everything = chain(first, remaining)
-    if len(first) < _WORTH_PROCESSES_CHUNKS:
-        # The tokenizer works without Python's lock: while it does, this thread reads and writes.
-        with ThreadPoolExecutor(1, initializer=_use, initargs=(encoder, encoding)) as thread:
-            yield from _encode_in_pool(everything, thread, ahead=2)
-    else:
+    # The tokenizer works without Python's lock: while it does, this thread reads and writes.
+    with ThreadPoolExecutor(1, initializer=_use, initargs=(encoder, encoding)) as thread:
+        yield from _encode_in_pool(islice(remaining, alone) if processes > 1 else remaining, thread, ahead=2)
+    rest = list(islice(remaining, 1))
+    if rest:
         # Spawned, not forked: the tokenizer may have threads here, and a fork would copy their locks without them.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(encoding,)) as pool:
-            yield from _encode_in_pool(everything, pool, ahead=3 * processes)
+            yield from _encode_in_pool(chain(rest, remaining), pool, ahead=3 * processes)
 
 
 def _encode_in_pool(chunks: Iterator[Chunk], pool: Executor, ahead: int) -> Iterator[tuple[Chunk, EncodedChunk]]:
