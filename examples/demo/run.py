@@ -17,9 +17,10 @@ from examples.demo.s3_server import S3Server, s3_server
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.relpath(Path(__file__).parent))
 RUN = Path("runs/demo")
 PUBLISHED = RUN / "published"
+S3 = Path("runs/demo-s3")
 BUCKET = "finetune-demo"
 NAME = "Fennel"
 LEAST_FALL = 0.20  # of the held-out loss
@@ -31,14 +32,15 @@ def main() -> int:
     began = time.monotonic()
     model = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune" / "smollm2"
     questions = [line for line in (HERE / "questions.txt").read_text().splitlines() if line.strip()]
-    shutil.rmtree(RUN, ignore_errors=True)
+    for folder in (RUN, S3):
+        shutil.rmtree(folder, ignore_errors=True)
     console.rule(f"[bold]SmolLM2-135M becomes {NAME}")
     console.print(
         "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. About seven minutes on two cores.\n"
     )
     console.print("[bold]Before[/]: the model's own answers")
     before = answers(model, questions)
-    with s3_server(RUN.with_name("demo-s3")) as server:
+    with s3_server(S3) as server:
         create_bucket(server)
         finetune_run(model, server)
     console.print(f"\n[bold]After[/]: {NAME}'s answers")
@@ -88,7 +90,7 @@ def finetune_run(model: Path, server: S3Server) -> None:
 
 def finetune() -> str:
     """The command beside this Python."""
-    return str(Path(sys.executable).with_name("finetune"))
+    return os.path.relpath(Path(sys.executable).with_name("finetune"))
 
 
 def show(questions: list[str], before: list[str], after: list[str]) -> None:

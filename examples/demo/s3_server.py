@@ -46,16 +46,14 @@ def s3_server(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
     """Run a server that keeps its objects in `folder`, until the block ends. `port` fixes the S3 port; absent takes a free one.
 
     A folder that was used before is served again, with the same keys.
-    Raises RuntimeError with the end of its log if it does not answer within a minute.
+    Raises RuntimeError if `port` is taken, and with the end of its log if it does not answer within a minute.
     """
     folder = folder.resolve()  # the server runs in it
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     config = folder / "s3.json"
     access_key, secret_key = _keys(config)
-    ports = _free_ports(8)
-    if port is not None:
-        ports[0] = port
+    ports = _free_ports(8, first=port)
     log = folder / "weed.log"
     with log.open("ab") as output:
         command = [sys.executable, str(Path(__file__).resolve()), str(os.getpid()), _weed(), *_arguments(data, config, ports)]
@@ -106,12 +104,17 @@ def _arguments(data: Path, config: Path, ports: list[int]) -> list[str]:
     return ["-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports free on loopback now, held together so that they differ."""
+def _free_ports(count: int, first: int | None = None) -> list[int]:
+    """Ports free on loopback now, held together so that they differ; the first one may be fixed."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
+        for one, port in zip(sockets, [first or 0] + [0] * (count - 1), strict=True):
+            # As servers do: a port that a server has just left is free.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind((HOST, port))
+            except OSError as error:
+                raise RuntimeError(f"port {port} of {HOST} is taken ({error.strerror}); choose another, or none for a free one") from error
         return [int(one.getsockname()[1]) for one in sockets]
 
 

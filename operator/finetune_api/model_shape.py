@@ -86,7 +86,8 @@ def _number(config: Mapping[str, Any], name: str, default: int | None = None) ->
     value = config.get(name)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidModel(f"config.json: {name} is {value!r}; it must be a whole number of at least 1")
+        found = "has none" if value is None else f"says {value!r}"
+        raise InvalidModel(f"config.json: {name} must be a whole number above 0, and it {found}; use another model, or download it again")
     return value
 
 

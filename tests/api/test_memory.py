@@ -19,10 +19,10 @@ def states(load):
     return sum(found.bytes for found in memory(load, None).terms if "partitioned" in found.name)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(("precision", "each"), [("bf16", 18), ("fp32", 16)])
 @pytest.mark.parametrize("world_size", [1, 8, 16])
-def test_states_are_sixteen_bytes_a_parameter_shared_out(precision, world_size):
-    assert states(replace(NODE, precision=precision, world_size=world_size)) == 16 * -(-PARAMETERS // world_size)
+def test_states_are_so_many_bytes_a_parameter_shared_out(precision, each, world_size):
+    assert states(replace(NODE, precision=precision, world_size=world_size)) == each * -(-PARAMETERS // world_size)
 
 
 def test_in_fp32_the_master_is_the_weights_own_partition():
@@ -50,8 +50,10 @@ def test_terms_of_starcoder_on_one_node(name, bytes_):
 
 
 def test_the_published_node_has_room():
-    """At 8 k tokens a worker, independent arithmetic gives 40 to 44 GiB."""
-    assert 40 * GIB < memory(replace(NODE, tokens=8192), None).total_bytes < 44 * GIB
+    """At 8 k tokens a worker, independent arithmetic gives 40 to 44 GiB, without the runtime and the allocator's gaps."""
+    found = memory(replace(NODE, tokens=8192), None)
+    allowed = sum(one.bytes for one in found.terms if one.basis == "assumed")
+    assert 40 * GIB < found.total_bytes - allowed < 44 * GIB
 
 
 def test_forty_gib_cards_need_sixteen():

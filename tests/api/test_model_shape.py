@@ -72,9 +72,9 @@ def test_published_sizes(config, parameters):
     [
         ({"architectures": ["MixtralForCausalLM"]}, "architecture MixtralForCausalLM is not one that we can count.*give spec.model.shape"),
         ({"architectures": []}, r"architectures is \[\]; it must name one class"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be a whole number of at least 1"),
-        ({"vocab_size": None}, "vocab_size is None"),
-        ({"hidden_size": "576"}, "hidden_size is '576'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number above 0, and it says 0"),
+        ({"vocab_size": None}, "vocab_size must be a whole number above 0, and it has none"),
+        ({"hidden_size": "576"}, "hidden_size must be a whole number above 0, and it says '576'"),
         ({"num_attention_heads": 10}, "hidden size 576 is not a multiple of 10 attention heads"),
     ],
 )

@@ -33,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="\b\nStart with:\n  finetune plan examples/tiny.yaml\n  finetune run examples/tiny.yaml\n\n"
-    "Each command explains itself: finetune COMMAND --help.",
+    "Each command explains itself: finetune COMMAND --help.\n\n"
+    "Exit codes: 0 done, 2 the input is wrong, 1 it failed, 130 interrupted.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data before it is used.", rich_markup_mode=None)
 
@@ -63,6 +64,7 @@ app.command(
     epilog=_examples("finetune validate job.yaml", "finetune validate examples/*.yaml --json"),
 )(validate)
 app.command(
+    short_help="Say what a job needs: memory, steps, time, GPU hours.",
     epilog=_examples("finetune plan job.yaml", "finetune plan job.yaml --set workers.nodes=2 --set training.epochs=1"),
 )(plan)
 app.command(
@@ -72,9 +74,11 @@ app.command(
     epilog=_examples("finetune chat runs/tiny/model", 'finetune chat runs/tiny/model --once "How do I sort a list?" --greedy'),
 )(chat)
 app.command(
+    short_help="Export any checkpoint of a run as a model.",
     epilog=_examples("finetune export runs/tiny", "finetune export runs/tiny --step 8 --output ./step-8"),
 )(export)
 app.command(
+    short_help="Publish a run's model to the Hub or to a directory.",
     epilog=_examples("finetune publish runs/tiny --directory ./published", "finetune publish runs/tiny --hub org/name"),
 )(publish)
 data_app.command(

@@ -19,10 +19,12 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System text instead of the template's own.")] = None,
     once: Annotated[str | None, typer.Option("--once", metavar="QUESTION", help="Answer one question and exit.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time: the same answer each time.")] = False,
-    temperature: Annotated[float | None, typer.Option("--temperature", min=0.0, help="How freely to choose; 0 is --greedy.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Makes sampled answers repeatable.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hub.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, metavar="NUMBER", help="How freely to choose; 0 is --greedy.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, metavar="N", help="Longest answer, in tokens.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Makes sampled answers repeatable.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit on the Hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer.")] = False,
 ) -> None:
     """Talk to a fine-tuned model, or to any chat model.

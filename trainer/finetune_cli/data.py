@@ -40,8 +40,10 @@ class _Count:
 
 
 def preview(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, s3:// objects or Hub data sets.")],
-    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A tokenizers JSON file, or a folder with tokenizer.json.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, s3:// objects or Hub data sets.")],
+    tokenizer: Annotated[
+        Path, typer.Option("--tokenizer", metavar="PATH", help="A tokenizers JSON file, or a folder with tokenizer.json.")
+    ],
     data_format: Annotated[Format, typer.Option("--format", help="Schema of the rows; auto looks at the first one.")] = "auto",
     template: Annotated[TemplateName, typer.Option("--template", help="How a dialogue becomes text.")] = "default",
     masking: Annotated[
@@ -49,8 +51,10 @@ def preview(
     ] = "assistant",
     token_order: Annotated[Literal["blog", "published"], typer.Option("--token-order", help="Order in which new tokens get ids.")] = "blog",
     no_system_turn: Annotated[bool, typer.Option("--no-system-turn", help="No system turn where a dialogue has none of its own.")] = False,
-    system_text: Annotated[str | None, typer.Option("--system-text", help="Text of the system turn; absent is the template's own.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Split to read.")] = "train",
+    system_text: Annotated[
+        str | None, typer.Option("--system-text", metavar="TEXT", help="Text of the system turn; absent is the template's own.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to read.")] = "train",
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per dialogue.")] = False,
 ) -> None:

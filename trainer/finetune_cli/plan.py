@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    job: Annotated[Path, typer.Argument(help="A FineTuneJob file.")],
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A FineTuneJob file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field of spec; repeatable.")] = None,
     tokens: Annotated[
         int | None,

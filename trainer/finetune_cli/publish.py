@@ -17,8 +17,10 @@ def publish(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny; its model/ is published.")],
     hub: Annotated[str | None, typer.Option("--hub", metavar="ORG/NAME", help="Hub repository; created when absent.")] = None,
     directory: Annotated[Path | None, typer.Option("--directory", metavar="DIR", help="Directory instead of the Hub.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch on the Hub; created when absent.", show_default="main")] = None,
-    message: Annotated[str | None, typer.Option("--message", help="Commit message; absent names job and step.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Branch on the Hub; created when absent.", show_default="main")
+    ] = None,
+    message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Commit message; absent names job and step.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Make a repository that is created public.")] = False,
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help="Where relative paths of the job begin, if its file has moved.")

@@ -11,10 +11,10 @@ import typer
 
 
 def run(
-    job: Annotated[Path, typer.Argument(help="FineTuneJob file.", metavar="JOB.yaml")],
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A FineTuneJob file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the spec, for example training.epochs=1. Repeatable."),
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field of spec, such as training.epochs=1; repeatable."),
     ] = None,
     run_folder: Annotated[
         Path | None, typer.Option(help="Where everything of this run is kept.", show_default="runs/NAME", metavar="FOLDER")

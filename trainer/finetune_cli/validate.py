@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def validate(
-    jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="FineTuneJob files.")],
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB.yaml", help="FineTuneJob files.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field of spec; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -5,18 +5,25 @@ from pathlib import Path
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.training_run import run_identity
 from finetune_trainer.checkpoints import CheckpointStore
-from finetune_trainer.objects import Storage
+from finetune_trainer.objects import Storage, check_readable
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import open_storage
+from finetune_trainer.storage_errors import StorageFields
 
 
 def job_storage(job: FineTuneJob, *, base: Path, default: Path, secrets: Secrets) -> Storage:
     """Where the job's checkpoints go: `spec.checkpoints.storage`, relative to `base`, or the folder `default`. Touches nothing yet."""
-    return storage_at(job.spec.checkpoints.storage or str(default), job, base=base, secrets=secrets)
+    return _opened(job.spec.checkpoints.storage or str(default), job, base=base, secrets=secrets, fields=StorageFields())
 
 
 def storage_at(url: str, job: FineTuneJob, *, base: Path, secrets: Secrets) -> Storage:
-    """Another place, such as a base model's, with the endpoint and keys of the checkpoints."""
+    """The place of a base model, with the endpoint and keys of the checkpoints. Raises InvalidStorage unless it can be listed."""
+    storage = _opened(url, job, base=base, secrets=secrets, fields=StorageFields(storage="spec.model.name"))
+    check_readable(storage)
+    return storage
+
+
+def _opened(url: str, job: FineTuneJob, *, base: Path, secrets: Secrets, fields: StorageFields) -> Storage:
     settings = job.spec.checkpoints
     return open_storage(
         url,
@@ -25,6 +32,7 @@ def storage_at(url: str, job: FineTuneJob, *, base: Path, secrets: Secrets) -> S
         credentials=lambda: secrets.s3_credentials(settings.credentials_secret, "spec.checkpoints.credentialsSecret"),
         ca_bundle=secrets.ca_bundle(settings.ca_bundle, "spec.checkpoints.caBundle"),
         base=base,
+        fields=fields,
     )
 
 

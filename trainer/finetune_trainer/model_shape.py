@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import ModelShape
+from finetune_api.model_shape import can_count, shape_from_config
 
 # One thing, many names: the first one that a config has counts.
 _NAMES = {
@@ -29,18 +30,32 @@ def read_shape(config: Mapping[str, Any], *, source: str, tensors: Mapping[str, 
 
     `source` names the config in messages. Raises InvalidModel when a number is missing or none.
     """
+    name = architecture(config, source)
+    if can_count(config):
+        try:
+            shape = shape_from_config(config)
+        except InvalidModel as error:
+            raise InvalidModel(str(error).replace("config.json", source, 1)) from None
+    else:
+        shape = _uncounted(config, name, source, tensors)
+    return shape if tensors is None else shape.model_copy(update={"parameters": parameters_of(tensors, tied=_tied(config))})
+
+
+def _uncounted(config: Mapping[str, Any], name: str, source: str, tensors: Mapping[str, tuple[int, ...]] | None) -> ModelShape:
+    """The shape of a family that the contract has no formula for: its numbers, under any of their names.
+
+    Parameters are those of the files, or else counted by Transformers.
+    """
     numbers = {field: _number(config, names, source) for field, names in _NAMES.items()}
     heads, hidden = numbers["attention_heads"], numbers["hidden_size"]
-    intermediate = next((config[name] for name in _INTERMEDIATE if config.get(name)), 4 * hidden)
-    shape = {
+    return ModelShape(
         **numbers,
-        "architecture": architecture(config, source),
-        "intermediate_size": intermediate,
-        "key_value_heads": _key_value_heads(config, heads),
-        "head_size": config.get("head_dim") or hidden // heads,
-    }
-    counted = parameters_of(tensors, tied=_tied(config)) if tensors is not None else _parameters(config, shape, source)
-    return ModelShape.model_validate({**shape, "parameters": counted})
+        architecture=name,
+        intermediate_size=next((config[key] for key in _INTERMEDIATE if config.get(key)), 4 * hidden),
+        key_value_heads=int(config.get("num_key_value_heads") or heads),
+        head_size=config.get("head_dim") or hidden // heads,
+        parameters=_counted(config, source) if tensors is None else parameters_of(tensors, tied=_tied(config)),
+    )
 
 
 def architecture(config: Mapping[str, Any], source: str) -> str:
@@ -76,31 +91,9 @@ def _number(config: Mapping[str, Any], names: tuple[str, ...], source: str) -> i
     return value
 
 
-def _key_value_heads(config: Mapping[str, Any], heads: int) -> int:
-    if config.get("model_type") == "gpt_bigcode":
-        return 1 if config.get("multi_query", True) else heads
-    return int(config.get("num_key_value_heads") or heads)
-
-
 def _tied(config: Mapping[str, Any]) -> bool:
     """Whether the head is the input embedding. Transformers' default is yes for the older families and no for Llama's."""
     return bool(config.get("tie_word_embeddings", config.get("model_type") in ("gpt_bigcode", "gpt2", "opt", "gemma")))
-
-
-def _parameters(config: Mapping[str, Any], shape: Mapping[str, Any], source: str) -> int:
-    """Parameters of a model without stored weights: by formula for the two families that examples use, else by asking Transformers."""
-    family = config.get("model_type")
-    hidden, inner, layers, vocabulary = (shape[key] for key in ("hidden_size", "intermediate_size", "layers", "vocabulary_size"))
-    keys = 2 * shape["key_value_heads"] * shape["head_size"]
-    head = 0 if _tied(config) else vocabulary * hidden
-    if family == "gpt_bigcode":
-        layer = (hidden + 1) * (hidden + keys) + (hidden + 1) * hidden + (hidden + 1) * inner + (inner + 1) * hidden + 4 * hidden
-        return int(layers * layer + (vocabulary + shape["positions"]) * hidden + 2 * hidden + head)
-    if family in ("llama", "mistral") and not config.get("attention_bias") and not config.get("mlp_bias"):
-        queries = shape["attention_heads"] * shape["head_size"]
-        layer = hidden * (2 * queries + keys) + 3 * hidden * inner + 2 * hidden
-        return int(layers * layer + vocabulary * hidden + hidden + head)
-    return _counted(config, source)
 
 
 def _counted(config: Mapping[str, Any], source: str) -> int:

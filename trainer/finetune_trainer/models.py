@@ -21,7 +21,7 @@ from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import Storage
 
 # Everything that is read of a model; a repository's other formats and original weights stay where they are.
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*")
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -102,7 +102,7 @@ def folder_revision(folder: Path) -> str:
     Reading 32 GB to the end would cost a minute of every start; two models that differ differ here, short of malice.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for pattern in PATTERNS for p in folder.glob(pattern)):
+    for path in sorted(p for pattern in PATTERNS for p in folder.glob(pattern) if p.name != "README.md"):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -206,7 +206,8 @@ def _choice(job: FineTuneJob, parts: list[_Part]) -> _Choice:
     out: frozenset[str] = frozenset()
     if evaluation is not None and evaluation.fraction is not None:
         used = {tree: None for index, names in enumerate(trees) for tree in names if index not in drawn or drawn[index][tree] > 0}
-        out = held_out(used, evaluation.fraction, seed)
+        # Without any tree there is nothing to divide; `_data_shape` says what became of the rows.
+        out = held_out(used, evaluation.fraction, seed) if used else out
     elif evaluation is not None:
         out = frozenset(tree for index, part in enumerate(parts) if part.side == "evaluation" for tree in trees[index])
     return _Choice(held_out=out, copies=drawn)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.errors import InvalidInput, RunConflict
+from finetune_api.errors import InvalidInput, InvalidTrainingRun, RunConflict
 from finetune_api.training_run import TrainingRun
 
 
@@ -100,11 +100,13 @@ class RunFolder:
             os.close(lock)
 
     def frozen_run(self) -> TrainingRun | None:
-        """The TrainingRun that was frozen here; None in a new folder."""
+        """The TrainingRun that was frozen here; None in a new folder, and where there is none. Raises InvalidTrainingRun."""
         try:
-            return TrainingRun.from_json(self.run_file.read_text())
-        except FileNotFoundError:
+            return TrainingRun.from_json(self.run_file.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except InvalidTrainingRun as error:
+            raise InvalidTrainingRun(f"run folder {self.path}: {error}") from None
 
     def freeze(self, run: TrainingRun) -> None:
         """Write run.json at once or not at all."""

@@ -110,7 +110,8 @@ def _read_errors(name: str) -> Iterator[None]:
 def _local_rows(name: str, path: Path, split: str, notice: Notice) -> Rows:
     with _read_errors(name):
         if not path.exists():
-            raise InvalidData(f"{name}: there is no such file or folder (looked at {path}){_similar(path)}")
+            looked_at = "" if Path(name).is_absolute() else f" (looked at {path.absolute()})"
+            raise InvalidData(f"{name}: there is no such file or folder{looked_at}{_similar(path)}")
         if not path.is_dir():
             _check_file(name, split)
             return FileRows(name=name, split=split, files=((name, _in_place(path)),))
@@ -128,7 +129,7 @@ def _similar(path: Path) -> str:
     """A hint at a file of nearly this name."""
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    return f"; is it {near[0]}?" if near else "; names are relative to the job file"
+    return f"; is it {near[0]}?" if near else "; correct the path"
 
 
 def _check_file(name: str, split: str) -> None:
@@ -178,6 +179,7 @@ def _open_storage(source: DataSource, url: str, *, secrets: Secrets, checkpoints
         endpoint=checkpoints.endpoint,
         region=checkpoints.region,
         credentials=lambda: secrets.s3_credentials(source.credentials_secret or checkpoints.credentials_secret, keys),
+        ca_bundle=secrets.ca_bundle(checkpoints.ca_bundle, "spec.checkpoints.caBundle"),
         fields=StorageFields(storage=f"{field}.name", credentials=keys),
     )
 

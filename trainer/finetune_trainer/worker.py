@@ -147,8 +147,10 @@ def _next_place(candidates: Iterator[Any]) -> tuple[int, int] | None:
 
 def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
     from finetune_trainer.engine import DTYPES, Engine
-    from finetune_trainer.weights import build_model
+    from finetune_trainer.weights import build_model, check_architecture
 
+    # In an architecture that we have not tried, dialogues of one row might see one another: a small random copy tells.
+    ranks.from_first(lambda: check_architecture(Path(places.model)))
     training = run.job.spec.training
     vocabulary = run.vocabulary
     model = build_model(
