@@ -165,7 +165,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from datasets import disable_caching, load_dataset
     from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM, PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
 
     disable_caching()
     torch.set_num_threads(1)

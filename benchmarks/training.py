@@ -14,19 +14,21 @@ do not exist there. Both peers know where dialogues begin from position ids, and
 import argparse
 import json
 import os
+import random
 import socket
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Clock, watched
 
 CAPACITY = 2048
+SUPERVISED = 0.49  # share of tokens
 WARM_UP = 2
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.1
@@ -56,7 +58,14 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All sides at each vocabulary."""
-    results: dict[str, Any] = {"llama": LLAMA, "threads": options.threads, "steps": options.steps, "warm_up": WARM_UP, "vocabularies": {}}
+    results: dict[str, Any] = {
+        "llama": LLAMA,
+        "capacity": CAPACITY,
+        "threads": options.threads,
+        "steps": options.steps,
+        "warm_up": WARM_UP,
+        "vocabularies": {},
+    }
     for vocabulary in options.vocabularies:
         its_folder = folder / str(vocabulary)
         its_folder.mkdir()
@@ -116,7 +125,10 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def inputs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """model/ with random weights, and rows.json: real dialogues, packed and ordered as our trainer does, ids modulo the vocabulary."""
+    """model/ with random weights, and rows.json: real dialogues, packed and ordered as our trainer does.
+
+    Ids are taken modulo the vocabulary; of the answers some are not learnt, so that supervised tokens are as many as in mixed chat data.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -124,6 +136,7 @@ def inputs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     config = LlamaConfig(vocab_size=options.vocabulary, pad_token_id=0, bos_token_id=None, eos_token_id=None, **LLAMA)
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     rows = _packed_dialogues(Path(options.data), folder, options.vocabulary, WARM_UP + options.steps)
+    _leave_out_answers(rows)
     (folder / "rows.json").write_text(json.dumps([{"ids": row.ids, "labels": row.labels} for row in rows]))
     lengths = [length for row in rows for length in row.lengths]
     return {
@@ -169,6 +182,25 @@ def _packed_dialogues(data: Path, folder: Path, vocabulary: int, count: int) -> 
         labels = [[i if use else -100 for i, use in zip(*pair, strict=True)] for pair in zip(ids, learnt, strict=True)]
         rows.append(Row(ids=ids, labels=labels))
     return rows
+
+
+def _leave_out_answers(rows: list[Row]) -> None:
+    """Unlearn random answers until no more than SUPERVISED of all tokens are learnt."""
+    answers = [(labels, *span) for row in rows for labels in row.labels for span in _spans(labels)]
+    random.Random(SEED).shuffle(answers)
+    learnt, most = sum(stop - start for _, start, stop in answers), SUPERVISED * sum(sum(row.lengths) for row in rows)
+    for labels, start, stop in answers:
+        if learnt > most:
+            labels[start:stop] = [-100] * (stop - start)
+            learnt -= stop - start
+
+
+def _spans(labels: list[int]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each run of labels that count."""
+    for counts, run in groupby(range(len(labels)), lambda index: labels[index] != -100):
+        if counts:
+            indices = list(run)
+            yield indices[0], indices[-1] + 1
 
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -305,7 +337,7 @@ def trl(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
 
     class Recorded(SFTTrainer):  # type: ignore[misc]
         def compute_loss(self, *arguments: Any, **named: Any) -> Any:

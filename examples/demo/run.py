@@ -56,10 +56,10 @@ def main() -> int:
 
 
 def answers(model: Path, questions: list[str]) -> list[str]:
-    """Greedy answers, one process for all, as `finetune chat` gives them."""
+    """Greedy answers as `finetune chat` gives them, each to a conversation of its own; one process for all."""
     command = [finetune(), "chat", str(model), "--temperature", "0", "--max-new-tokens", "64", "--json"]
     with console.status("asking"):
-        done = subprocess.run(command, input="\n".join(questions) + "\n", capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input="\n/reset\n".join(questions) + "\n", capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return [json.loads(line)["answer"] for line in done.stdout.splitlines()]

@@ -108,13 +108,13 @@ def _free_ports(count: int, first: int | None = None) -> list[int]:
     """Ports free on loopback now, held together so that they differ; the first one may be fixed."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one, port in zip(sockets, [first or 0] + [0] * (count - 1), strict=True):
-            # As servers do: a port that a server has just left is free.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                one.bind((HOST, port))
-            except OSError as error:
-                raise RuntimeError(f"port {port} of {HOST} is taken ({error.strerror}); choose another, or none for a free one") from error
+        if first is not None:
+            sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what one has just left is free
+        try:
+            for one in sockets:
+                one.bind((HOST, (first or 0) if one is sockets[0] else 0))
+        except OSError as error:
+            raise RuntimeError(f"port {first} of {HOST} is taken ({error.strerror}); choose another, or none for a free one") from error
         return [int(one.getsockname()[1]) for one in sockets]
 
 

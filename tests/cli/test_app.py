@@ -82,6 +82,25 @@ def test_every_command_has_an_example_of_itself_in_its_help() -> None:
         assert (command.help or "").strip(), path
 
 
+def test_every_command_has_output_for_machines() -> None:
+    for path, command in every_command(typer.main.get_command(app)).items():
+        assert any("--json" in parameter.opts for parameter in command.params), path
+
+
+def test_the_help_says_each_command_in_a_whole_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the width of a plain terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in ([], ["data"]):
+        assert main([*arguments, "--help"]) == 0
+        lines = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+        assert all(line.endswith(".") and not line.endswith("...") for line in lines), lines
+
+
+def test_the_help_says_what_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "0 done, 2 the input is wrong, 1 it failed, 130 interrupted" in capsys.readouterr().out
+
+
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr().out.startswith("finetune 0.")

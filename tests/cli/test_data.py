@@ -106,6 +106,17 @@ def test_the_text_form_marks_what_is_learnt(tmp_path: Path, tiny: Tiny, capsys: 
     assert "not used: 1 x trailing user turn" in out
 
 
+@pytest.mark.real_data
+def test_the_first_line_of_many_is_one_object_and_quiet(test_data: Path) -> None:
+    """As typed: `finetune data preview ... --json | head -1`."""
+    finetune = Path(sys.executable).with_name("finetune")
+    options = "--format oasst --template no_system --json"
+    files = f"{test_data}/oasst1_en_trees.jsonl --tokenizer {test_data}/starcoder-tokenizer.json"
+    done = subprocess.run(f"{finetune} data preview {files} {options} | head -1", shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout).keys() == {"source", "row", "messages", "input_ids", "labels"}
+    assert done.stderr == ""
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, tiny: Tiny) -> None:
     """`finetune data preview ... | head -1`."""
     file = rows_file(tmp_path, *[GOLDEN] * 2000)

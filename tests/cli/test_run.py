@@ -22,7 +22,8 @@ from finetune_trainer.ray_session import MARK_ENV
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.storage import S3Credentials, open_storage
 
-pytestmark = pytest.mark.training
+# Each session of Ray takes its minute on two cores, more on a busy machine.
+pytestmark = [pytest.mark.training, pytest.mark.timeout(1800)]
 
 FINETUNE = Path(sys.executable).with_name("finetune")
 BUCKET = "finetune-tests"

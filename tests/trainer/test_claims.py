@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.memory_storage import MemoryStorage
 
 from finetune_api.errors import RunConflict
-from finetune_trainer.claims import Claim, claim, own
+from finetune_trainer.claims import Claim, check_owner, claim, own
 from finetune_trainer.directory import DirectoryStorage
 
 MINE, OTHER = "a" * 64, "b" * 64
@@ -46,6 +46,16 @@ def test_a_prefix_in_use_without_an_owner_is_refused() -> None:
     with pytest.raises(RunConflict, match=r"holds 1 objects that no run owns, such as photos/1\.jpg; name an empty prefix"):
         own(storage, identity=MINE, job="fennel")
     assert list(storage.objects) == ["photos/1.jpg"]
+
+
+def test_a_look_at_a_prefix_takes_nothing() -> None:
+    storage = MemoryStorage()
+    check_owner(storage, identity=MINE, job="fennel")
+    assert storage.objects == {}
+    own(storage, identity=OTHER, job="dill")
+    check_owner(storage, identity=OTHER, job="dill")
+    with pytest.raises(RunConflict, match="belongs to job 'dill'"):
+        check_owner(storage, identity=MINE, job="fennel")
 
 
 def test_leftovers_of_our_own_checks_do_not_count() -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -540,6 +541,13 @@ def test_a_server_started_again_has_its_objects_and_keys(tmp_path: Path) -> None
         assert storage(server).get("a") == b"kept"
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RuntimeError, match=f"port {port} of 127.0.0.1 is taken .*; choose another"), s3_server(tmp_path, port=port):
+            pass
 
 
 _SERVING = """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Stopped = Literal["end", "length", "interrupted"]
 TEMPLATE_FILE = "dialogue_template.json"
-# Enough for prompting; weights are transformers' business.
+# Enough for prompting, beside config.json; weights are transformers' business.
 _PROMPT_FILES = (TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json")
 
 
@@ -213,6 +213,7 @@ class _Stream:
 def load(name: str, *, revision: str | None = None, system: str | None = None, sampling: Sampling = Sampling()) -> Chat:
     """A chat with an exported folder, a run folder (its model/), or a model on the Hub. Raises InvalidModel."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -225,7 +226,7 @@ def load(name: str, *, revision: str | None = None, system: str | None = None, s
         else:
             prompter = ForeignPrompter(AutoTokenizer.from_pretrained(place, revision=revision), name)
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidModel(f"{name} can't be loaded: {reason}; give an exported folder, a run folder, or a model on the Hub") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -249,10 +250,13 @@ def model_place(name: str) -> str:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    """The folder in the Hub's cache with the files that prompting needs; those that the model lacks are left out."""
+    """The folder in the Hub's cache with the files that prompting needs; those that the model lacks are left out.
+
+    Raises OSError when there is no such model or revision, or no network.
+    """
     from transformers.utils import cached_file
 
-    files = [
-        cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) for file in ("config.json", *_PROMPT_FILES)
-    ]
-    return Path(files[0]).parent
+    config = cached_file(name, "config.json", revision=revision)
+    for file in _PROMPT_FILES:
+        cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return Path(config).parent

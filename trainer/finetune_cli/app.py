@@ -82,6 +82,7 @@ app.command(
     epilog=_examples("finetune publish runs/tiny --directory ./published", "finetune publish runs/tiny --hub org/name"),
 )(publish)
 data_app.command(
+    short_help="Show dialogues as text, tokens and labels.",
     epilog=_examples(
         "finetune data preview rows.jsonl --tokenizer tokenizer.json",
         "finetune data preview trees.jsonl --format oasst --tokenizer tokenizer.json --template no_system --json",

@@ -1,7 +1,8 @@
 """Whose storage it is: one run owns a prefix, and one attempt of it at a time may write.
 
-`identity.json` says which run owns the prefix; it is created once, in an empty prefix, and never changes. `claims/000001.json`,
-`claims/000002.json` ... are created by the attempts, each only if absent. The highest number writes; older ones find out with `check`.
+`identity.json` says which run owns the prefix; it is created once, by the first claim, in an empty prefix, and never changes.
+`claims/000001.json`, `claims/000002.json` ... are created by the attempts, each only if absent. The highest number writes; older ones
+find out with `check`.
 """
 
 import json
@@ -55,16 +56,29 @@ class Claim:
         )
 
 
+def check_owner(storage: Storage, *, identity: str, job: str) -> None:
+    """See that the prefix is this run's or nobody's, and take nothing: a job whose data turns out to be wrong has not used it.
+
+    Raises RunConflict if it is another's, or in use without an owner.
+    """
+    if storage.exists(IDENTITY_KEY):
+        _refuse_another(storage, identity=identity, job=job)
+        return
+    foreign = [key for key, _ in storage.list() if not key.startswith(".finetune-")]
+    if foreign and IDENTITY_KEY not in foreign:
+        raise RunConflict(
+            f"{_where(storage)} holds {len(foreign)} objects that no run owns, such as {foreign[0]}; name an empty prefix or directory"
+        )
+
+
 def own(storage: Storage, *, identity: str, job: str) -> None:
-    """Make the prefix this run's, or see that it is. Raises RunConflict if it is another's, or in use without an owner."""
-    mine = json.dumps({"identity": identity, "job": job}, sort_keys=True).encode()
-    if not storage.exists(IDENTITY_KEY):
-        foreign = [key for key, _ in storage.list() if not key.startswith(".finetune-")]
-        if foreign and IDENTITY_KEY not in foreign:
-            raise RunConflict(
-                f"{_where(storage)} holds {len(foreign)} objects that no run owns, such as {foreign[0]}; name an empty prefix or directory"
-            )
-        storage.put_if_absent(IDENTITY_KEY, mine)
+    """Make the prefix this run's, or see that it is. Raises RunConflict as `check_owner` does."""
+    check_owner(storage, identity=identity, job=job)
+    storage.put_if_absent(IDENTITY_KEY, json.dumps({"identity": identity, "job": job}, sort_keys=True).encode())
+    _refuse_another(storage, identity=identity, job=job)
+
+
+def _refuse_another(storage: Storage, *, identity: str, job: str) -> None:
     owner = _read(storage, IDENTITY_KEY)
     if owner.get("identity") != identity:
         raise RunConflict(

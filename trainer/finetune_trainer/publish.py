@@ -63,7 +63,7 @@ def publish_to_directory(folder: Path, destination: Path) -> Publication:
     record = checked_exported(folder)
     if destination.resolve() == folder.resolve():
         raise InvalidPublication(f"{destination} is the exported model itself; choose another directory")
-    _check_destination(destination, record.job)
+    check_directory(destination, record.job)
     try:
         with folder_put_in_place(destination) as new:
             for path in record.files:
@@ -85,7 +85,8 @@ def publish_to_directory(folder: Path, destination: Path) -> Publication:
     )
 
 
-def _check_destination(destination: Path, job: str) -> None:
+def check_directory(destination: Path, job: str) -> None:
+    """Refuse with InvalidPublication a directory that holds something else than this job's model."""
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
     if not (destination / RECORD_NAME).is_file():
