@@ -34,7 +34,6 @@ def main() -> None:
         "versions": {"ours": {name: version(name) for name in OURS}, "peers": _peer_versions(options.peers)},
     }
     for name in ("preparation", "training"):
-        machine.wait_until_quiet(options.wait)
         print(f"measuring {name}", file=sys.stderr, flush=True)
         results[name] = _measured(name, options)
     if options.json:
@@ -49,13 +48,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", default=".venv-benchmarks/bin/python", help="Python of the environment with TRL")
     parser.add_argument("--output", default="docs/benchmarks.md")
     parser.add_argument("--json", help="file for the figures as they were measured")
-    parser.add_argument("--wait", type=float, default=600.0, help="seconds to wait at most for a quiet machine before each part")
+    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
     return parser.parse_args()
 
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The JSON object that a benchmark prints. What it says on stderr is shown as it comes."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--data", options.data, "--peers", options.peers]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--data", options.data, "--peers", options.peers, "--wait", str(options.wait)]
     with tempfile.TemporaryFile("w+") as output:
         subprocess.run(command, check=True, stdout=output)
         output.seek(0)

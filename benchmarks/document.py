@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import MOST_OTHERS
 from jinja2 import Environment, StrictUndefined
 
 FLOORS = {"1": 3.0, "2": 2.4}  # times TRL, by processes
@@ -25,6 +26,7 @@ def document(results: dict[str, Any]) -> str:
     )
     return template.render(
         date=results["date"],
+        most_others=f"{MOST_OTHERS:.0%}",
         machine=_machine(results["machine"]),
         versions={side: ", ".join(f"{name} {number}" for name, number in its.items()) for side, its in results["versions"].items()},
         **_preparation(results["preparation"]),

@@ -1,14 +1,18 @@
 """The machine that measurements run on: what it is, and how much of it others used meanwhile."""
 
+import json
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+MOST_OTHERS = 0.1
+_ATTEMPTS = 3
 
 
 def describe() -> dict[str, str | int]:
@@ -30,26 +34,35 @@ def _field(file: Path, name: str) -> str | None:
     return next(found, None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """What a command printed, and the share of the machine's processor time that others took while it ran (None: not known here)."""
+def least_disturbed(measure: Callable[[int], dict[str, Any]], wait: float) -> dict[str, Any]:
+    """A measurement while the machine is quiet: what `measure(attempt)` gives, again while others took too much, three times at most.
 
-    output: str
-    others: float | None
+    Waits up to `wait` seconds for quiet before each. `measure` gives the share of others as "others".
+    """
+    runs: list[dict[str, Any]] = []
+    for attempt in range(_ATTEMPTS):
+        _wait_until_quiet(wait)
+        runs.append(measure(attempt))
+        if (runs[-1]["others"] or 0.0) < MOST_OTHERS:
+            break
+    return min(runs, key=lambda run: run["others"] or 0.0)
 
 
-def watched(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Watched:
-    """Run a command and keep its output; what it says on stderr is shown only if it fails. Raises CalledProcessError."""
+def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run a command; the JSON object in its last line, and "others": the share of the machine's processor time that others took.
+
+    None where that is not known. What the command says on stderr is shown only if it fails. Raises CalledProcessError.
+    """
     before, own_before = _processor_seconds(), _children_seconds()
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
     if done.returncode:
         sys.stderr.write(done.stderr)
         done.check_returncode()
     after, own = _processor_seconds(), _children_seconds() - own_before
-    if before is None or after is None or after[1] == before[1]:
-        return Watched(output=done.stdout, others=None)
-    busy, total = after[0] - before[0], after[1] - before[1]
-    return Watched(output=done.stdout, others=max(0.0, (busy - own) / total))
+    others = None
+    if before is not None and after is not None and after[1] > before[1]:
+        others = max(0.0, (after[0] - before[0] - own) / (after[1] - before[1]))
+    return {**json.loads(done.stdout.splitlines()[-1]), "others": others}
 
 
 class Clock:
@@ -74,13 +87,13 @@ class Clock:
         return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def wait_until_quiet(most_seconds: float, share: float = 0.1) -> None:
-    """Wait until others take less than `share` of the machine over five seconds, for at most so long."""
+def _wait_until_quiet(most_seconds: float) -> None:
+    """Wait until others leave the machine alone for five seconds, for at most so long."""
     deadline = time.monotonic() + most_seconds
     while (before := _processor_seconds()) and time.monotonic() < deadline:
         time.sleep(5)
         after = _processor_seconds()
-        if after and (after[0] - before[0]) / (after[1] - before[1]) < share:
+        if after and (after[0] - before[0]) / (after[1] - before[1]) < MOST_OTHERS:
             return
 
 

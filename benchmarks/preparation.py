@@ -21,7 +21,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-from benchmarks.machine import Clock, watched
+from benchmarks.machine import Clock, least_disturbed, measured
 
 MAX_LENGTH = 1024
 CONTROL_TOKENS = ["<|system|>", "<|assistant|>", "<|user|>", "<|end|>"]
@@ -75,6 +75,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", default=os.environ.get("FINETUNE_TEST_DATA", "../shared/data"), help="folder with the real data")
     parser.add_argument("--tokens", type=int, default=5_000_000)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind")
+    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
     parser.add_argument("--peers", help="Python of an environment with TRL; without it only our side is measured")
     parser.add_argument("--worker", choices=["ours", "trl", "packing"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -84,11 +85,15 @@ def _options() -> argparse.Namespace:
 
 def _measured(what: str, options: argparse.Namespace, folder: Path, processes: int) -> dict[str, Any]:
     """Run one side in a process of its own; its rows are in the folder above its own."""
-    folder.mkdir()
     python = options.peers if what == "trl" else sys.executable
-    command = [python, "-m", "benchmarks.preparation", "--worker", what, "--processes", str(processes)]
-    run = watched([*command, "--folder", str(folder), "--data", str(options.data)])
-    return {**json.loads(run.output.splitlines()[-1]), "others": run.others}
+    command = [python, "-m", "benchmarks.preparation", "--worker", what, "--processes", str(processes), "--data", str(options.data)]
+
+    def measure(attempt: int) -> dict[str, Any]:
+        own = folder.with_name(f"{folder.name}-{attempt}")
+        own.mkdir()
+        return measured([*command, "--folder", str(own)])
+
+    return least_disturbed(measure, options.wait)
 
 
 def write_rows(data: Path, tokens: int, folder: Path, new_words: float) -> int:

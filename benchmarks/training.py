@@ -25,7 +25,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Clock, watched
+from benchmarks.machine import Clock, least_disturbed, measured
 
 CAPACITY = 2048
 SUPERVISED = 0.49  # share of tokens
@@ -81,6 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[16_384, 49_152], help="tokens in the vocabulary")
     parser.add_argument("--steps", type=int, default=8, help=f"measured steps, after {WARM_UP} to warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch, for all sides")
+    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
     parser.add_argument("--worker", choices=_WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
@@ -91,8 +92,10 @@ def _worker(what: str, folder: Path, options: argparse.Namespace, vocabulary: in
     python = options.peers if what in ("trl", "transformers") else sys.executable
     command = [python, "-m", "benchmarks.training", "--worker", what, "--folder", str(folder), "--data", str(options.data)]
     sizes = ["--vocabulary", str(vocabulary), "--steps", str(options.steps), "--threads", str(options.threads)]
-    run = watched([*command, *sizes], {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
-    return {**json.loads(run.output.splitlines()[-1]), "others": run.others}
+    environment = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if what == "inputs":
+        return measured([*command, *sizes], environment)
+    return least_disturbed(lambda _: measured([*command, *sizes], environment), options.wait)
 
 
 @dataclass(frozen=True, slots=True)

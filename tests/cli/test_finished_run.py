@@ -101,7 +101,7 @@ def test_what_fails_after_training_is_repeated_without_it(finetune: Finetune, pl
     (place / "shared").write_text("a file, where a folder is wanted")
     code, _, err = finetune("run", "job.yaml", publish__directory__path="shared/out")
     assert code == 1
-    assert f"{place}/shared/out can't be written: Not a directory; the exported model is kept in {place}/runs/demo/model" in err
+    assert f"{place}/shared/out can't be written: File exists; the exported model is kept in {place}/runs/demo/model" in err
     exported = (place / "runs/demo/model/model.safetensors").stat()
     assert '<span class="chip failed">failed</span>' in (place / "runs/demo/report.html").read_text()
     (place / "shared").unlink()

@@ -32,7 +32,7 @@ from finetune_trainer.objects import check_writable
 from finetune_trainer.places import Places
 from finetune_trainer.preparation import Prepared, prepare, vocabulary
 from finetune_trainer.progress import CheckpointCommitted, Event, FanOut, Finished, Notice, Published, Sink, StageAdvanced, StageStarted
-from finetune_trainer.publish import check_hub, publish_to_directory, publish_to_hub
+from finetune_trainer.publish import check_directory, check_hub, publish_to_directory, publish_to_hub
 from finetune_trainer.ray_session import local_ray
 from finetune_trainer.report import ReportData, report_data, write_report
 from finetune_trainer.run_folder import RunFolder
@@ -140,7 +140,9 @@ def _check_places(local: LocalRun) -> None:
     """What would fail hours later: storage that can't be written or is another run's, a repository that can't be pushed to."""
     storage = job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
     check_writable(storage)
-    claims.own(storage, identity=run_identity(local.job), job=local.job.metadata.name)
+    claims.check_owner(storage, identity=run_identity(local.job), job=local.job.metadata.name)
+    if directory := local.job.spec.publish.directory:
+        check_directory((local.base / directory.path).resolve(), local.job.metadata.name)
     if hub := local.job.spec.publish.hub:
         check_hub(hub, local.secrets.hub_token(hub.token_secret, "spec.publish.hub.tokenSecret"))
 

@@ -135,7 +135,7 @@ def _parts(job: FineTuneJob, base: Path, secrets: Secrets, on_progress: OnProgre
                 base=base,
                 secrets=secrets,
                 checkpoints=checkpoints,
-                field=f"spec.dataset.sources.{index}",
+                field=f"spec.dataset.sources[{index}]",
                 notice=lambda text: on_progress(Notice(message=text)),
             )
             name = source.name if split is None else f"{source.name} ({rows.split})"
