@@ -17,6 +17,8 @@ from finetune_api.finetunejob import DataFilter, DataSource, FineTuneJob, FineTu
 
 _S3_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# What stands before the host of a URL, also where the URL is misspelt or the key holds a slash; a port is no key.
+_USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*([^/@]*|[^/@]*:(?!\d*/)[^@]*)@")
 _DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".gz", ".zst")
 
 
@@ -136,6 +138,15 @@ def is_path(name: str) -> bool:
     return name.startswith(("./", "../", "/")) or name in (".", "..")
 
 
+def holds_userinfo(url: str) -> bool:
+    """Whether a URL has a user name or key before its host. What is true of must never be printed.
+
+    >>> [holds_userinfo(url) for url in ("s3://KEY:SECRET@bucket/p", "https://KEY:SEC/RET@host", "s3://bucket/a@b", "http://host:9000/a@b")]
+    [True, True, False, False]
+    """
+    return _USERINFO.match(url) is not None
+
+
 def spec_problems(spec: FineTuneJobSpec) -> list[Problem]:
     """Everything in both tables, and names that lead nowhere."""
     problems = [Problem(rule.field, rule.message, rule.remedy) for rule in (*NOT_BUILT, *CONTRADICTIONS) if rule.refuses(spec)]
@@ -149,20 +160,37 @@ def in_spec_order(problems: list[Problem]) -> list[Problem]:
 
 
 def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    """Names of models, sources and storage that have none of the known forms."""
-    if problem := _place_problem("spec.model.name", spec.model.name):
+    """Names of models, sources, storage and endpoints that have none of the known forms."""
+    if problem := _place_problem("spec.model.name", spec.model.name, "spec.checkpoints.credentialsSecret"):
         yield problem
     for index, source in enumerate(spec.dataset.sources):
         field = f"spec.dataset.sources[{index}]"
-        if problem := _place_problem(f"{field}.name", source.name):
+        if problem := _place_problem(f"{field}.name", source.name, f"{field}.credentialsSecret"):
             yield problem
         yield from _source_problems(field, source)
-    storage = spec.checkpoints.storage
-    if storage is not None and "://" in storage and not _S3_URL.fullmatch(storage):
+    yield from _address_problems(spec)
+
+
+def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Addresses of storage and endpoints: keys in them, and storage of an unknown kind."""
+    storage, judge = spec.checkpoints.storage, spec.evaluation.judge
+    for name, address in (("storage", storage), ("endpoint", spec.checkpoints.endpoint)):
+        if address is not None and holds_userinfo(address):
+            yield _userinfo_problem(f"spec.checkpoints.{name}", "spec.checkpoints.credentialsSecret")
+    if judge is not None and holds_userinfo(judge.endpoint):
+        yield _userinfo_problem("spec.evaluation.judge.endpoint", "spec.evaluation.judge.tokenSecret")
+    if storage is not None and "://" in storage and not holds_userinfo(storage) and not _S3_URL.fullmatch(storage):
         yield Problem("spec.checkpoints.storage", f'"{storage}" is no s3:// URL', "write s3://bucket/prefix, or a directory")
 
 
-def _place_problem(field: str, name: str) -> Problem | None:
+def _userinfo_problem(field: str, secret: str) -> Problem:
+    """The refusal of an address with keys in it, which doesn't show the address."""
+    return Problem(field, "holds a user name or key before `@`", f"put keys into {secret} or the environment, never into an address")
+
+
+def _place_problem(field: str, name: str, secret: str) -> Problem | None:
+    if holds_userinfo(name):
+        return _userinfo_problem(field, secret)
     if is_path(name) or _S3_URL.fullmatch(name):
         return None
     if name.startswith("s3:"):
@@ -178,7 +206,7 @@ def _source_problems(field: str, source: DataSource) -> Iterator[Problem]:
     if source.filter != DataFilter() and source.format not in ("auto", "oasst"):
         yield Problem(f"{field}.filter", f"acts on format: oasst, and this source is {source.format}", "remove it, or set format: oasst")
     if source.config is not None and not _HUB_ID.fullmatch(source.name):
-        yield Problem(f"{field}.config", f'is for a Hub data set, and "{source.name}" is none', "remove it")
+        yield Problem(f"{field}.config", "is for a Hub data set, and this source is none", "remove it")
 
 
 def cluster_only_fields(job: FineTuneJob) -> list[str]:

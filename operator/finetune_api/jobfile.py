@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from finetune_api.beyond import problems_beyond
-from finetune_api.checks import is_path
+from finetune_api.checks import holds_userinfo, is_path
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.fields import Kind, field_kind, keys, kind, nearest, paths
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
@@ -151,7 +151,9 @@ _PATHS: Final = ("spec.model.name", "spec.dataset.sources[].name", "spec.checkpo
 
 def _is_relative(text: str, *, always: bool) -> bool:
     """Whether the text is a relative path; names of models and sources are paths only when they begin with a dot."""
-    return bool(text) and "://" not in text and not os.path.isabs(text) and (always or is_path(text))
+    if not text or "://" in text or text.startswith("~") or holds_userinfo(text) or os.path.isabs(text):
+        return False
+    return always or is_path(text)
 
 
 def _unknown(path: str, name: str, model: type[BaseModel]) -> Problem:

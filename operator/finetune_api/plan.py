@@ -183,9 +183,12 @@ def _length_problems(spec: FineTuneJobSpec, shape: ModelShape | None) -> list[Pr
 
 def _machine_problems(spec: FineTuneJobSpec, machine: Machine) -> list[Problem]:
     """More GPUs than the machine has."""
-    wanted = spec.workers.gpus_per_node
-    if machine.gpus is None or device(spec) != "gpu" or wanted <= machine.gpus:
+    wanted, nodes = spec.workers.gpus_per_node, spec.workers.nodes
+    if machine.gpus is None or device(spec) != "gpu" or wanted * nodes <= machine.gpus:
         return []
+    if wanted <= machine.gpus:
+        told = f"{nodes} nodes of {wanted} GPUs are more than the {machine.gpus} GPUs of this one machine"
+        return [Problem("spec.workers.nodes", told, f"use {machine.gpus // wanted}, or run the job on a cluster")]
     remedy = f"use {machine.gpus}" if machine.gpus else "use device: cpu and workersPerNode: 2, or a machine with GPUs"
     return [Problem("spec.workers.gpusPerNode", f"{wanted} is more than the {machine.gpus} GPUs of this machine", remedy)]
 

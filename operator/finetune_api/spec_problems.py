@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from finetune_api.checks import holds_userinfo
 from finetune_api.errors import Problem
 from finetune_api.fields import field_kind, keys, kind, located, nearest, paths
 from finetune_api.finetunejob import FineTuneJobSpec
@@ -56,12 +57,14 @@ def _words(error: ErrorDetails, value: Any, root: type[BaseModel]) -> tuple[str,
 
 
 def shown(value: object) -> str:
-    """The value as YAML writes it, cut when it is long.
+    """The value as YAML writes it, cut when it is long; nothing of it when keys stand in an address.
 
-    >>> shown("1k"), shown(None), shown(True), shown(2e-05)
-    ('"1k"', 'null', 'true', '2e-05')
+    >>> shown("1k"), shown(None), shown(True), shown(2e-05), shown("ftp://KEY:SECRET@host")
+    ('"1k"', 'null', 'true', '2e-05', '"***"')
     """
     text = json.dumps(value, ensure_ascii=False, default=str)
+    if any(map(holds_userinfo, text.split('"'))):
+        return '"***"'
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 

@@ -42,7 +42,7 @@ NAME_CASES = [
     ),
     (
         {"dataset": {"sources": [{"name": "./data", "config": "en"}]}},
-        'spec.dataset.sources[0].config: is for a Hub data set, and "./data" is none; remove it',
+        'spec.dataset.sources[0].config: is for a Hub data set, and this source is none; remove it',
     ),
 ]
 

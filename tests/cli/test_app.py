@@ -267,7 +267,7 @@ def test_lines_say_everything_once_and_read_no_markup() -> None:
         "step         100/100  loss 1.5000  learning rate 1.00e-04  1,234 tokens/s  0.0 s left",
         "evaluation   step 100  loss 1000.0000  perplexity exp(1000) is too large for a number",
         "checkpoint   step 100  3.0 GiB in 1 min 15 s",
-        "stopping     SIGTERM; a checkpoint is saved first",
+        "stopping     SIGTERM",
         "finished     100 steps in 3 min 20 s  loss 1.5000",
         "report       runs/x/report.html",
     ):

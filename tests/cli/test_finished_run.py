@@ -21,6 +21,8 @@ from finetune_api.jobfile import load_job
 from finetune_trainer.checkpoints import Piece
 from finetune_trainer.exported import read_exported
 from finetune_trainer.job_storage import job_checkpoints
+from finetune_trainer.models import check_folder
+from finetune_trainer.preparation import prepare
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 
@@ -49,10 +51,13 @@ def place(tmp_path: Path, tiny: Tiny, weights: dict[int, ModelWeights], monkeypa
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({"kind": "FineTuneJob", "metadata": {"name": "demo"}, "spec": spec}))
     folder = RunFolder(tmp_path / "runs/demo")
     job = load_job(tmp_path / "job.yaml")
+    model = check_folder(tmp_path / "base", job.spec.model)
+    data = prepare(job, base=tmp_path, model_folder=model.folder, folder=folder.prepared, secrets=Secrets({})).data_shape
+    inputs = {"data": data.fingerprint, "model": model.revision}
     for step, loss in LOSSES.items():
         store = job_checkpoints(job, base=tmp_path, default=folder.storage, secrets=Secrets({})).claimed()
         part = store.write_part(step, 0, list(pieces(weights[step])))
-        store.commit(step, [part], {"evaluationLoss": loss, "seconds": 1.0})
+        store.commit(step, [part], {"evaluationLoss": loss, "seconds": 1.0, **inputs})
     return tmp_path
 
 
@@ -86,7 +91,7 @@ def test_a_gate_keeps_the_model_and_says_why(finetune: Finetune, place: Path) ->
     code, _, err = finetune("run", "job.yaml", **gate)
     assert code == 1
     assert "not published: spec.publish.gate.evaluationLoss.max=1.5, and the evaluation loss of step 8 is 2.0000" in err
-    assert f"the model is kept in {place}/runs/demo/model. Raise the gate or train longer" in err
+    assert f"the model is kept in {place}/runs/demo/model. Raise the gate, or train longer in a new run (--run-folder)" in err
     assert not (place / "out").exists()
     assert read_exported(place / "runs/demo/model").step == 8
     # The best checkpoint passes; nothing is trained for it.
@@ -138,6 +143,29 @@ def test_folder_and_storage_belong_to_one_run(finetune: Finetune, place: Path) -
     # The same job in another folder goes on with what the storage holds.
     code, out, _ = finetune("run", "job.yaml", "--run-folder", "other", "--json", **storage)
     assert (code, events(out)[-1]["step"]) == (0, 8)
+    # But not with other data under the same name: the checkpoints were made from what was there.
+    rows = (place / "rows.jsonl").read_text().splitlines(keepends=True)
+    (place / "rows.jsonl").write_text("".join(rows[:-3]))
+    code, _, err = finetune("run", "job.yaml", "--run-folder", "third", **storage)
+    assert code == 2
+    assert "was made from another data" in err
+    assert "give the run a storage of its own" in err
+
+
+def test_changed_generation_settings_reach_the_exported_model(finetune: Finetune, place: Path) -> None:
+    assert finetune("run", "job.yaml")[0] == 0
+    weights = (place / "runs/demo/model/model.safetensors").stat()
+    (place / "runs/demo/model/README.md").write_text("my own card")
+    assert finetune("run", "job.yaml", generation__temperature=0.9)[0] == 0
+    assert json.loads((place / "runs/demo/model/generation_config.json").read_text())["temperature"] == 0.9
+    assert (place / "runs/demo/model/model.safetensors").stat() == weights
+    assert (place / "runs/demo/model/README.md").read_text() == "my own card"
+
+
+def test_the_kept_job_file_is_a_whole_job(finetune: Finetune, place: Path) -> None:
+    assert finetune("run", "job.yaml")[0] == 0
+    assert load_job(place / "runs/demo/job.yaml") == load_job(place / "job.yaml")
+    assert (place / "runs/demo/job.yaml").read_text().startswith("apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\n")
 
 
 def test_changed_data_is_another_run(finetune: Finetune, place: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,16 +259,24 @@ def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Ru
     assert done < stopped_at < TOTAL_STEPS
     assert f"stopped after step {stopped_at} of {TOTAL_STEPS}" in run.error["message"]
 
-    # A byte of the newest checkpoint changes: the one before it is taken up, and said so.
+    # The same command goes on to the end.
+    with place.running(tiny.job) as run:
+        assert run.end() == 0
+    assert run.of_kind("Resumed")[0]["step"] == stopped_at
+
+    # A byte of the last checkpoint changes before it is exported again: what came after the one before it is trained again.
     storage = place.checkpoints().storage
     key = place.last().objects[1].key
     content = bytearray(storage.get(key))
     content[len(content) // 2] ^= 1
     storage.put(key, content)
+    shutil.rmtree(place.folder / "model")
     with place.running(tiny.job) as run:
         assert run.end() == 0
-    assert run.of_kind("Resumed")[0]["step"] < stopped_at
-    assert any("can't be used, the one before it is tried" in notice["message"] for notice in run.of_kind("Notice"))
+    notices = [notice["message"] for notice in run.of_kind("Notice")]
+    assert any("what came after the checkpoint before it is trained again" in notice for notice in notices)
+    assert any("can't be used, the one before it is tried" in notice for notice in notices)
+    assert stopped_at <= run.of_kind("Resumed")[0]["step"] < TOTAL_STEPS
 
     assert digests(place) == digests(reference)
     assert exported_digests(place) == exported_digests(reference)

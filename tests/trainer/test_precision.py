@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from finetune_trainer.precision import Precision, cpu_flags, machine_precision, resolve_precision
+from finetune_trainer.precision import Precision, cpu_flags, resolve_precision
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,3 @@ def test_flags_are_read_from_cpuinfo(tmp_path: Path) -> None:
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16 avx2\n\nprocessor\t: 1\nflags\t\t: fpu\n")
     assert cpu_flags(cpuinfo) == {"fpu", "avx512_bf16", "avx2"}
     assert cpu_flags(tmp_path / "absent") == frozenset()
-
-
-def test_this_machine_answers_without_a_gpu() -> None:
-    assert machine_precision("auto", gpu=False) in ("bf16", "fp32")
-    assert machine_precision("bf16", gpu=True) == "bf16"

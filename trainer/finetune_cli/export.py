@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from finetune_api.training_run import TrainingRun
     from finetune_trainer.run_folder import RunFolder
 
-# Written by `finetune run` into the run folder: where relative paths of its job begin. Read by `export` and `publish`.
-ORIGIN_FILE = "origin"
-
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny.")],
@@ -38,7 +35,7 @@ def export(
 
 def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: Path, base: Path) -> int:
     """The step that was exported."""
-    from finetune_api.errors import InvalidStorage
+    from finetune_api.errors import InvalidStorage, RunConflict
     from finetune_trainer.card import base_licence, card_texts
     from finetune_trainer.export import CheckpointWeights, describe
     from finetune_trainer.export import export as export_model
@@ -60,6 +57,11 @@ def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: P
         storage_opener=lambda url: storage_at(url, run.job, base=base, secrets=secrets),
         revision=run.model_revision,
     )
+    if model.revision != run.model_revision:
+        raise RunConflict(
+            f"the base model {run.job.spec.model.name} in {model.folder} is no longer the one of this run: it was {run.model_revision}, "
+            f"it is {model.revision}; put the old one back"
+        )
     with store.reader(checkpoint) as reader, progress_bar("export") as progress:
         export_model(run, CheckpointWeights(reader), step=checkpoint.step, base=model.folder, folder=target, progress=progress)
     # This machine need not be the one that trained: the card says of hardware and versions only what the plan knows.
@@ -84,8 +86,7 @@ def origin(folder: "RunFolder", given: Path | None) -> Path:
     """Where relative paths of the run's job begin: as given, as `finetune run` left it, or here."""
     if given is not None:
         return given.resolve()
-    file = folder.path / ORIGIN_FILE
-    return Path(file.read_text(encoding="utf-8").strip()) if file.is_file() else Path.cwd()
+    return Path(folder.origin.read_text(encoding="utf-8").strip()) if folder.origin.is_file() else Path.cwd()
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import typer
 from finetune_cli.export import frozen_run, origin, progress_bar
 
 if TYPE_CHECKING:
-    from finetune_api.finetunejob import Publish
+    from finetune_api.finetunejob import Gate, Publish
     from finetune_trainer.publication import Publication
+    from finetune_trainer.run_folder import RunFolder
 
 
 def publish(
@@ -25,14 +26,17 @@ def publish(
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help="Where relative paths of the job begin, if its file has moved.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish what spec.publish.gate of the job refuses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Publish the exported model of a run: where its job says, or where the options say.
+    """Publish the exported model of a run: where its job says, if it passes the job's gate, or where the options say.
 
     What is there already is not sent again. The token comes from the job's Secret, HF_TOKEN, or `hf auth login`.
     """
     frozen, folder = frozen_run(run)
     place = _place(frozen.job.spec.publish, hub, directory, revision, message, public)
+    if not (force or hub or directory):
+        _check_gate(frozen.job.spec.publish.gate, folder)
     published = _publish(folder.model, place, origin(folder, base))
     if as_json:
         print(json.dumps(_described(published)))
@@ -40,6 +44,22 @@ def publish(
     print(f"published to {published.url} at {published.revision[:12]}: {len(published.sent)} files sent, {len(published.deleted)} deleted")
     if published.kept:
         print(f"kept as edited there: {', '.join(published.kept)}; delete it there to get ours with the next publication")
+
+
+def _check_gate(gate: "Gate", folder: "RunFolder") -> None:
+    """The job's condition for its own place, by what was measured at the exported step. Raises PublicationFailed."""
+    from finetune_api.errors import PublicationFailed
+    from finetune_trainer.exported import read_exported
+    from finetune_trainer.metrics import read_metrics
+    from finetune_trainer.progress import EvaluationDone
+    from finetune_trainer.publication import refused_by_gate
+
+    step = read_exported(folder.model).step
+    losses = [event.loss for event in read_metrics(folder.metrics) if isinstance(event, EvaluationDone) and event.step == step]
+    if refusal := refused_by_gate(gate, losses[-1] if losses else None, step):
+        raise PublicationFailed(
+            f"not published: {refusal}; the model is kept in {folder.model}. Export a better step with `finetune export`, or use --force"
+        )
 
 
 def _place(spec: "Publish", hub: str | None, directory: Path | None, revision: str | None, message: str | None, public: bool) -> "Publish":
@@ -54,7 +74,7 @@ def _place(spec: "Publish", hub: str | None, directory: Path | None, revision: s
     if (revision or message or public) and not hub and (directory or spec.hub is None):
         raise InvalidPublication("--revision, --message and --public are for the Hub; add --hub ORG/NAME")
     if directory:
-        return Publish(directory=DirectoryPublication(path=str(directory.resolve())))
+        return Publish(directory=DirectoryPublication(path=str(directory.expanduser().resolve())))
     if not hub and spec.hub is None:
         if spec.directory is None:
             raise InvalidPublication("the job names no place to publish to; give --hub ORG/NAME or --directory DIR")
@@ -69,11 +89,11 @@ def _place(spec: "Publish", hub: str | None, directory: Path | None, revision: s
 
 
 def _publish(model: Path, place: "Publish", base: Path) -> "Publication":
-    from finetune_trainer.publish import publish_to_directory, publish_to_hub
+    from finetune_trainer.publish import publication_directory, publish_to_directory, publish_to_hub
     from finetune_trainer.secrets import Secrets
 
     if place.directory is not None:
-        return publish_to_directory(model, base / place.directory.path)
+        return publish_to_directory(model, publication_directory(place.directory, base))
     assert place.hub is not None
     token = Secrets().hub_token(place.hub.token_secret, "spec.publish.hub.tokenSecret")
     with progress_bar("publish") as progress:

@@ -40,8 +40,16 @@ def progress_sink(*, as_json: bool) -> Sink:
     if as_json:
         return JsonSink(sys.stdout)
     # The stream of this moment: while Ray runs, sys.stdout is where libraries may print what nobody should read.
-    console = Console(highlight=False, file=sys.stdout)
+    console = ProgressConsole(highlight=False, file=sys.stdout)
     return BarSink(console) if console.is_terminal else LineSink(console)
+
+
+class ProgressConsole(Console):
+    """A console whose reader may go away (`| head`): that is an error of the sink, and no reason to end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Called in the handler of the BrokenPipeError: passes it on, where rich would leave by SystemExit."""
+        raise
 
 
 class JsonSink:
@@ -164,7 +172,7 @@ def line_of(event: Event) -> Text | None:
     """One line for an event that happens rarely; None for a step or an advance.
 
     >>> line_of(Stopping(reason="Ctrl-C")).plain
-    'stopping     Ctrl-C; a checkpoint is saved first'
+    'stopping     Ctrl-C'
     """
     match event:
         case StageStarted():
@@ -179,7 +187,7 @@ def line_of(event: Event) -> Text | None:
         case Resumed():
             return _labelled("resumed", f"attempt {event.attempt} goes on after step {event.step}", "green")
         case Stopping():
-            return _labelled("stopping", f"{event.reason}; a checkpoint is saved first", "yellow")
+            return _labelled("stopping", event.reason, "yellow")
         case Published():
             return _labelled("published", f"{event.where}  revision {event.revision}", "green")
         case Finished():

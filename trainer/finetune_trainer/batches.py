@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.labels import IGNORE_INDEX
-from finetune_trainer.packing import Packing, pack
+from finetune_trainer.packing import Packing
 
 Integers = NDArray[np.int64]
 
@@ -109,17 +109,6 @@ class BatchPlan:
     def _row_costs(self) -> Integers:
         lengths = np.asarray(self.examples.lengths, dtype=np.int64)
         return _ATTENTION_PARITY_TOKENS * self.packing.row_tokens + _row_sums(self.packing, lengths * lengths) // 2
-
-
-def plan_batches(examples: Examples, *, capacity: int, global_batch_size: int, seed: int | None) -> BatchPlan:
-    """Pack all examples in rows of `capacity` tokens and order the rows. Without a seed they come in their own order."""
-    return BatchPlan(
-        examples=examples,
-        packing=pack(np.asarray(examples.lengths), capacity),
-        supervised_counts=np.asarray(examples.supervised_counts),
-        global_batch_size=global_batch_size,
-        seed=seed,
-    )
 
 
 def micro_batch(examples: Examples, indices: Sequence[int]) -> MicroBatch:

@@ -2,7 +2,7 @@
 
 In: what the report shows (run, measurements, data statistics) and the licence of the base model. Out: README.md as text, with YAML
 front matter for the Hub, and finetunejob.yaml. Numbers come from these alone; what isn't known is shown as unknown. Nothing of
-where the run took place or with which Secrets is in it.
+where the run took place or with which Secrets is in it: of a local path only the last part.
 """
 
 import re
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.checks import is_path
 from finetune_api.finetunejob import BaseModelSpec, DataSource, FineTuneJob
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.progress import StepDone
@@ -56,7 +57,10 @@ def base_licence(base: Path) -> Licence:
 
 
 def public_job(run: TrainingRun) -> str:
-    """finetunejob.yaml: the job with every default, the base model pinned to its commit, without Secrets, storage and pod settings."""
+    """finetunejob.yaml: the job with every default, the base model pinned to its commit, without Secrets, storage and pod settings.
+
+    Local files are expected beside it: `/home/ann/rows.jsonl` becomes `./rows.jsonl`.
+    """
     import yaml
 
     spec = run.job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -64,6 +68,8 @@ def public_job(run: TrainingRun) -> str:
     public["workers"] = {name: value for name, value in spec["workers"].items() if name in _PUBLIC_WORKERS}
     if is_hub_id(run.job.spec.model.name):
         public["model"]["revision"] = run.model_revision
+    for named in (public["model"], *public["dataset"]["sources"]):
+        named["name"] = _beside(named["name"])
     job = {"apiVersion": run.job.api_version, "kind": run.job.kind, "metadata": {"name": run.job.metadata.name}, "spec": public}
     # Checked, so that what is published can be loaded by whoever finds it.
     FineTuneJob.model_validate(job)
@@ -99,9 +105,7 @@ def _values(data: "ReportData", step: int, licence: Licence, hardware: str) -> d
         "data": run.data,
         "sources": [_source(source) for source in spec.dataset.sources],
         "splits": [("train", run.data.train)] + ([("evaluation", run.data.evaluation)] if run.data.evaluation else []),
-        "dropped": [
-            (source.name, reason, number) for source in data.statistics.sources for reason, number in sorted(source.dropped.items())
-        ],
+        "dropped": _dropped(data),
         "template_rows": _template_rows(run),
         "training_rows": _training_rows(run),
         "evaluations": data.evaluations,
@@ -158,6 +162,11 @@ def is_hub_id(name: str) -> bool:
 def _shown(name: str) -> str:
     """A Hub id as it is; of a path or an address only the last part, since the rest tells of the author's machines."""
     return name if is_hub_id(name) else name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _beside(name: str) -> str:
+    """A local path as one beside the job file; a Hub id or an address as it is."""
+    return f"./{_shown(name)}" if is_path(name) else name
 
 
 def _linked(name: str) -> str:
@@ -233,10 +242,11 @@ def _training_rows(run: TrainingRun) -> Iterable[tuple[str, object]]:
 
 def _hardware_rows(data: "ReportData", hardware: str) -> list[tuple[str, str]]:
     plan = data.run.plan
-    seconds = sum(step.seconds for step in data.steps)
+    seconds = data.seconds_in_steps
     what = hardware or plan.accelerator or (UNKNOWN if plan.device == "gpu" else "CPU")
     hours = f"{seconds * plan.world_size / 3600:.2f}" if data.steps else UNKNOWN
-    pace = f"{sum(step.tokens for step in data.steps) / seconds:,.0f}" if seconds else UNKNOWN
+    tokens = sum(step.tokens for step in data.steps) * data.steps_done_per_measured
+    pace = f"{tokens / seconds:,.0f}" if seconds else UNKNOWN
     return [
         ("hardware", what),
         ("workers", f"{plan.world_size} on {plan.nodes} machine{'s' if plan.nodes > 1 else ''}"),

@@ -80,7 +80,7 @@ def train(run: TrainingRun, places: Places, *, sink: Sink, stop: threading.Event
         run_config=ray.train.RunConfig(
             name=run.job.metadata.name,
             storage_path=f"{ray.get_runtime_context().get_temp_dir()}/train",
-            failure_config=ray.train.FailureConfig(max_failures=0),
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
     failure = _follow(trainer.fit, mailbox, sink=sink, stop=stop)
@@ -123,7 +123,7 @@ def _follow(fit: Callable[[], Any], mailbox: Any, *, sink: Sink, stop: threading
     asked = False
     while thread.is_alive():
         if stop.is_set() and not asked:
-            sink.record(Stopping(reason="a stop was requested; committing a checkpoint after this step"))
+            sink.record(Stopping(reason="a stop was requested; a checkpoint follows this step"))
             mailbox.request_stop.remote()
             asked = True
         for event in ray.get(mailbox.take.remote()):

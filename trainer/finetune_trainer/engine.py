@@ -120,8 +120,8 @@ class Engine:
         grad_norm = float(self._engine.get_global_grad_norm())
         if not (np.isfinite(loss_sum) and np.isfinite(grad_norm)):
             raise TrainingFailed(
-                f"step {self.step}: loss {loss_sum / max(1, num_supervised)} and gradient norm {grad_norm} are not both finite; "
-                "lower training.optimizer.learningRate, or look at the data of this step"
+                f"step {self.step + 1}: loss {loss_sum / max(1, num_supervised)} and gradient norm {grad_norm} are not both finite; "
+                "begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the data of this step"
             )
         self.step += 1
         return StepResult(loss=loss_sum / max(1, num_supervised), loss_sum=loss_sum, grad_norm=grad_norm)

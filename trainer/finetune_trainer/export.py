@@ -105,9 +105,19 @@ def export(
     return record
 
 
+def generation_text(folder: Path, generation: Generation) -> str:
+    """generation_config.json of an exported folder with these settings: the job may change them without another export."""
+    ids = {name: value for name, value in _json(folder / "generation_config.json").items() if name.endswith("_token_id")}
+    return _pretty(generation_config(generation, ids))
+
+
 def describe(folder: Path, texts: Mapping[str, str]) -> None:
-    """Add the card and other texts to an exported folder, each whole or not at all, and to its record."""
+    """Add the card and other texts to an exported folder, each whole or not at all, and to its record.
+
+    A text that somebody has edited since it was written is left as it is.
+    """
     record = read_exported(folder)
+    texts = {name: text for name, text in texts.items() if not _is_edited(folder / name, record)}
     try:
         for name, text in texts.items():
             write_in_place(folder / name, text.encode())
@@ -118,6 +128,10 @@ def describe(folder: Path, texts: Mapping[str, str]) -> None:
         raise StorageFailed(
             f"{folder} can't be written: {error.strerror or error}; the weights there are whole, make room and export again"
         ) from error
+
+
+def _is_edited(path: Path, record: ExportRecord) -> bool:
+    return path.name in record.files and path.exists() and digest_of_file(path) != record.files[path.name]
 
 
 def _check_target(folder: Path, run: TrainingRun) -> None:

@@ -116,14 +116,14 @@ def read_exported(folder: Path) -> ExportRecord:
 
 
 def checked_exported(folder: Path) -> ExportRecord:
-    """The record with the digests that the files have now. Weights that differ from what was exported are refused.
+    """The record with the digests that the files have now. A file that is missing is refused, and so are weights that differ.
 
     Other files may have been edited or added since, a README for example: they are taken as they are.
     """
     record = read_exported(folder)
     files = {path: digest_of_file(folder / path) for path in folder_files(folder)}
     for path, digest in record.files.items():
-        if is_weights(path) and (path not in files or files[path].sha256 != digest.sha256):
+        if path not in files or (is_weights(path) and files[path].sha256 != digest.sha256):
             state = "has changed since it was exported" if path in files else "is missing"
             raise InvalidPublication(f"{folder / path} {state}; export the model again with `finetune export`")
     return replace(record, files=files)

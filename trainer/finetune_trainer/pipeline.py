@@ -8,12 +8,10 @@ operator runs the same stages in pods of their own; only what is around them dif
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import yaml
-
-from finetune_api.checks import cluster_only_fields
+from finetune_api.checks import cluster_only_fields, is_path
 from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, PublicationFailed, RunConflict
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.plan import plan
@@ -21,23 +19,35 @@ from finetune_api.training_run import TrainingRun, identity_differences, run_ide
 from finetune_trainer import claims, driver
 from finetune_trainer.card import base_licence, card_texts
 from finetune_trainer.checkpoints import CheckpointStore
-from finetune_trainer.export import CheckpointWeights, describe, export
+from finetune_trainer.export import CheckpointWeights, describe, export, generation_text
 from finetune_trainer.exported import RECORD_NAME, checked_exported
 from finetune_trainer.job_storage import job_checkpoints, job_storage, storage_at
 from finetune_trainer.machine import hardware_text, library_versions, this_machine
 from finetune_trainer.manifest import Manifest
-from finetune_trainer.metrics import MetricsFile, TensorBoardSink
+from finetune_trainer.metrics import MetricsFile, TensorBoardSink, read_metrics
 from finetune_trainer.models import ModelFiles, resolve_model
 from finetune_trainer.objects import check_writable
 from finetune_trainer.places import Places
-from finetune_trainer.preparation import Prepared, prepare, vocabulary
-from finetune_trainer.progress import CheckpointCommitted, Event, FanOut, Finished, Notice, Published, Sink, StageAdvanced, StageStarted
+from finetune_trainer.preparation import Prepared, prepare, prepared_earlier, vocabulary
+from finetune_trainer.progress import (
+    CheckpointCommitted,
+    Event,
+    FanOut,
+    Finished,
+    Notice,
+    Published,
+    Sink,
+    StageAdvanced,
+    StageStarted,
+    StepDone,
+)
 from finetune_trainer.publish import check_directory, check_hub, publish_to_directory, publish_to_hub
 from finetune_trainer.ray_session import local_ray
 from finetune_trainer.report import ReportData, report_data, write_report
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.worker import best_step
+from finetune_trainer.storage_errors import DamagedCheckpoint
+from finetune_trainer.worker import best_step, check_same_inputs
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,24 +90,22 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: floa
         storage_opener=lambda url: storage_at(url, local.job, base=local.base, secrets=local.secrets),
         revision=frozen.model_revision if frozen else None,
     )
-    prepared = prepare(
-        local.job,
-        base=local.base,
-        model_folder=model.folder,
-        folder=local.folder.prepared,
-        secrets=local.secrets,
-        on_progress=_until_stopped(local, sink, "preparation"),
-    )
+    prepared = _prepare(local, frozen, model, sink)
     run = _freeze(local, frozen, model, prepared)
     try:
         _train(local, run, model, prepared, sink)
-        step, evaluation_loss = _export(local, run, model, sink)
+        try:
+            step, evaluation_loss = _export(local, run, model, sink)
+        except DamagedCheckpoint as error:
+            sink.record(Notice(message=f"{error}; what came after the checkpoint before it is trained again"))
+            _train(local, run, model, prepared, sink, again=True)
+            step, evaluation_loss = _export(local, run, model, sink)
         published = _publish(local, run, step, evaluation_loss, sink)
     except BaseException as error:
-        _report_of_failure(local, run, "stopped" if isinstance(error, Interrupted) else "failed", sink)
+        _report(local, run, sink, outcome="stopped" if isinstance(error, Interrupted) else "failed")
         raise
-    write_report(_report_data(local, run, published=published.where if published else ""), local.folder.report)
-    losses = [event.loss for event in report_data(local.folder.path, run=run).steps]
+    _report(local, run, sink, published=published.where if published else "")
+    losses = [event.loss for event in read_metrics(local.folder.metrics) if isinstance(event, StepDone)]
     finished = Finished(
         model=str(local.folder.model),
         report=str(local.folder.report),
@@ -140,6 +148,7 @@ def _check_places(local: LocalRun) -> None:
     """What would fail hours later: storage that can't be written or is another run's, a repository that can't be pushed to."""
     storage = job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
     check_writable(storage)
+    check_directory(local.folder.model, local.job.metadata.name)
     claims.check_owner(storage, identity=run_identity(local.job), job=local.job.metadata.name)
     if directory := local.job.spec.publish.directory:
         check_directory((local.base / directory.path).resolve(), local.job.metadata.name)
@@ -147,8 +156,26 @@ def _check_places(local: LocalRun) -> None:
         check_hub(hub, local.secrets.hub_token(hub.token_secret, "spec.publish.hub.tokenSecret"))
 
 
+def _prepare(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, sink: Sink) -> Prepared:
+    """The data, read and tokenised; what a run has begun with stays, whatever a branch on the Hub points to since."""
+    if frozen is not None and not all(is_path(source.name) for source in local.job.spec.dataset.sources):
+        earlier = prepared_earlier(local.folder.prepared, frozen.data.fingerprint)
+        if earlier is not None:
+            sink.record(Notice(message=f"data prepared when this run began is used: {earlier.folder}"))
+            return earlier
+    return prepare(
+        local.job,
+        base=local.base,
+        model_folder=model.folder,
+        folder=local.folder.prepared,
+        secrets=local.secrets,
+        on_progress=_until_stopped(local, sink, "preparation"),
+    )
+
+
 def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prepared: Prepared) -> TrainingRun:
-    """The final plan, frozen in run.json. A run that goes on may have other workers; its model and data are still the same."""
+    """The final plan, frozen in run.json. A run that goes on may have other workers; model, data and arithmetic are still the same."""
+    machine = this_machine() if frozen is None else replace(this_machine(), fast_bf16=frozen.plan.precision == "bf16")
     run = TrainingRun(
         job=local.job,
         identity=run_identity(local.job),
@@ -156,7 +183,7 @@ def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prep
         model_shape=model.shape,
         vocabulary=vocabulary(local.job.spec.template, model.folder),
         data=prepared.data_shape,
-        plan=plan(local.job, model.shape, prepared.data_shape, this_machine()),
+        plan=plan(local.job, model.shape, prepared.data_shape, machine),
     )
     if frozen is not None:
         for what, then, now in (
@@ -168,20 +195,18 @@ def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prep
                     f"{what} has changed since this run began ({then[:12]} then, {now[:12]} now); "
                     f"put it back, or begin a new run with --run-folder"
                 )
-    local.folder.freeze(run)
-    local.folder.origin.write_text(f"{local.base}\n")
-    local.folder.job_file.write_text(
-        yaml.safe_dump(local.job.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False)
-    )
+    local.folder.freeze(run, local.base)
     return run
 
 
-def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepared, sink: Sink) -> None:
-    """Train unless a checkpoint of the last step exists. Raises Interrupted after a stop."""
+def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepared, sink: Sink, *, again: bool = False) -> None:
+    """Train unless a checkpoint of the last step exists; `again`: even then, as it is damaged. Raises Interrupted after a stop."""
     total_steps = run.plan.total_steps
     assert total_steps is not None, "the final plan knows the number of steps"
     newest = _checkpoints(local).newest_verified()
-    if newest is not None and newest.step >= total_steps:
+    if newest is not None:
+        check_same_inputs(newest, run)
+    if newest is not None and newest.step >= total_steps and not again:
         sink.record(Notice(message=f"all {total_steps} steps are done already: checkpoint {newest.key}"))
         return
     if local.stop.is_set():
@@ -223,7 +248,9 @@ def _export(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) ->
             )
     # The weights are safe; what describes them may fail and be written again.
     data = _report_data(local, run)
-    describe(local.folder.model, card_texts(data, step=chosen.step, licence=base_licence(model.folder), hardware=hardware_text()))
+    texts = card_texts(data, step=chosen.step, licence=base_licence(model.folder), hardware=hardware_text())
+    generation = {"generation_config.json": generation_text(local.folder.model, local.job.spec.generation)}
+    describe(local.folder.model, texts | generation)
     return chosen.step, evaluation_loss
 
 
@@ -248,7 +275,7 @@ def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: floa
         measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
         raise PublicationFailed(
             f"not published: spec.publish.gate.evaluationLoss.max={gate.max:g}, and the evaluation loss of step {step} {measured}; "
-            f"the model is kept in {local.folder.model}. Raise the gate or train longer"
+            f"the model is kept in {local.folder.model}. Raise the gate, or train longer in a new run (--run-folder)"
         )
     sink.record(StageStarted(stage="publication", unit="bytes"))
     if publish.directory is not None:
@@ -276,10 +303,10 @@ def _report_data(local: LocalRun, run: TrainingRun, *, outcome: str = "finished"
     )
 
 
-def _report_of_failure(local: LocalRun, run: TrainingRun, outcome: str, sink: Sink) -> None:
-    """The report of a run that did not finish; what stands in its way (a full disk, storage that is gone) must not hide the failure."""
+def _report(local: LocalRun, run: TrainingRun, sink: Sink, *, outcome: str = "finished", published: str = "") -> None:
+    """Write the report; what stands in its way (a full disk, storage that is gone) must neither hide a failure nor undo a success."""
     try:
-        write_report(_report_data(local, run, outcome=outcome), local.folder.report)
+        write_report(_report_data(local, run, outcome=outcome, published=published), local.folder.report)
     except (OSError, FineTuneError) as error:
         sink.record(Notice(message=f"no report was written: {error}"))
 

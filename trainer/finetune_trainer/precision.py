@@ -23,15 +23,6 @@ def resolve_precision(wanted: Literal["auto", "bf16", "fp32"], *, gpu_bf16: bool
     return "bf16" if fast else "fp32"
 
 
-def machine_precision(wanted: Literal["auto", "bf16", "fp32"], *, gpu: bool) -> Precision:
-    """`resolve_precision` for this machine: asks torch about the GPU, /proc/cpuinfo about the CPU."""
-    if wanted != "auto" or not gpu:
-        return resolve_precision(wanted, gpu_bf16=None, cpu_flags=cpu_flags())
-    import torch  # heavy, and needed only here
-
-    return resolve_precision(wanted, gpu_bf16=torch.cuda.is_bf16_supported(including_emulation=False), cpu_flags=frozenset())
-
-
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Features of the first CPU; empty where the system does not tell."""
     try:

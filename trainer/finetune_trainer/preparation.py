@@ -105,6 +105,12 @@ def prepare(
     return _prepared(store_folder(folder, fingerprint), meta, reused=False)
 
 
+def prepared_earlier(folder: Path, fingerprint: str) -> Prepared | None:
+    """The store of that name, if it is there and whole, without a look at the sources."""
+    meta = read_meta(store_folder(folder, fingerprint))
+    return None if meta is None else _prepared(store_folder(folder, fingerprint), meta, reused=True)
+
+
 def vocabulary(template: TemplateSpec, model_folder: Path) -> Vocabulary:
     """What the model's embedding has to hold once the template's control tokens are in the tokenizer."""
     before = read_tokenizer(model_folder).tokenizer

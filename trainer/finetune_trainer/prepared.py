@@ -101,7 +101,9 @@ def write_store(folder: Path, fingerprint: str) -> Iterator["StoreWriter"]:
     """
     target, draft = store_folder(folder, fingerprint), folder / f".{fingerprint}.{os.getpid()}"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        # Whoever holds the run folder's lock is alone here: other drafts are what a killed process left.
+        for left in folder.glob(f".{fingerprint}.*"):
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
         with closing(StoreWriter(draft)) as writer:
             yield writer

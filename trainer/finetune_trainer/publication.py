@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from finetune_api.errors import InvalidPublication
+from finetune_api.finetunejob import Gate
 from finetune_trainer.exported import ExportRecord, FileDigest, is_weights
 
 README = "README.md"
@@ -72,6 +73,20 @@ def changes(
         delete=tuple(sorted((ours.keys() & remote.keys()) - local.keys() - edited)),
         kept=tuple(sorted(kept)),
     )
+
+
+def refused_by_gate(gate: Gate, evaluation_loss: float | None, step: int) -> str | None:
+    """Why the model of `step` may not be published; None when it may. A loss that was not measured, or is NaN, passes no gate.
+
+    >>> from finetune_api.finetunejob import Maximum
+    >>> refused_by_gate(Gate(evaluation_loss=Maximum(max=1.5)), 2.0, 8)
+    'spec.publish.gate.evaluationLoss.max=1.5, and the evaluation loss of step 8 is 2.0000'
+    """
+    allowed = gate.evaluation_loss
+    if allowed is None or (evaluation_loss is not None and evaluation_loss <= allowed.max):
+        return None
+    measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
+    return f"spec.publish.gate.evaluationLoss.max={allowed.max:g}, and the evaluation loss of step {step} {measured}"
 
 
 def check_owner(repository: str, remote: Iterable[str], previous: ExportRecord | None, job: str) -> None:

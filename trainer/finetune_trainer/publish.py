@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
-from finetune_api.finetunejob import HubPublication
+from finetune_api.finetunejob import DirectoryPublication, HubPublication
 from finetune_trainer.exported import (
     RECORD_NAME,
     ExportRecord,
@@ -83,6 +83,14 @@ def publish_to_directory(folder: Path, destination: Path) -> Publication:
         sent=tuple(record.files),
         sent_bytes=_total(record.files, record.files),
     )
+
+
+def publication_directory(directory: DirectoryPublication, base: Path) -> Path:
+    """The directory that a job means: `~` is the user's home, and relative paths begin at `base`. Raises InvalidPublication."""
+    try:
+        return (base / Path(directory.path).expanduser()).resolve()
+    except RuntimeError:
+        raise InvalidPublication(f"spec.publish.directory.path={directory.path}: there is no such home; write a whole path") from None
 
 
 def check_directory(destination: Path, job: str) -> None:

@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from finetune_api.errors import FineTuneError
-
 Value = TypeVar("Value")
 
 
@@ -21,12 +19,12 @@ class Ranks:
         self._device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
     def from_first(self, ask: Callable[[], Value]) -> Value:
-        """What rank 0's `ask` gives, on every rank; only rank 0 calls it. An error of it is raised on every rank."""
+        """What rank 0's `ask` gives, on every rank; only rank 0 calls it. An error of it is raised on every rank: none may wait for it."""
         box: list[Any] = [None, None]
         if self.rank == 0:
             try:
                 box[0] = ask()
-            except FineTuneError as error:
+            except Exception as error:
                 box[1] = error
         dist.broadcast_object_list(box, src=0, device=self._device)
         if box[1] is not None:

@@ -7,12 +7,14 @@ ends every process that carries this session's mark in its environment, by id, a
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 # Set by this file for the session's processes, read by the watchdog alone.
@@ -64,8 +66,12 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A token of this session's own: Ray would keep one in the user's home, and say so at each start.
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
+    # All of the machine is ours, so workers that have not started yet are slow, not without a place; Ray would give up after 60 s.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
     # Ray's metrics exporter has nobody to export to here, and its agent logs errors about that.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # Workers stay in this folder: relative paths, such as that of $FINETUNE_SECRETS, mean the same to them.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     try:
         # Ray prints other processes' misfortunes to stdout, in the middle of our lines (its option log_to_driver doesn't cover them).
         with open(f"{folder}/printed.log", "w", encoding="utf-8") as printed, redirect_stdout(printed):
@@ -82,20 +88,38 @@ def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs
     import ray
 
     try:
-        context = ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+        with _own_sigterm():
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     except Exception:
-        shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        with suppress(OSError):  # the disk may be full, or Ray may not have begun to write: neither may hide what happened
+            shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
         raise
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's SIGTERM handler, which `ray.init` replaces, and let the processes that it starts be born deaf to SIGTERM.
+
+    They share our process group, and a SIGTERM to the group (`timeout`, a shell's `kill %1`) asks us for a checkpoint first.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -83,6 +83,17 @@ class ReportData:
         return [event for event in self.measurements if isinstance(event, StepDone)]
 
     @property
+    def steps_done_per_measured(self) -> float:
+        """What a sum over the measured steps is multiplied with: with logEverySteps above 1 their mean stands for the others."""
+        steps = self.steps
+        return steps[-1].step / len(steps) if steps else 0.0
+
+    @property
+    def seconds_in_steps(self) -> float:
+        """Time of all steps up to the last measured one."""
+        return sum(step.seconds for step in self.steps) * self.steps_done_per_measured
+
+    @property
     def evaluations(self) -> list[EvaluationDone]:
         """The evaluations, step 0 first."""
         return [event for event in self.measurements if isinstance(event, EvaluationDone)]
@@ -177,9 +188,7 @@ def plan_against_seen(data: ReportData) -> list[Compared]:
     """What was planned and what was measured: steps, tokens, time, memory, evaluation aside."""
     plan, train, steps = data.run.plan, data.run.data.train, data.steps
     done = steps[-1].step if steps else 0
-    # With logEverySteps above 1 not every step was measured: the mean stands for the others.
-    scale = done / len(steps) if steps else 0.0
-    seconds = sum(step.seconds for step in steps) * scale
+    scale, seconds = data.steps_done_per_measured, data.seconds_in_steps
     memory = plan.memory.total_bytes if plan.memory else None
     passes = plan.total_steps / plan.steps_per_epoch if plan.total_steps and plan.steps_per_epoch else None
     planned_tokens = None if passes is None else train.tokens * passes
@@ -230,7 +239,7 @@ def _step_tiles(data: ReportData) -> list[tuple[str, str, str]]:
         ("training loss", f"{last.loss:.3f}", f"from {steps[0].loss:.3f}"),
         ("optimizer steps", f"{last.step:,}", f"of {last.total_steps:,}, {last.epoch:.3g} epochs"),
         ("tokens/s", f"{speed:,.0f}", f"{plan.world_size} workers, {plan.device}, {plan.precision}"),
-        ("time in steps", duration(seconds * last.step / len(steps)), ""),
+        ("time in steps", duration(data.seconds_in_steps), ""),
     ]
 
 

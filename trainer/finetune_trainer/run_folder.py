@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.errors import InvalidInput, InvalidTrainingRun, RunConflict
+import yaml
+
+from finetune_api.errors import InvalidInput, InvalidTrainingRun, RunConflict, StorageFailed
 from finetune_api.training_run import TrainingRun
 
 
@@ -77,7 +79,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; it is made when absent. The kernel lets go of it however the process ends.
 
-        Raises RunConflict when another process holds it, and when the folder holds something that is no run.
+        Raises RunConflict when another process holds it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -108,8 +110,21 @@ class RunFolder:
         except InvalidTrainingRun as error:
             raise InvalidTrainingRun(f"run folder {self.path}: {error}") from None
 
-    def freeze(self, run: TrainingRun) -> None:
-        """Write run.json at once or not at all."""
-        draft = self.run_file.with_suffix(".json.new")
-        draft.write_text(run.to_json() + "\n")
-        draft.replace(self.run_file)
+    def freeze(self, run: TrainingRun, base: Path) -> None:
+        """Write run.json, and beside it the job for people and where its relative paths begin; each at once or not at all.
+
+        Raises StorageFailed when the disk is full.
+        """
+        job = run.job.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        whole = {"apiVersion": run.job.api_version, "kind": run.job.kind, **job}
+        self._write(self.job_file, yaml.safe_dump(whole, sort_keys=False))
+        self._write(self.origin, f"{base}\n")
+        self._write(self.run_file, run.to_json())
+
+    def _write(self, path: Path, text: str) -> None:
+        draft = path.with_name(path.name + ".new")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            raise StorageFailed(f"{path} can't be written: {error.strerror}; make room there, or use --run-folder") from error

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.finetunejob import NamedVolume, SecretKey, SecretName
+from finetune_api.keys import SECRETS_FOLDER_ENV
 from finetune_trainer.storage import S3Credentials
 
-SECRETS_FOLDER = "FINETUNE_SECRETS"  # set in pods by the operator, on a laptop by the user
 HUB_TOKEN = "HF_TOKEN"
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -25,7 +25,7 @@ class Secrets:
         self._environment = environment
 
     def __repr__(self) -> str:
-        return f"Secrets(folder={self._environment.get(SECRETS_FOLDER)!r})"
+        return f"Secrets(folder={self._environment.get(SECRETS_FOLDER_ENV)!r})"
 
     def hub_token(self, secret: SecretKey | None, field: str) -> str | None:
         """The token of `field`; without a secret, HF_TOKEN of the environment or None."""
@@ -58,7 +58,7 @@ class Secrets:
             raise InvalidSpec(
                 [
                     Problem(
-                        field, f"no file {path or f'${SECRETS_FOLDER}/{bundle.name}/ca.crt'}", f"put ca.crt there and set {SECRETS_FOLDER}"
+                        field, f"no file {path or f'${SECRETS_FOLDER_ENV}/{bundle.name}/ca.crt'}", f"put ca.crt there and set {SECRETS_FOLDER_ENV}"
                     )
                 ]
             )
@@ -80,12 +80,12 @@ class Secrets:
             return None
 
     def _path(self, name: str, key: str) -> Path | None:
-        folder = self._environment.get(SECRETS_FOLDER)
+        folder = self._environment.get(SECRETS_FOLDER_ENV)
         # A key is free text in the spec: it must not lead out of the secret's own folder.
         return Path(folder, name, key) if folder and Path(key).name == key else None
 
     def _missing(self, name: str, key: str, variable: str, field: str) -> Problem:
-        file = self._path(name, key) or f"${SECRETS_FOLDER}/{name}/{key} ({SECRETS_FOLDER} is not set)"
+        file = self._path(name, key) or f"${SECRETS_FOLDER_ENV}/{name}/{key} ({SECRETS_FOLDER_ENV} is not set)"
         return Problem(
             field,
             f"secret {name!r} has no value for {key!r}: neither the file {file} nor the environment variable {variable} holds one",

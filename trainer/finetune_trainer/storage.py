@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from finetune_api.checks import holds_userinfo
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
 from finetune_trainer.directory import Bytes, DirectoryStorage, Listing
 from finetune_trainer.objects import Storage, check_readable, check_writable
@@ -198,7 +199,7 @@ class _Connection:
 
 def _check_no_keys_in(url: str, setting: str, credentials: str) -> None:
     """Raise InvalidStorage for `scheme://user:key@host`: URLs are printed. This message does not print it."""
-    if "://" in url and "@" in url.split("/")[2]:
+    if holds_userinfo(url):
         raise InvalidStorage(f"{setting} holds a user name or key before '@'; put keys into {credentials}, never into a URL")
 
 

@@ -5,6 +5,7 @@ batches, builds its part of the model, takes up the newest verified checkpoint a
 Nothing here depends on where Ray runs: a laptop and a pod run this file unchanged.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.errors import FineTuneError, StorageFailed
+from finetune_api.errors import FineTuneError, RunConflict, StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.batches import BatchPlan
 from finetune_trainer.checkpoints import CheckpointStore, Claim, PartRecord, Reader
 from finetune_trainer.checkpoints import Piece as StoredPiece
 from finetune_trainer.job_storage import job_checkpoints
 from finetune_trainer.loop import Milestones, run_steps
+from finetune_trainer.manifest import Manifest
 from finetune_trainer.packing import pack
 from finetune_trainer.places import Places
 from finetune_trainer.prepared import PreparedData, Side
@@ -62,7 +64,7 @@ def _train(run: TrainingRun, places: Places, mailbox: Any) -> int | None:
 
     # The newest verified checkpoint, whatever world size wrote it.
     store = _claimed_checkpoints(run, places, ranks)
-    steps_done = restore(engine, store, ranks, tell)
+    steps_done = restore(engine, store, run, ranks, tell)
     if steps_done or store.claim.number > 1:
         tell(Resumed(step=steps_done, attempt=store.claim.number))
 
@@ -101,27 +103,51 @@ def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
     )
 
 
-def restore(engine: Any, store: CheckpointStore, ranks: Ranks, tell: Tell) -> int:
+def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell) -> int:
     """Take up the newest checkpoint that every rank can read to the last byte; the steps that it has done, 0 without one.
 
     Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved.
     """
-    candidates = store.candidates(lambda message: tell(Notice(message=f"passed over: {message}"))) if ranks.rank == 0 else iter(())
-    tried = 0
-    while (chosen := ranks.from_first(lambda: _next_place(candidates))) is not None:
-        tried += 1
+    damaged: list[str] = []
+
+    def pass_over(message: str) -> None:
+        damaged.append(message)
+        tell(Notice(message=f"passed over: {message}"))
+
+    candidates = store.candidates(pass_over) if ranks.rank == 0 else iter(())
+    while (chosen := ranks.from_first(lambda: _next_place(candidates, run))) is not None:
         with store.reader(store.open(*chosen)) as reader:
             read = _Lenient(reader)
             engine.load_local_state(read, step=chosen[0])
         problems = [problem for problem in ranks.gathered(read.problem) if problem]
         if not problems:
             return int(chosen[0])
+        damaged.append(problems[0])
         tell(Notice(message=f"checkpoint of step {chosen[0]} can't be used, the one before it is tried: {problems[0]}"))
-    if tried:
+    if found := ranks.from_first(lambda: len(damaged)):
         raise StorageFailed(
-            f"none of the {tried} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
+            f"none of the {found} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
         )
     return 0
+
+
+def check_same_inputs(manifest: Manifest, run: TrainingRun) -> None:
+    """A checkpoint goes on with the data and the base model that it was made from. Raises RunConflict.
+
+    Storage belongs to a job's settings; what a path or a branch in them holds may have changed since.
+    """
+    for what, now in _inputs(run).items():
+        then = manifest.extra.get(what)
+        if then != now:
+            raise RunConflict(
+                f"checkpoint {manifest.key} was made from another {what} ({str(then)[:19]}; now {now[:19]}); "
+                "put it back, or give the run a storage of its own (spec.checkpoints.storage)"
+            )
+
+
+def _inputs(run: TrainingRun) -> dict[str, str]:
+    """What shaped a checkpoint besides the job's settings, as its manifest keeps it."""
+    return {"data": run.data.fingerprint, "model": run.model_revision}
 
 
 @dataclass(slots=True)
@@ -140,9 +166,12 @@ class _Lenient:
         return np.zeros(stop - start, dtype=np.float32)
 
 
-def _next_place(candidates: Iterator[Any]) -> tuple[int, int] | None:
+def _next_place(candidates: Iterator[Manifest], run: TrainingRun) -> tuple[int, int] | None:
     manifest = next(candidates, None)
-    return None if manifest is None else (manifest.step, manifest.attempt)
+    if manifest is None:
+        return None
+    check_same_inputs(manifest, run)
+    return manifest.step, manifest.attempt
 
 
 def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
@@ -229,6 +258,11 @@ class TrainingRank:
             part_sum, part_count = self.engine.evaluate(micro_batches)
             loss_sum, count = loss_sum + part_sum, count + part_count
         loss = loss_sum / count
+        if not math.isfinite(loss):
+            raise TrainingFailed(
+                f"the evaluation loss after step {step} is {loss}; nothing after the last checkpoint is kept. "
+                "Begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the held-out data"
+            )
         self.tell(evaluation_done(step=step, epoch=step / self.batches.steps_per_epoch, loss=loss))
         return float(loss)
 
@@ -255,6 +289,7 @@ class TrainingRank:
             "run": self.run.digest,
             "engine": "deepspeed-zero3",
             "seconds": time.monotonic() - began,
+            **_inputs(self.run),
         }
         manifest = self.store.commit(step, [PartRecord.from_json(part) for part in parts], extra)
         seconds = time.monotonic() - began
