@@ -154,7 +154,8 @@ def inputs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def _packed_dialogues(data: Path, folder: Path, vocabulary: int, count: int) -> list[Row]:
     from finetune_api.finetunejob import FineTuneJob
-    from finetune_trainer.batches import plan_batches
+    from finetune_trainer.batches import BatchPlan
+    from finetune_trainer.packing import pack
     from finetune_trainer.preparation import prepare
     from finetune_trainer.prepared import PreparedData
     from finetune_trainer.secrets import Secrets
@@ -175,7 +176,8 @@ def _packed_dialogues(data: Path, folder: Path, vocabulary: int, count: int) -> 
     }
     found = prepare(FineTuneJob.model_validate(job), base=folder, model_folder=tokenizer, folder=folder / "store", secrets=Secrets())
     examples = PreparedData.open(found.folder, "train")
-    batches = plan_batches(examples, capacity=CAPACITY, global_batch_size=1, seed=SEED)
+    packing, counts = pack(examples.lengths, CAPACITY), examples.supervised_counts
+    batches = BatchPlan(examples=examples, packing=packing, supervised_counts=counts, global_batch_size=1, seed=SEED)
     assert batches.packing.num_rows >= count, f"the data gives {batches.packing.num_rows} rows, {count} are needed"
     rows = []
     for step in range(count):

@@ -42,9 +42,38 @@ NAME_CASES = [
     ),
     (
         {"dataset": {"sources": [{"name": "./data", "config": "en"}]}},
-        'spec.dataset.sources[0].config: is for a Hub data set, and this source is none; remove it',
+        "spec.dataset.sources[0].config: is for a Hub data set, and this source is none; remove it",
     ),
 ]
+
+
+SOURCE = "spec.dataset.sources[0]"
+STORAGE = {"storage": "s3://bucket/p"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "secret"),
+    [
+        ({"checkpoints": {"storage": "s3://AKIA:HIDDEN@bucket/p"}}, "spec.checkpoints.storage", "spec.checkpoints.credentialsSecret"),
+        ({"checkpoints": {"storage": "s3://AKIA:HID/DEN@bucket/p"}}, "spec.checkpoints.storage", "spec.checkpoints.credentialsSecret"),
+        (
+            {"checkpoints": {**STORAGE, "endpoint": "https://AKIA:HIDDEN@host:9000"}},
+            "spec.checkpoints.endpoint",
+            "spec.checkpoints.credentialsSecret",
+        ),
+        ({"model": {"name": "s3://AKIA:HIDDEN@bucket/m"}}, "spec.model.name", "spec.checkpoints.credentialsSecret"),
+        ({"dataset": {"sources": [{"name": "s3:/AKIA:HIDDEN@bucket/d"}]}}, f"{SOURCE}.name", f"{SOURCE}.credentialsSecret"),
+        (
+            {"evaluation": {"judge": {"model": "m", "endpoint": "http://AKIA:HIDDEN@x"}}},
+            "spec.evaluation.judge.endpoint",
+            "spec.evaluation.judge.tokenSecret",
+        ),
+    ],
+)
+def test_keys_in_an_address_are_refused_and_not_shown(spec, field, secret):
+    problems = spec_problems(job(**spec).spec)
+    assert f"{field}: holds a user name or key before `@`; put keys into {secret} or the environment" in "\n".join(map(str, problems))
+    assert not any(part in str(problems) for part in ("AKIA", "HID"))
 
 
 @pytest.mark.parametrize(("spec", "message"), NOT_BUILT_CASES + CONTRADICTION_CASES + NAME_CASES)
@@ -80,6 +109,7 @@ def test_every_row_names_a_field_that_exists():
         {"training": {"deepspeed": {"offload_param": {"device": "none"}}}},
         {"publish": {"hub": HUB}},
         {"checkpoints": {"storage": "/data/checkpoints"}},
+        {"checkpoints": {"storage": "s3://bucket/a:b@c", "endpoint": "http://host:9000/a@b"}},
         {"ttlSecondsAfterFinished": 60, "retry": 1, "workers": {"queueName": "q"}},
     ],
 )

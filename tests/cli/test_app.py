@@ -1,5 +1,6 @@
 """The command line's edge: fast help, errors as messages or JSON, and exit codes that mean something."""
 
+import contextlib
 import io
 import json
 import os
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from finetune_api.errors import FineTuneError, Interrupted, InvalidData, InvalidSpec, Problem, TrainingFailed
 from finetune_cli.app import app, main
-from finetune_cli.terminal import BarSink, JsonSink, LineSink
+from finetune_cli.terminal import BarSink, JsonSink, LineSink, ProgressConsole
 from finetune_trainer.progress import (
     CheckpointCommitted,
     Event,
+    FanOut,
     Finished,
     Notice,
     Published,
@@ -273,6 +275,30 @@ def test_lines_say_everything_once_and_read_no_markup() -> None:
     ):
         assert text.splitlines().count(line) == 1, line
     assert "\x1b" not in text
+
+
+def test_a_reader_of_progress_that_goes_away_ends_nothing() -> None:
+    """As in `finetune run job.yaml | head`: the sink is left out, the others are told, and training goes on."""
+    told: list[Event] = []
+
+    class Told:
+        def record(self, event: Event) -> None:
+            told.append(event)
+
+        def close(self) -> None:
+            pass
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    sinks = FanOut([LineSink(ProgressConsole(file=stream, highlight=False)), Told()])
+    sinks.record(step(1))
+    sinks.record(step(2))
+    sinks.close()
+    assert [event for event in told if isinstance(event, StepDone)] == [step(1), step(2)]
+    assert [event.message for event in told if isinstance(event, Notice)] == ["LineSink stopped recording: [Errno 32] Broken pipe"]
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
 
 
 def test_steps_come_at_a_calm_pace_and_the_last_one_always() -> None:

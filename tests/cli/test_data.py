@@ -97,6 +97,18 @@ def test_wrong_input(arguments: list[str], said: str, capsys: pytest.CaptureFixt
     assert said in capsys.readouterr().err
 
 
+def test_an_s3_that_does_not_answer_is_told_with_what_can_be_changed(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    assert main(["data", "preview", "s3://bucket/rows.jsonl", "--tokenizer", str(tiny.tokenizer)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "SOURCE=s3://bucket: can't reach http://127.0.0.1:9; correct AWS_ENDPOINT_URL, or start the server there" in said
+    assert "spec." not in said
+
+
 def test_the_text_form_marks_what_is_learnt(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     file = rows_file(tmp_path, GOLDEN, {"messages": [*GOLDEN["messages"], {"role": "user", "content": "[bold]?"}]})
     assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer), "--template", "no_system"]) == 0

@@ -11,6 +11,7 @@ import pytest
 import typer
 from tests.exported_models import ModelWeights, base_folder, source_model, training_run
 
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.training_run import TrainingRun
 from finetune_cli import app
 from finetune_cli.export import export
@@ -18,6 +19,8 @@ from finetune_cli.publish import publish
 from finetune_trainer.exported import read_exported
 from finetune_trainer.job_storage import job_checkpoints
 from finetune_trainer.manifest import Manifest
+from finetune_trainer.models import folder_revision
+from finetune_trainer.progress import evaluation_done, to_json
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 
@@ -30,6 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "demo")
     base = base_folder(folder.path.parent / "tiny", "llama")
     run = training_run(base, model={"name": str(base), "initialization": "random"})
+    run = run.model_copy(update={"model_revision": folder_revision(base)})
     for step in (4, 8):
         _checkpoint(run, folder, step, ModelWeights(source_model(base, rows=837, seed=step)))
     folder.run_file.write_text(run.to_json())
@@ -107,6 +111,35 @@ def test_a_damaged_checkpoint_leaves_the_old_export(finetune: Run, folder: Path)
     assert code == 1
     assert "step 8 is damaged" in err
     assert read_exported(folder / "model").step == 4
+
+
+def test_a_base_model_that_has_changed_since_is_refused(finetune: Run, folder: Path) -> None:
+    run = TrainingRun.from_json((folder / "run.json").read_bytes())
+    (folder / "run.json").write_text(run.model_copy(update={"model_revision": "sha256:before"}).to_json())
+    code, _, err = finetune("export", folder)
+    assert code == 2
+    assert f"is no longer the one of this run: it was sha256:before, it is {run.model_revision}; put the old one back" in err
+    assert not (folder / "model").exists()
+
+
+def test_the_jobs_gate_holds_for_the_jobs_own_place(finetune: Run, folder: Path, tmp_path: Path) -> None:
+    run = TrainingRun.from_json((folder / "run.json").read_bytes())
+    gated = {"publish": {"directory": {"path": str(tmp_path / "own")}, "gate": {"evaluationLoss": {"max": 1.5}}}}
+    spec = run.job.spec.model_dump(mode="json", by_alias=True, exclude_none=True) | gated
+    job = FineTuneJob.model_validate({"metadata": {"name": "demo"}, "spec": spec})
+    (folder / "run.json").write_text(run.model_copy(update={"job": job}).to_json())
+    measured = [evaluation_done(step=number, epoch=1.0, loss=loss) for number, loss in ((4, 1.0), (8, 2.0))]
+    (folder / "metrics.jsonl").write_text("".join(to_json(event) + "\n" for event in measured))
+    finetune("export", folder)
+    code, _, err = finetune("publish", folder)
+    assert code == 1
+    assert "not published: spec.publish.gate.evaluationLoss.max=1.5, and the evaluation loss of step 8 is 2.0000" in " ".join(err.split())
+    assert not (tmp_path / "own").exists()
+    assert finetune("publish", folder, "--directory", tmp_path / "elsewhere")[0] == 0
+    assert finetune("publish", folder, "--force")[0] == 0
+    finetune("export", folder, "--step", 4)
+    assert finetune("publish", folder)[0] == 0
+    assert read_exported(tmp_path / "own").step == 4
 
 
 def test_an_exported_run_is_published_to_a_directory(finetune: Run, folder: Path, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from finetune_trainer.batches import BatchPlan, MicroBatch, empty_micro_batch, micro_batch, plan_batches
+from finetune_trainer.batches import BatchPlan, MicroBatch, empty_micro_batch, micro_batch
 from finetune_trainer.labels import IGNORE_INDEX
+from finetune_trainer.packing import pack
 from finetune_trainer.prepared import supervised_counts
 
 CAPACITY = 64
@@ -47,7 +48,13 @@ def examples(count: int = 50, seed: int = 3, share: float = 0.5) -> ListExamples
 
 
 def plan(data: ListExamples, global_batch_size: int = 12, seed: int | None = 7) -> BatchPlan:
-    return plan_batches(data, capacity=CAPACITY, global_batch_size=global_batch_size, seed=seed)
+    return BatchPlan(
+        examples=data,
+        packing=pack(data.lengths, CAPACITY),
+        supervised_counts=data.supervised_counts,
+        global_batch_size=global_batch_size,
+        seed=seed,
+    )
 
 
 def step_of_all_ranks(batches: BatchPlan, step: int, world_size: int, micro_batch_size: int) -> list[list[MicroBatch]]:

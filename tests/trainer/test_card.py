@@ -32,6 +32,8 @@ SPEC: dict[str, Any] = {
     "publish": {"hub": {"repository": "org/starchat", "tokenSecret": {"name": "write-secret"}}},
 }
 
+NAMES = {"./private|notes.jsonl": "/home/ann/private|notes.jsonl"}  # as published -> as given
+
 
 def step(number: int, loss: float = 1.5) -> StepDone:
     return StepDone(
@@ -53,7 +55,8 @@ def report(measurements: list[Any] | None = None, **spec: Any) -> ReportData:
     run = training_run(TINY, **{**SPEC, **spec})
     statistics = DataStatistics(
         sources=[
-            SourceStatistics(name="HuggingFaceH4/oasst1_en", dialogues=160, tokens=9000, supervised_tokens=4000, dropped={"too long": 3})
+            SourceStatistics(name="HuggingFaceH4/oasst1_en", dialogues=160, tokens=9000, supervised_tokens=4000, dropped={"too long": 3}),
+            SourceStatistics(name="/home/ann/private|notes.jsonl", dialogues=1, tokens=9, supervised_tokens=4, dropped={"invalid": 1}),
         ]
     )
     measured = [evaluation_done(step=0, epoch=0.0, loss=3.0), *map(step, range(1, 13)), evaluation_done(step=12, epoch=3.0, loss=1.25)]
@@ -90,20 +93,34 @@ def test_nothing_tells_of_secrets_or_of_where_it_ran() -> None:
             assert private not in text.replace("s3://bucket-of-ann/dialogues.jsonl", "").replace("Secrets", "")
 
 
-def test_a_table_shows_only_the_last_part_of_a_path() -> None:
-    table = model_card(report(), step=12).split("## Reproduce it")[0]
-    assert "/home/ann" not in table
-    assert r"private\|notes.jsonl" in table
+def test_only_the_last_part_of_a_path_is_shown() -> None:
+    texts = card_texts(report(model={"name": "/home/ann/models/tiny", "initialization": "random"}), step=12)
+    for text in texts.values():
+        assert "/home/ann" not in text
+        assert "name: ./tiny\n" in text
+        assert "name: ./private|notes.jsonl\n" in text
+    table = texts["README.md"].split("## Reproduce it")[0]
+    assert r"1 of private\|notes.jsonl (invalid)" in table
     assert "bucket-of-ann" not in table
+
+
+def test_time_counts_the_steps_that_were_not_logged() -> None:
+    """With logEverySteps 4, three of twelve steps are in the metrics: the card says the same time as when all are."""
+    every, some = (model_card(report([step(number) for number in numbers]), step=12) for numbers in (range(1, 13), (4, 8, 12)))
+    for expected in ("| training time | 48.0 s |", "| CPU hours | 0.03 (training steps only) |", "| tokens per second | 500 |"):
+        assert expected in every
+        assert expected in some
 
 
 def test_the_published_job_is_a_job_that_trains_the_same() -> None:
     data = report()
     job = FineTuneJob.model_validate(yaml.safe_load(public_job(data.run)))
     assert job.spec.model.revision == data.run.model_revision
-    as_given = job.model_copy(
-        update={"spec": job.spec.model_copy(update={"model": job.spec.model.model_copy(update={"revision": "main"})})}
+    moving = job.spec.model.model_copy(update={"revision": "main"})
+    dataset = job.spec.dataset.model_copy(
+        update={"sources": [source.model_copy(update={"name": NAMES.get(source.name, source.name)}) for source in job.spec.dataset.sources]}
     )
+    as_given = job.model_copy(update={"spec": job.spec.model_copy(update={"model": moving, "dataset": dataset})})
     assert run_identity(as_given) == data.run.identity
     assert job.spec.workers.env == []
     assert job.spec.checkpoints.storage is None

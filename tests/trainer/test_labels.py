@@ -8,9 +8,10 @@ from tests.conftest import Tiny
 from tests.trainer.chat_data import dialogue, encoder, messages
 from tests.trainer.test_template import OURS, model_folder
 
-from finetune_trainer.batches import micro_batch, plan_batches
+from finetune_trainer.batches import BatchPlan, micro_batch
 from finetune_trainer.dialogues import Dialogue, Message
 from finetune_trainer.labels import IGNORE_INDEX, Encoder, Example, labels_from_spans
+from finetune_trainer.packing import pack
 
 GOLDEN = dialogue("Hello, can you help me?", "Sure, what can I do for you?")
 # The recipe's vectors, for the StarCoder vocabulary with control tokens in the blog's order.
@@ -180,7 +181,14 @@ def test_labels_are_made_before_packing() -> None:
     made = encoder(name="no_system")
     generator = random.Random(3)
     found = [example(made, random_dialogue(generator, row, exchanges=2)) for row in range(40)]
-    packed = plan_batches(InMemory(found), capacity=256, global_batch_size=4, seed=1)
+    examples = InMemory(found)
+    packed = BatchPlan(
+        examples=examples,
+        packing=pack(examples.lengths, 256),
+        supervised_counts=examples.supervised_counts,
+        global_batch_size=4,
+        seed=1,
+    )
     user, assistant = (made.tokenizer.token_to_id(f"<|{role}|>") for role in ("user", "assistant"))
     for step in range(packed.steps_per_epoch):
         for batch in packed.micro_batches(step, 0, 1, 2):

@@ -13,10 +13,10 @@ import pytest
 from tests.trainer.hub_server import Fault, HubServer
 
 from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed, RunConflict
-from finetune_api.finetunejob import HubPublication
+from finetune_api.finetunejob import DirectoryPublication, Gate, HubPublication, Maximum
 from finetune_trainer.exported import RECORD_NAME, ExportRecord, digest_of, digest_of_file, folder_files, folder_put_in_place
-from finetune_trainer.publication import Changes, RemoteFile, changes
-from finetune_trainer.publish import Patience, check_hub, publish_to_directory, publish_to_hub
+from finetune_trainer.publication import Changes, RemoteFile, changes, refused_by_gate
+from finetune_trainer.publish import Patience, check_hub, publication_directory, publish_to_directory, publish_to_hub
 
 IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)
 CARD = b"---\nlicense: apache-2.0\n---\n# Demo\n"
@@ -358,9 +358,35 @@ def test_altered_and_missing_weights_are_refused(loopback: Place, tmp_path: Path
         publish_to_directory(folder, tmp_path / "out")
 
 
+def test_any_file_of_the_export_that_is_missing_is_refused_and_an_edited_one_is_not(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "model", files={**WEIGHTS, "tokenizer.json": b"{}"})
+    (folder / "README.md").write_bytes(CARD + b"edited")
+    publish_to_directory(folder, tmp_path / "out")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InvalidPublication, match=r"tokenizer\.json is missing; export the model again"):
+        publish_to_directory(folder, tmp_path / "out")
+
+
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidPublication, match="holds no exported model"):
         publish_to_directory(tmp_path, tmp_path / "out")
+
+
+# What may be published, and where
+
+
+@pytest.mark.parametrize(("loss", "passes"), [(1.5, True), (1.51, False), (float("nan"), False), (None, False)])
+def test_the_gate_passes_only_what_was_measured_below_it(loss: float | None, passes: bool) -> None:
+    assert (refused_by_gate(Gate(evaluation_loss=Maximum(max=1.5)), loss, 8) is None) == passes
+    assert refused_by_gate(Gate(), loss, 8) is None
+
+
+def test_the_directory_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = [publication_directory(DirectoryPublication(path=path), tmp_path / "job") for path in ("~/out", "../out", str(tmp_path))]
+    assert found == [tmp_path / "home/out", tmp_path / "out", tmp_path]
+    with pytest.raises(InvalidPublication, match="there is no such home; write a whole path"):
+        publication_directory(DirectoryPublication(path="~no-such-user-here/out"), tmp_path)
 
 
 # What a commit has to do

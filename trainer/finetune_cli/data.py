@@ -5,6 +5,7 @@ trains.
 """
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from finetune_api.finetunejob import DataSource
     from finetune_trainer.dialogues import Dialogue
     from finetune_trainer.labels import Encoder, Example
+    from finetune_trainer.objects import Storage
 
 Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly"]
 TemplateName = Literal["default", "no_system", "alpaca", "model", "custom"]
@@ -110,13 +112,30 @@ def _dialogues(sources: "list[DataSource]", split: str, count: _Count) -> "Itera
         print(f"note: {text}", file=sys.stderr)
 
     for source in sources:
-        for item in parse(read(source, split, base=Path(), secrets=Secrets(), notice=note), source, notice=note):
+        rows = read(source, split, base=Path(), secrets=Secrets(), open_storage=_open_storage, notice=note)
+        for item in parse(rows, source, notice=note):
             if not isinstance(item, Dropped):
                 yield item
                 continue
             count.dropped[item.reason if item.kind != "invalid" else "wrong row"] += 1
             if item.kind == "invalid":
                 count.invalid.append(f"{item.source} row {item.row}: {item.reason}")
+
+
+def _open_storage(url: str) -> "Storage":
+    """Storage with the settings of the environment: a preview has no job whose fields could be corrected."""
+    from finetune_trainer.storage import open_storage
+    from finetune_trainer.storage_errors import StorageFields
+
+    fields = StorageFields(
+        storage="SOURCE",
+        endpoint="AWS_ENDPOINT_URL",
+        region="AWS_DEFAULT_REGION",
+        credentials="the AWS profile or environment",
+        ca_bundle="AWS_CA_BUNDLE",
+    )
+    # boto3 would find it too; given here, messages name the address.
+    return open_storage(url, endpoint=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None, fields=fields)
 
 
 def _encoded(dialogues: "Iterable[Dialogue]", encoder: "Encoder", count: _Count) -> "Iterator[tuple[Dialogue, Example]]":

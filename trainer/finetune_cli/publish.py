@@ -54,6 +54,8 @@ def _check_gate(gate: "Gate", folder: "RunFolder") -> None:
     from finetune_trainer.progress import EvaluationDone
     from finetune_trainer.publication import refused_by_gate
 
+    if gate.evaluation_loss is None:
+        return
     step = read_exported(folder.model).step
     losses = [event.loss for event in read_metrics(folder.metrics) if isinstance(event, EvaluationDone) and event.step == step]
     if refusal := refused_by_gate(gate, losses[-1] if losses else None, step):

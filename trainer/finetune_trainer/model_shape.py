@@ -63,7 +63,7 @@ def architecture(config: Mapping[str, Any], source: str) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None:
-        raise InvalidModel(f"{source} names no architecture; add `architectures`, for example [\"LlamaForCausalLM\"]")
+        raise InvalidModel(f'{source} names no architecture; add `architectures`, for example ["LlamaForCausalLM"]')
     if config.get("is_encoder_decoder") or not name.endswith(("ForCausalLM", "LMHeadModel")):
         raise InvalidModel(f"{source}: {name} is no decoder-only language model; use one whose architecture ends in ForCausalLM")
     if config.get("auto_map"):

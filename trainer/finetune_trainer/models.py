@@ -219,5 +219,3 @@ def _why(error: Exception, name: str, revision: str) -> str:
         return "no such model on the Hub, or it is private; check the name, or set spec.model.tokenSecret to a token that may read it"
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     return f"can't be fetched from the Hub ({first_line}); check the network, or give a folder (./name) or s3:// instead"
-
-

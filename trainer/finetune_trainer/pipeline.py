@@ -41,7 +41,8 @@ from finetune_trainer.progress import (
     StageStarted,
     StepDone,
 )
-from finetune_trainer.publish import check_directory, check_hub, publish_to_directory, publish_to_hub
+from finetune_trainer.publication import refused_by_gate
+from finetune_trainer.publish import check_directory, check_hub, publication_directory, publish_to_directory, publish_to_hub
 from finetune_trainer.ray_session import local_ray
 from finetune_trainer.report import ReportData, report_data, write_report
 from finetune_trainer.run_folder import RunFolder
@@ -151,7 +152,7 @@ def _check_places(local: LocalRun) -> None:
     check_directory(local.folder.model, local.job.metadata.name)
     claims.check_owner(storage, identity=run_identity(local.job), job=local.job.metadata.name)
     if directory := local.job.spec.publish.directory:
-        check_directory((local.base / directory.path).resolve(), local.job.metadata.name)
+        check_directory(publication_directory(directory, local.base), local.job.metadata.name)
     if hub := local.job.spec.publish.hub:
         check_hub(hub, local.secrets.hub_token(hub.token_secret, "spec.publish.hub.tokenSecret"))
 
@@ -270,16 +271,14 @@ def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: floa
     publish = local.job.spec.publish
     if publish.hub is None and publish.directory is None:
         return None
-    gate = publish.gate.evaluation_loss
-    if gate is not None and (evaluation_loss is None or evaluation_loss > gate.max):
-        measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
+    if refusal := refused_by_gate(publish.gate, evaluation_loss, step):
         raise PublicationFailed(
-            f"not published: spec.publish.gate.evaluationLoss.max={gate.max:g}, and the evaluation loss of step {step} {measured}; "
-            f"the model is kept in {local.folder.model}. Raise the gate, or train longer in a new run (--run-folder)"
+            f"not published: {refusal}; the model is kept in {local.folder.model}. "
+            "Raise the gate, or train longer in a new run (--run-folder)"
         )
     sink.record(StageStarted(stage="publication", unit="bytes"))
     if publish.directory is not None:
-        done = publish_to_directory(local.folder.model, (local.base / publish.directory.path).resolve())
+        done = publish_to_directory(local.folder.model, publication_directory(publish.directory, local.base))
     else:
         assert publish.hub is not None
         done = publish_to_hub(

@@ -66,6 +66,8 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A token of this session's own: Ray would keep one in the user's home, and say so at each start.
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
+    # Nobody preempts this machine; the watcher would cost a process that imports all of Ray Train.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # All of the machine is ours, so workers that have not started yet are slow, not without a place; Ray would give up after 60 s.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "900")
     # Ray's metrics exporter has nobody to export to here, and its agent logs errors about that.

@@ -55,13 +55,8 @@ class Secrets:
             return None
         path = self._path(bundle.name, "ca.crt")
         if path is None or not path.is_file():
-            raise InvalidSpec(
-                [
-                    Problem(
-                        field, f"no file {path or f'${SECRETS_FOLDER_ENV}/{bundle.name}/ca.crt'}", f"put ca.crt there and set {SECRETS_FOLDER_ENV}"
-                    )
-                ]
-            )
+            wanted = path or f"${SECRETS_FOLDER_ENV}/{bundle.name}/ca.crt"
+            raise InvalidSpec([Problem(field, f"no file {wanted}", f"put ca.crt there and set {SECRETS_FOLDER_ENV}")])
         return path
 
     def value(self, name: str, key: str, variable: str, field: str) -> str:
