@@ -48,6 +48,7 @@ def _preparation(found: dict[str, Any]) -> dict[str, Any]:
         "goals": _goals(repeated, found["packing"]),
         "repeated": _preparation_table(repeated),
         "cpu": {key: _times(trl["cpu_seconds"] / repeated["ours"][key]["cpu_seconds"]) for key, trl in repeated["trl"].items()},
+        "second_idle": repeated["ours"]["2"]["largest_child_mib"] == 0,
         "new_share": f"{new_words['share']:.0%}",
         "new_words": _preparation_table(new_words),
         "new_ratios": {key: _times(ratio) for key, ratio in new_words["ratios"].items()},

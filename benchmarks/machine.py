@@ -34,15 +34,18 @@ def _field(file: Path, name: str) -> str | None:
     return next(found, None)
 
 
-def least_disturbed(measure: Callable[[int], dict[str, Any]], wait: float) -> dict[str, Any]:
+def least_disturbed(name: str, measure: Callable[[int], dict[str, Any]], wait: float) -> dict[str, Any]:
     """A measurement while the machine is quiet: what `measure(attempt)` gives, again while others took too much, three times at most.
 
-    Waits up to `wait` seconds for quiet before each. `measure` gives the share of others as "others".
+    Waits up to `wait` seconds for quiet before each. `measure` gives the share of others as "others". Says what it did.
     """
     runs: list[dict[str, Any]] = []
     for attempt in range(_ATTEMPTS):
         _wait_until_quiet(wait)
+        started = time.monotonic()
         runs.append(measure(attempt))
+        others = "" if runs[-1]["others"] is None else f", others took {runs[-1]['others']:.0%} of the machine"
+        print(f"  {name}: {time.monotonic() - started:.0f} s{others}", file=sys.stderr, flush=True)
         if (runs[-1]["others"] or 0.0) < MOST_OTHERS:
             break
     return min(runs, key=lambda run: run["others"] or 0.0)

@@ -93,7 +93,7 @@ def _measured(what: str, options: argparse.Namespace, folder: Path, processes: i
         own.mkdir()
         return measured([*command, "--folder", str(own)])
 
-    return least_disturbed(measure, options.wait)
+    return least_disturbed(f"{what}, processes: {processes}", measure, options.wait)
 
 
 def write_rows(data: Path, tokens: int, folder: Path, new_words: float) -> int:

@@ -95,7 +95,7 @@ def _worker(what: str, folder: Path, options: argparse.Namespace, vocabulary: in
     environment = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if what == "inputs":
         return measured([*command, *sizes], environment)
-    return least_disturbed(lambda _: measured([*command, *sizes], environment), options.wait)
+    return least_disturbed(f"{what}, vocabulary {vocabulary}", lambda _: measured([*command, *sizes], environment), options.wait)
 
 
 @dataclass(frozen=True, slots=True)
