@@ -213,6 +213,7 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
     if local.stop.is_set():
         raise Interrupted("stopped before training; nothing is lost, the same command goes on")
     places = Places(model=str(model.folder), prepared=str(prepared.folder), base=str(local.base), storage=str(local.folder.storage))
+    sink.record(Notice(message=f"starting Ray and {run.plan.world_size} workers, which takes about a minute on two cores"))
     sink.record(StageStarted(stage="training", total=total_steps, unit="steps"))
     machine = this_machine()
     with local_ray(
