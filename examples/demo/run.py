@@ -36,7 +36,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     console.rule(f"[bold]SmolLM2-135M becomes {NAME}")
     console.print(
-        "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. About seven minutes on two cores.\n"
+        "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. Seven to eight minutes on two cores.\n"
     )
     console.print("[bold]Before[/]: the model's own answers")
     before = answers(model, questions)
@@ -57,7 +57,7 @@ def main() -> int:
 
 def answers(model: Path, questions: list[str]) -> list[str]:
     """Greedy answers as `finetune chat` gives them, each to a conversation of its own; one process for all."""
-    command = [finetune(), "chat", str(model), "--temperature", "0", "--max-new-tokens", "64", "--json"]
+    command = [finetune(), "chat", str(model), "--temperature", "0", "--max-new-tokens", "48", "--json"]
     with console.status("asking"):
         done = subprocess.run(command, input="\n/reset\n".join(questions) + "\n", capture_output=True, text=True, check=False)
     if done.returncode != 0:
