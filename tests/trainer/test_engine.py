@@ -153,7 +153,7 @@ def test_another_world_size_takes_the_state_up(at_two: list[Result], at_other: R
 
 def test_a_loss_that_is_not_finite_stops_training_and_changes_nothing(at_two: list[Result]) -> None:
     result = at_two[0]["not_finite"]
-    assert "step 4" in result["message"]
+    assert "step 5" in result["message"]
     assert "learningRate" in result["message"]
     assert result["step"] == 4
     for key, values in result["before"].items():
