@@ -313,7 +313,9 @@ def test_a_run_goes_on_at_another_world_size(s3: S3Server, tiny: Any, tmp_path: 
     place = Place(tmp_path / "run", "resized", s3)
     with place.running(tiny.job, checkpoints__every__steps=2) as run:
         run.until("CheckpointCommitted", step=2)
+        # As `timeout` does: to its child, then to the whole group, in which Ray's processes are too.
         run.process.send_signal(signal.SIGTERM)
+        os.killpg(run.process.pid, signal.SIGTERM)
         assert run.end() == 130
     done = place.last().step
     with place.running(tiny.job, workers__workersPerNode=1) as run:

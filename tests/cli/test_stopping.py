@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,11 +33,16 @@ def reading(folder: Path, job: Path) -> Iterator["tuple[subprocess.Popen[str], i
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_stop_while_data_is_read(tmp_path: Path, tiny: Tiny, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM]],
+    ids=["Ctrl-C", "SIGTERM", "SIGTERM to the process and to its group, as timeout does"],
+)
+def test_a_stop_while_data_is_read(tmp_path: Path, tiny: Tiny, numbers: list[signal.Signals]) -> None:
     with reading(tmp_path, tiny.job) as (process, writing):
         assert process.stderr is not None
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
         assert process.stderr.readline() == "stopping after a checkpoint; once more to stop at once\n"
         os.write(writing, b"{}\n")
         os.close(writing)
@@ -53,6 +59,7 @@ def test_a_second_stop_ends_at_once(tmp_path: Path, tiny: Tiny) -> None:
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
         process.stderr.readline()
+        time.sleep(1.1)  # sooner it would be the same wish
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert (process.returncode, out, err) == (130, "", "")

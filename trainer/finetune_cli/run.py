@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -44,12 +45,20 @@ def run(
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that the first SIGINT or SIGTERM sets; the second one raises KeyboardInterrupt."""
+    """An event that the first SIGINT or SIGTERM sets; another one, a second later or more, raises KeyboardInterrupt.
+
+    `timeout` and others signal their child and then its whole process group: the child gets one wish twice.
+    """
     stop = threading.Event()
+    asked = 0.0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
         if stop.is_set():
-            raise KeyboardInterrupt
+            if time.monotonic() - asked >= 1:
+                raise KeyboardInterrupt
+            return
+        asked = time.monotonic()
         stop.set()
         print("stopping after a checkpoint; once more to stop at once", file=sys.stderr)
 
