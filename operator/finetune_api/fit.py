@@ -12,6 +12,8 @@ from finetune_api.memory import GIB, Load, memory
 from finetune_api.training_run import Memory
 
 _MOST_NODES = 64
+# Rows of a micro-batch up to which remedies are looked for: a field holds 64 bits, and a search through them would never end.
+MOST_ROWS = 4096
 _MOST_REMEDIES = 3
 
 
@@ -72,10 +74,10 @@ def _fits(load: Load, capacity: int) -> str | None:
 
 
 def _smaller_micro_batch(load: Load, batch: Batch, capacity: int) -> str | None:
-    for size in range(batch.micro_batch_size - 1, 0, -1):
+    for size in range(min(batch.micro_batch_size - 1, MOST_ROWS), 0, -1):
         smaller = replace(batch, micro_batch_size=size)
-        total = _fits(replace(load, tokens=size * batch.max_sequence_length), capacity)
-        if smaller.divides() and total:
+        total = _fits(replace(load, tokens=size * batch.max_sequence_length), capacity) if smaller.divides() else None
+        if total:
             return f"training.microBatchSize: {size} ({total} GiB)"
     return None
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from finetune_api.beyond import problems_beyond
 from finetune_api.checks import holds_userinfo, is_path
 from finetune_api.errors import InvalidSpec, Problem
-from finetune_api.fields import Kind, field_kind, keys, kind, nearest, paths
+from finetune_api.fields import Kind, field_kind, keys, kind, nearest, paths, without_nulls
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.spec_problems import problem
 from finetune_api.yaml_text import yaml_value
@@ -40,8 +40,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
 
 
 def parse_job(data: object) -> FineTuneJob:
-    """The job in a mapping from YAML or the API server (whose `status` is left aside). Raises InvalidSpec with every problem."""
-    mapping = {name: value for name, value in _mapping(data, "the job").items() if name != "status"}
+    """The job in a mapping from YAML or the API server (whose `status` is left aside). Raises InvalidSpec with every problem.
+
+    A key without a value is as good as absent, as the API server has it: its default counts.
+    """
+    mapping = without_nulls({name: value for name, value in _mapping(data, "the job").items() if name != "status"}, FineTuneJob)
     try:
         return FineTuneJob.model_validate(mapping, by_alias=True, by_name=False)
     except ValidationError as error:

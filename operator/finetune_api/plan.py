@@ -9,10 +9,11 @@ from typing import Literal
 
 from finetune_api.accelerators import Accelerator, accelerator, nearest_name
 from finetune_api.checks import device, in_spec_order, spec_problems
+from finetune_api.cluster_checks import cluster_problems
 from finetune_api.duration import EFFICIENCY, Duration, Steps, run_duration, run_steps
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, ModelShape
-from finetune_api.fit import Batch, fit_problem, gib
+from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
 from finetune_api.memory import Load, memory
 from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, Unknown
 
@@ -48,6 +49,18 @@ def plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape
     if problems:
         raise InvalidSpec(in_spec_order(problems))
     return _plan(spec, shape, data_shape, card, machine, precision, steps, needed)
+
+
+def cluster_plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape | None) -> Plan:
+    """The plan for a cluster, whose GPUs are those of workers.accelerator; InvalidSpec with all problems, a cluster's own among them."""
+    problems = cluster_problems(job)
+    try:
+        found = plan(job, model_shape, data_shape)
+    except InvalidSpec as refused:
+        raise InvalidSpec(in_spec_order([*refused.problems, *problems])) from None
+    if problems:
+        raise InvalidSpec(in_spec_order(problems))
+    return found
 
 
 def _plan(
@@ -130,7 +143,7 @@ def _batch_problems(spec: FineTuneJobSpec) -> list[Problem]:
     near = [str(multiple) for multiple in (size // unit * unit, (size // unit + 1) * unit) if multiple]
     remedy = f"use {' or '.join(near)}"
     if size % world == 0:
-        micro = next(m for m in range(spec.training.micro_batch_size, 0, -1) if size // world % m == 0)
+        micro = next(m for m in range(min(spec.training.micro_batch_size, MOST_ROWS), 0, -1) if size // world % m == 0)
         remedy += f", or microBatchSize {micro}"
     return [Problem("spec.training.globalBatchSize", f"{size} is not a multiple of microBatchSize*worldSize={unit}", remedy)]
 

@@ -1,35 +1,71 @@
 """FineTuneJob.status: what the operator records. Lists are bounded, counters only grow; the CRD's schema is generated from it."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from finetune_api.conditions import TIME_FORMAT, Condition, StatusModel
-from finetune_api.finetunejob import Natural, Positive
+from finetune_api.bounded_text import shortened
+from finetune_api.conditions import Condition, StatusModel, Time
+from finetune_api.finetunejob import LARGEST_INTEGER, Natural, Positive
+from finetune_api.training_run import Plan
 
 # Newest entries that are kept of lists that would grow for ever.
 LONGEST_LIST = 20
+LONGEST_MESSAGE = 1024
 
 BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+Name = Annotated[str, Field(max_length=253)]
+Word = Annotated[str, Field(max_length=64)]
+Digest = Annotated[str, Field(max_length=128)]
+Text = Annotated[str, Field(max_length=LONGEST_MESSAGE)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Item = TypeVar("Item")
+
+
+class PreparationStatus(StatusModel):
+    """The newest preparation. Its Job's name carries its digest, so that another spec is another Job."""
+
+    digest: Digest = Field(description="Digest of all that preparation reads.")
+    job: Name = Field(description="Name of the Job.")
+    data_fingerprint: Digest | None = Field(default=None, description="Fingerprint of the prepared data; absent until it is done.")
+    dialogues: Natural | None = Field(default=None, description="Dialogues to train on.")
+    tokens: Natural | None = Field(default=None, description="Tokens to train on.")
+    supervised_tokens: Natural | None = Field(default=None, description="Tokens that count in the loss.")
+    rows: Natural | None = Field(default=None, description="Packed rows to train on.")
+    evaluation_rows: Natural | None = Field(default=None, description="Packed rows that are held out.")
 
 
 class RunStatus(StatusModel):
     """The frozen run that every attempt executes."""
 
-    identity: str = Field(description="Digest of model, data, template and training; storage belongs to it.")
-    digest: str = Field(description="Digest of the frozen TrainingRun.")
-    image: str | None = Field(default=None, description="Image of the trainer.")
-    model_revision: str = Field(description="Commit of the base model.")
-    data_fingerprint: str = Field(description="Fingerprint of the prepared data.")
+    identity: Digest = Field(description="Digest of model, data, template and training; storage belongs to it.")
+    digest: Digest = Field(description="Digest of the frozen TrainingRun.")
+    config_map: Name = Field(description="Name of the immutable ConfigMap that holds it as run.json.")
+    preparation_digest: Digest = Field(description="Digest of the preparation that it was made from.")
+    contract_version: Positive = Field(default=1, description="Version of its JSON.")
+    image: Text | None = Field(default=None, description="Image of the trainer, for all of the run's pods.")
+    image_id: Text | None = Field(default=None, description="Digest of the image that preparation ran on, where the node told it.")
+    model_revision: Digest = Field(description="Commit of the base model.")
+    data_fingerprint: Digest = Field(description="Fingerprint of the prepared data.")
 
 
 class PlanStatus(StatusModel):
     """The plan's main numbers; absent ones are unknown."""
 
+    final: bool = Field(default=False, description="Whether it follows from prepared data; before that parts of it are unknown.")
+    device: Literal["cpu", "gpu"] | None = Field(default=None, description="Where workers compute.")
+    precision: Literal["bf16", "fp32"] | None = Field(default=None, description="Arithmetic of forward and backward.")
     world_size: Positive = Field(description="Workers in all.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     memory_bytes: Natural | None = Field(default=None, description="Peak memory of one worker, estimated.")
-    gpu_hours: float | None = Field(default=None, description="GPU hours, estimated.")
+    memory_capacity_bytes: Natural | None = Field(default=None, description="What one worker has.")
+    checkpoint_bytes: Natural | None = Field(default=None, description="Size of one checkpoint.")
+    seconds: NotNegative | None = Field(default=None, description="Computing time, estimated.")
+    gpu_hours: NotNegative | None = Field(default=None, description="GPU hours, estimated.")
+    unknown: Annotated[list[Text], Field(max_length=LONGEST_LIST)] = Field(default=[], description="What is unknown, and why.")
 
 
 class ProgressStatus(StatusModel):
@@ -38,18 +74,19 @@ class ProgressStatus(StatusModel):
     step: Natural = Field(default=0, description="Optimizer steps done.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     loss: float | None = Field(default=None, description="Training loss of the newest step.")
-    tokens_per_second: float | None = Field(default=None, description="Tokens per second over all workers.")
+    tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers.")
     eta: str | None = Field(default=None, max_length=32, description="Time left, as in 1h12m.")
-    reported_at: str | None = Field(default=None, description="When it was reported.", json_schema_extra=TIME_FORMAT)
+    reported_at: Time | None = Field(default=None, description="When it was reported.")
+    stale: bool = Field(default=False, description="Whether an attempt runs and nothing was reported for some time.")
 
 
 class CheckpointStatus(StatusModel):
     """A checkpoint whose manifest was verified."""
 
     step: Natural = Field(description="Optimizer steps in it.")
-    attempt: Positive = Field(description="Attempt that wrote it.")
+    attempt: Positive = Field(description="Attempt that wrote it, counted by the storage.")
     bytes: Natural = Field(default=0, description="Size.")
-    committed_at: str | None = Field(default=None, description="When its manifest was written.", json_schema_extra=TIME_FORMAT)
+    committed_at: Time | None = Field(default=None, description="When its manifest was written.")
 
 
 class CheckpointsStatus(StatusModel):
@@ -61,24 +98,56 @@ class CheckpointsStatus(StatusModel):
     )
 
 
+class RayJobReference(StatusModel):
+    """The RayJob of an attempt, recorded once it was seen. Recorded and gone means that somebody deleted it."""
+
+    name: Name = Field(description="Name.")
+    uid: Word = Field(description="UID: another RayJob of that name is another one.")
+    cluster: Name | None = Field(
+        default=None, description="Its newest RayCluster; only reports that name it count. Kueue gives a RayJob several, one after another."
+    )
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended. Only Failed is charged against failurePolicy.maxFailures."""
+
+    FINISHED = "Finished"  # all steps are done
+    STOPPED = "Stopped"  # we asked it to, and it committed a checkpoint or had its time for that
+    PREEMPTED = "Preempted"  # others stopped it: Kueue, the scheduler, a drained node
+    NODE_LOST = "NodeLost"  # a node went away under it
+    DELETED = "Deleted"  # somebody deleted its RayJob or RayCluster
+    NOT_STARTED = "NotStarted"  # not all pods ran within startDeadlineSeconds
+    FAILED = "Failed"  # anything else, which may go better the next time
+    INVALID_INPUT = "InvalidInput"  # it would fail again until something is changed: the job has failed
+
+
 class AttemptStatus(StatusModel):
     """One attempt at training."""
 
-    number: Positive = Field(description="From 1.")
-    start_time: str | None = Field(default=None, description="When its RayJob was created.", json_schema_extra=TIME_FORMAT)
-    completion_time: str | None = Field(default=None, description="When it ended.", json_schema_extra=TIME_FORMAT)
-    outcome: str | None = Field(default=None, max_length=64, description="Absent while it runs.")
-    reason: str | None = Field(default=None, max_length=64, description="Why it ended so.")
-    message: str | None = Field(default=None, max_length=1024, description="What a person should know.")
+    number: Positive = Field(description="From 1. Entered before its RayJob `<job>-<number>` is made.")
+    start_time: Time | None = Field(default=None, description="When it was entered.")
+    running_time: Time | None = Field(default=None, description="When all its pods first ran.")
+    completion_time: Time | None = Field(default=None, description="When it ended.")
+    ray_job: RayJobReference | None = Field(default=None, description="Its RayJob, once it was seen.")
+    stop_requested: Word | None = Field(default=None, description="Why we asked it to stop; absent if we didn't.")
+    stop_requested_time: Time | None = Field(default=None, description="When we asked.")
+    outcome: AttemptOutcome | None = Field(default=None, strict=False, description="Absent while it runs.")
+    reason: Word | None = Field(default=None, description="Why it ended so.")
+    message: Text | None = Field(default=None, description="What a person should know.")
     charged: bool = Field(default=False, description="Whether it counts against failurePolicy.maxFailures.")
+    run_digest: Digest | None = Field(default=None, description="Digest of the run that it executes; other workers make another run.")
+    first_step: Natural | None = Field(default=None, description="Step of the checkpoint that it began from; 0 is the base model.")
+    last_step: Natural | None = Field(default=None, description="Newest step that it reported.")
 
 
 class UsageStatus(StatusModel):
     """What was used over all attempts; only grows."""
 
-    gpu_hours: float = Field(default=0.0, description="GPU hours that were held.")
-    goodput: float | None = Field(default=None, description="Share of them that went into steps that count.")
+    gpu_hours: NotNegative = Field(default=0.0, description="GPU hours that were held by attempts that ended.")
+    goodput_seconds: NotNegative = Field(default=0.0, description="Time that went into steps that count, of attempts that ended.")
+    goodput: NotNegative | None = Field(default=None, description="Share of the held time that went into steps that count.")
     charged_failures: Natural = Field(default=0, description="Failures charged.")
+    forgiven_failures: Natural = Field(default=0, description="Those of them that were charged before `retry` was last raised.")
 
 
 class EvaluationStatus(StatusModel):
@@ -92,24 +161,28 @@ class EvaluationStatus(StatusModel):
 class PublicationStatus(StatusModel):
     """Where the model is."""
 
-    repository: str = Field(description="Repository or directory.")
-    revision: str = Field(description="Commit, verified file by file.")
+    digest: Digest | None = Field(default=None, description="Digest of all that the publication was made from.")
+    repository: Text = Field(description="Repository or directory.")
+    revision: Digest = Field(description="Commit, verified file by file.")
+    step: Natural | None = Field(default=None, description="Step of the published checkpoint.")
+    evaluation_loss: float | None = Field(default=None, description="Its evaluation loss.")
 
 
 class FineTuneJobStatus(StatusModel):
     """What is observed."""
 
+    # kstatus calls an object without a status Current; 0, which no generation is, makes a new job InProgress.
     observed_generation: Natural = Field(default=0, description="Generation of the spec that was looked at.")
-    start_time: str | None = Field(
-        default=None, description="When the first attempt began; from then on the run is fixed.", json_schema_extra=TIME_FORMAT
-    )
-    completion_time: str | None = Field(default=None, description="When the job succeeded or failed.", json_schema_extra=TIME_FORMAT)
+    observed_retry: Natural = Field(default=0, description="spec.retry that was acted on; a higher one reopens a failed job.")
+    start_time: Time | None = Field(default=None, description="When the first attempt began; from then on the run is fixed.")
+    completion_time: Time | None = Field(default=None, description="When the job succeeded or failed.")
     conditions: Annotated[list[Condition], Field(max_length=LONGEST_LIST)] = Field(
         default=[], description="Observations.", json_schema_extra=BY_TYPE
     )
-    stage: str | None = Field(default=None, max_length=32, description="A word for display, derived from the conditions.")
-    run: RunStatus | None = Field(default=None, description="The frozen run.")
+    stage: Word | None = Field(default=None, description="A word for display, derived from the conditions.")
     plan: PlanStatus | None = Field(default=None, description="The plan.")
+    preparation: PreparationStatus | None = Field(default=None, description="The newest preparation.")
+    run: RunStatus | None = Field(default=None, description="The frozen run.")
     progress: ProgressStatus | None = Field(default=None, description="The newest report.")
     checkpoints: CheckpointsStatus | None = Field(default=None, description="Checkpoints.")
     attempt: Natural = Field(default=0, description="Attempts begun.")
@@ -120,3 +193,61 @@ class FineTuneJobStatus(StatusModel):
     evaluation: EvaluationStatus | None = Field(default=None, description="The newest evaluation.")
     publication: PublicationStatus | None = Field(default=None, description="Where the model is.")
     dashboard: str | None = Field(default=None, max_length=2048, description="URL of the Ray dashboard.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The status as the API server keeps it: camelCase, what is absent left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class UnreadableStatus(Exception):
+    """A status that these models can't read: attempts and usage are the record, so nothing may be decided without them."""
+
+
+def parse_status(data: object) -> FineTuneJobStatus:
+    """The status in an object of the API server; one that was never written is the default one. Raises UnreadableStatus."""
+    try:
+        return FineTuneJobStatus.model_validate(data or {}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UnreadableStatus(f"status.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def newest(items: Sequence[Item]) -> list[Item]:
+    """The last items that a list of the status has room for."""
+    return list(items[-LONGEST_LIST:])
+
+
+def plan_status(plan: Plan, *, final: bool) -> PlanStatus:
+    """The plan's main numbers."""
+    return PlanStatus(
+        final=final,
+        device=plan.device,
+        precision=plan.precision,
+        world_size=min(plan.world_size, LARGEST_INTEGER),
+        total_steps=_within_64_bits(plan.total_steps),
+        memory_bytes=_within_64_bits(plan.memory.total_bytes if plan.memory else None),
+        memory_capacity_bytes=_within_64_bits(plan.memory.capacity_bytes if plan.memory else None),
+        checkpoint_bytes=_within_64_bits(plan.checkpoint_bytes),
+        seconds=plan.seconds,
+        gpu_hours=plan.gpu_hours,
+        unknown=newest([shortened(f"{unknown.name}: {unknown.why}", LONGEST_MESSAGE) for unknown in plan.unknown]),
+    )
+
+
+def _within_64_bits(number: int | None) -> int | None:
+    return None if number is None else min(number, LARGEST_INTEGER)
+
+
+def eta_text(seconds: float) -> str:
+    """Time left, for display.
+
+    >>> [eta_text(seconds) for seconds in (42, 4320, 300000.5)]
+    ['42s', '1h12m', '3d11h']
+    """
+    minutes = int(min(seconds, 1e12)) // 60
+    if minutes == 0:
+        return f"{int(seconds)}s"
+    if minutes < 60:
+        return f"{minutes}m"
+    hours, days = minutes // 60, minutes // 1440
+    return f"{hours}h{minutes % 60:02}m" if days == 0 else f"{days}d{hours % 24}h"

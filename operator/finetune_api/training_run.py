@@ -6,7 +6,7 @@ with a digest over its canonical JSON. What the numbers mean is decided in `plan
 
 import hashlib
 import json
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,6 +15,10 @@ from finetune_api.finetunejob import FineTuneJob, Model, ModelShape, Natural, Po
 
 # Raised when a reader of the old JSON would misunderstand the new one.
 CONTRACT_VERSION: Final = 1
+
+# Products of a spec's numbers, which have more than its 64 bits when somebody wants them to.
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 # Fields that say how and by whom a run is executed; its result doesn't depend on them, and they may change between attempts.
 _EXECUTION_FIELDS: Final = (
@@ -61,7 +65,7 @@ class MemoryTerm(Model):
     """One part of a worker's peak memory."""
 
     name: str = Field(description="What occupies it.")
-    bytes: Natural = Field(description="Its size.")
+    bytes: Count = Field(description="Its size.")
     formula: str = Field(description="How the size came about, with the numbers put in.")
     phase: Literal["always", "pass", "update"] = Field(description="Held always, only in forward and backward, or only in the update.")
     basis: Literal["counted", "estimated", "assumed"] = Field(description="From the settings, a rule of thumb, or an allowance.")
@@ -71,8 +75,8 @@ class Memory(Model):
     """Peak memory of one worker: what is held always and the larger of the two phases."""
 
     terms: tuple[MemoryTerm, ...] = Field(description="Its parts.")
-    total_bytes: Natural = Field(description="The peak.")
-    capacity_bytes: Positive | None = Field(default=None, description="What one worker has; absent when it isn't known.")
+    total_bytes: Count = Field(description="The peak.")
+    capacity_bytes: AtLeastOne | None = Field(default=None, description="What one worker has; absent when it isn't known.")
 
 
 class Unknown(Model):
@@ -88,22 +92,22 @@ class Plan(Model):
     device: Literal["cpu", "gpu"] = Field(description="Where workers compute.")
     accelerator: str | None = Field(default=None, description="GPU model that was planned for.")
     precision: Literal["bf16", "fp32"] = Field(description="Arithmetic of forward and backward.")
-    world_size: Positive = Field(description="Workers in all.")
-    nodes: Positive = Field(description="Machines.")
-    micro_batch_size: Positive = Field(description="Rows per worker and micro-step.")
-    micro_steps: Positive = Field(description="Micro-steps of each rank in a full optimizer step.")
-    global_batch_size: Positive = Field(description="Rows in a full optimizer step.")
-    max_sequence_length: Positive = Field(description="Most tokens in a row.")
-    tokens_per_step: Positive = Field(description="Most tokens in an optimizer step.")
-    rows_per_epoch: Natural | None = Field(default=None, description="Packed rows in a pass over the data.")
-    steps_per_epoch: Positive | None = Field(default=None, description="Optimizer steps in a pass; the last one may be short.")
-    epochs: Positive | None = Field(default=None, description="Passes over the data, the last one perhaps in part.")
-    total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
-    warmup_steps: Natural | None = Field(default=None, description="Steps of linear warm-up.")
+    world_size: AtLeastOne = Field(description="Workers in all.")
+    nodes: AtLeastOne = Field(description="Machines.")
+    micro_batch_size: AtLeastOne = Field(description="Rows per worker and micro-step.")
+    micro_steps: AtLeastOne = Field(description="Micro-steps of each rank in a full optimizer step.")
+    global_batch_size: AtLeastOne = Field(description="Rows in a full optimizer step.")
+    max_sequence_length: AtLeastOne = Field(description="Most tokens in a row.")
+    tokens_per_step: AtLeastOne = Field(description="Most tokens in an optimizer step.")
+    rows_per_epoch: Count | None = Field(default=None, description="Packed rows in a pass over the data.")
+    steps_per_epoch: AtLeastOne | None = Field(default=None, description="Optimizer steps in a pass; the last one may be short.")
+    epochs: AtLeastOne | None = Field(default=None, description="Passes over the data, the last one perhaps in part.")
+    total_steps: AtLeastOne | None = Field(default=None, description="Optimizer steps in all.")
+    warmup_steps: Count | None = Field(default=None, description="Steps of linear warm-up.")
     memory: Memory | None = Field(default=None, description="Peak memory of one worker.")
-    host_loading_bytes: Natural | None = Field(default=None, description="Memory per node that streaming the weights in needs.")
-    checkpoint_bytes: Natural | None = Field(default=None, description="Size of one checkpoint.")
-    export_bytes: Natural | None = Field(default=None, description="Size of the published weights.")
+    host_loading_bytes: Count | None = Field(default=None, description="Memory per node that streaming the weights in needs.")
+    checkpoint_bytes: Count | None = Field(default=None, description="Size of one checkpoint.")
+    export_bytes: Count | None = Field(default=None, description="Size of the published weights.")
     flops_per_token: float | None = Field(default=None, description="Operations per token, recomputation included.")
     efficiency: float | None = Field(default=None, description="Share of the GPU's peak that the time assumes.")
     seconds_per_step: float | None = Field(default=None, description="Computing time of a full step, estimated.")

@@ -18,7 +18,6 @@ NOT_BUILT_CASES = [
     ({"evaluation": {"judge": {"model": "m", "endpoint": "http://x"}}}, "spec.evaluation.judge: the judge is not built yet; remove it"),
     ({"publish": {"hub": {**HUB, "when": "everyCheckpoint"}}}, "spec.publish.hub.when: publishing every checkpoint is not built yet"),
     ({"budget": {"gpuHours": 64.0}}, "spec.budget.gpuHours: budgets are not built yet; remove it"),
-    ({"budget": {"activeDeadlineSeconds": 60}}, "spec.budget.activeDeadlineSeconds: budgets are not built yet; remove it"),
 ]
 
 CONTRADICTION_CASES = [
@@ -123,6 +122,7 @@ def test_fields_that_act_on_a_cluster_only_are_named():
         "workers": {"queueName": "q", "image": "i", "startDeadlineSeconds": 600},
         "cpuPods": {"nodeSelector": {"a": "b"}},
         "failurePolicy": {"maxFailures": 1},
+        "budget": {"activeDeadlineSeconds": 60},
         "suspend": True,
         "retry": 1,
         "ttlSecondsAfterFinished": 60,
@@ -133,6 +133,7 @@ def test_fields_that_act_on_a_cluster_only_are_named():
         "spec.workers.queueName",
         "spec.cpuPods.nodeSelector",
         "spec.failurePolicy.maxFailures",
+        "spec.budget.activeDeadlineSeconds",
         "spec.suspend",
         "spec.retry",
         "spec.ttlSecondsAfterFinished",

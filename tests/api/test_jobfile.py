@@ -46,7 +46,6 @@ def problems(data):
             'spec.ttlSecondsAfterFinished: "24h" is not a whole number; this field is in seconds: write 86400',
         ),
         ({"checkpoints": {"every": {"seconds": "10m"}}}, '"10m" is not a whole number; this field is in seconds: write 600'),
-        ({"training": {"microBatchSize": 1e3}}, "spec.training.microBatchSize: 1000.0 is not a whole number; write 1000"),
         ({"training": {"microBatchSize": 1.5}}, "spec.training.microBatchSize: 1.5 is not a whole number; write a whole number"),
         ({"training": {"microBatchSize": True}}, "spec.training.microBatchSize: true is not a whole number; write a whole number"),
         ({"training": {"microBatchSize": 0}}, "spec.training.microBatchSize: 0 is less than 1; use at least 1"),
@@ -55,7 +54,7 @@ def problems(data):
         ({"generation": {"temperature": float("inf")}}, "is not a number; write a finite number"),
         ({"training": {"activationCheckpointing": "yes"}}, '"yes" is not true or false; write true'),
         ({"training": {"tf32": 0}}, "spec.training.tf32: 0 is not true or false; write false"),
-        ({"training": {"seed": None}}, "spec.training.seed: has no value; give one, or remove the key to take the default"),
+        ({"dataset": {"sources": [None]}}, "spec.dataset.sources[0]: has no value; give one"),
         ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full' or 'lora'; did you mean full?"),
         (
             {"template": {"name": "chatml"}},
@@ -229,3 +228,18 @@ def test_paths_in_overrides_are_relative_to_the_working_folder(file):
     assert spec.dataset.sources[0].name == os.path.abspath("../d.jsonl")
     assert (spec.publish.directory.path, spec.checkpoints.storage) == (f"{here}out", f"{here}ck")
     assert load_job(file, ["model.name=org/m", "checkpoints.storage=s3://bucket/x"]).spec.model.name == "org/m"
+
+
+def test_a_key_without_a_value_is_as_good_as_absent():
+    """As the API server has it."""
+    assert parse_job(mapping(training={"seed": None, "optimizer": None}, publish=None)) == parse_job(mapping())
+    assert problems(mapping(model={"name": None})) == [
+        "spec.model.name: is missing; add it: Hub id (`org/name`), `s3://bucket/prefix`, or a directory "
+        "(`./x`, `../x`, `/x`; relative to the job file)"
+    ]
+    assert "spec.training.epoch: there is no such field" in problems(mapping(training={"epoch": None}))[0]
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    job = parse_job(mapping(training={"microBatchSize": 2.0, "maxSequenceLength": 1e3}))
+    assert (job.spec.training.micro_batch_size, job.spec.training.max_sequence_length) == (2, 1000)

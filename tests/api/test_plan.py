@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -5,6 +6,7 @@ from tests.api.jobs import STARCODERBASE, data_shape, job, lines
 
 from finetune_api.errors import InvalidSpec
 from finetune_api.plan import Machine, assumed_data, plan
+from finetune_api.status import PlanStatus, plan_status
 
 CPU = {"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None}
 TINY = STARCODERBASE.model_copy(
@@ -194,3 +196,29 @@ def test_several_nodes_say_what_the_network_has_to_carry():
 def test_a_short_epoch_is_noted():
     found = plan(job(), STARCODERBASE, data_shape(rows=40))
     assert any("An epoch has 40 rows, fewer than globalBatchSize 256" in note for note in found.notes)
+
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"training": {"microBatchSize": LARGEST, "globalBatchSize": LARGEST}},
+        {"training": {"microBatchSize": LARGEST, "globalBatchSize": LARGEST}, "workers": {"gpusPerNode": 1}},
+        {"workers": {"nodes": LARGEST, "gpusPerNode": LARGEST}},
+        {"training": {"epochs": LARGEST, "maxSequenceLength": LARGEST}, "workers": {"gpusPerNode": 1, "accelerator": "unheard-of"}},
+        {"training": {"maxSteps": LARGEST}, "workers": {"nodes": 64}},
+    ],
+)
+@pytest.mark.parametrize(
+    "shape", [None, STARCODERBASE.model_copy(update={"positions": LARGEST, "parameters": LARGEST, "hidden_size": LARGEST})]
+)
+def test_the_largest_numbers_are_planned_or_refused(spec, shape):
+    """Anyone may apply them: an operator that searches through 64 bits, or meets a number it can't write, is an operator lost."""
+    found = None
+    with contextlib.suppress(InvalidSpec):
+        found = plan(job(**spec), shape, data_shape())
+    if found is not None:
+        told = plan_status(found, final=True)
+        assert PlanStatus.model_validate(told.model_dump()) == told

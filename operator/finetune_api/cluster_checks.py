@@ -1,0 +1,183 @@
+"""What a job needs on a cluster that `finetune run` can do without: storage that outlives pods, and paths that pods can see.
+
+A pod has only its image, the job's volumes and the network. Workers mount `workers.volumes`, the head, preparation and
+publication mount `cpuPods.volumes`; so a path that both read has to be on a volume of both.
+"""
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Final, Literal
+
+from finetune_api.checks import is_path
+from finetune_api.errors import Problem
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, PodSettings, Volume
+
+# Mounted in the job's pods by the operator. A volume of the user may lie inside the last four, never above or in place of any.
+OUR_MOUNTS: Final = ("/etc/finetune", "/var/lib/finetune", "/tmp", "/dev/shm", "/dev")
+# Begins the name of each volume of ours.
+OUR_VOLUMES: Final = "finetune-"
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+_BINARY: Final = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+_DECIMAL: Final = {"m": "0.001", "k": "1e3", "M": "1e6", "G": "1e9", "T": "1e12", "P": "1e15", "E": "1e18"}
+
+Pods = Literal["workers", "cpuPods"]
+
+
+def cluster_problems(job: FineTuneJob) -> list[Problem]:
+    """Everything that only a cluster refuses, beside what `plan` finds."""
+    spec = job.spec
+    return [
+        *_storage_problems(spec),
+        *_read_problems(spec),
+        *_publication_problems(spec),
+        *_pod_problems("workers", spec.workers),
+        *_pod_problems("cpuPods", spec.cpu_pods),
+    ]
+
+
+# ---- paths
+
+
+def _storage_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """All pods of the job read and write the storage: a bucket, or one claim that all of them mount."""
+    field, storage = "spec.checkpoints.storage", spec.checkpoints.storage
+    if storage is None:
+        yield Problem(field, "is missing, and a pod's own disk goes with the pod", "set it to s3://bucket/prefix, or a path on a volume")
+    elif storage.startswith("/"):
+        yield from _shared_claim_problems(field, storage, spec)
+    elif "://" not in storage:
+        yield _relative(field, storage, "use s3://bucket/prefix, or an absolute path on a volume")
+
+
+def _shared_claim_problems(field: str, path: str, spec: FineTuneJobSpec) -> Iterator[Problem]:
+    found = []
+    for pods, volumes in _volumes(spec).items():
+        volume = _volume_at(path, volumes)
+        if problem := _lasting_problem(field, path, pods, volume):
+            yield problem
+        elif volume is not None and volume.persistent_volume_claim is not None:
+            found.append(volume.persistent_volume_claim.claim_name)
+    for one, other in pairwise(found):
+        if one != other:
+            told = f'"{path}" is on claim {one} in the workers, and on claim {other} in cpuPods'
+            yield Problem(field, told, "mount the same claim at the same path in both")
+
+
+def _read_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Workers and CPU pods read the model, only preparation reads the sources."""
+    yield from _source_problems("spec.model.name", spec.model.name, ("workers", "cpuPods"), spec)
+    for index, source in enumerate(spec.dataset.sources):
+        yield from _source_problems(f"spec.dataset.sources[{index}].name", source.name, ("cpuPods",), spec)
+
+
+def _source_problems(field: str, name: str, readers: Sequence[Pods], spec: FineTuneJobSpec) -> Iterator[Problem]:
+    if not is_path(name):
+        return
+    if not name.startswith("/"):
+        yield _relative(field, name, "use a Hub id, s3://bucket/key, or an absolute path on a volume")
+        return
+    for pods in readers:
+        volume = _volume_at(name, _volumes(spec)[pods])
+        if volume is None:
+            yield _on_no_volume(field, name, pods)
+        elif volume.empty_dir is not None or volume.ephemeral is not None:
+            told = f'"{name}" is on volume {volume.name} of {pods}, which is empty when a pod starts'
+            yield Problem(field, told, "use a persistentVolumeClaim that holds it, or s3://bucket/key")
+
+
+def _publication_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """The publication pod writes the directory, or needs a token for the Hub."""
+    directory, hub = spec.publish.directory, spec.publish.hub
+    field = "spec.publish.directory.path"
+    if directory is not None and not directory.path.startswith("/"):
+        yield _relative(field, directory.path, "use an absolute path on a volume of cpuPods.volumes")
+    elif directory is not None:
+        volume = _volume_at(directory.path, spec.cpu_pods.volumes)
+        if problem := _lasting_problem(field, directory.path, "cpuPods", volume):
+            yield problem
+    if hub is not None and hub.token_secret is None and not any(variable.name == "HF_TOKEN" for variable in spec.cpu_pods.env):
+        yield Problem("spec.publish.hub.tokenSecret", "is missing, and the Hub lets nobody write without a token", "name a Secret with it")
+
+
+def _volumes(spec: FineTuneJobSpec) -> dict[Pods, list[Volume]]:
+    return {"workers": spec.workers.volumes, "cpuPods": spec.cpu_pods.volumes}
+
+
+def _volume_at(path: str, volumes: Sequence[Volume]) -> Volume | None:
+    """The volume that a path is on: the one with the longest mount path above it. A path with `..` is on none: it may lead anywhere."""
+    if ".." in PurePosixPath(path).parts:
+        return None
+    above = [volume for volume in volumes if PurePosixPath(path).is_relative_to(volume.mount_path)]
+    return max(above, key=lambda volume: len(PurePosixPath(volume.mount_path).parts), default=None)
+
+
+def _lasting_problem(field: str, path: str, pods: Pods, volume: Volume | None) -> Problem | None:
+    """Why what is written there is lost, if it is."""
+    if volume is None:
+        return _on_no_volume(field, path, pods)
+    if volume.persistent_volume_claim is None:
+        told = f'"{path}" is on volume {volume.name} of {pods}, which does not outlive a pod or can\'t be written'
+        return Problem(field, told, "use a persistentVolumeClaim, or s3://bucket/prefix")
+    if volume.read_only:
+        return Problem(field, f'"{path}" is on volume {volume.name} of {pods}, which is readOnly', "remove readOnly from the volume")
+    return None
+
+
+def _on_no_volume(field: str, path: str, pods: Pods) -> Problem:
+    return Problem(field, f'"{path}" is on no volume of {pods}', f"mount a persistentVolumeClaim above it in spec.{pods}.volumes")
+
+
+def _relative(field: str, path: str, remedy: str) -> Problem:
+    return Problem(field, f'"{path}" is relative to the job file, and pods have none', remedy)
+
+
+# ---- pods
+
+
+def _pod_problems(pods: Pods, settings: PodSettings) -> Iterator[Problem]:
+    """What the API server would refuse in a pod, long after the job was accepted, and what collides with ours."""
+    yield from _mount_problems(f"spec.{pods}.volumes", settings.volumes)
+    yield from _resource_problems(pods, settings)
+
+
+def _mount_problems(field: str, volumes: Sequence[Volume]) -> Iterator[Problem]:
+    for index, volume in enumerate(volumes):
+        before, path = volumes[:index], PurePosixPath(volume.mount_path)
+        if any(other.name == volume.name for other in before):
+            yield Problem(f"{field}[{index}].name", f"{volume.name} is the name of another volume too", "give it another name")
+        if volume.name.startswith(OUR_VOLUMES):
+            yield Problem(f"{field}[{index}].name", f"{volume.name} begins with {OUR_VOLUMES}, as ours do", "give it another name")
+        if any(PurePosixPath(other.mount_path) == path for other in before):
+            yield Problem(f"{field}[{index}].mountPath", f"{path} is where another volume is mounted", "mount it elsewhere")
+        ours = next((mount for mount in OUR_MOUNTS if PurePosixPath(mount).is_relative_to(path)), None)
+        ours = OUR_MOUNTS[0] if path.is_relative_to(OUR_MOUNTS[0]) else ours
+        if ours is not None:
+            yield Problem(f"{field}[{index}].mountPath", f"{path} would hide {ours}, which the operator mounts", "mount it elsewhere")
+
+
+def _resource_problems(pods: Pods, settings: PodSettings) -> Iterator[Problem]:
+    requests, limits = settings.resources.requests, settings.resources.limits
+    for kind, quantities in (("requests", requests), ("limits", limits)):
+        if GPU_RESOURCE in quantities:
+            remedy = "remove it; workers.gpusPerNode says how many" if pods == "workers" else "remove it; CPU pods hold no GPU"
+            yield Problem(f"spec.{pods}.resources.{kind}", f"{GPU_RESOURCE} is set by the operator", remedy)
+    for name, asked in requests.items():
+        limit = limits.get(name)
+        if limit is not None and _number(asked) > _number(limit):
+            told = f"{name}: {asked} is more than the limit of {limit}"
+            yield Problem(f"spec.{pods}.resources.requests", told, f"use at most {limit}, or raise the limit")
+        if "/" in name and name != GPU_RESOURCE and (limit is None or _number(asked) != _number(limit)):
+            told = f"{name}: {asked} needs the same limit, since devices are not shared"
+            yield Problem(f"spec.{pods}.resources.requests", told, "set limits to the same, or remove it from requests")
+
+
+def _number(quantity: str) -> Decimal:
+    """
+    >>> [_number(quantity) for quantity in ("500m", "2Gi", "1.5k", "8")] == [Decimal("0.5"), 2**31, 1500, 8]
+    True
+    """
+    if quantity.endswith(_BINARY):
+        return Decimal(quantity[:-2]) * Decimal(1024) ** (_BINARY.index(quantity[-2:]) + 1)
+    return Decimal(quantity[:-1]) * Decimal(_DECIMAL[quantity[-1]]) if quantity[-1] in _DECIMAL else Decimal(quantity)

@@ -1,0 +1,82 @@
+"""Reasons of conditions: one CamelCase word for each thing that the operator can tell of a job.
+
+The operator writes them; users, alerts and tests match on them, so a word never changes its meaning. Failures that come from
+pods carry the class name of their error (`finetune_api.errors`) and are repeated here.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Every reason. The comments say when the operator writes it."""
+
+    # ---- any stage
+    SUSPENDED = "Suspended"  # spec.suspend is true, and nothing runs; Suspended=True, and the stage that rests is False
+    NOT_REQUESTED = "NotRequested"  # the spec doesn't ask for this stage: True
+    WAITING = "Waiting"  # a former stage is not done yet: False
+    NAME_TAKEN = "NameTaken"  # an object of the name that we need belongs to someone else: False and Stalled, naming it
+    FORBIDDEN = "Forbidden"  # the API server refuses the operator an action: False and Stalled, with its words
+    REJECTED = "Rejected"  # the API server or an admission webhook refuses an object that we make (quota, policy): False, tried again
+
+    # ---- Planned
+    PLANNED = "Planned"  # True: the numbers fit as far as they are known
+    INVALID_SPEC = "InvalidSpec"  # False and Stalled: refused by the models or by planning; a change of the spec mends it
+
+    # ---- Prepared
+    PREPARED = "Prepared"  # True: the run is frozen
+    PREPARING = "Preparing"  # False: the preparation pod was made; the message says what it waits for, if it doesn't run
+    PREPARATION_FAILED = "PreparationFailed"  # False: the pod failed and said nothing that we understand; Failed when its tries are used up
+    RESULT_UNREADABLE = "ResultUnreadable"  # False and Failed: the pod ended well, but its termination message is not a PodResult
+    # From the pod, permanent: False and Failed until the spec or retry changes.
+    INVALID_DATA = "InvalidData"
+    INVALID_MODEL = "InvalidModel"
+    INVALID_STORAGE = "InvalidStorage"
+    INVALID_PUBLICATION = "InvalidPublication"
+    INVALID_TRAINING_RUN = "InvalidTrainingRun"
+    RUN_CONFLICT = "RunConflict"
+    RESULT_TOO_LARGE = "ResultTooLarge"
+    # From the pod, tried again: False.
+    STORAGE_FAILED = "StorageFailed"
+    UNEXPECTED = "Unexpected"
+
+    # ---- Trained
+    TRAINED = "Trained"  # True: the last attempt finished
+    KUBERAY_ABSENT = "KubeRayAbsent"  # False and Stalled: there is no RayJob kind; the job starts when there is
+    KUBERAY_FORBIDDEN = "KubeRayForbidden"  # False and Stalled: the operator may not read or make RayJobs
+    KUBERAY_TOO_OLD = "KubeRayTooOld"  # False and Stalled: RayJob lacks a field that we need
+    STARTING = "Starting"  # False: an attempt is entered and not all of its pods run; the message has the scheduler's words
+    QUEUED = "Queued"  # False: the RayJob is suspended by someone else, as Kueue does until it is admitted
+    TRAINING = "Training"  # False: all pods run
+    STOPPING = "Stopping"  # False: the driver was asked to commit a checkpoint and stop
+    BACKING_OFF = "BackingOff"  # False: an attempt ended; the message says why and when the next begins
+    TRAINING_FAILED = "TrainingFailed"  # from the driver: a worker died or the loss is not finite; also when nothing was reported
+    TOO_MANY_FAILURES = "TooManyFailures"  # False and Failed: more charged failures than failurePolicy.maxFailures
+    DEADLINE_EXCEEDED = "DeadlineExceeded"  # False and Failed: budget.activeDeadlineSeconds since the first attempt
+    # Why an attempt ended that isn't charged.
+    PREEMPTED = "Preempted"  # Kueue or the scheduler took the GPUs, or the node was drained
+    NODE_LOST = "NodeLost"  # the node of a pod is gone or not ready
+    RAYJOB_DELETED = "RayJobDeleted"  # somebody deleted the RayJob or its RayCluster
+    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"  # not all pods ran within workers.startDeadlineSeconds
+    STOP_REQUESTED = "StopRequested"  # suspended, and stopped with a checkpoint
+    FINISHED = "Finished"  # all steps are done
+
+    # ---- Evaluated
+    EVALUATED = "Evaluated"  # True: there is an evaluation of the newest checkpoint
+
+    # ---- Published
+    PUBLISHED = "Published"  # True: the model is there, verified file by file
+    PUBLISHING = "Publishing"  # False: the publication pod was made
+    GATE_CLOSED = "GateClosed"  # False and Failed: publish.gate refuses the model; nothing was published
+    PUBLICATION_FAILED = "PublicationFailed"  # from the pod, or when it said nothing: False; Failed when its tries are used up
+
+    # ---- Succeeded, Failed
+    SUCCEEDED = "Succeeded"  # Succeeded=True and Reconciling=False: every stage is True
+    NOT_FINISHED = "NotFinished"  # Succeeded=False, Failed=False: it goes on
+
+    # ---- Suspended=False
+    NOT_SUSPENDED = "NotSuspended"
+
+    # ---- Reconciling, Stalled (kstatus)
+    IN_PROGRESS = "InProgress"  # Reconciling=True
+    STALLED = "Stalled"  # Reconciling=False: it needs a person, Stalled says for what
+    NOT_STALLED = "NotStalled"  # Stalled=False

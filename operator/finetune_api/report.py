@@ -1,0 +1,102 @@
+"""FineTuneReport: the one object through which a running attempt and the operator talk.
+
+`spec` is what the operator asks of the driver, `status` what the driver reports. The driver's token may write this object's
+status and nothing else, so the status is untrusted input, and every part of it has a largest size. Both sides leave keys aside
+that they don't know: operator and image may be of different versions.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+
+from finetune_api.conditions import StatusModel, Time
+from finetune_api.finetunejob import Natural, Positive
+
+REPORT_KIND: Final = "FineTuneReport"
+REPORTS: Final = "finetunereports"
+
+NotNegative = Annotated[float, Field(ge=0.0)]
+ClusterName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class ReportOutcome(StrEnum):
+    """Where the reporting attempt is."""
+
+    RUNNING = "Running"
+    FINISHED = "Finished"
+    STOPPED = "Stopped"  # on request, after a checkpoint was committed
+    FAILED = "Failed"
+
+
+class StopRequest(StatusModel):
+    """Commit a checkpoint and stop."""
+
+    cluster: ClusterName | None = Field(default=None, description="RayCluster whose driver is meant; absent means any.")
+    reason: Annotated[str, Field(max_length=64)] = Field(description="Why, in one CamelCase word.")
+
+
+class FineTuneReportSpec(StatusModel):
+    """What the operator asks of the driver."""
+
+    stop: StopRequest | None = Field(default=None, description="Commit a checkpoint and stop.")
+
+    def asks_to_stop(self, cluster: str) -> bool:
+        """Whether the driver of that RayCluster should stop."""
+        return self.stop is not None and self.stop.cluster in (None, cluster)
+
+
+class ReportedEvaluation(StatusModel):
+    """The newest evaluation."""
+
+    step: Natural = Field(description="Step of the evaluated state.")
+    loss: float = Field(description="Mean loss of held-out tokens.")
+
+
+class ReportedCheckpoint(StatusModel):
+    """The newest committed checkpoint."""
+
+    step: Natural = Field(description="Optimizer steps in it.")
+    attempt: Positive = Field(description="Number of the claim on the storage under which it was written.")
+    bytes: Natural = Field(default=0, description="Size.")
+    committed_at: Time | None = Field(default=None, description="When its manifest was written.")
+
+
+class FineTuneReportStatus(StatusModel):
+    """What the driver reports. Absent is unknown."""
+
+    cluster: ClusterName | None = Field(default=None, description="RayCluster of the reporting attempt; reports of others are ignored.")
+    outcome: ReportOutcome | None = Field(default=None, strict=False, description="Where the attempt is.")
+    reason: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)] | None = Field(
+        default=None, description="Why it ended so."
+    )
+    message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="What a person should know.")
+    permanent: bool = Field(default=False, description="Whether the same input fails again until it is changed.")
+    step: Natural | None = Field(default=None, description="Optimizer steps done.")
+    total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
+    loss: float | None = Field(default=None, description="Training loss of the newest step.")
+    tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers.")
+    eta_seconds: NotNegative | None = Field(default=None, description="Time left.")
+    evaluation: ReportedEvaluation | None = Field(default=None, description="The newest evaluation.")
+    checkpoint: ReportedCheckpoint | None = Field(default=None, description="The newest committed checkpoint.")
+    goodput_seconds: NotNegative | None = Field(default=None, description="Time of this attempt that went into steps that count.")
+    reported_at: Time | None = Field(default=None, description="When it was reported.")
+
+    def to_patch(self) -> dict[str, Any]:
+        """The body of a merge patch on the status. What is absent is null in it, so that nothing of a former attempt stays."""
+        return {"status": self.model_dump(mode="json", by_alias=True)}
+
+
+class FineTuneReport(StatusModel):
+    """What a running attempt and the operator tell each other. Made and read by machines."""
+
+    spec: FineTuneReportSpec = Field(default=FineTuneReportSpec(), description="What the operator asks of the driver.")
+    status: FineTuneReportStatus = Field(default=FineTuneReportStatus(), description="What the driver reports.")
+
+
+def parse_report(data: object) -> FineTuneReport | None:
+    """The report in an object of the API server; None when it has another form, which its schema should have refused."""
+    try:
+        return FineTuneReport.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError:
+        return None

@@ -1,0 +1,1 @@
+"""The operator: watches FineTuneJobs and makes the cluster run them."""

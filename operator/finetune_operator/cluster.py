@@ -1,0 +1,372 @@
+"""The only room that talks to the API server about jobs: observes one, applies what was decided, writes its status.
+
+Reads come from the reflectors' stores, which may be behind. So what this process wrote itself is remembered until the stores
+have it; that a RayJob is gone is asked of the API server itself; and a RayJob is only made when the job hasn't changed since.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+
+from finetune_api.errors import InvalidSpec, InvalidTrainingRun
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.jobfile import parse_job
+from finetune_api.reasons import Reason
+from finetune_api.report import FineTuneReport, parse_report
+from finetune_api.status import AttemptOutcome, FineTuneJobStatus, parse_status
+from finetune_api.training_run import TrainingRun
+from finetune_operator import events, keys, kinds
+from finetune_operator.observation import KubeRay, Observed, Refusal, is_finished, is_settled, last_attempt
+from finetune_operator.reconcile import Key, Refused
+from finetune_operator.resources.owner import is_owned, owner_of
+from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict, Forbidden, Invalid, Json, NotFound, Resource
+from finetune_operator.runtime.clock import Clock
+from finetune_operator.runtime.store import Store
+from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, WithdrawStop
+from finetune_operator.status import changed, is_reopened
+
+log = structlog.get_logger()
+
+# How long an object that we made counts before a watch has shown it.
+_MADE_SECONDS: Final = 30.0
+# Parsed specs and runs that are kept; what isn't kept is parsed or read again.
+_KEPT: Final = 512
+# How the API server says that there is no such kind, not just no such object.
+_UNKNOWN_KIND: Final = "could not find the requested resource"
+_MICRO_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """What the reflectors know. All but `jobs` are indexed by `of_job`."""
+
+    jobs: Store
+    reports: Store
+    batch_jobs: Store
+    rayjobs: Store
+    pods: Store
+
+    def of(self, resource: Resource) -> Store:
+        """The store of a watched resource."""
+        known = {
+            kinds.FINETUNEJOBS: self.jobs,
+            kinds.FINETUNEREPORTS: self.reports,
+            kinds.JOBS: self.batch_jobs,
+            kinds.RAYJOBS: self.rayjobs,
+            kinds.PODS: self.pods,
+        }
+        return known[resource]
+
+
+def job_key(item: Json) -> Key | None:
+    """The job that an object says it belongs to; a job is its own."""
+    metadata = item["metadata"]
+    name = metadata["name"] if item.get("kind") == kinds.FINETUNEJOBS.kind else (metadata.get("labels") or {}).get(keys.JOB_LABEL)
+    return (metadata["namespace"], name) if name else None
+
+
+def of_job(item: Json) -> Iterable[str]:
+    """Index of the stores: the job."""
+    key = job_key(item)
+    return ["/".join(key)] if key else []
+
+
+def stores() -> Stores:
+    """Empty stores."""
+    return Stores(jobs=Store(), reports=Store(of_job), batch_jobs=Store(of_job), rayjobs=Store(of_job), pods=Store(of_job))
+
+
+class _Newest(Generic[Value]):
+    """The values that were used last, by key; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Any, Value] = OrderedDict()
+
+    def get(self, key: object) -> Value | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: object, value: Value) -> Value:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > _KEPT:
+                self._values.popitem(last=False)
+        return value
+
+
+class Cluster:
+    """Thread-safe, as long as no job is looked at twice at once. `api` has to be fenced where others may lead."""
+
+    def __init__(
+        self,
+        api: Api,
+        known: Stores,
+        clock: Clock,
+        *,
+        instance: str,
+        kuberay: Callable[[], KubeRay] = lambda: KubeRay.PRESENT,
+        on_written: Callable[[FineTuneJobStatus, FineTuneJobStatus], None] = lambda old, new: None,
+    ) -> None:
+        """`instance` names this process in events; `on_written` is told of each status that was written, for metrics."""
+        self._api = api
+        self._known = known
+        self._clock = clock
+        self._instance = instance
+        self._written: dict[Key, Json] = {}
+        self._made: dict[Key, dict[tuple[str, str], tuple[float, Json]]] = {}
+        self._specs: _Newest[tuple[FineTuneJob | None, str]] = _Newest()
+        self._runs: _Newest[TrainingRun] = _Newest()
+        self._kuberay = kuberay
+        self._on_written = on_written
+
+    # ---- observing
+
+    def observe(self, key: Key) -> Observed | None:
+        """The job and everything that belongs to it; None when there is no job."""
+        raw = self._job(key)
+        if raw is None:
+            self._made.pop(key, None)
+            self._written.pop(key, None)
+            return None
+        status = parse_status(raw.get("status"))
+        structlog.contextvars.bind_contextvars(attempt=status.attempt)
+        kuberay = self._kuberay()
+        job, problems = self._spec(raw)
+        rayjobs = self._owned(raw, kinds.RAYJOBS)
+        if kuberay is KubeRay.PRESENT:
+            rayjobs = self._with_recorded(raw, status, rayjobs)
+        reports = self._owned(raw, kinds.FINETUNEREPORTS)
+        observed = Observed(
+            raw=raw,
+            now=self._clock.now(),
+            job=job,
+            problems=problems,
+            status=status,
+            report=_report(reports, keys.report_name(key[1])),
+            jobs=tuple(self._owned(raw, kinds.JOBS)),
+            rayjobs=tuple(rayjobs),
+            pods=tuple(self._known.pods.by_index("/".join(key))),
+            kuberay=kuberay,
+        )
+        return self._with_run(observed)
+
+    def _job(self, key: Key) -> Json | None:
+        """The job: as the store has it, or as we wrote it last, whichever is newer."""
+        known, written = self._known.jobs.get(*key), self._written.get(key)
+        if known is None or written is None:
+            return known
+        same = known["metadata"]["uid"] == written["metadata"]["uid"]
+        if same and int(written["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"]):
+            return written
+        del self._written[key]
+        return known
+
+    def _spec(self, raw: Json) -> tuple[FineTuneJob | None, str]:
+        """The parsed job, or what is wrong with it."""
+        metadata = raw["metadata"]
+        version = (metadata["uid"], metadata.get("generation"))
+        if (known := self._specs.get(version)) is not None:
+            return known
+        try:
+            return self._specs.put(version, (parse_job(raw), ""))
+        except InvalidSpec as error:
+            return self._specs.put(version, (None, str(error)))
+
+    def _owned(self, raw: Json, resource: Resource) -> list[Json]:
+        """Objects of a kind that are the job's own, those that were just made included."""
+        owner = owner_of(raw)
+        key = (owner.namespace, owner.name)
+        found = {item["metadata"]["name"]: item for item in self._known.of(resource).by_index("/".join(key)) if is_owned(item, owner)}
+        made = self._made.get(key, {})
+        for (kind, name), (at, item) in list(made.items()):
+            if kind != resource.kind:
+                continue
+            if name in found or self._clock.monotonic() - at > _MADE_SECONDS or not is_owned(item, owner):
+                del made[kind, name]
+            else:
+                found[name] = item
+        return [found[name] for name in sorted(found)]
+
+    def _with_recorded(self, raw: Json, status: FineTuneJobStatus, known: list[Json]) -> list[Json]:
+        """The RayJobs, and the last attempt's even if the store hasn't got it: that it is gone must be certain."""
+        attempt = last_attempt(status)
+        if attempt is None or attempt.ray_job is None or attempt.outcome is AttemptOutcome.FINISHED or is_finished(status):
+            return known
+        name = attempt.ray_job.name
+        if any(item["metadata"]["name"] == name for item in known):
+            return known
+        try:
+            found = self._api.get(kinds.RAYJOBS, raw["metadata"]["namespace"], name)
+        except NotFound as error:
+            if _UNKNOWN_KIND in error.message:  # an API server that has just started may not serve it yet
+                raise
+            return known
+        return [*known, found] if is_owned(found, owner_of(raw)) else known
+
+    def _with_run(self, observed: Observed) -> Observed:
+        """The observation with the frozen run, where something may depend on it."""
+        recorded, status = observed.status.run, observed.status
+        if recorded is None or is_settled(status, observed.generation) or (is_finished(status) and not is_reopened(observed)):
+            return observed
+        version = (observed.owner.uid, recorded.config_map)
+        found = self._runs.get(version)
+        if found is None:
+            try:
+                raw = self._api.get(kinds.CONFIG_MAPS, observed.owner.namespace, recorded.config_map)
+            except NotFound:
+                return observed
+            if not is_owned(raw, observed.owner):
+                return observed
+            read = _run((raw.get("data") or {}).get(keys.RUN_FILE, ""), recorded.digest)
+            if not isinstance(read, TrainingRun):
+                return replace(observed, run_problem=read)
+            found = self._runs.put(version, read)
+        return replace(observed, run=found)
+
+    # ---- applying
+
+    def apply(self, observed: Observed, action: Action) -> None:
+        """Do it; what is done already is as good. Raises Refused, or ApiError when trying again may help."""
+        match action:
+            case Create():
+                self._create(observed, action)
+            case Delete():
+                self._delete(observed, action)
+            case AskToStop(cluster=cluster, reason=reason):
+                self._ask(observed, {"cluster": cluster, "reason": reason})
+            case WithdrawStop():
+                self._ask(observed, None)
+
+    def _create(self, observed: Observed, action: Create) -> None:
+        resource, manifest = kinds.MADE[action.manifest["kind"]], action.manifest
+        if action.if_current:
+            self._check_current(observed)
+        try:
+            made = self._api.create(resource, observed.owner.namespace, manifest)
+        except AlreadyExists:
+            made = self._existing(observed, resource, action)
+        except (Forbidden, Invalid, NotFound) as error:
+            raise Refused(refusal(resource, manifest, error)) from None
+        except ApiError as error:
+            if error.status != 400:
+                raise
+            raise Refused(refusal(resource, manifest, error)) from None
+        log.info("made", kind=resource.kind, object=manifest["metadata"]["name"])
+        if resource in kinds.CHILDREN:
+            name = made["metadata"]["name"]
+            key = (observed.owner.namespace, observed.owner.name)
+            self._made.setdefault(key, {})[resource.kind, name] = (self._clock.monotonic(), made)
+
+    def _check_current(self, observed: Observed) -> None:
+        """Raise Conflict when the job isn't the one that was observed: another process may have gone on with it."""
+        current = self._api.get(kinds.FINETUNEJOBS, observed.owner.namespace, observed.owner.name)
+        if current["metadata"]["resourceVersion"] != observed.raw["metadata"]["resourceVersion"]:
+            raise Conflict("the job has changed since it was observed", status=409, reason="Conflict")
+
+    def _existing(self, observed: Observed, resource: Resource, action: Create) -> Json:
+        """The object of that name, if it is ours; brought in line where the action says so."""
+        owner, manifest = observed.owner, action.manifest
+        name = manifest["metadata"]["name"]
+        found = self._api.get(resource, owner.namespace, name)
+        if not is_owned(found, owner):
+            raise Refused(_taken(resource, name))
+        if "deletionTimestamp" in found["metadata"]:
+            raise Conflict(f"{resource.kind} {name} is still being deleted", status=409, reason="Conflict")
+        different = {field: manifest[field] for field in action.update if found.get(field) != manifest[field]}
+        try:
+            return self._api.merge_patch(resource, owner.namespace, name, different) if different else found
+        except Forbidden as error:
+            raise Refused(refusal(resource, manifest, error)) from None
+
+    def _delete(self, observed: Observed, action: Delete) -> None:
+        key = (observed.owner.namespace, observed.owner.name)
+        log.info("deleting", kind=action.kind, object=action.name)
+        try:
+            self._api.delete(kinds.MADE[action.kind], observed.owner.namespace, action.name, uid=action.uid)
+        except (NotFound, Conflict):  # it is gone, or another one of that name came
+            log.debug("gone already", kind=action.kind, object=action.name)
+        self._made.get(key, {}).pop((action.kind, action.name), None)
+
+    def _ask(self, observed: Observed, stop: Json | None) -> None:
+        owner = observed.owner
+        try:
+            self._api.merge_patch(kinds.FINETUNEREPORTS, owner.namespace, keys.report_name(owner.name), {"spec": {"stop": stop}})
+        except NotFound:  # it is made again with the next look
+            log.debug("no report to ask through", namespace=owner.namespace, name=owner.name)
+
+    # ---- writing
+
+    def write_status(self, observed: Observed, status: FineTuneJobStatus) -> bool:
+        """One patch with what changed, on the version that was observed; whether there was anything. Raises Conflict."""
+        patch = changed(observed.status, status)
+        if not patch:
+            return False
+        owner = observed.owner
+        body = {"metadata": {"resourceVersion": observed.raw["metadata"]["resourceVersion"]}, "status": patch}
+        try:
+            written = self._api.merge_patch(kinds.FINETUNEJOBS, owner.namespace, owner.name, body, subresource="status")
+        except NotFound:  # the job was deleted meanwhile
+            return False
+        written["metadata"].pop("managedFields", None)
+        self._written[owner.namespace, owner.name] = written
+        self._on_written(observed.status, status)
+        log.info("status written", stage=status.stage, attempt=status.attempt)
+        return True
+
+    def emit(self, observed: Observed, told: tuple[events.Event, ...]) -> None:
+        """Make the events. They are for people: one that can't be made is logged, and that is all."""
+        at = self._clock.now().strftime(_MICRO_TIME)
+        for event in told:
+            manifest = events.manifest(event, observed.owner, at=at, instance=self._instance)
+            try:
+                self._api.create(kinds.EVENTS, observed.owner.namespace, manifest)
+            except AlreadyExists:
+                continue
+            except ApiError as error:
+                log.warning("event not made", event=event.reason, note=event.note, error=str(error))
+
+
+def _report(reports: list[Json], name: str) -> FineTuneReport | None:
+    """The report; one that can't be read counts as one that says nothing."""
+    found = next((report for report in reports if report["metadata"]["name"] == name), None)
+    return None if found is None else parse_report(found) or FineTuneReport()
+
+
+def _run(text: str, digest: str) -> TrainingRun | str:
+    """The run, or why it can't be read."""
+    try:
+        run = TrainingRun.from_json(text)
+    except InvalidTrainingRun as error:
+        return str(error)
+    return run if run.digest == digest else "run.json is not the run that the status names; delete its ConfigMap to have it made again"
+
+
+def _taken(resource: Resource, name: str) -> Refusal:
+    told = f"{resource.kind} {name} exists and isn't this job's; delete or rename it, or apply the job under another name"
+    return Refusal(reason=Reason.NAME_TAKEN, name=f"{resource.kind} {name}", message=told, needs_person=True)
+
+
+def refusal(resource: Resource, manifest: Json, error: ApiError) -> Refusal:
+    """What a refused creation means to a person."""
+    name = f"{resource.kind} {manifest['metadata']['name']}"
+    words, for_ray = error.message, resource == kinds.RAYJOBS
+    if isinstance(error, NotFound):
+        reason = Reason.KUBERAY_ABSENT if for_ray else Reason.FORBIDDEN
+        return Refusal(reason=reason, name=name, message=f"its kind or namespace isn't there: {words}", needs_person=True)
+    if isinstance(error, Forbidden) and any(verb in words for verb in ("cannot create", "cannot patch")):
+        reason = Reason.KUBERAY_FORBIDDEN if for_ray else Reason.FORBIDDEN
+        return Refusal(reason=reason, name=name, message=f"give the operator's role the right: {words}", needs_person=True)
+    if for_ray and ("unknown field" in words or "Unsupported value" in words):
+        told = f"KubeRay's CRDs lack what we need; upgrade KubeRay to 1.6 or newer: {words}"
+        return Refusal(reason=Reason.KUBERAY_TOO_OLD, name=name, message=told, needs_person=True)
+    return Refusal(reason=Reason.REJECTED, name=name, message=words, needs_person=isinstance(error, Invalid))

@@ -1,0 +1,221 @@
+"""How attempts end, what that costs, and when the next one begins. Pure.
+
+In: an attempt, its RayJob, its driver's report and its pods. Out: an Ending, or None while it goes on. What others did
+(preemption, lost nodes, deletion) and attempts that never began aren't charged; any other failure is.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from finetune_api.finetunejob import FailurePolicy
+from finetune_api.pod_result import EXIT_STOPPED, PodResult
+from finetune_api.reasons import Reason
+from finetune_api.report import FineTuneReportStatus, ReportOutcome
+from finetune_api.status import AttemptOutcome, AttemptStatus
+from finetune_operator import keys
+from finetune_operator.observation import RayJob
+from finetune_operator.times import moment, seconds_between
+from finetune_operator.waiting import disruption, ended, is_unreachable
+
+Json = dict[str, Any]
+
+CHARGED: Final = (AttemptOutcome.FAILED, AttemptOutcome.INVALID_INPUT)
+# Attempts that others ended come back soon, and ever later when it happens again and again.
+UNCHARGED_BACKOFF_SECONDS: Final = 10.0
+LONGEST_BACKOFF_SECONDS: Final = 3600.0
+LONGEST_UNCHARGED_BACKOFF_SECONDS: Final = 600.0
+# RayJob, report and pods come by three watches: how long the driver's last words may come after the RayJob's end.
+LAST_WORDS_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ended."""
+
+    outcome: AttemptOutcome
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of an attempt. `rayjob` None: it was seen, and it is gone."""
+
+    attempt: AttemptStatus
+    rayjob: RayJob | None
+    report: FineTuneReportStatus | None
+    pods: Sequence[Json]
+    now: datetime
+
+
+def ending(evidence: Evidence) -> Ending | None:
+    """How the attempt ended; None while it hasn't, or while its last words may still come."""
+    attempt, rayjob, report = evidence.attempt, evidence.rayjob, evidence.report
+    if rayjob is None or rayjob.deleting:
+        return _said(evidence) or _gone(attempt)
+    if _left_its_cluster(attempt, rayjob):
+        told = "the RayJob was suspended by others, as Kueue does to take GPUs back; it goes on when they let it"
+        return (
+            _stopped(attempt) if attempt.stop_requested else Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
+        )
+    if rayjob.terminal:
+        return None if _last_words_may_come(evidence) else _ended(evidence)
+    if report is not None and report.outcome is ReportOutcome.STOPPED and attempt.stop_requested:
+        return _stopped(attempt)
+    return None
+
+
+def _left_its_cluster(attempt: AttemptStatus, rayjob: RayJob) -> bool:
+    """Whether the RayJob no longer has the RayCluster that the attempt was: an attempt is one RayCluster."""
+    recorded = attempt.ray_job.cluster if attempt.ray_job else None
+    if recorded is None or rayjob.terminal:
+        return False
+    return rayjob.deployment in ("Suspending", "Suspended") or rayjob.cluster not in ("", recorded)
+
+
+def _last_words_may_come(evidence: Evidence) -> bool:
+    report, rayjob = evidence.report, evidence.rayjob
+    if report is not None and report.outcome not in (None, ReportOutcome.RUNNING):
+        return False
+    waited = seconds_between(rayjob.ended if rayjob else None, evidence.now)
+    return waited is not None and waited < LAST_WORDS_SECONDS
+
+
+def _ended(evidence: Evidence) -> Ending:
+    """The ending of an attempt whose RayJob has ended."""
+    rayjob = evidence.rayjob
+    assert rayjob is not None
+    if (said := _said(evidence)) is not None:
+        return said
+    if rayjob.job_status == "SUCCEEDED":
+        return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.FINISHED)
+    if evidence.attempt.stop_requested:
+        return _stopped(evidence.attempt)
+    if (taken := _taken(evidence.pods)) is not None:
+        return taken
+    if rayjob.job_status == "STOPPED":
+        return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message="somebody stopped the Ray job")
+    words = _driver_words(evidence.pods)
+    message = words or rayjob.message or f"the Ray job failed ({rayjob.reason or 'no reason given'}); see the head pod's log"
+    return Ending(outcome=AttemptOutcome.FAILED, reason=Reason.TRAINING_FAILED, message=message)
+
+
+def _said(evidence: Evidence) -> Ending | None:
+    """What the driver itself said of its end, in the report or with its last breath."""
+    report, result = evidence.report, _driver_result(evidence.pods)
+    if report is not None and report.outcome is ReportOutcome.FINISHED:
+        return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.FINISHED)
+    stopped = report is not None and report.outcome is ReportOutcome.STOPPED
+    if stopped or (result is not None and result.outcome == "Stopped"):
+        if evidence.attempt.stop_requested:
+            return _stopped(evidence.attempt)
+        taken = _taken(evidence.pods)
+        told = "others stopped it, and it committed a checkpoint"
+        return taken or Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
+    if report is not None and report.outcome is ReportOutcome.FAILED:
+        return _failure(evidence, report.permanent, report.reason, report.message)
+    if result is not None and result.outcome == "Failed":
+        return _failure(evidence, result.permanent, result.reason, result.message)
+    return None
+
+
+def _failure(evidence: Evidence, permanent: bool, reason: str | None, message: str | None) -> Ending:
+    """A failure that the driver told. One that a lost node explains isn't the job's."""
+    if permanent:
+        return Ending(outcome=AttemptOutcome.INVALID_INPUT, reason=reason or Reason.TRAINING_FAILED, message=message or "")
+    taken = _taken(evidence.pods)
+    return taken or Ending(outcome=AttemptOutcome.FAILED, reason=reason or Reason.TRAINING_FAILED, message=message or "")
+
+
+def _taken(pods: Sequence[Json]) -> Ending | None:
+    """The ending of an attempt of whose pods one was taken away by others, or whose node is lost."""
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        if is_unreachable(pod):
+            return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=f"the node of pod {name} no longer answers")
+        if (found := disruption(pod)) is not None:
+            lost = found[0] in ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost")
+            return Ending(
+                outcome=AttemptOutcome.NODE_LOST if lost else AttemptOutcome.PREEMPTED,
+                reason=Reason.NODE_LOST if lost else Reason.PREEMPTED,
+                message=f"pod {name}: {found[0]}: {found[1]}",
+            )
+    return None
+
+
+def _driver_result(pods: Sequence[Json]) -> PodResult | None:
+    """What the head's containers said when they ended: the submitter, which has the driver's exit code, or Ray itself."""
+    for pod in pods:
+        for container in (keys.HEAD_CONTAINER, keys.SUBMITTER_CONTAINER):
+            found = ended(pod, container)
+            if found is not None and found.result is not None:
+                return found.result
+            if found is not None and found.exit_code == EXIT_STOPPED and container == keys.SUBMITTER_CONTAINER:
+                return PodResult(outcome="Stopped")
+    return None
+
+
+def _driver_words(pods: Sequence[Json]) -> str:
+    """What the node says of Ray's containers that ended badly, such as running out of memory."""
+    for pod in pods:
+        for container in (keys.HEAD_CONTAINER, keys.WORKER_CONTAINER):
+            found = ended(pod, container)
+            if found is not None and found.reason == "OOMKilled":
+                return f"pod {pod['metadata']['name']}: {found.message}"
+    return ""
+
+
+def _gone(attempt: AttemptStatus) -> Ending:
+    """The RayJob was seen, and now it isn't there."""
+    if attempt.stop_requested:
+        return _stopped(attempt)
+    told = "somebody deleted the RayJob; the next attempt goes on from the newest checkpoint"
+    return Ending(outcome=AttemptOutcome.DELETED, reason=Reason.RAYJOB_DELETED, message=told)
+
+
+def _stopped(attempt: AttemptStatus) -> Ending:
+    told = f"asked to stop: {attempt.stop_requested}" if attempt.stop_requested else "stopped before it ran"
+    return Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.STOP_REQUESTED, message=told)
+
+
+# ---- after an ending
+
+
+def next_start(attempts: Sequence[AttemptStatus], policy: FailurePolicy, seed: str) -> datetime | None:
+    """When the next attempt may begin; None is at once. Doubles as long as attempts end in the same way.
+
+    `seed` spreads the attempts of jobs that wait for the same GPUs.
+    """
+    last = attempts[-1] if attempts else None
+    done = moment(last.completion_time) if last else None
+    if last is None or done is None or last.outcome in (None, AttemptOutcome.FINISHED, AttemptOutcome.STOPPED):
+        return None
+    again = _repetitions(attempts)
+    if last.outcome in CHARGED:
+        seconds = min(policy.backoff_seconds * 2.0**again, LONGEST_BACKOFF_SECONDS)
+    else:
+        seconds = min(UNCHARGED_BACKOFF_SECONDS * 2.0**again, LONGEST_UNCHARGED_BACKOFF_SECONDS)
+        seconds *= 0.5 + _share(f"{seed}/{last.number}")
+    return done + timedelta(seconds=seconds)
+
+
+def _repetitions(attempts: Sequence[AttemptStatus]) -> int:
+    """How many attempts before the last one ended in the same way as it, without a break."""
+    count = 0
+    for attempt in reversed(attempts[:-1]):
+        if attempt.outcome is not attempts[-1].outcome:
+            break
+        count += 1
+    return count
+
+
+def _share(seed: str) -> float:
+    """A number from 0 to 1 that the seed decides.
+
+    >>> 0 <= _share("a/1") < 1
+    True
+    """
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32

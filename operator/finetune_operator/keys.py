@@ -1,0 +1,147 @@
+"""Names, labels, annotations, environment variables and paths that cross a process, each with who writes it and who reads it.
+
+The operator writes all of them. Here is no logic beyond putting a name together.
+"""
+
+from typing import Final
+
+from finetune_api.cluster_checks import GPU_RESOURCE, OUR_VOLUMES
+from finetune_api.keys import SECRETS_FOLDER_ENV
+
+# ---- labels and annotations
+
+GROUP: Final = "finetune.dev"
+# On every object and pod of a job. The operator's watches select by the first; people by all three.
+JOB_LABEL: Final = f"{GROUP}/job"
+STAGE_LABEL: Final = f"{GROUP}/stage"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "finetune-operator"
+# Values of the stage label.
+PREPARATION: Final = "preparation"
+TRAINING: Final = "training"
+PUBLICATION: Final = "publication"
+
+# The job as JSON, on pods; the downward API gives it to them as a file.
+JOB_SPEC_ANNOTATION: Final = f"{GROUP}/job-spec"
+# Read by Kueue, which then suspends and admits the RayJob.
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+# Written by KubeRay on its pods, read by our anti-affinity and by the operator.
+NODE_TYPE_LABEL: Final = "ray.io/node-type"
+# Read by KubeRay 1.6: a head that is lost ends the attempt instead of coming back without its driver.
+NO_HEAD_RESTART_ANNOTATION: Final = "ray.io/disable-provisioned-head-restart"
+
+# ---- names of containers; KubeRay takes a pod's first container as Ray's
+
+MAIN_CONTAINER: Final = "main"
+HEAD_CONTAINER: Final = "ray-head"
+WORKER_CONTAINER: Final = "ray-worker"
+SUBMITTER_CONTAINER: Final = "ray-job-submitter"
+WORKER_GROUP: Final = "workers"
+
+# ---- what pods run; constant, so that nothing of a spec ever reaches a shell
+
+_PODS: Final = ("python", "-m", "finetune_trainer.pods")
+PREPARE_COMMAND: Final = (*_PODS, "prepare")
+TRAIN_COMMAND: Final = (*_PODS, "train")
+PUBLISH_COMMAND: Final = (*_PODS, "publish")
+BEFORE_STOP_COMMAND: Final = (*_PODS, "before-stop")
+
+# ---- environment variables, read by finetune_trainer.pods unless said otherwise
+
+JOB_ENV: Final = "FINETUNE_JOB"
+NAMESPACE_ENV: Final = "FINETUNE_NAMESPACE"
+RUN_ENV: Final = "FINETUNE_RUN"
+REPORT_ENV: Final = "FINETUNE_REPORT"
+SECRETS_ENV: Final = SECRETS_FOLDER_ENV
+SCRATCH_ENV: Final = "FINETUNE_SCRATCH"
+STOP_SECONDS_ENV: Final = "FINETUNE_STOP_SECONDS"
+# Read by Ray: how long a driver has after SIGTERM when its job is stopped.
+RAY_STOP_SECONDS_ENV: Final = "RAY_JOB_STOP_WAIT_TIME_S"
+MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"
+# Read by OpenMP, and so by torch on CPUs; Ray would set 1.
+OMP_THREADS_ENV: Final = "OMP_NUM_THREADS"
+
+# Written by KubeRay 1.6 on the pods of a RayCluster. A user's value would switch token authentication off, lead a pod to another
+# cluster, or make KubeRay refuse the RayJob.
+KUBERAY_ENV: Final = frozenset(
+    {
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_ENABLE_K8S_TOKEN_AUTH",
+        "RAY_ADDRESS",
+        "RAY_PORT",
+        "RAY_IP",
+        "FQ_RAY_IP",
+        "RAY_CLUSTER_NAME",
+        "RAY_CLUSTER_NAMESPACE",
+        "RAY_CLOUD_INSTANCE_ID",
+        "RAY_NODE_TYPE_NAME",
+        "KUBERAY_GEN_RAY_START_CMD",
+        "RAY_REDIS_ADDRESS",
+        "REDIS_USERNAME",
+        "REDIS_PASSWORD",
+        "RAY_enable_autoscaler_v2",
+        "RAY_external_storage_namespace",
+    }
+)
+OUR_ENV_PREFIX: Final = "FINETUNE_"
+
+# ---- resources of containers
+
+GPU: Final = GPU_RESOURCE
+
+# ---- volumes and paths in pods
+
+# Names of our volumes begin so, and a user's may not; neither may a user mount anything over these paths (finetune_api.cluster_checks).
+VOLUME_PREFIX: Final = OUR_VOLUMES
+
+CONFIGURATION_FOLDER: Final = "/etc/finetune"
+JOB_FOLDER: Final = f"{CONFIGURATION_FOLDER}/job"
+JOB_FILE: Final = "job.json"
+RUN_FOLDER: Final = f"{CONFIGURATION_FOLDER}/run"
+RUN_FILE: Final = "run.json"
+SECRETS_FOLDER: Final = f"{CONFIGURATION_FOLDER}/secrets"
+TOKEN_FOLDER: Final = f"{CONFIGURATION_FOLDER}/token"
+SCRATCH_FOLDER: Final = "/var/lib/finetune"
+MODEL_CACHE_FOLDER: Final = f"{SCRATCH_FOLDER}/model-cache"
+TEMPORARY_FOLDER: Final = "/tmp"
+SHARED_MEMORY: Final = "/dev/shm"
+
+# ---- names of objects; a job's name has at most 40 characters, so that all of these fit 63, and a RayJob's its 47
+
+_DIGEST_CHARACTERS: Final = 8
+
+
+def preparation_name(job_name: str, preparation_digest: str) -> str:
+    """The preparation's Job.
+
+    >>> preparation_name("starchat", "0123456789abcdef")
+    'starchat-prepare-01234567'
+    """
+    return f"{job_name}-prepare-{preparation_digest[:_DIGEST_CHARACTERS]}"
+
+
+def run_name(job_name: str, run_digest: str) -> str:
+    """The frozen run's ConfigMap."""
+    return f"{job_name}-run-{run_digest[:_DIGEST_CHARACTERS]}"
+
+
+def rayjob_name(job_name: str, attempt: int) -> str:
+    """The RayJob that this attempt created."""
+    return f"{job_name}-{attempt}"
+
+
+def publication_name(job_name: str, publication_digest: str) -> str:
+    """The publication's Job."""
+    return f"{job_name}-publish-{publication_digest[:_DIGEST_CHARACTERS]}"
+
+
+def report_name(job_name: str) -> str:
+    """The FineTuneReport."""
+    return job_name
+
+
+def access_name(job_name: str) -> str:
+    """The ServiceAccount, Role and RoleBinding of the head."""
+    return f"{job_name}-finetune"

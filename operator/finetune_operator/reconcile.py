@@ -1,0 +1,196 @@
+"""THE STORY: observe -> decide -> apply -> status.
+
+`reconcile` is a pure function of what is observed of one job. It walks the pipeline's stages in order, each deciding from the
+state of the cluster and never from the stage that it wrote before; so it may run at any time, any number of times, and be
+killed anywhere. What it decides is applied in this order: the actions, then one write of the status, then the events.
+Only an attempt's entry is written before anything of the attempt is made.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from finetune_api.conditions import STAGES, ConditionType, is_true
+from finetune_api.reasons import Reason
+from finetune_api.status import AttemptOutcome, FineTuneJobStatus
+from finetune_operator.events import Event, transitions
+from finetune_operator.failures import Ending
+from finetune_operator.observation import Observed, Refusal, is_finished, is_running, is_settled
+from finetune_operator.settings import Settings
+from finetune_operator.stages import attempts
+from finetune_operator.stages.decision import Action, Delete, StageDecision, observe, sooner
+from finetune_operator.stages.evaluation import evaluation
+from finetune_operator.stages.freezing import freezing
+from finetune_operator.stages.planning import planning
+from finetune_operator.stages.preparation import facts_of_run, preparation
+from finetune_operator.stages.publication import publication
+from finetune_operator.stages.training import is_at_rest, leftovers, training
+from finetune_operator.status import begun, concluded, is_reopened, looked_at
+from finetune_operator.times import moment, seconds_between
+
+Key = tuple[str, str]  # namespace, name of a FineTuneJob
+
+# How long to wait before trying again what the API server refused.
+_REFUSED_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What has to be done for a job, in this order, and when to look again if nothing happens."""
+
+    status: FineTuneJobStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after_seconds: float | None = None
+
+
+class Cluster(Protocol):
+    """What the story needs of the API server; `cluster.py` is the real one."""
+
+    def observe(self, key: Key) -> Observed | None:
+        """Everything about a job; None when there is none."""
+
+    def apply(self, observed: Observed, action: Action) -> None:
+        """Do it. Raises Refused where the API server doesn't let us, ApiError where trying again may help."""
+
+    def write_status(self, observed: Observed, status: FineTuneJobStatus) -> bool:
+        """Write what changed, if anything did and nobody else wrote since."""
+
+    def emit(self, observed: Observed, events: tuple[Event, ...]) -> None:
+        """Tell people. Never fails."""
+
+
+class Refused(Exception):
+    """The API server doesn't let us make or change an object."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.name}: {refusal.message}")
+        self.refusal = refusal
+
+
+def look(cluster: Cluster, key: Key, settings: Settings) -> Decision | None:
+    """Observe, decide, apply, write: one look at a job. None when it is gone."""
+    observed = cluster.observe(key)
+    if observed is None:
+        return None
+    decision = reconcile(observed, settings)
+    try:
+        for action in decision.actions:
+            cluster.apply(observed, action)
+    except Refused as refused:
+        observed = replace(observed, refusal=refused.refusal)
+        decision = reconcile(observed, settings)
+    if cluster.write_status(observed, decision.status):
+        cluster.emit(observed, decision.events)
+    return decision
+
+
+def reconcile(observed: Observed, settings: Settings) -> Decision:
+    """What one look at a job leads to."""
+    if observed.deleting:  # its objects go with it, by their owner references; bucket and Hub keep theirs
+        return Decision(status=observed.status)
+    if is_finished(observed.status) and not is_reopened(observed):
+        return _finished(observed)
+    if observed.refusal is not None:
+        return _refused(observed)
+    walked = _walked(observed, begun(observed), settings)
+    walked = _within_deadline(observed, walked)
+    status = concluded(
+        observed,
+        walked.status,
+        succeeded=walked.done,
+        failed=walked.failed,
+        stalled=walked.stalled,
+        at_rest=is_at_rest(observed, walked.status),
+    )
+    return Decision(
+        status=status,
+        actions=walked.actions,
+        events=transitions(observed.status, status),
+        requeue_after_seconds=sooner(walked.requeue_after_seconds, _ttl_seconds(observed, status)),
+    )
+
+
+def _walked(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
+    """The stages, each with the status of the one before, up to the first that isn't done. Done: the job succeeded."""
+    if is_settled(status, observed.generation):
+        return replace(training(observed, status, settings, may_start=False), done=False)
+    plan = planning(observed, status, facts_of_run(observed, status))
+    if not plan.done:
+        # A change that is refused stops nothing that runs; nothing new begins.
+        going_on = observed.job is not None and is_running(plan.status)
+        return replace(training(observed, plan.status, settings, may_start=False), stalled=plan.stalled, done=False) if going_on else plan
+
+    prepared = preparation(observed, plan.status, settings)
+    if not prepared.decision.done:
+        return prepared.decision
+    walked = prepared.decision
+    if prepared.facts is not None:
+        walked = _then(walked, freezing(observed, walked.status, prepared.facts, prepared.image_id, settings))
+        if not walked.done:
+            return walked
+
+    walked = _then(walked, training(observed, walked.status, settings, may_start=True))
+    if not walked.done:
+        return walked
+    walked = _then(walked, evaluation(observed, walked.status))
+    walked = _then(walked, publication(observed, walked.status, settings))
+    # Publication reads the checkpoint's evaluation, which the driver may not have been able to report.
+    return replace(walked, status=evaluation(observed, walked.status).status)
+
+
+def _then(former: StageDecision, decision: StageDecision) -> StageDecision:
+    """A stage's decision after another's."""
+    waits = sooner(former.requeue_after_seconds, decision.requeue_after_seconds)
+    return replace(decision, actions=(*former.actions, *decision.actions), requeue_after_seconds=waits)
+
+
+def _within_deadline(observed: Observed, walked: StageDecision) -> StageDecision:
+    """The decision, or the job's failure when it has taken longer than it may. An attempt that runs ends there."""
+    allowed = observed.job.spec.budget.active_deadline_seconds if observed.job else None
+    waited = seconds_between(walked.status.start_time, observed.now)
+    if allowed is None or waited is None or walked.done or walked.failed:
+        return walked
+    if waited < allowed:
+        return replace(walked, requeue_after_seconds=sooner(walked.requeue_after_seconds, allowed - waited))
+    message = f"budget.activeDeadlineSeconds is {allowed}, and the first attempt began {waited:.0f} s ago; raise it and spec.retry to go on"
+    failed = (Reason.DEADLINE_EXCEEDED, message)
+    status = walked.status
+    if is_running(status):
+        status = attempts.ended(observed, status, Ending(outcome=AttemptOutcome.STOPPED, reason=failed[0], message=message))
+    kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.TRAINED)
+    # What runs is deleted with the next look, when the failure is recorded.
+    return StageDecision(status=observe(observed, status, kind, "False", *failed), failed=failed)
+
+
+def _finished(observed: Observed) -> Decision:
+    """Nothing is left to do but to clean up, now or when the time has come."""
+    status = looked_at(observed)
+    wait = _ttl_seconds(observed, status)
+    actions: tuple[Action, ...] = leftovers(observed)
+    if wait is not None and wait <= 0:
+        actions = (*actions, Delete(kind="FineTuneJob", name=observed.owner.name, uid=observed.owner.uid))
+    return Decision(status=status, actions=actions, requeue_after_seconds=wait if wait and wait > 0 else None)
+
+
+def _ttl_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
+    """Seconds until a finished job is deleted; None is never."""
+    ttl = observed.job.spec.ttl_seconds_after_finished if observed.job else None
+    done = moment(status.completion_time)
+    if ttl is None or done is None or not is_finished(status):
+        return None
+    return max(ttl - (observed.now - done).total_seconds(), 0.0)
+
+
+def _refused(observed: Observed) -> Decision:
+    """An object that we need couldn't be made: say so, keep everything else as it was, and try again."""
+    refusal, status = observed.refusal, begun(observed)
+    assert refusal is not None
+    if not is_settled(status, observed.generation):
+        status = planning(observed, status, facts_of_run(observed, status)).status
+    kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.PUBLISHED)
+    message = f"{refusal.name}: {refusal.message}"
+    status = observe(observed, status, kind, "False", refusal.reason, message)
+    stalled = (refusal.reason, message) if refusal.needs_person else None
+    at_rest = is_at_rest(observed, status)
+    status = concluded(observed, status, succeeded=False, failed=None, stalled=stalled, at_rest=at_rest)
+    return Decision(status=status, events=transitions(observed.status, status), requeue_after_seconds=_REFUSED_SECONDS)

@@ -1,0 +1,211 @@
+"""What all pod templates share: the container's frame under the `restricted` Pod Security Standard, environment, scheduling.
+
+In: `PodParts`, what a kind of pod has of its own. Out: a pod template. Of a spec only the fields of PodSettings reach a pod, each
+in its own place; none becomes part of a command. Names and images are chosen here once for all pods of a job.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_api.finetunejob import FineTuneJob, PodSettings, Resources
+from finetune_operator import keys
+from finetune_operator.resources.owner import Manifest, Owner
+from finetune_operator.resources.volumes import Mounted
+from finetune_operator.settings import Settings
+
+USER_ID: Final = 1000
+
+# A CPU pod that asks for nothing would be the first to be evicted, and the last to get a processor.
+CPU_POD_REQUESTS: Final = {"cpu": "500m", "memory": "2Gi"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodParts:
+    """What one kind of pod has of its own."""
+
+    stage: str
+    container: str
+    image: str
+    # None where KubeRay makes the command.
+    command: tuple[str, ...] | None
+    # The user's part.
+    settings: PodSettings
+    # Ours wins over the user's, the user's over defaults.
+    environment: Mapping[str, str]
+    defaults: Mapping[str, str]
+    resources: Manifest
+    volumes: tuple[Mounted, ...]
+    service_account: str | None
+    annotations: Mapping[str, str]
+    affinity: Manifest | None
+    # Seconds between SIGTERM and SIGKILL; None is Kubernetes' 30.
+    grace_seconds: int | None = None
+    # Whether the pod asks for a checkpoint before it is stopped.
+    checkpoint_before_stop: bool = False
+
+
+def pod_template(parts: PodParts, owner: Owner, settings: Settings) -> Manifest:
+    """The template of a pod with one container that runs once."""
+    metadata: Manifest = {"labels": owner.labels(parts.stage)}
+    if parts.annotations:
+        metadata["annotations"] = dict(parts.annotations)
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        # A token only where one is mounted on purpose; the service account is for a cloud's identity (IRSA) as well.
+        "automountServiceAccountToken": False,
+        # A Service called `ray` would otherwise put RAY_PORT into the environment.
+        "enableServiceLinks": False,
+        "securityContext": pod_security(),
+        "containers": [_container(parts, settings)],
+        "volumes": [volume.volume() for volume in parts.volumes],
+        **scheduling(parts.settings, parts.affinity),
+        **pull_secrets(settings),
+    }
+    if parts.service_account is not None:
+        spec["serviceAccountName"] = parts.service_account
+    if parts.grace_seconds is not None:
+        spec["terminationGracePeriodSeconds"] = parts.grace_seconds
+    return {"metadata": metadata, "spec": spec}
+
+
+def _container(parts: PodParts, settings: Settings) -> Manifest:
+    container: Manifest = {
+        "name": parts.container,
+        "image": parts.image,
+        **pull_policy(settings),
+        **({"command": list(parts.command)} if parts.command is not None else {}),
+        "env": environment(parts.defaults, parts.settings, parts.environment),
+        "resources": parts.resources,
+        "securityContext": container_security(),
+        "volumeMounts": [volume.mount() for volume in parts.volumes],
+        # Not the log's end: it may hold anything, and a status must not.
+        "terminationMessagePolicy": "File",
+    }
+    if parts.checkpoint_before_stop:
+        container["lifecycle"] = {"preStop": {"exec": {"command": list(keys.BEFORE_STOP_COMMAND)}}}
+    return container
+
+
+# ---- security
+
+
+def pod_security() -> Manifest:
+    """A pod's part of the `restricted` standard. Changing the group of a large volume's files once is enough."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Manifest:
+    """A container's part of the `restricted` standard; these two can't be said for the whole pod."""
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+# ---- images
+
+
+def worker_image(job: FineTuneJob, settings: Settings) -> str:
+    """The workers' image."""
+    return job.spec.workers.image or settings.trainer_image
+
+
+def cpu_pod_image(job: FineTuneJob, settings: Settings) -> str:
+    """The image of head, preparation and publication: the workers', unless said otherwise, for Ray must be the same everywhere."""
+    return job.spec.cpu_pods.image or worker_image(job, settings)
+
+
+def pull_policy(settings: Settings) -> Manifest:
+    """The container's pull policy; absent is Kubernetes' default."""
+    return {"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}
+
+
+def pull_secrets(settings: Settings) -> Manifest:
+    """The pod's image pull Secrets."""
+    return {"imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets]} if settings.image_pull_secrets else {}
+
+
+# ---- service accounts
+
+
+def cpu_pod_service_account(job: FineTuneJob) -> str | None:
+    """Whose identity preparation and publication have; None is the namespace's default."""
+    return job.spec.cpu_pods.service_account_name or job.spec.workers.service_account_name
+
+
+def head_service_account(job: FineTuneJob, owner: Owner) -> str:
+    """Whose identity the head has, and so who may write the report."""
+    return cpu_pod_service_account(job) or keys.access_name(owner.name)
+
+
+# ---- environment
+
+
+def common_environment(job: FineTuneJob, owner: Owner) -> dict[str, str]:
+    """What every pod of ours is told."""
+    cache = {keys.MODEL_CACHE_ENV: keys.MODEL_CACHE_FOLDER} if job.spec.model.cache else {}
+    return {
+        keys.JOB_ENV: owner.name,
+        keys.NAMESPACE_ENV: owner.namespace,
+        keys.SECRETS_ENV: keys.SECRETS_FOLDER,
+        keys.SCRATCH_ENV: keys.SCRATCH_FOLDER,
+        # Caches of libraries go where there is room.
+        "HOME": keys.SCRATCH_FOLDER,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **cache,
+    }
+
+
+def is_reserved(variable: str) -> bool:
+    """Whether a user can't set this variable in any pod."""
+    return variable.startswith(keys.OUR_ENV_PREFIX) or variable in keys.KUBERAY_ENV
+
+
+def environment(defaults: Mapping[str, str], user: PodSettings, ours: Mapping[str, str]) -> list[Manifest]:
+    """The container's variables: ours win over the user's, and the user's over defaults."""
+    wanted = {variable.name: variable.value for variable in user.env if not is_reserved(variable.name)}
+    merged = {**defaults, **wanted, **ours}
+    return [{"name": name, "value": value} for name, value in merged.items()]
+
+
+# ---- resources
+
+
+def resources(user: Resources, defaults: Mapping[str, str] | None = None) -> Manifest:
+    """The container's resources: what the user asks for, and defaults for requests where nothing is asked for."""
+    # A limit without a request is the request, too.
+    requests = {name: quantity for name, quantity in (defaults or {}).items() if name not in user.limits} | user.requests
+    given = {"requests": dict(sorted(requests.items())), "limits": dict(sorted(user.limits.items()))}
+    return {name: quantities for name, quantities in given.items() if quantities}
+
+
+# ---- scheduling
+
+
+def scheduling(user: PodSettings, affinity: Manifest | None) -> Manifest:
+    """Where the pod may run: the user's fields as they are, apart from `affinity`, to which we may have added."""
+    given: dict[str, Any] = {
+        "nodeSelector": user.node_selector,
+        "affinity": affinity,
+        "tolerations": [toleration.model_dump(by_alias=True, exclude_none=True) for toleration in user.tolerations],
+        "schedulerName": user.scheduler_name,
+        "runtimeClassName": user.runtime_class_name,
+        "priorityClassName": user.priority_class_name,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+# ---- the job as a file
+
+
+def job_json(job: FineTuneJob) -> str:
+    """The job as canonical JSON, defaults written out. Labels and annotations of the job are nobody's business in a pod."""
+    value = job.model_dump(mode="json", by_alias=True)
+    value["metadata"] = {"name": job.metadata.name, "namespace": job.metadata.namespace}
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

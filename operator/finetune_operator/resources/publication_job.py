@@ -1,0 +1,36 @@
+"""The Job that publishes: it exports from the newest or best checkpoint, uploads, and verifies what is there."""
+
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.training_run import TrainingRun
+from finetune_operator import keys
+from finetune_operator.resources import pods, volumes
+from finetune_operator.resources.batch_job import batch_job
+from finetune_operator.resources.digests import publication_digest
+from finetune_operator.resources.owner import Manifest, Owner
+from finetune_operator.settings import Settings
+
+
+def publication_job(run: TrainingRun, job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
+    """The publication's Job. `run` says what was trained; `job`, which may have changed since, where it goes."""
+    parts = pods.PodParts(
+        stage=keys.PUBLICATION,
+        container=keys.MAIN_CONTAINER,
+        image=pods.cpu_pod_image(job, settings),
+        command=keys.PUBLISH_COMMAND,
+        settings=job.spec.cpu_pods,
+        environment=pods.common_environment(job, owner) | {keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}"},
+        defaults={},
+        resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),
+        volumes=(
+            *volumes.scratch(job),
+            volumes.job_file(),
+            volumes.run_file(keys.run_name(owner.name, run.digest)),
+            *volumes.publication_secrets(job),
+            *volumes.users(job.spec.cpu_pods),
+        ),
+        service_account=pods.cpu_pod_service_account(job),
+        annotations={keys.JOB_SPEC_ANNOTATION: pods.job_json(job)},
+        affinity=job.spec.cpu_pods.affinity,
+    )
+    name = keys.publication_name(owner.name, publication_digest(run, job))
+    return batch_job(name, keys.PUBLICATION, pods.pod_template(parts, owner, settings), owner)

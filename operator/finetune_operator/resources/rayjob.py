@@ -1,0 +1,189 @@
+"""The RayJob that trains: a head without GPUs that runs the driver, and one worker pod a node with all of its GPUs.
+
+In: the job as it is now (pods, Secrets), the frozen run's digest, the attempt's number. Out: a manifest that is created once and never
+applied again, because Kueue edits it. `entrypoint` and `rayStartParams` end up in a shell unquoted: they hold constants
+and whole numbers, never text of the spec. What the driver needs is in files.
+"""
+
+from typing import Any, Final
+
+from finetune_api.checks import device
+from finetune_api.finetunejob import FineTuneJob
+from finetune_operator import keys
+from finetune_operator.resources import pods, submitter, volumes
+from finetune_operator.resources.owner import Manifest, Owner
+from finetune_operator.resources.quantity import number
+from finetune_operator.settings import Settings
+
+# Ray's object store holds the run and events, not data; by default Ray would reserve 30 % of the memory.
+OBJECT_STORE_BYTES: Final = 512 * 2**20
+
+# Read by Ray and Ray Train 2.60, in the driver and in its workers.
+RAY_ENVIRONMENT: Final = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # The Train tab of the dashboard.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    # Workers stay in the image's folder.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Our own preStop asks for the checkpoint; Ray's watcher would cost a process that imports all of Ray Train.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # KubeRay starts the driver when every pod is ready; what takes longer than this has lost a pod since.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+}
+
+# A worker has this long after its checkpoint to end, the head this long: it outlives the workers.
+_WORKER_MARGIN_SECONDS: Final = 30
+_HEAD_MARGIN_SECONDS: Final = 60
+
+
+def rayjob(job: FineTuneJob, run_digest: str, attempt: int, owner: Owner, settings: Settings) -> Manifest:
+    """The RayJob of an attempt."""
+    queue = job.spec.workers.queue_name
+    metadata = owner.metadata(keys.rayjob_name(owner.name, attempt), keys.TRAINING)
+    metadata["labels"] |= {keys.QUEUE_LABEL: queue} if queue else {}
+    metadata["annotations"] = {keys.NO_HEAD_RESTART_ANNOTATION: "true"}
+    spec: Manifest = {
+        "submissionMode": submitter.SUBMISSION_MODE,
+        "submitterPodTemplate": submitter.submitter_pod(job, owner, settings),
+        "submitterConfig": {"backoffLimit": submitter.RETRIES},
+        "entrypoint": " ".join(keys.TRAIN_COMMAND),
+        # Attempts are counted and spaced by us; KubeRay's own retry erases why one failed.
+        "backoffLimit": 0,
+        "shutdownAfterJobFinishes": True,
+        "rayClusterSpec": {
+            "rayVersion": settings.ray_version,
+            "authOptions": {"mode": "token"},
+            "enableInTreeAutoscaling": False,
+            "headGroupSpec": _head(job, run_digest, owner, settings),
+            "workerGroupSpecs": [_workers(job, owner, settings)],
+        },
+    }
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+
+
+# ---- the head
+
+
+def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings) -> Manifest:
+    """The head group: it offers Ray nothing, so that no rank lands there."""
+    parts = pods.PodParts(
+        stage=keys.TRAINING,
+        container=keys.HEAD_CONTAINER,
+        image=pods.cpu_pod_image(job, settings),
+        command=None,
+        settings=job.spec.cpu_pods,
+        environment=_environment(job, owner, settings)
+        | {
+            keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}",
+            keys.REPORT_ENV: keys.report_name(owner.name),
+            keys.RAY_STOP_SECONDS_ENV: str(settings.stop_seconds),
+        },
+        defaults={},
+        resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),
+        volumes=_head_volumes(job, run_digest, owner),
+        service_account=pods.head_service_account(job, owner),
+        annotations={keys.JOB_SPEC_ANNOTATION: pods.job_json(job)},
+        affinity=job.spec.cpu_pods.affinity,
+        grace_seconds=settings.stop_seconds + _HEAD_MARGIN_SECONDS,
+        checkpoint_before_stop=True,
+    )
+    return {
+        "rayStartParams": {"dashboard-host": "0.0.0.0", **_ray_resources(cpus=0, gpus=0)},
+        "template": pods.pod_template(parts, owner, settings),
+    }
+
+
+def _head_volumes(job: FineTuneJob, run_digest: str, owner: Owner) -> tuple[volumes.Mounted, ...]:
+    return (
+        *volumes.scratch(job),
+        volumes.job_file(),
+        volumes.run_file(keys.run_name(owner.name, run_digest)),
+        volumes.token(),
+        *volumes.training_secrets(job),
+        *volumes.users(job.spec.cpu_pods),
+    )
+
+
+# ---- the workers
+
+
+def ranks_per_node(job: FineTuneJob) -> int:
+    """Ray Train workers of each pod."""
+    return job.spec.workers.world_size // job.spec.workers.nodes
+
+
+def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
+    """The worker group: all or nothing, as many pods as nodes."""
+    workers = job.spec.workers
+    parts = pods.PodParts(
+        stage=keys.TRAINING,
+        container=keys.WORKER_CONTAINER,
+        image=pods.worker_image(job, settings),
+        command=None,
+        settings=workers,
+        environment=_environment(job, owner, settings),
+        defaults=_threads(job),
+        resources=_worker_resources(job),
+        volumes=(*volumes.scratch(job), *volumes.training_secrets(job), *volumes.users(workers)),
+        service_account=workers.service_account_name or keys.access_name(owner.name),
+        annotations={},
+        affinity=_one_pod_a_node(job, owner),
+        grace_seconds=settings.stop_seconds + _WORKER_MARGIN_SECONDS,
+        checkpoint_before_stop=True,
+    )
+    template = pods.pod_template(parts, owner, settings)
+    if workers.topology_spread_constraints:
+        template["spec"]["topologySpreadConstraints"] = workers.topology_spread_constraints
+    ranks = ranks_per_node(job)
+    return {
+        "groupName": keys.WORKER_GROUP,
+        "replicas": workers.nodes,
+        "minReplicas": workers.nodes,
+        "maxReplicas": workers.nodes,
+        # One CPU for each rank, however many processors there are: so a pod takes exactly its ranks, with GPUs and without.
+        "rayStartParams": _ray_resources(cpus=ranks, gpus=ranks if device(job.spec) == "gpu" else 0),
+        "template": template,
+    }
+
+
+def _worker_resources(job: FineTuneJob) -> Manifest:
+    """What the user asks for; on GPUs the number of them is gpusPerNode's."""
+    workers = job.spec.workers
+    if device(job.spec) != "gpu":
+        return pods.resources(workers.resources)
+    gpus = {keys.GPU: str(workers.gpus_per_node)}
+    requests, limits = dict(workers.resources.requests) | gpus, dict(workers.resources.limits) | gpus
+    return pods.resources(workers.resources.model_copy(update={"requests": requests, "limits": limits}))
+
+
+def _threads(job: FineTuneJob) -> dict[str, str]:
+    """Processors of the pod, shared by its ranks; nothing when it isn't said how many it gets."""
+    resources = job.spec.workers.resources
+    cpus = resources.limits.get("cpu") or resources.requests.get("cpu")
+    return {keys.OMP_THREADS_ENV: str(max(1, int(number(cpus)) // ranks_per_node(job)))} if cpus else {}
+
+
+def _one_pod_a_node(job: FineTuneJob, owner: Owner) -> Manifest | None:
+    """The user's affinity, and for several nodes a rule that no two workers of the job share one."""
+    affinity: dict[str, Any] = job.spec.workers.affinity or {}
+    if job.spec.workers.nodes == 1:
+        return affinity or None
+    term = {
+        "labelSelector": {"matchLabels": {keys.JOB_LABEL: owner.name, keys.NODE_TYPE_LABEL: "worker"}},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    anti = affinity.get("podAntiAffinity") or {}
+    return {**affinity, "podAntiAffinity": {**anti, required: [*(anti.get(required) or []), term]}}
+
+
+# ---- both
+
+
+def _environment(job: FineTuneJob, owner: Owner, settings: Settings) -> dict[str, str]:
+    return pods.common_environment(job, owner) | RAY_ENVIRONMENT | {keys.STOP_SECONDS_ENV: str(settings.stop_seconds)}
+
+
+def _ray_resources(*, cpus: int, gpus: int) -> dict[str, str]:
+    """Parameters of `ray start`; KubeRay would take missing ones from the container's limits."""
+    return {"num-cpus": str(cpus), "num-gpus": str(gpus), "object-store-memory": str(OBJECT_STORE_BYTES)}

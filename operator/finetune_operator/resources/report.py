@@ -1,0 +1,16 @@
+"""The FineTuneReport of a job, as it begins: nothing is asked, nothing is reported."""
+
+from finetune_api.keys import API_VERSION
+from finetune_api.report import REPORT_KIND
+from finetune_operator import keys
+from finetune_operator.resources.owner import Manifest, Owner
+
+
+def report(owner: Owner) -> Manifest:
+    """The report; one for all attempts, because only one runs at a time."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": REPORT_KIND,
+        "metadata": owner.metadata(keys.report_name(owner.name), keys.TRAINING),
+        "spec": {},
+    }

@@ -1,0 +1,1 @@
+"""A small controller runtime: API access, caches, work queue, lease, workers, probes. It knows no FineTuneJob."""

@@ -1,0 +1,22 @@
+"""Evaluation: what the driver measured on held-out data, observed as a condition. It holds nothing up."""
+
+from finetune_api.conditions import ConditionType
+from finetune_api.reasons import Reason
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.observation import Observed
+from finetune_operator.stages.decision import StageDecision, observe
+from finetune_operator.stages.planning import job_of
+
+
+def evaluation(observed: Observed, status: FineTuneJobStatus) -> StageDecision:
+    """Whether there is an evaluation of the trained model, once it is trained."""
+    if job_of(observed).spec.dataset.evaluation is None:
+        told = "nothing is held out (spec.dataset.evaluation is absent)"
+        status = observe(observed, status, ConditionType.EVALUATED, "True", Reason.NOT_REQUESTED, told)
+    elif (found := status.evaluation) is not None:
+        told = f"loss {found.loss:.4f} on held-out data at step {found.step}"
+        status = observe(observed, status, ConditionType.EVALUATED, "True", Reason.EVALUATED, told)
+    else:
+        told = "no evaluation was reported; its figures are in the job's storage"
+        status = observe(observed, status, ConditionType.EVALUATED, "Unknown", Reason.WAITING, told)
+    return StageDecision(status=status, done=True)

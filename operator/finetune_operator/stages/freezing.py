@@ -1,0 +1,109 @@
+"""Freezing: job, facts and final plan become one TrainingRun in an immutable ConfigMap, which every attempt executes.
+
+It is made again only while nothing runs: before the first attempt when the spec changed, afterwards when something changed
+that an attempt or the publication reads and that may change (workers, credentials, retention, evaluation, publish). A newer
+operator that would plan otherwise doesn't touch it.
+"""
+
+from finetune_api.conditions import ConditionType
+from finetune_api.errors import InvalidSpec
+from finetune_api.finetunejob import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.reasons import Reason
+from finetune_api.status import FineTuneJobStatus, RunStatus, plan_status
+from finetune_api.training_run import TrainingRun, run_identity
+from finetune_operator import keys
+from finetune_operator.observation import Observed, is_running
+from finetune_operator.resources.run_config_map import run_config_map
+from finetune_operator.settings import Settings
+from finetune_operator.stages.decision import Create, StageDecision, observe
+from finetune_operator.stages.planning import Facts, checked_plan, job_of, refused, summary
+
+
+def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_id: str | None, settings: Settings) -> StageDecision:
+    """The run that the next attempt or the publication executes: the one that there is, or a new one."""
+    if is_running(status) or _is_current(observed, facts):
+        return StageDecision(status=status, done=True)
+    job = executed(job_of(observed))
+    try:
+        final = checked_plan(observed, facts)
+    except InvalidSpec as error:
+        return refused(observed, status, str(error))
+    run = TrainingRun(
+        job=job,
+        identity=run_identity(job),
+        model_revision=facts.model_revision,
+        model_shape=facts.model_shape,
+        vocabulary=facts.vocabulary,
+        data=facts.data,
+        plan=final,
+    )
+    if conflict := _conflict(status, run):
+        return StageDecision(status=status, stalled=(Reason.RUN_CONFLICT, conflict))
+    create = Create(manifest=run_config_map(run, observed.owner))
+    digest = run.digest
+    status = observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
+    recorded = _recorded(status, run, digest, job_of(observed), image_id, settings)
+    status = status.model_copy(update={"run": recorded, "plan": plan_status(final, final=True)})
+    return StageDecision(status=status, actions=(create,), done=True)
+
+
+def executed(job: FineTuneJob) -> FineTuneJob:
+    """The job without what only the operator reads, so that a change of it makes no other run."""
+    spec = job.spec.model_copy(
+        update={
+            "suspend": False,
+            "retry": 0,
+            "ttl_seconds_after_finished": None,
+            "failure_policy": FailurePolicy(),
+            "budget": Budget(),
+        }
+    )
+    metadata = Metadata(name=job.metadata.name, namespace=job.metadata.namespace)
+    return job.model_copy(update={"spec": spec, "metadata": metadata})
+
+
+def _spec(job: FineTuneJob) -> FineTuneJobSpec:
+    return executed(job).spec
+
+
+def _is_current(observed: Observed, facts: Facts) -> bool:
+    """Whether the run that there is may be executed as it is."""
+    if observed.run is None:
+        return False
+    same_facts = observed.run.data == facts.data and observed.run.model_revision == facts.model_revision
+    return same_facts and _spec(observed.run.job) == _spec(job_of(observed))
+
+
+def _conflict(status: FineTuneJobStatus, run: TrainingRun) -> str | None:
+    """Why a run that replaces one that was executed can't: another result would come of it."""
+    former = status.run
+    if status.attempt == 0 or former is None:
+        return None
+    pairs = (
+        ("model, data, template or training", former.identity, run.identity),
+        ("the base model's revision", former.model_revision, run.model_revision),
+        ("the prepared data", former.data_fingerprint, run.data.fingerprint),
+    )
+    changed = [name for name, old, new in pairs if old != new]
+    if not changed:
+        return None
+    return f"{' and '.join(changed)} changed after the first attempt; delete the job, and apply it under another name and storage"
+
+
+def _recorded(
+    status: FineTuneJobStatus, run: TrainingRun, digest: str, job: FineTuneJob, image_id: str | None, settings: Settings
+) -> RunStatus:
+    """The status' record of it. Once an attempt exists, an operator with another default image changes nothing."""
+    former = status.run if status.attempt else None
+    assert status.preparation is not None
+    return RunStatus(
+        identity=run.identity,
+        digest=digest,
+        config_map=keys.run_name(job.metadata.name, digest),
+        preparation_digest=former.preparation_digest if former else status.preparation.digest,
+        contract_version=run.contract_version,
+        image=job.spec.workers.image or (former.image if former and former.image else settings.trainer_image),
+        image_id=image_id or (former.image_id if former else None),
+        model_revision=run.model_revision,
+        data_fingerprint=run.data.fingerprint,
+    )

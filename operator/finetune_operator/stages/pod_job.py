@@ -1,0 +1,127 @@
+"""What a Job of one pod has come to: preparation and publication are read the same way.
+
+In: the Job and its pods. Out: whether it is done, failed for good, or what it waits for. The Job's controller tries failed
+pods again; the newest pod's words are shown meanwhile. What the pod says is untrusted input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from finetune_api.pod_result import EXIT_INVALID_INPUT, PodResult
+from finetune_api.reasons import Reason
+from finetune_operator import keys
+from finetune_operator.observation import Observed
+from finetune_operator.times import seconds_between
+from finetune_operator.waiting import ended, phase, waits_for
+
+Json = dict[str, Any]
+
+# Job and pods come by two watches: how long the pods' last words may come after the Job's end.
+_LAST_WORDS_SECONDS: Final = 30.0
+ABOUT_TO_START: Final = "the pod is about to start"
+# What the Job's controller writes on pods; the older of two labels, which all versions write.
+JOB_NAME_LABEL: Final = "job-name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodJob:
+    """`active`: it goes on, `reason` and `message` say how. `lost`: it ended well, and its result is gone."""
+
+    state: Literal["active", "done", "failed", "lost"]
+    reason: str = ""
+    message: str = ""
+    result: PodResult | None = None
+    image_id: str | None = None
+
+
+def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJob:
+    """What the Job has come to. `active` and `failed` are the reasons for when the pods gave none."""
+    pods = [pod for pod in observed.pods_of(JOB_NAME_LABEL, job["metadata"]["name"]) if _is_of(pod, job)]
+    end, moment = _end(job)
+    if end == "Complete":
+        return _completed(observed, pods, moment, active)
+    newest = _newest_result(pods)
+    if newest is not None and newest.permanent:
+        return PodJob(state="failed", reason=newest.reason or failed, message=newest.message or "")
+    if end == "Failed":
+        waited = seconds_between(moment, observed.now)
+        if newest is None and waited is not None and waited < _LAST_WORDS_SECONDS:
+            return PodJob(state="active", reason=active, message="it failed; its last words are awaited")
+        reason, message = _told(pods, newest, failed)
+        return PodJob(state="failed", reason=reason, message=message or _job_message(job))
+    return _active(pods, newest, active, failed)
+
+
+def _is_of(pod: Json, job: Json) -> bool:
+    """Whether the Job made the pod: anybody may write a label."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(owner.get("controller") is True and owner.get("uid") == job["metadata"]["uid"] for owner in owners)
+
+
+def _end(job: Json) -> tuple[str | None, str | None]:
+    """Complete or Failed and when; a Job that will be one of them when its pods are gone counts, too."""
+    conditions = {c["type"]: c for c in (job.get("status") or {}).get("conditions") or [] if c.get("status") == "True"}
+    for kinds, end in ((("Complete", "SuccessCriteriaMet"), "Complete"), (("Failed", "FailureTarget"), "Failed")):
+        for kind in kinds:
+            if kind in conditions:
+                return end, conditions[kind].get("lastTransitionTime")
+    return None, None
+
+
+def _completed(observed: Observed, pods: Sequence[Json], moment: str | None, active: str) -> PodJob:
+    for pod in reversed(pods):
+        found = ended(pod, keys.MAIN_CONTAINER)
+        if found is not None and found.exit_code == 0:
+            if found.result is None or found.result.outcome != "Done":
+                told = "the pod ended well, but its termination message is not a result; is spec.workers.image of another version?"
+                return PodJob(state="failed", reason=Reason.RESULT_UNREADABLE, message=told)
+            return PodJob(state="done", result=found.result, image_id=_image_id(pod))
+    waited = seconds_between(moment, observed.now)
+    if waited is not None and waited < _LAST_WORDS_SECONDS:
+        return PodJob(state="active", reason=active, message="it is done; its result is awaited")
+    return PodJob(state="lost", reason=active, message="its pod was deleted before its result was read; it runs again")
+
+
+def _image_id(pod: Json) -> str | None:
+    """The image that ran, by digest, where the node told it."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        image = container.get("imageID") or ""
+        if container.get("name") == keys.MAIN_CONTAINER and "@sha256:" in image:
+            return str(image)[:1024]
+    return None
+
+
+def _newest_result(pods: Sequence[Json]) -> PodResult | None:
+    """What the newest pod that has failed said."""
+    for pod in reversed(pods):
+        found = ended(pod, keys.MAIN_CONTAINER)
+        if found is not None and found.exit_code != 0:
+            if found.result is not None and found.result.outcome == "Failed":
+                return found.result
+            permanent = found.exit_code == EXIT_INVALID_INPUT and found.result is None
+            return PodResult(outcome="Failed", message=found.message, permanent=permanent)
+    return None
+
+
+def _told(pods: Sequence[Json], newest: PodResult | None, failed: str) -> tuple[str, str]:
+    return (failed, "") if newest is None else (newest.reason or failed, newest.message or "")
+
+
+def _job_message(job: Json) -> str:
+    conditions = (job.get("status") or {}).get("conditions") or []
+    words = [f"{c.get('reason', '')}: {c.get('message', '')}" for c in conditions if c.get("type") in ("Failed", "FailureTarget")]
+    return words[0] if words else "the Job failed"
+
+
+def _active(pods: Sequence[Json], newest: PodResult | None, active: str, failed: str) -> PodJob:
+    """A pod runs, waits, or failed and will be followed by another."""
+    if pods and phase(pods[-1]) == "Running":
+        again = f"; the pod before it failed: {newest.message}" if newest else ""
+        return PodJob(state="active", reason=active, message=f"pod {pods[-1]['metadata']['name']} runs{again}")
+    if words := waits_for(pods):
+        return PodJob(state="active", reason=active, message=words)
+    if newest is not None:
+        reason, message = _told(pods, newest, failed)
+        return PodJob(state="active", reason=reason, message=f"{message}; it will be tried again")
+    return PodJob(state="active", reason=active, message=ABOUT_TO_START)

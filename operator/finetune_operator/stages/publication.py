@@ -1,0 +1,108 @@
+"""Publication: a Job of one CPU pod that exports the model from its checkpoint, sends it, and verifies what is there.
+
+Its name carries a digest of the run and of all that the spec says about publishing, so that a retry or another repository is
+another Job, and nothing is trained again.
+"""
+
+from dataclasses import replace
+
+from finetune_api.conditions import ConditionType
+from finetune_api.reasons import Reason
+from finetune_api.status import FineTuneJobStatus, PublicationStatus
+from finetune_operator import keys
+from finetune_operator.observation import Observed, last_attempt
+from finetune_operator.resources.digests import publication_digest
+from finetune_operator.resources.publication_job import publication_job
+from finetune_operator.settings import Settings
+from finetune_operator.stages.attempts import evaluation_status
+from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe
+from finetune_operator.stages.planning import job_of
+from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, pod_job
+
+
+def publication(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
+    """Make the Job, wait for it, or read what it published."""
+    job, run = job_of(observed), observed.run
+    if job.spec.publish.hub is None and job.spec.publish.directory is None:
+        told = "spec.publish names no place; the checkpoints are in the job's storage"
+        return StageDecision(status=observe(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told), done=True)
+    if observed.run_problem:
+        return replace(
+            _waits(observed, status, Reason.INVALID_TRAINING_RUN, observed.run_problem),
+            stalled=(Reason.INVALID_TRAINING_RUN, observed.run_problem),
+        )
+    if run is None:  # it has just been frozen again
+        return _waits(observed, status, Reason.WAITING, "the frozen run is awaited")
+    if (closed := _gate(observed, status)) is not None:
+        return closed
+    digest = publication_digest(run, job)
+    name = keys.publication_name(observed.owner.name, digest)
+    found = observed.batch_job(name)
+    former = _former(observed, name)
+    if found is None and job.spec.suspend:
+        return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former)
+    if found is None:
+        pinned = replace(settings, trainer_image=status.run.image) if status.run and status.run.image else settings
+        create = Create(manifest=publication_job(run, job, observed.owner, pinned))
+        return _waits(observed, status, Reason.PUBLISHING, ABOUT_TO_START, *former, create)
+    if "deletionTimestamp" in found["metadata"]:
+        return _waits(observed, status, Reason.PUBLISHING, f"Job {name} is being deleted, and made again", *former)
+    read = pod_job(observed, found, active=Reason.PUBLISHING, failed=Reason.PUBLICATION_FAILED)
+    if read.state == "lost":
+        again = Delete(kind="Job", name=name, uid=found["metadata"]["uid"])
+        return _waits(observed, status, read.reason, read.message, *former, again)
+    return _judged(observed, status, read, digest)
+
+
+def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, digest: str) -> StageDecision:
+    """What the Job came to."""
+    if read.state == "active":
+        return replace(_waits(observed, status, read.reason, read.message), requeue_after_seconds=30.0)
+    result = read.result.publication if read.result else None
+    if read.state == "failed" or result is None:
+        reason = read.reason or Reason.RESULT_UNREADABLE
+        message = read.message or "the pod said that it is done, and not what it published; is the image of another version?"
+        status = observe(observed, status, ConditionType.PUBLISHED, "False", reason, message)
+        return StageDecision(status=status, failed=(reason, message))
+    published = PublicationStatus(
+        digest=digest,
+        repository=result.repository,
+        revision=result.revision,
+        step=result.step,
+        evaluation_loss=result.evaluation_loss,
+    )
+    status = status.model_copy(update={"publication": published})
+    if status.evaluation is None and result.evaluation_loss is not None:
+        status = status.model_copy(update={"evaluation": evaluation_status(result.step, result.evaluation_loss)})
+    told = f"{result.repository} at {result.revision}, step {result.step}"
+    return StageDecision(status=observe(observed, status, ConditionType.PUBLISHED, "True", Reason.PUBLISHED, told), done=True)
+
+
+def _waits(observed: Observed, status: FineTuneJobStatus, reason: str, message: str, *actions: Action) -> StageDecision:
+    status = observe(observed, status, ConditionType.PUBLISHED, "False", reason, message)
+    return StageDecision(status=status, actions=actions)
+
+
+def _gate(observed: Observed, status: FineTuneJobStatus) -> StageDecision | None:
+    """The refusal of a last checkpoint whose evaluation is known and too bad; the pod judges all other cases."""
+    publish, found, last = job_of(observed).spec.publish, status.evaluation, last_attempt(status)
+    allowed = publish.gate.evaluation_loss
+    if allowed is None or found is None or publish.checkpoint != "last" or found.loss <= allowed.max:
+        return None
+    if last is not None and last.last_step not in (None, found.step):
+        return None
+    message = (
+        f"the evaluation loss of step {found.step} is {found.loss:.4f}, and spec.publish.gate.evaluationLoss.max is {allowed.max:g}; "
+        "raise the gate and spec.retry to publish all the same"
+    )
+    status = observe(observed, status, ConditionType.PUBLISHED, "False", Reason.GATE_CLOSED, message)
+    return StageDecision(status=status, failed=(Reason.GATE_CLOSED, message))
+
+
+def _former(observed: Observed, wanted: str) -> tuple[Action, ...]:
+    """Deletions of publications that nobody wants any more: two of them would write to one place."""
+    return tuple(
+        Delete(kind="Job", name=job["metadata"]["name"], uid=job["metadata"]["uid"])
+        for job in observed.batch_jobs(keys.PUBLICATION)
+        if job["metadata"]["name"] != wanted and "deletionTimestamp" not in job["metadata"]
+    )

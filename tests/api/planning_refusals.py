@@ -1,0 +1,245 @@
+"""What only planning refuses: well-formed jobs that the API server accepts, and that end as Planned=False before any pod exists.
+
+One row a case. The contract's tests try each with `cluster_plan`, the operator's as a condition on a real API server.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_api.reasons import Reason
+
+STORAGE: Final = {"storage": "s3://bucket/prefix"}
+_CLAIM: Final = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}
+_SHAPE: Final = {
+    "architecture": "GPTBigCodeForCausalLM",
+    "layers": 40,
+    "hiddenSize": 6144,
+    "intermediateSize": 24576,
+    "attentionHeads": 48,
+    "keyValueHeads": 1,
+    "headSize": 128,
+    "vocabularySize": 49152,
+    "positions": 8192,
+    "parameters": 15_517_456_384,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """`spec` is merged into a small valid one (`tests.api.jobs.mapping`, with s3:// storage); the message holds each of `words`."""
+
+    name: str
+    spec: dict[str, Any]
+    words: tuple[str, ...]
+    reason: str = Reason.INVALID_SPEC
+
+
+def _volume(**source: Any) -> dict[str, Any]:
+    return {"name": "data", "mountPath": "/data", **source}
+
+
+REFUSALS: Final = (
+    # ---- arithmetic
+    Refusal(
+        name="batch",
+        spec={"training": {"globalBatchSize": 100}},
+        words=("spec.training.globalBatchSize: 100 is not a multiple of microBatchSize*worldSize=32", "use 96 or 128"),
+    ),
+    Refusal(
+        name="memory",
+        spec={"model": {"shape": _SHAPE}, "workers": {"gpusPerNode": 1}},
+        words=("spec.", "GiB", "nvidia-a100-80gb"),
+    ),
+    Refusal(
+        name="length",
+        spec={"model": {"shape": _SHAPE}, "training": {"maxSequenceLength": 8193}},
+        words=("spec.training.maxSequenceLength: 8193 is more than the 8192 positions of the model", "use at most 8192"),
+    ),
+    Refusal(
+        name="warmup",
+        spec={"training": {"maxSteps": 10, "optimizer": {"warmupSteps": 11}}},
+        words=("spec.training.optimizer.warmupSteps: 11 is more than the run's 10 steps", "use at most 10"),
+    ),
+    Refusal(
+        name="precision",
+        spec={"training": {"precision": "bf16"}, "workers": {"accelerator": "nvidia-tesla-v100"}},
+        words=("spec.training.precision: bf16 is not in", "use auto or fp32"),
+    ),
+    # ---- not built
+    Refusal(name="lora", spec={"training": {"method": "lora"}}, words=("spec.training.method: lora is not built yet", "use method: full")),
+    Refusal(name="zero2", spec={"training": {"sharding": "zero2"}}, words=("spec.training.sharding: zero2 is not built yet",)),
+    Refusal(
+        name="offload",
+        spec={"training": {"deepspeed": {"offload_optimizer": {"device": "cpu"}}}},
+        words=("spec.training.deepspeed.offload_optimizer: offloading is not built yet",),
+    ),
+    Refusal(
+        name="elastic", spec={"workers": {"nodes": 2, "minNodes": 1}}, words=("spec.workers.minNodes: elastic sizes are not built yet",)
+    ),
+    Refusal(
+        name="benchmarks", spec={"evaluation": {"benchmarks": ["mmlu"]}}, words=("spec.evaluation.benchmarks: benchmarks are not built",)
+    ),
+    Refusal(name="gpu-hours", spec={"budget": {"gpuHours": 64}}, words=("spec.budget.gpuHours: budgets are not built yet", "remove it")),
+    # ---- contradictions
+    Refusal(
+        name="random-without-directory",
+        spec={"model": {"initialization": "random"}},
+        words=("spec.model.initialization: random needs a directory",),
+    ),
+    Refusal(
+        name="best-without-evaluation",
+        spec={"publish": {"checkpoint": "best"}},
+        words=("spec.publish.checkpoint: best needs an evaluation loss", "dataset.evaluation.fraction: 0.1"),
+    ),
+    Refusal(
+        name="gate-without-evaluation",
+        spec={"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}},
+        words=("spec.publish.gate.evaluationLoss: a gate needs an evaluation loss",),
+    ),
+    Refusal(
+        name="no-worker",
+        spec={"workers": {"gpusPerNode": 0, "device": "cpu"}},
+        words=("spec.workers.workersPerNode: is missing, and gpusPerNode is 0",),
+    ),
+    Refusal(
+        name="gpu-without-gpus",
+        spec={"workers": {"gpusPerNode": 0, "device": "gpu"}},
+        words=("spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs",),
+    ),
+    Refusal(
+        name="filter",
+        spec={"dataset": {"sources": [{"name": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
+        words=("spec.dataset.sources[0].filter: acts on format: oasst",),
+    ),
+    # ---- names
+    Refusal(name="bucket", spec={"model": {"name": "s3://B/x"}}, words=('spec.model.name: "s3://B/x" is no s3:// URL',)),
+    Refusal(name="hub-id", spec={"model": {"name": "a/b/c"}}, words=('spec.model.name: "a/b/c" is neither a Hub id nor a path',)),
+    Refusal(
+        name="file-as-hub-id",
+        spec={"dataset": {"sources": [{"name": "rows.jsonl"}]}},
+        words=('spec.dataset.sources[0].name: "rows.jsonl" looks like a file',),
+    ),
+    Refusal(
+        name="key-in-address",
+        spec={"checkpoints": {"storage": "s3://AKIA:HIDDEN@bucket/p"}},
+        words=("spec.checkpoints.storage: holds a user name or key", "spec.checkpoints.credentialsSecret"),
+    ),
+    # ---- what only a cluster asks for
+    Refusal(
+        name="no-storage",
+        spec={"checkpoints": {"storage": None}},
+        words=("spec.checkpoints.storage: is missing, and a pod's own disk goes with the pod", "s3://bucket/prefix"),
+    ),
+    Refusal(
+        name="relative-storage",
+        spec={"checkpoints": {"storage": "runs/x"}},
+        words=('spec.checkpoints.storage: "runs/x" is relative to the job file, and pods have none',),
+    ),
+    Refusal(
+        name="storage-on-no-volume",
+        spec={"checkpoints": {"storage": "/data/x"}, "workers": {"volumes": [_CLAIM]}},
+        words=('spec.checkpoints.storage: "/data/x" is on no volume of cpuPods', "spec.cpuPods.volumes"),
+    ),
+    Refusal(
+        name="storage-on-scratch",
+        spec={
+            "checkpoints": {"storage": "/data/x"},
+            "workers": {"volumes": [_volume(emptyDir={})]},
+            "cpuPods": {"volumes": [_CLAIM]},
+        },
+        words=('"/data/x" is on volume data of workers, which does not outlive a pod', "use a persistentVolumeClaim"),
+    ),
+    Refusal(
+        name="storage-read-only",
+        spec={
+            "checkpoints": {"storage": "/data/x"},
+            "workers": {"volumes": [{**_CLAIM, "readOnly": True}]},
+            "cpuPods": {"volumes": [_CLAIM]},
+        },
+        words=('"/data/x" is on volume data of workers, which is readOnly', "remove readOnly"),
+    ),
+    Refusal(
+        name="storage-on-two-claims",
+        spec={
+            "checkpoints": {"storage": "/data/x"},
+            "workers": {"volumes": [_CLAIM]},
+            "cpuPods": {"volumes": [_volume(persistentVolumeClaim={"claimName": "other"})]},
+        },
+        words=('"/data/x" is on claim data in the workers, and on claim other in cpuPods',),
+    ),
+    Refusal(
+        name="storage-leaves-its-volume",
+        spec={"checkpoints": {"storage": "/data/../x"}, "workers": {"volumes": [_CLAIM]}, "cpuPods": {"volumes": [_CLAIM]}},
+        words=('"/data/../x" is on no volume of workers', '"/data/../x" is on no volume of cpuPods'),
+    ),
+    Refusal(
+        name="relative-model",
+        spec={"model": {"name": "./model"}},
+        words=('spec.model.name: "./model" is relative to the job file, and pods have none', "use a Hub id"),
+    ),
+    Refusal(
+        name="model-on-no-volume",
+        spec={"model": {"name": "/models/x"}},
+        words=('spec.model.name: "/models/x" is on no volume of workers', "mount a persistentVolumeClaim above it"),
+    ),
+    Refusal(
+        name="relative-data",
+        spec={"dataset": {"sources": [{"name": "./rows.jsonl"}]}},
+        words=('spec.dataset.sources[0].name: "./rows.jsonl" is relative to the job file',),
+    ),
+    Refusal(
+        name="data-on-scratch",
+        spec={"dataset": {"sources": [{"name": "/data/rows.jsonl"}]}, "cpuPods": {"volumes": [_volume(emptyDir={})]}},
+        words=('"/data/rows.jsonl" is on volume data of cpuPods, which is empty when a pod starts',),
+    ),
+    Refusal(
+        name="relative-publication",
+        spec={"publish": {"directory": {"path": "published"}}},
+        words=('spec.publish.directory.path: "published" is relative to the job file',),
+    ),
+    Refusal(
+        name="publication-on-no-volume",
+        spec={"publish": {"directory": {"path": "/published"}}},
+        words=('spec.publish.directory.path: "/published" is on no volume of cpuPods',),
+    ),
+    Refusal(
+        name="no-hub-token",
+        spec={"publish": {"hub": {"repository": "org/model"}}},
+        words=("spec.publish.hub.tokenSecret: is missing", "name a Secret with it"),
+    ),
+    Refusal(
+        name="volume-twice",
+        spec={"workers": {"volumes": [_CLAIM, {**_CLAIM, "mountPath": "/other"}]}},
+        words=("spec.workers.volumes[1].name: data is the name of another volume too",),
+    ),
+    Refusal(
+        name="mount-twice",
+        spec={"cpuPods": {"volumes": [_CLAIM, {**_CLAIM, "name": "other", "mountPath": "/data/"}]}},
+        words=("spec.cpuPods.volumes[1].mountPath: /data is where another volume is mounted",),
+    ),
+    Refusal(
+        name="our-volume-name",
+        spec={"workers": {"volumes": [{**_CLAIM, "name": "finetune-run"}]}},
+        words=("spec.workers.volumes[0].name: finetune-run begins with finetune-",),
+    ),
+    Refusal(
+        name="our-mount",
+        spec={"workers": {"volumes": [{**_CLAIM, "mountPath": "/etc"}]}},
+        words=("spec.workers.volumes[0].mountPath: /etc would hide /etc/finetune",),
+    ),
+    Refusal(
+        name="gpu-as-a-resource",
+        spec={"workers": {"resources": {"limits": {"nvidia.com/gpu": "8"}}}},
+        words=("spec.workers.resources.limits: nvidia.com/gpu is set by the operator", "workers.gpusPerNode"),
+    ),
+    Refusal(
+        name="request-above-limit",
+        spec={"workers": {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1500M"}}}},
+        words=("spec.workers.resources.requests: memory: 2Gi is more than the limit of 1500M",),
+    ),
+    Refusal(
+        name="shared-device",
+        spec={"workers": {"resources": {"requests": {"vpc.amazonaws.com/efa": "4"}}}},
+        words=("vpc.amazonaws.com/efa: 4 needs the same limit",),
+    ),
+)

@@ -1,0 +1,190 @@
+"""The Jobs of preparation and publication, the frozen run, the report, access, and the digests in their names."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.operator.builders import finetunejob, owner, raw_job, settings, stored, stranger, training_run
+from tests.operator.resources.manifests import manifests, mounts, templates, variables
+
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.jobfile import parse_job
+from finetune_api.report import parse_report
+from finetune_api.training_run import TrainingRun
+from finetune_operator.resources.digests import preparation_digest, publication_digest
+from finetune_operator.resources.owner import is_owned, owner_of
+from finetune_operator.resources.preparation_job import preparation_job
+from finetune_operator.resources.publication_job import publication_job
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize("stage", ["preparation", "publication"])
+def test_when_a_job_tries_again(stage: str) -> None:
+    spec = manifests(finetunejob())[stage]["spec"]
+    assert spec["backoffLimit"] == 3
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert not spec.keys() & {"suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
+    invalid, disrupted, stopped = spec["podFailurePolicy"]["rules"]
+    assert (invalid["action"], invalid["onExitCodes"]["values"]) == ("FailJob", [2])
+    assert (disrupted["action"], disrupted["onPodConditions"]) == ("Ignore", [{"type": "DisruptionTarget", "status": "True"}])
+    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("FailJob", [3])
+    (container,) = spec["template"]["spec"]["containers"]
+    assert {rule["onExitCodes"]["containerName"] for rule in (invalid, stopped)} == {container["name"]}
+
+
+@pytest.mark.parametrize(("stage", "verb"), [("preparation", "prepare"), ("publication", "publish")])
+def test_commands(stage: str, verb: str) -> None:
+    assert templates(finetunejob())[stage]["spec"]["containers"][0]["command"] == ["python", "-m", "finetune_trainer.pods", verb]
+
+
+def test_names_carry_digests() -> None:
+    job, run = finetunejob(), training_run()
+    made = manifests(job)
+    assert made["preparation"]["metadata"]["name"] == f"starchat-prepare-{preparation_digest(job)[:8]}"
+    assert made["publication"]["metadata"]["name"] == f"starchat-publish-{publication_digest(run, job)[:8]}"
+    assert made["run"]["metadata"]["name"] == f"starchat-run-{run.digest[:8]}"
+
+
+@pytest.mark.parametrize("pod", ["preparation", "head", "publication"])
+def test_the_job_is_a_file_that_reads_back(pod: str) -> None:
+    job = finetunejob(template={"systemText": 'Sie heißen "Fennel".\n'})
+    template = templates(job)[pod]
+    source = mounts(template)["/etc/finetune/job"]["downwardAPI"]["items"]
+    assert source == [{"path": "job.json", "fieldRef": {"fieldPath": "metadata.annotations['finetune.dev/job-spec']"}}]
+    assert parse_job(json.loads(template["metadata"]["annotations"]["finetune.dev/job-spec"])) == job
+
+
+def test_labels_and_annotations_of_the_job_change_no_pod() -> None:
+    plain = finetunejob()
+    noted = FineTuneJob.model_validate(
+        plain.model_copy(update={"metadata": plain.metadata.model_copy(update={"annotations": {"kubectl": "x"}, "labels": {"a": "b"}})})
+    )
+    assert preparation_job(noted, owner(), settings()) == preparation_job(plain, owner(), settings())
+
+
+def test_the_frozen_run_reads_back() -> None:
+    run = training_run()
+    made = manifests(finetunejob())["run"]
+    assert made["immutable"] is True
+    assert TrainingRun.from_json(made["data"]["run.json"]) == run
+
+
+def test_the_report_begins_empty() -> None:
+    made = manifests(finetunejob())["report"]
+    found = parse_report(made)
+    assert found is not None
+    assert found.spec.stop is None
+    assert (made["apiVersion"], made["kind"], made["metadata"]["name"]) == ("finetune.dev/v1alpha1", "FineTuneReport", "starchat")
+
+
+def test_the_head_may_touch_one_object() -> None:
+    made = manifests(finetunejob())
+    for rule in made["role"]["rules"]:
+        assert rule["apiGroups"] == ["finetune.dev"]
+        assert rule["resourceNames"] == ["starchat"]
+    assert [(rule["resources"], rule["verbs"]) for rule in made["role"]["rules"]] == [
+        (["finetunereports"], ["get"]),
+        (["finetunereports/status"], ["patch", "update"]),
+    ]
+    assert made["role binding"]["roleRef"]["name"] == made["role"]["metadata"]["name"] == "starchat-finetune"
+
+
+@pytest.mark.parametrize(
+    ("spec", "subject"),
+    [
+        ({}, "starchat-finetune"),
+        ({"workers": {"serviceAccountName": "irsa"}}, "irsa"),
+        ({"workers": {"serviceAccountName": "irsa"}, "cpuPods": {"serviceAccountName": "head"}}, "head"),
+    ],
+)
+def test_the_binding_is_for_whoever_the_head_is(spec: Json, subject: str) -> None:
+    job = finetunejob(**spec)
+    (found,) = manifests(job)["role binding"]["subjects"]
+    assert found == {"kind": "ServiceAccount", "name": subject, "namespace": "ml"}
+    assert templates(job)["head"]["spec"]["serviceAccountName"] == subject
+
+
+def test_cpu_pods_ask_for_something_unless_told_otherwise() -> None:
+    def requests(**resources: Json) -> Json:
+        template = templates(finetunejob(cpuPods={"resources": resources}))["preparation"]
+        return dict(template["spec"]["containers"][0]["resources"])
+
+    assert requests() == {"requests": {"cpu": "500m", "memory": "2Gi"}}
+    assert requests(requests={"cpu": "4"}, limits={"cpu": "8"}) == {"requests": {"cpu": "4", "memory": "2Gi"}, "limits": {"cpu": "8"}}
+    assert requests(requests={"cpu": "4"}) == {"requests": {"cpu": "4", "memory": "2Gi"}}
+    # A limit is the request, too: 2Gi would be above it.
+    assert requests(limits={"memory": "1Gi"}) == {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}}
+
+
+@pytest.mark.parametrize("stage", ["preparation", "publication"])
+def test_what_cpu_pods_are_told(stage: str) -> None:
+    found = variables(templates(finetunejob())[stage])
+    assert (found["FINETUNE_JOB"], found["FINETUNE_NAMESPACE"]) == ("starchat", "ml")
+    assert found["FINETUNE_SECRETS"] == "/etc/finetune/secrets"
+    assert found["FINETUNE_SCRATCH"] == found["HOME"] == "/var/lib/finetune"
+    assert found.get("FINETUNE_RUN") == ("/etc/finetune/run/run.json" if stage == "publication" else None)
+
+
+CHANGES = {
+    "model": {"model": {"revision": "v2"}},
+    "data": {"dataset": {"sources": [{"name": "org/other"}]}},
+    "template": {"template": {"name": "no_system"}},
+    "training": {"training": {"epochs": 2}},
+    "storage": {"checkpoints": {"storage": "s3://other/prefix"}},
+    "credentials": {"checkpoints": {"credentialsSecret": {"name": "other"}}},
+    "cpu pods": {"cpuPods": {"nodeSelector": {"a": "b"}}},
+    "image": {"workers": {"image": "mine:2"}},
+    "identity": {"workers": {"serviceAccountName": "irsa"}},
+    "publish": {"publish": {"hub": {"repository": "org/out"}}},
+    "generation": {"generation": {"temperature": 0.5}},
+    "retry": {"retry": 1},
+    "keep": {"checkpoints": {"keep": 5}},
+    "every": {"checkpoints": {"every": {"steps": 5}}},
+    "nodes": {"workers": {"nodes": 1}},
+    "suspend": {"suspend": True},
+    "ttl": {"ttlSecondsAfterFinished": 60},
+}
+# What the run's digest covers is in the frozen run, whatever the job says now.
+PREPARED_ANEW = {
+    "model",
+    "data",
+    "template",
+    "training",
+    "storage",
+    "credentials",
+    "cpu pods",
+    "image",
+    "identity",
+    "publish",
+    "retry",
+}
+PUBLISHED_ANEW = {"storage", "credentials", "cpu pods", "image", "identity", "publish", "generation", "retry"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_makes_a_new_job(change: str) -> None:
+    plain, changed, run = finetunejob(), finetunejob(**CHANGES[change]), training_run()
+    assert (preparation_digest(changed) != preparation_digest(plain)) == (change in PREPARED_ANEW)
+    assert (publication_digest(run, changed) != publication_digest(run, plain)) == (change in PUBLISHED_ANEW)
+
+
+def test_another_run_is_published_anew() -> None:
+    job = finetunejob()
+    one, two = training_run(job), training_run(job, rows=5120)
+    names = {publication_job(run, job, owner(), settings())["metadata"]["name"] for run in (one, two)}
+    assert len(names) == 2
+
+
+def test_an_upgraded_default_image_makes_no_new_job() -> None:
+    job = finetunejob()
+    one, two = (preparation_job(job, owner(), settings(trainer_image=image)) for image in ("trainer:1", "trainer:2"))
+    assert one["metadata"] == two["metadata"]
+
+
+def test_whose_object_it_is() -> None:
+    made = stored(manifests(finetunejob())["rayjob"])
+    assert is_owned(made, owner())
+    assert not is_owned(made, owner(uid="of a job of that name before")), "a job that was deleted and applied again is another one"
+    assert not is_owned(stranger(made), owner())
+    assert owner_of(raw_job()) == owner()

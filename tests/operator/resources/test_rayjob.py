@@ -1,0 +1,201 @@
+"""The RayJob: its shape for KubeRay, Ray's resources, stopping, spreading over nodes."""
+
+from typing import Any
+
+import pytest
+from tests.operator.builders import finetunejob, owner, settings, training_run
+from tests.operator.resources.manifests import mounts, templates, variables
+
+from finetune_api.finetunejob import FineTuneJob
+from finetune_operator import keys
+from finetune_operator.resources.rayjob import rayjob
+
+Json = dict[str, Any]
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
+def made(job: FineTuneJob, attempt: int = 1, **changes: Any) -> Json:
+    return rayjob(job, training_run(job).digest, attempt, owner(), settings(**changes))
+
+
+def group(job: FineTuneJob) -> Json:
+    (workers,) = made(job)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    return dict(workers)
+
+
+def test_what_kuberay_is_told() -> None:
+    manifest = made(finetunejob(), attempt=3)
+    spec = manifest["spec"]
+    assert (manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"]) == ("ray.io/v1", "RayJob", "starchat-3")
+    assert spec["entrypoint"] == "python -m finetune_trainer.pods train"
+    assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (0, True)
+    assert "suspend" not in spec
+    assert "runtimeEnvYAML" not in spec
+    cluster = spec["rayClusterSpec"]
+    # KubeRay 1.6 refuses token authentication without a version.
+    assert (cluster["authOptions"], cluster["rayVersion"]) == ({"mode": "token"}, "2.60.0")
+    assert cluster["enableInTreeAutoscaling"] is False
+
+
+def test_a_lost_head_ends_the_attempt() -> None:
+    manifest = made(finetunejob())
+    assert manifest["metadata"]["annotations"] == {"ray.io/disable-provisioned-head-restart": "true"}
+
+
+def test_the_submitter_is_ours_to_describe() -> None:
+    """SidecarMode refuses submitterPodTemplate, and its own container breaks `restricted`."""
+    spec = made(finetunejob())["spec"]
+    assert spec["submissionMode"] == "K8sJobMode"
+    (container,) = spec["submitterPodTemplate"]["spec"]["containers"]
+    assert "command" not in container
+    assert "args" not in container
+
+
+def test_only_the_name_tells_attempts_apart() -> None:
+    one, two = made(finetunejob(), 1), made(finetunejob(), 2)
+    assert one["metadata"].pop("name") != two["metadata"].pop("name")
+    assert one == two
+
+
+def test_kueue_is_told_by_a_label_where_there_is_a_queue() -> None:
+    assert made(finetunejob(workers={"queueName": "gpus"}))["metadata"]["labels"][keys.QUEUE_LABEL] == "gpus"
+    assert keys.QUEUE_LABEL not in made(finetunejob())["metadata"]["labels"]
+
+
+def test_container_names_and_no_command() -> None:
+    """KubeRay takes container 0 as Ray's and makes its command."""
+    for pod, name in (("head", "ray-head"), ("workers", "ray-worker")):
+        (container,) = templates(finetunejob())[pod]["spec"]["containers"]
+        assert container["name"] == name
+        assert "command" not in container
+
+
+def test_all_or_nothing() -> None:
+    workers = group(finetunejob(workers={"nodes": 4}))
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("workers", "ranks", "gpus", "limits"),
+    [
+        ({"nodes": 2, "gpusPerNode": 8}, "8", "8", {"nvidia.com/gpu": "8"}),
+        ({"nodes": 1, "gpusPerNode": 1}, "1", "1", {"nvidia.com/gpu": "1"}),
+        ({"nodes": 2, "gpusPerNode": 2, "device": "cpu"}, "2", "0", {}),
+        ({"nodes": 2, "gpusPerNode": 0, "workersPerNode": 4, "device": "cpu"}, "4", "0", {}),
+        # gpusPerNode counts.
+        (
+            {"nodes": 1, "gpusPerNode": 8, "resources": {"limits": {"nvidia.com/gpu": "4", "rdma/hca": "2"}}},
+            "8",
+            "8",
+            {"nvidia.com/gpu": "8", "rdma/hca": "2"},
+        ),
+    ],
+)
+def test_a_pod_takes_exactly_its_ranks(workers: Json, ranks: str, gpus: str, limits: Json) -> None:
+    found = group(finetunejob(workers=workers))
+    parameters = found["rayStartParams"]
+    assert (parameters["num-cpus"], parameters["num-gpus"]) == (ranks, gpus)
+    assert found["template"]["spec"]["containers"][0]["resources"].get("limits", {}) == limits
+
+
+def test_the_head_offers_nothing_to_ranks() -> None:
+    head = made(finetunejob())["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert (head["rayStartParams"]["num-cpus"], head["rayStartParams"]["num-gpus"]) == ("0", "0")
+    assert head["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+    assert "nvidia.com/gpu" not in str(head["template"]["spec"]["containers"][0]["resources"])
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads"),
+    [
+        ({}, None),
+        ({"requests": {"cpu": "8"}}, "4"),
+        ({"requests": {"cpu": "8"}, "limits": {"cpu": "16"}}, "8"),
+        ({"limits": {"cpu": "500m"}}, "1"),
+        ({"limits": {"cpu": "7"}}, "3"),
+    ],
+)
+def test_ranks_share_the_processors(resources: Json, threads: str | None) -> None:
+    job = finetunejob(workers={"nodes": 1, "gpusPerNode": 2, "device": "cpu", "resources": resources})
+    assert variables(templates(job)["workers"]).get("OMP_NUM_THREADS") == threads
+
+
+def test_a_user_may_set_the_threads() -> None:
+    job = finetunejob(workers={"resources": {"limits": {"cpu": "64"}}, "env": [{"name": "OMP_NUM_THREADS", "value": "3"}]})
+    assert variables(templates(job)["workers"])["OMP_NUM_THREADS"] == "3"
+
+
+def test_workers_of_several_nodes_share_none() -> None:
+    affinity = templates(finetunejob())["workers"]["spec"]["affinity"]
+    (term,) = affinity["podAntiAffinity"][REQUIRED]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"] == {"finetune.dev/job": "starchat", "ray.io/node-type": "worker"}
+    assert "affinity" not in templates(finetunejob(workers={"nodes": 1}))["workers"]["spec"]
+
+
+def test_the_users_affinity_stays() -> None:
+    theirs: Json = {"podAntiAffinity": {REQUIRED: [{"topologyKey": "rack"}], "preferred": [1]}, "nodeAffinity": {"x": 1}}
+    affinity = templates(finetunejob(workers={"affinity": theirs}))["workers"]["spec"]["affinity"]
+    assert [term["topologyKey"] for term in affinity["podAntiAffinity"][REQUIRED]] == ["rack", "kubernetes.io/hostname"]
+    assert affinity["podAntiAffinity"]["preferred"] == [1]
+    assert affinity["nodeAffinity"] == {"x": 1}
+
+
+@pytest.mark.parametrize("seconds", [240, 10])
+def test_time_to_stop(seconds: int) -> None:
+    made_templates = templates(finetunejob(), stop_seconds=seconds)
+    head, workers = made_templates["head"], made_templates["workers"]
+    assert workers["spec"]["terminationGracePeriodSeconds"] == seconds + 30
+    assert head["spec"]["terminationGracePeriodSeconds"] == seconds + 60
+    for template in (head, workers):
+        command = template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == ["python", "-m", "finetune_trainer.pods", "before-stop"]
+        assert variables(template)["FINETUNE_STOP_SECONDS"] == str(seconds)
+    assert variables(head)["RAY_JOB_STOP_WAIT_TIME_S"] == str(seconds)
+
+
+def test_what_the_head_is_told() -> None:
+    job = finetunejob()
+    head = templates(job)["head"]
+    found = variables(head)
+    assert found["FINETUNE_REPORT"] == "starchat"
+    assert found["FINETUNE_RUN"] == "/etc/finetune/run/run.json"
+    assert found["RAY_TRAIN_ENABLE_STATE_TRACKING"] == found["RAY_TRAIN_V2_ENABLED"] == "1"
+    assert found["RAY_CHDIR_TO_TRIAL_DIR"] == found["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert mounts(head)["/etc/finetune/run"]["configMap"]["name"] == f"starchat-run-{training_run(job).digest[:8]}"
+    assert "FINETUNE_REPORT" not in variables(templates(job)["workers"])
+    assert not [name for name in found if name.startswith("NCCL")]
+
+
+def test_identities() -> None:
+    job = finetunejob(workers={"serviceAccountName": "irsa"})
+    assert {pod: found["spec"].get("serviceAccountName") for pod, found in templates(finetunejob()).items()} == {
+        "preparation": None,
+        "head": "starchat-finetune",
+        "workers": "starchat-finetune",
+        "submitter": None,
+        "publication": None,
+    }
+    assert {pod: found["spec"].get("serviceAccountName") for pod, found in templates(job).items()} == {
+        "preparation": "irsa",
+        "head": "irsa",
+        "workers": "irsa",
+        "submitter": None,
+        "publication": "irsa",
+    }
+
+
+def test_images() -> None:
+    """Ray has to be the same in all of them, so CPU pods follow the workers' image."""
+    job = finetunejob(workers={"image": "mine:2"})
+    assert {found["spec"]["containers"][0]["image"] for found in templates(job).values()} == {"mine:2"}
+    both = templates(finetunejob(workers={"image": "mine:2"}, cpuPods={"image": "slim:2"}))
+    assert both["workers"]["spec"]["containers"][0]["image"] == "mine:2"
+    assert both["head"]["spec"]["containers"][0]["image"] == "slim:2"
+
+
+def test_topology_spread_is_the_workers() -> None:
+    constraints = [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]
+    found = templates(finetunejob(workers={"topologySpreadConstraints": constraints}))
+    assert found["workers"]["spec"]["topologySpreadConstraints"] == constraints
+    assert "topologySpreadConstraints" not in found["head"]["spec"]

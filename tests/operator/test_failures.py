@@ -1,0 +1,199 @@
+"""How attempts end, as a table; and when the next one begins."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_api.finetunejob import FailurePolicy
+from finetune_api.pod_result import PodResult
+from finetune_api.report import FineTuneReportStatus, ReportOutcome
+from finetune_api.status import AttemptOutcome, AttemptStatus, RayJobReference
+from finetune_operator import keys
+from finetune_operator.failures import Ending, Evidence, ending, next_start
+from finetune_operator.observation import RayJob, read_rayjob
+from finetune_operator.times import timestamp
+
+from . import builders
+from .fakes import START
+
+CLUSTER = "starchat-1-abcde"
+LATER = START + timedelta(seconds=60)
+DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+TAINTED = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "taint manager"}
+UNREADY = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+
+
+def rayjob(deployment: str = "Running", *, job: str = "RUNNING", cluster: str = CLUSTER, suspend: bool = False, **more: Any) -> RayJob:
+    status = builders.rayjob_status(deployment, job=job, cluster=cluster) | more
+    manifest = {"metadata": {"name": "starchat-1"}, "spec": {"suspend": suspend}}
+    return read_rayjob(builders.stored(manifest, **status))
+
+
+def report(outcome: str, **more: Any) -> FineTuneReportStatus:
+    return FineTuneReportStatus(cluster=CLUSTER, outcome=ReportOutcome(outcome), **more)
+
+
+def head(**state: Any) -> dict[str, Any]:
+    return builders.raw_pod("head", stage=keys.TRAINING, container=keys.HEAD_CONTAINER, **state)
+
+
+def attempt(**changes: Any) -> AttemptStatus:
+    reference = RayJobReference(name="starchat-1", uid="u", cluster=CLUSTER)
+    return AttemptStatus(number=1, start_time=builders.CREATED, ray_job=reference).model_copy(update=changes)
+
+
+FAILED = rayjob("Failed", job="FAILED", message="Job failed due to an application error")
+SUCCEEDED = rayjob("Complete", job="SUCCEEDED")
+STOPPED = rayjob("Complete", job="STOPPED")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    rayjob: RayJob | None
+    outcome: AttemptOutcome | None
+    reason: str = ""
+    report: FineTuneReportStatus | None = None
+    pods: tuple[dict[str, Any], ...] = ()
+    stop: str | None = None
+    words: str = ""
+
+
+CASES = [
+    Case("runs", rayjob(), None),
+    Case("waits for admission", rayjob("Suspended", cluster="", suspend=True), AttemptOutcome.PREEMPTED, "Preempted"),
+    Case("was readmitted unseen", rayjob("Initializing", cluster="starchat-1-fghij"), AttemptOutcome.PREEMPTED, "Preempted"),
+    Case("is gone", None, AttemptOutcome.DELETED, "RayJobDeleted"),
+    Case("is gone after it finished", None, AttemptOutcome.FINISHED, "Finished", report("Finished")),
+    Case("is gone because we asked", None, AttemptOutcome.STOPPED, "StopRequested", stop="Suspended"),
+    Case("finished", SUCCEEDED, AttemptOutcome.FINISHED, "Finished", report("Finished")),
+    Case("finished, and could not report", SUCCEEDED, AttemptOutcome.FINISHED, "Finished"),
+    Case("finished, and KubeRay lost its head", FAILED, AttemptOutcome.FINISHED, "Finished", report("Finished")),
+    Case("stopped as asked", FAILED, AttemptOutcome.STOPPED, "StopRequested", report("Stopped"), stop="Suspended"),
+    Case("stopped as asked, still running", rayjob(), AttemptOutcome.STOPPED, "StopRequested", report("Stopped"), stop="Suspended"),
+    Case("stopped, and nobody of us asked", FAILED, AttemptOutcome.PREEMPTED, "Preempted", report("Stopped")),
+    Case("stopped from outside", STOPPED, AttemptOutcome.PREEMPTED, "Preempted"),
+    Case(
+        "stopped by a drain",
+        FAILED,
+        AttemptOutcome.PREEMPTED,
+        "Preempted",
+        report("Stopped"),
+        (head(conditions=(DRAINED,)),),
+        words="evicting",
+    ),
+    Case(
+        "a worker died",
+        FAILED,
+        AttemptOutcome.FAILED,
+        "TrainingFailed",
+        report("Failed", reason="TrainingFailed", message="rank 3 died"),
+        words="rank 3",
+    ),
+    Case(
+        "a worker's node died",
+        FAILED,
+        AttemptOutcome.NODE_LOST,
+        "NodeLost",
+        report("Failed", message="rank 3"),
+        (head(conditions=(UNREADY,)),),
+    ),
+    Case("a pod of a lost node was deleted", FAILED, AttemptOutcome.NODE_LOST, "NodeLost", None, (head(conditions=(TAINTED,)),)),
+    Case("its node was drained", FAILED, AttemptOutcome.PREEMPTED, "Preempted", None, (head(phase="Failed", reason="Evicted"),)),
+    Case(
+        "wrong input",
+        FAILED,
+        AttemptOutcome.INVALID_INPUT,
+        "RunConflict",
+        report("Failed", reason="RunConflict", message="m", permanent=True),
+    ),
+    Case(
+        "wrong input, told by the pod only",
+        FAILED,
+        AttemptOutcome.INVALID_INPUT,
+        "InvalidModel",
+        pods=(head(phase="Failed", exit_code=2, result=PodResult(outcome="Failed", reason="InvalidModel", message="m", permanent=True)),),
+    ),
+    Case(
+        "stopped, told by the submitter's exit code only",
+        FAILED,
+        AttemptOutcome.PREEMPTED,
+        "Preempted",
+        pods=(builders.raw_pod("head", container=keys.SUBMITTER_CONTAINER, phase="Failed", exit_code=3),),
+    ),
+    Case("nothing was told", FAILED, AttemptOutcome.FAILED, "TrainingFailed", words="application error"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_endings(case: Case) -> None:
+    running = attempt(stop_requested=case.stop)
+    found = ending(Evidence(attempt=running, rayjob=case.rayjob, report=case.report, pods=case.pods, now=LATER))
+    if case.outcome is None:
+        assert found is None
+        return
+    assert isinstance(found, Ending)
+    assert (found.outcome, str(found.reason)) == (case.outcome, case.reason)
+    assert case.words in found.message
+
+
+def test_a_queued_rayjob_without_a_cluster_has_not_ended() -> None:
+    queued = attempt(ray_job=RayJobReference(name="starchat-1", uid="u"))
+    waiting = rayjob("Suspended", cluster="", suspend=True)
+    assert ending(Evidence(attempt=queued, rayjob=waiting, report=None, pods=(), now=LATER)) is None
+
+
+@pytest.mark.parametrize(("seconds", "ended"), [(0, False), (9, False), (10, True)])
+def test_the_drivers_last_words_have_ten_seconds(seconds: float, ended: bool) -> None:
+    failed = rayjob("Failed", job="FAILED", endTime=timestamp(START))
+    evidence = Evidence(attempt=attempt(), rayjob=failed, report=report("Running"), pods=(), now=START + timedelta(seconds=seconds))
+    assert (ending(evidence) is not None) is ended
+
+
+def test_out_of_memory_is_told() -> None:
+    pod = head(phase="Failed", exit_code=137)
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    found = ending(Evidence(attempt=attempt(), rayjob=FAILED, report=None, pods=(pod,), now=LATER))
+    assert found is not None
+    assert found.outcome is AttemptOutcome.FAILED
+    assert "memory" in found.message
+
+
+# ---- the next one
+
+
+def ended(*outcomes: AttemptOutcome) -> list[AttemptStatus]:
+    return [
+        AttemptStatus(number=number, outcome=outcome, completion_time=timestamp(START)) for number, outcome in enumerate(outcomes, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "least", "most"),
+    [
+        ([AttemptOutcome.FAILED], 30, 30),
+        ([AttemptOutcome.FAILED] * 2, 60, 60),
+        ([AttemptOutcome.FAILED] * 3, 120, 120),
+        ([AttemptOutcome.FAILED] * 19, 3600, 3600),
+        ([AttemptOutcome.FAILED, AttemptOutcome.PREEMPTED], 5, 15),
+        ([AttemptOutcome.NOT_STARTED] * 3, 20, 60),
+        ([AttemptOutcome.NOT_STARTED] * 12, 300, 900),
+        ([AttemptOutcome.PREEMPTED, AttemptOutcome.FAILED], 30, 30),
+    ],
+)
+def test_backoff(outcomes: list[AttemptOutcome], least: float, most: float) -> None:
+    start = next_start(ended(*outcomes), FailurePolicy(backoff_seconds=30), "uid")
+    assert start is not None
+    assert least <= (start - START).total_seconds() <= most
+
+
+@pytest.mark.parametrize("outcomes", [[], [AttemptOutcome.STOPPED], [AttemptOutcome.FAILED, AttemptOutcome.STOPPED]])
+def test_nothing_to_wait_for(outcomes: list[AttemptOutcome]) -> None:
+    assert next_start(ended(*outcomes), FailurePolicy(), "uid") is None
+
+
+def test_jobs_that_wait_for_the_same_gpus_come_back_apart() -> None:
+    starts = {next_start(ended(AttemptOutcome.NOT_STARTED), FailurePolicy(), f"uid-{number}") for number in range(20)}
+    assert len(starts) > 15

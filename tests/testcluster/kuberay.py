@@ -1,0 +1,37 @@
+"""KubeRay's operator, as a process beside the cluster: it talks to the API server like any client, and needs no image."""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.testcluster.network import HOST_ADDRESS
+
+HEALTH_PORT: Final = 8091
+METRICS_PORT: Final = 8092
+
+
+def apply_crds(kubectl: Path, kubeconfig: Path, crds: Path) -> None:
+    """Apply KubeRay's CRDs by the server: too long for the annotation that a client's apply writes. Waits until they are served."""
+    cluster = [str(kubectl), f"--kubeconfig={kubeconfig}"]
+    _run([*cluster, "apply", "--server-side", "--force-conflicts", *(f"--filename={path}" for path in sorted(crds.glob("*.yaml")))])
+    _run(
+        [*cluster, "wait", "--for=condition=Established", "--timeout=60s", *(f"--filename={path}" for path in sorted(crds.glob("*.yaml")))]
+    )
+
+
+def kuberay_command(program: Path, kubeconfig: Path) -> list[str]:
+    """The command that runs the operator. It asks heads for their jobs through the API server, as it can't resolve the cluster's names."""
+    options = {
+        "kubeconfig": kubeconfig,
+        "use-kubernetes-proxy": "true",
+        "enable-leader-election": "false",
+        "health-probe-bind-address": f"{HOST_ADDRESS}:{HEALTH_PORT}",
+        "metrics-addr": f"{HOST_ADDRESS}:{METRICS_PORT}",
+    }
+    return [str(program), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:4])}: {done.stderr.strip()[-2000:]}")
