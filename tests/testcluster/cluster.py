@@ -157,12 +157,12 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path, *, nodes: int = 2) -> Iterator[Cluster]:
-    """A cluster without a Hub while the block runs. Its programs end with this process too; their logs stay in `folder`."""
+    """A cluster without a Hub while the block runs; its programs end with this process too. Only their logs stay in `folder`."""
+    made = start(folder, nodes=nodes, outlive=False, hub=False, say=lambda line: print(line, file=sys.stderr, flush=True))
     try:
-        yield start(folder, nodes=nodes, outlive=False, hub=False, say=lambda line: print(line, file=sys.stderr, flush=True))
+        yield made
     finally:
-        if existing() == folder:
-            remove(folder, keep_logs=True)
+        remove(folder, keep_logs=True)
 
 
 def start(folder: Path, *, nodes: int = 2, outlive: bool, hub: bool = True, say: Say = print) -> Cluster:
@@ -290,7 +290,6 @@ def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Clus
 
     say("KubeRay")
     apply_crds(kubectl_program(), plane.kubeconfig, kuberay_crds())
-    say("crds")
     plane.processes.start("kuberay-operator", kuberay_command(programs["kuberay-operator"], plane.kubeconfig))
     made.apply(RUNTIME_CLASS)
 

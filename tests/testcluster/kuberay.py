@@ -1,6 +1,7 @@
 """KubeRay's operator, as a process beside the cluster: it talks to the API server like any client, and needs no image."""
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +12,19 @@ METRICS_PORT: Final = 8092
 
 
 def apply_crds(kubectl: Path, kubeconfig: Path, crds: Path) -> None:
-    """Apply KubeRay's CRDs by the server: too long for the annotation that a client's apply writes. Waits until they are served."""
+    """Apply KubeRay's CRDs by the server: they are too long for the annotation that a client's apply writes. Waits until they are served."""
     cluster = [str(kubectl), f"--kubeconfig={kubeconfig}"]
-    _run([*cluster, "apply", "--server-side", "--force-conflicts", *(f"--filename={path}" for path in sorted(crds.glob("*.yaml")))])
-    _run(
-        [*cluster, "wait", "--for=condition=Established", "--timeout=60s", *(f"--filename={path}" for path in sorted(crds.glob("*.yaml")))]
-    )
+    files = [f"--filename={path}" for path in sorted(crds.glob("*.yaml"))]
+    _run([*cluster, "apply", "--server-side", "--force-conflicts", *files])
+    deadline = time.monotonic() + 60.0
+    while True:
+        try:
+            _run([*cluster, "wait", "--for=condition=Established", "--timeout=60s", *files])
+            return
+        except RuntimeError:  # kubectl gives up at once on an object that has no conditions yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def kuberay_command(program: Path, kubeconfig: Path) -> list[str]:

@@ -103,9 +103,13 @@ def _build(folder: Path, target: str, image: ImageArchive) -> None:
         log = buildah.run("bud", "--target", target, *bases, *_secrets(scratch), "--tag", image.name, str(ROOT))
         image.path.with_suffix(".log").write_text(log, encoding="utf-8")
         archive = scratch / "image.tar"
-        buildah.run("push", "--quiet", "--disable-compression", image.name, f"oci-archive:{archive}:{image.name}")
+        buildah.run("push", "--quiet", image.name, f"oci-archive:{archive}:{image.name}")
         named(archive, image.name)
         archive.rename(image.path)
+    # The newest two stay: that of before may be in use by another run.
+    for old in sorted(folder.glob(f"{target}-*.tar"), key=lambda path: path.stat().st_mtime)[:-2]:
+        old.unlink()
+        old.with_suffix(".log").unlink(missing_ok=True)
 
 
 def _lacking(missing: list[str]) -> str:

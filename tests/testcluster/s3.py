@@ -30,8 +30,14 @@ class S3:
     def client(self) -> Any:
         """A client of this machine."""
         settings = Config(s3={"addressing_style": "path"}, proxies={}, retries={"max_attempts": 2})
-        keys = {"aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
-        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", config=settings, **keys)
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=settings,
+        )
 
     def make_bucket(self, name: str) -> None:
         self.client().create_bucket(Bucket=name)

@@ -1,0 +1,40 @@
+{{/*
+What the operator may do with the objects of jobs. No verb on Secrets, on logs or on exec; ConfigMaps are made and looked at
+by name, never listed. What a job's own Role grants (get on its FineTuneReport, patch and update on the report's status) is
+among this, because nobody can grant what they don't hold.
+*/}}
+{{- define "finetune-operator.rules" -}}
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs]
+  verbs: [get, list, watch, delete]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status]
+  verbs: [get, patch, update]
+- apiGroups: [finetune.dev]
+  resources: [finetunereports]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [finetune.dev]
+  resources: [finetunereports/status]
+  verbs: [get, patch, update]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [ray.io]
+  resources: [rayjobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, create]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, create]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
