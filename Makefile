@@ -39,23 +39,35 @@ check: $(READY)  ## Format, lint, types, layers, generated files
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory generate && git diff --exit-code -- manifests docs
+	@$(MAKE) --no-print-directory generate && git diff --exit-code -- manifests docs charts
 
 format: $(READY)  ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-generate: $(READY)  ## Write what is generated: the CRDs
+generate: $(READY)  ## Write what is generated: CRDs, the chart's copies, tables of docs; HELM=path also manifests/install.yaml
 	@$(BIN)/python -m finetune_api.crd finetunejobs > manifests/crd/finetunejobs.yaml
 	@$(BIN)/python -m finetune_api.crd finetunereports > manifests/crd/finetunereports.yaml
+	@$(BIN)/python -m charts.generate $(if $(HELM),--helm $(HELM))
 
 benchmarks: $(READY)  ## Measure against TRL and the Transformers Trainer; writes docs/benchmarks.md
 	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks
 	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
 	@$(BIN)/python -m benchmarks
 
+cluster: $(READY)  ## Start a real two-node cluster on this machine (root), with KubeRay and an S3 server
+	@$(BIN)/python -m tests.testcluster up
+
+cluster-down: $(READY)  ## Stop it and remove all of it
+	@$(BIN)/python -m tests.testcluster down
+
+images: $(READY)  ## Build the images of the operator and of the trainer with buildah (root)
+	@$(BIN)/python -m tests.testcluster.operator_image operator trainer
+
 lock: $(READY)  ## Resolve requirements/*.txt anew
 	@for name in uv demo; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $$(test $$name = demo && echo --no-deps) requirements/$$name.in -o requirements/$$name.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/build.in -o requirements/build.txt
+	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt
 
 clean:  ## Remove what the other targets made in this folder

@@ -1,6 +1,7 @@
 """The API server as its own judge: plain requests over kept connections, dry-run where nothing is to be kept."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,27 @@ from urllib.parse import urlencode
 from kubernetes import config
 from tests.testcluster.control_plane import ControlPlane
 
+from finetune_api.crd import CRDS
 from finetune_api.keys import API_VERSION
 
 MANIFESTS = Path(__file__).parents[2] / "manifests" / "crd"
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 _CONNECTIONS = 4
+_ESTABLISHED_SECONDS = 60.0
 
 
 def server_with_crds(plane: ControlPlane, namespace: str) -> "Server":
     """A new namespace of the control plane, which knows both CRDs."""
     plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", MANIFESTS)
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", MANIFESTS)
     plane.kubectl("create", "namespace", namespace)
-    return Server(plane.kubeconfig, namespace)
+    server = Server(plane.kubeconfig, namespace)
+    # Not `kubectl wait`: it fails on a definition that has no conditions yet.
+    deadline = time.monotonic() + _ESTABLISHED_SECONDS
+    while not all(server.serves(plural) for plural in CRDS):
+        assert time.monotonic() < deadline, "the API server does not serve the CRDs"
+        time.sleep(0.1)
+    return server
 
 
 class Server:
@@ -33,6 +41,9 @@ class Server:
         client.configuration.connection_pool_maxsize = _CONNECTIONS
         self._pool = client.rest_client.pool_manager
         self._base = f"{client.configuration.host}/apis/{API_VERSION}/namespaces/{namespace}"
+
+    def serves(self, plural: str) -> bool:
+        return self._request("GET", plural, None, dry_run=False)[0] == 200
 
     def create(self, plural: str, manifest: Any, *, dry_run: bool = True) -> tuple[int, dict[str, Any]]:
         return self._request("POST", plural, manifest, dry_run=dry_run)
@@ -52,7 +63,7 @@ class Server:
         query |= {"dryRun": "All"} if dry_run else {}
         data = None if body is None else json.dumps(as_kubectl_sends(body), allow_nan=False).encode()
         reply = self._pool.request(method, f"{self._base}/{path}?{urlencode(query)}", body=data, headers={"Content-Type": content})
-        return reply.status, json.loads(reply.data)
+        return reply.status, json.loads(reply.data) if reply.headers.get("Content-Type", "").startswith(JSON) else {}
 
 
 def as_kubectl_sends(value: Any) -> Any:

@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from tests.testcluster.cluster import Cluster, existing, kubectl_program, leftovers, remove, start
+from tests.testcluster.cluster import Cluster, kubectl_program, remove, start
 from tests.testcluster.hub import WRITE_TOKEN, hub_url
 from tests.testcluster.images import TRAINER_IMAGE
+from tests.testcluster.machine import existing, leftovers
 
 
 def default_folder() -> Path:

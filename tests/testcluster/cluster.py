@@ -1,9 +1,4 @@
-"""The whole test cluster: network, control plane, nodes, names, KubeRay, S3, Hub. `start` makes it, `remove` leaves nothing of it.
-
-There is one on a machine at a time, since its network has a fixed name; a mark in /run says in which folder it lives. What a crash
-left is found again by three marks that don't depend on who started what: records of processes, the network name space, the
-nodes' control groups.
-"""
+"""The whole test cluster: network, control plane, nodes, names, KubeRay, S3, Hub. `start` makes it, `remove` leaves nothing of it."""
 
 import contextlib
 import functools
@@ -20,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from tests.testcluster import cgroups, network
+from tests.testcluster import cgroups, machine, network
 from tests.testcluster.binaries import binaries, kuberay_crds
 from tests.testcluster.certificates import write_kubeconfig
 from tests.testcluster.control_plane import ControlPlane, ExtraFlags
@@ -30,28 +25,20 @@ from tests.testcluster.hub import HUB_PORT, hub_command
 from tests.testcluster.images import ImageArchive, import_image, trainer_image
 from tests.testcluster.kuberay import HEALTH_PORT, apply_crds, kuberay_command
 from tests.testcluster.node import (
+    KUBELET_PORT,
     Node,
     containerd_answers,
     containerd_command,
     gpu_patch,
     kubelet_command,
     missing_programs,
-    mounts_below,
-    remove_leftovers,
-    unmount_below,
+    remove_shim_sockets,
 )
 from tests.testcluster.pause import pause_image
 from tests.testcluster.processes import Processes
-from tests.testcluster.s3 import S3, S3_PORT, remove_s3_sockets, s3, s3_command
+from tests.testcluster.s3 import S3, S3_PORT, s3, s3_command
 
-MARK: Final = Path("/run/finetune-cluster")
 DEBIAN_PACKAGES: Final = "containerd runc containernetworking-plugins iptables conntrack nftables iproute2 util-linux"
-# A kubelet sets these for the whole machine.
-KERNEL_SETTINGS: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
-                          "kernel/keys/root_maxbytes")  # fmt: skip
-# A kubelet's socket for device plugins is here, whatever its root folder is.
-KUBELET_FOLDER: Final = Path("/var/lib/kubelet")
-
 Say = Callable[[str], None]
 
 
@@ -65,7 +52,7 @@ class Cluster:
     @classmethod
     def load(cls, folder: Path) -> "Cluster":
         """The cluster that an earlier Python process made."""
-        return cls(control_plane=ControlPlane.load(folder), nodes=tuple(_nodes(folder)))
+        return cls(control_plane=ControlPlane.load(folder), nodes=tuple(machine.nodes_in(folder)))
 
     @property
     def folder(self) -> Path:
@@ -128,6 +115,7 @@ class Cluster:
         # The shims are the only ones that know containerd's socket; they hold no pod together any more.
         network.end([process for process in network.processes_inside() if _names(process, node.containerd)])
         cgroups.end_pods(node.name)
+        remove_shim_sockets(node)
 
     def bring_back(self, node: Node) -> None:
         """Start a lost node again, as after a reboot: what it ran is gone, its images are not."""
@@ -171,56 +159,22 @@ def start(folder: Path, *, nodes: int = 2, outlive: bool, hub: bool = True, say:
     Raises RuntimeError when something is missing, or a cluster is there already; when it fails half-way, what it made is removed.
     """
     folder = folder.absolute()
-    _refuse(nodes)
     begun = time.monotonic()
-    _mark(folder)
-    try:
-        made = _start(folder, nodes, outlive, hub, lambda line: say(f"[{time.monotonic() - begun:5.1f} s] {line}"))
-    except BaseException:
-        say(f"the cluster did not start; removing what there is of it. Logs: {folder}/processes")
-        remove(folder, keep_logs=True)
-        raise
-    return made
-
-
-def existing() -> Path | None:
-    """Folder of the cluster that is up on this machine, or was when it crashed."""
-    return Path(MARK.read_text().strip()) if MARK.exists() else None
+    with machine.alone():
+        _refuse()
+        machine.mark(folder)
+        try:
+            return _start(folder, nodes, outlive, hub, lambda line: say(f"[{time.monotonic() - begun:5.1f} s] {line}"))
+        except BaseException:
+            say(f"the cluster did not start; removing what there is of it. Logs: {folder}/processes")
+            machine.remove(folder, keep_logs=True)
+            raise
 
 
 def remove(folder: Path, *, keep_logs: bool = False) -> None:
     """Remove the cluster in `folder` and all that any cluster left; nothing happens when there is none."""
-    records = folder / "processes"
-    if records.exists():
-        # Idle connections would hold SeaweedFS for 15 s.
-        Processes(records).stop_all(grace_seconds=3.0)
-    network.end(network.processes_inside())
-    cgroups.remove_cgroups()
-    for node in _nodes(folder):
-        remove_leftovers(node)
-    unmount_below(folder)
-    network.remove_network()
-    remove_s3_sockets()
-    _restore(folder)
-    for path in sorted(folder.glob("*")):
-        if not (keep_logs and path == records):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not keep_logs:
-        shutil.rmtree(folder, ignore_errors=True)
-    MARK.unlink(missing_ok=True)
-
-
-def leftovers() -> list[str]:
-    """What is still there of a cluster, in words; nothing after `remove`."""
-    folder = existing()
-    found = {
-        f"the mark {MARK}": MARK.exists(),
-        f"the network name space {network.NAMESPACE}": network.network_exists(),
-        f"the network device {network.CABLE}": Path(f"/sys/class/net/{network.CABLE}").exists(),
-        f"control groups {cgroups.PARENT}": cgroups.cgroups_exist(),
-        f"mounts below {folder}": folder is not None and bool(mounts_below(folder)),
-    }
-    return [what for what, there in found.items() if there]
+    with machine.alone():
+        machine.remove(folder, keep_logs=keep_logs)
 
 
 def kubectl_program() -> Path:
@@ -231,7 +185,7 @@ def kubectl_program() -> Path:
     return Path(found)
 
 
-def _refuse(nodes: int) -> None:
+def _refuse() -> None:
     """Raise RuntimeError when a cluster can't be made here, with what helps. What a crash left is removed."""
     if os.geteuid() != 0:
         raise RuntimeError("a cluster needs root: it makes network name spaces, mounts and control groups")
@@ -241,30 +195,18 @@ def _refuse(nodes: int) -> None:
         raise RuntimeError(
             f"pods' user may not read {len(closed)} files of this checkout, {closed[0]} for one; chmod -R a+rX what holds them"
         )
-    folder = existing()
-    if folder is None:
-        return
-    if Processes(folder / "processes").running():
+    folder = machine.existing()
+    if folder and Processes(folder / "processes").running():
         raise RuntimeError(f"a test cluster is up already, in {folder}; remove it: python -m tests.testcluster down")
-    remove(folder)
-
-
-def _mark(folder: Path) -> None:
-    """Claim this machine for one cluster; of two that start at once, one is refused."""
-    if folder.exists() and any(folder.iterdir()):
-        raise RuntimeError(f"{folder} is not empty; name another folder, or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with MARK.open("x") as mark:
-            mark.write(str(folder))
-    except FileExistsError:
-        raise RuntimeError(f"another test cluster is starting, in {existing()}") from None
+    if folder:
+        machine.remove(folder)
+    machine.clear()
 
 
 def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Cluster:
     """THE STORY of a start, in order of need."""
     programs = binaries(("kubelet", "kube-proxy", "coredns", "kuberay-operator"))
-    _remember(folder)
+    machine.remember(folder)
     say(f"network: {nodes} bridges and one cable")
     network.make_network(nodes)
 
@@ -314,6 +256,7 @@ def _start_node(plane: ControlPlane, node: Node, archives: Sequence[ImageArchive
     program = binaries(["kubelet"])["kubelet"]
     command = kubelet_command(node, program, kubeconfig=kubeconfig, client_ca=authority.certificate)
     plane.processes.start(kubelet, network.inside(command))
+    plane.processes.wait_until(kubelet, functools.partial(_listens, KUBELET_PORT, node.address), seconds=60.0)
 
 
 def _kube_proxy_command(plane: ControlPlane, program: Path) -> list[str]:
@@ -334,9 +277,9 @@ def _kube_proxy_command(plane: ControlPlane, program: Path) -> list[str]:
     return [str(program), *(f"--{name}={value}" for name, value in options.items())]
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int, address: str = network.HOST_ADDRESS) -> bool:
     try:
-        socket.create_connection((network.HOST_ADDRESS, port), timeout=1).close()
+        socket.create_connection((address, port), timeout=1).close()
     except OSError:
         return False
     return True
@@ -348,27 +291,3 @@ def _names(process: int, path: Path) -> bool:
         return str(path) in Path(f"/proc/{process}/cmdline").read_text().split("\0")
     except OSError:
         return False
-
-
-def _nodes(folder: Path) -> list[Node]:
-    """The nodes whose folders are there."""
-    return [Node(index=int(path.name.removeprefix("node-")), folder=path) for path in sorted(folder.glob("node-[0-9]*"))]
-
-
-def _remember(folder: Path) -> None:
-    """Write down what a kubelet is about to change on this machine."""
-    settings = {name: Path("/proc/sys", name).read_text().strip() for name in KERNEL_SETTINGS if Path("/proc/sys", name).exists()}
-    (folder / "machine.json").write_text(json.dumps({"settings": settings, "kubelet_folder": KUBELET_FOLDER.exists()}))
-
-
-def _restore(folder: Path) -> None:
-    """Put it back."""
-    memory = folder / "machine.json"
-    if not memory.exists():
-        return
-    before = json.loads(memory.read_text())
-    for name, value in before["settings"].items():
-        if Path("/proc/sys", name).read_text().strip() != value:
-            Path("/proc/sys", name).write_text(value)
-    if not before["kubelet_folder"]:
-        shutil.rmtree(KUBELET_FOLDER, ignore_errors=True)

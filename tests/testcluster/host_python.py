@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,10 +50,16 @@ def shown_folders() -> list[Path]:
 
 
 def unreadable_files() -> list[Path]:
-    """Files of this Python and this checkout that the pods' user may not read: a checkout made under a strict umask."""
-    folders = [path for path in shown_folders() if str(path) not in SYSTEM_FOLDERS]
-    found = (Path(folder) / name for top in folders for folder, _, names in os.walk(top) for name in names)
-    return [path for path in found if not path.is_symlink() and not path.stat().st_mode & 0o004]
+    """Files of this Python and checkout, in their first levels, that the pods' user may not read: a strict umask made them."""
+    return [path for top in shown_folders() if str(top) not in SYSTEM_FOLDERS for path in _files(top) if not path.stat().st_mode & 0o004]
+
+
+def _files(top: Path, levels: int = 4) -> Iterator[Path]:
+    """Files of the first `levels` folders, links aside."""
+    for folder, inner, names in os.walk(top):
+        if len(Path(folder).relative_to(top).parts) >= levels:
+            inner.clear()
+        yield from (path for name in names if not (path := Path(folder, name)).is_symlink())
 
 
 def _covered(path: Path) -> bool:

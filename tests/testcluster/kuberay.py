@@ -12,7 +12,7 @@ METRICS_PORT: Final = 8092
 
 
 def apply_crds(kubectl: Path, kubeconfig: Path, crds: Path) -> None:
-    """Apply KubeRay's CRDs by the server: they are too long for the annotation that a client's apply writes. Waits until they are served."""
+    """Apply KubeRay's CRDs by the server, as they are too long for the annotation of a client's apply, and wait until they are served."""
     cluster = [str(kubectl), f"--kubeconfig={kubeconfig}"]
     files = [f"--filename={path}" for path in sorted(crds.glob("*.yaml"))]
     _run([*cluster, "apply", "--server-side", "--force-conflicts", *files])

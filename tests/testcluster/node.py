@@ -22,6 +22,8 @@ from tests.testcluster.pause import PAUSE_IMAGE
 
 CNI_PROGRAMS: Final = "/usr/lib/cni"  # where Debian's containernetworking-plugins has them
 POD_LOG_LINKS: Final = Path("/var/log/containers")  # kubelet's, whatever its configuration says
+CNI_RESULTS: Final = Path("/var/lib/cni/results")  # libcni's, whatever its configuration says
+KUBELET_PORT: Final = 10250
 SHIM_SOCKETS: Final = Path("/run/containerd/s")  # containerd 1.6 and 1.7 know no other place
 
 
@@ -57,10 +59,6 @@ def containerd_command(node: Node) -> list[str]:
     networks = node.folder / "cni"
     networks.mkdir(exist_ok=True)
     (networks / "10-bridge.conflist").write_text(json.dumps(_pod_network(node)))
-    nowhere = node.folder / "registries" / "_default"
-    nowhere.mkdir(parents=True, exist_ok=True)
-    # An image that is not here is asked of nobody: port 9 of the cluster's own loopback refuses.
-    (nowhere / "hosts.toml").write_text('server = "http://127.0.0.1:9"\n')
     write_runtime_spec(node.folder / "host-python.json")
     configuration = node.folder / "containerd.toml"
     configuration.write_text(_containerd_configuration(node))
@@ -90,24 +88,35 @@ def containerd_answers(node: Node) -> bool:
 def remove_leftovers(node: Node) -> None:
     """After its programs have ended: end its pods, unmount what it mounted, remove its folder and what it put elsewhere."""
     cgroups.end_pods(node.name)
-    sockets = [Path(path.read_text().strip().removeprefix("unix://")) for path in node.folder.rglob("k8s.io/*/address")]
+    remove_shim_sockets(node)
     unmount_below(node.folder)
-    for socket in sockets:
-        if socket.is_relative_to(SHIM_SOCKETS):
-            socket.unlink(missing_ok=True)
+    for result in CNI_RESULTS.glob(f"{_network_name(node)}-*-eth0"):
+        pod = result.name.removeprefix(f"{_network_name(node)}-").removesuffix("-eth0")
+        result.unlink()
+        (CNI_RESULTS / f"cni-loopback-{pod}-lo").unlink(missing_ok=True)
     for link in POD_LOG_LINKS.glob("*.log"):
         if link.is_symlink() and link.readlink().is_relative_to(node.folder):
             link.unlink()
-    for folder in (POD_LOG_LINKS, SHIM_SOCKETS, SHIM_SOCKETS.parent):
+    for folder in (POD_LOG_LINKS, CNI_RESULTS, CNI_RESULTS.parent, SHIM_SOCKETS, SHIM_SOCKETS.parent):
         with contextlib.suppress(OSError):  # absent, or others use it
             folder.rmdir()
     shutil.rmtree(node.folder, ignore_errors=True)
 
 
+def remove_shim_sockets(node: Node) -> None:
+    """Remove the sockets of containers' keepers that were killed. containerd forgets where they are when it starts again."""
+    for address in node.folder.glob("state/io.containerd.runtime.v2.task/k8s.io/*/address"):
+        socket = Path(address.read_text().strip().removeprefix("unix://"))
+        if socket.is_relative_to(SHIM_SOCKETS):
+            socket.unlink(missing_ok=True)
+
+
 def unmount_below(folder: Path) -> None:
-    """Unmount everything below `folder`, the last mounted first."""
+    """Unmount all below `folder`, the last mounted first. Raises RuntimeError if something stays: it must not be deleted through."""
     for point in reversed(mounts_below(folder)):
         subprocess.run(["umount", "--lazy", str(point)], check=False, capture_output=True)
+    if remaining := mounts_below(folder):
+        raise RuntimeError(f"{remaining[0]} can't be unmounted; umount it, then: python -m tests.testcluster down")
 
 
 def mounts_below(folder: Path) -> list[Path]:
@@ -122,6 +131,10 @@ def gpu_patch(count: int) -> list[dict[str, str]]:
     return [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(count)}]
 
 
+def _network_name(node: Node) -> str:
+    return f"finetune-cluster-{node.name}"
+
+
 def _pod_network(node: Node) -> dict[str, object]:
     """The CNI's chain: an address of the node's subnet behind its bridge, ports on demand. Nothing is masqueraded: nothing leaves."""
     addresses = {
@@ -132,7 +145,7 @@ def _pod_network(node: Node) -> dict[str, object]:
     addresses["dataDir"] = str(node.folder / "addresses")
     interface = {"type": "bridge", "bridge": bridge(node.index), "isGateway": True, "hairpinMode": True, "ipam": addresses}
     ports = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return {"cniVersion": "0.4.0", "name": f"pods-{node.name}", "plugins": [interface, ports]}
+    return {"cniVersion": "0.4.0", "name": _network_name(node), "plugins": [interface, ports]}
 
 
 def _containerd_configuration(node: Node) -> str:
@@ -166,19 +179,18 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        Root = "{node.folder}/runc"
 
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HANDLER}]
       runtime_type = "io.containerd.runc.v2"
       base_runtime_spec = "{node.folder}/host-python.json"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HANDLER}.options]
         SystemdCgroup = false
+        Root = "{node.folder}/runc"
 
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PROGRAMS}"
     conf_dir = "{node.folder}/cni"
-
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{node.folder}/registries"
 """
 
 
@@ -187,6 +199,7 @@ def _kubelet_configuration(node: Node, client_ca: Path) -> dict[str, object]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": node.address,
+        "port": KUBELET_PORT,
         "healthzBindAddress": node.address,
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": str(client_ca)}},
         "authorization": {"mode": "Webhook"},

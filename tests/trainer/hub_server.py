@@ -108,9 +108,9 @@ class Fault:
 
 
 class HubServer:
-    """Listens on a free loopback port from construction to `close()`."""
+    """Listens from construction to `close()`, on a free loopback port unless told otherwise."""
 
-    def __init__(self, *, multipart_bytes: int = 1 << 20, page: int = 1000) -> None:
+    def __init__(self, *, multipart_bytes: int = 1 << 20, page: int = 1000, host: str = "127.0.0.1", port: int = 0) -> None:
         self.multipart_bytes = multipart_bytes
         self.page = page
         self.repositories: dict[str, Repository] = {}
@@ -121,10 +121,10 @@ class HubServer:
         self.lock = threading.RLock()
         self.closing = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer((host, port), handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 

@@ -11,7 +11,8 @@ from typing import Any
 from finetune_api import errors
 from finetune_api.errors import FineTuneError, InvalidSpec, TrainingFailed
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.places import Places
+from finetune_trainer.places import Placement
+from finetune_trainer.pods.stop_files import StopFiles
 from finetune_trainer.progress import Event, Sink, Stopping
 
 # How often the driver empties the mailbox. Progress bars need no more, and an empty call costs about a millisecond.
@@ -19,6 +20,13 @@ POLL_SECONDS = 0.2
 
 # What Ray Train 2.60 gives for a worker whose process is gone.
 _DEATHS = {"ActorDiedError", "RayActorError", "WorkerCrashedError", "WorkerHealthCheckFailedError", "OutOfMemoryError", "NodeDiedError"}
+
+# What torch's NCCL backend says before any code of ours runs.
+_NO_GPU_TEXT = "no GPUs found"
+_NO_GPU = (
+    "it was given GPUs and sees none; check the NVIDIA driver and container runtime of its node and the image's CUDA, "
+    "or set spec.workers.device: cpu"
+)
 
 
 class Mailbox:
@@ -60,20 +68,24 @@ class Mailbox:
         return self._steps_done, self._failure
 
 
-def train(run: TrainingRun, places: Places, *, sink: Sink, stop: threading.Event) -> int:
+def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading.Event, stop_files: StopFiles | None = None) -> int:
     """Run the workers until they are done or stopped; the number of optimizer steps that are done and committed.
 
+    `stop_files`: where each worker's pod is asked to stop; None on one machine.
     Raises the FineTuneError that a worker ended with, or TrainingFailed when one died without a word.
     """
     import ray
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from finetune_trainer.worker import train_on_rank
 
-    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+    # On the driver's node: a worker's may go away, and with it why.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     trainer = TorchTrainer(
         train_on_rank,
-        train_loop_config={"run": run.to_json(), "places": places, "mailbox": mailbox},
+        train_loop_config={"run": run.to_json(), "placement": placement, "stop_files": stop_files, "mailbox": mailbox},
         torch_config=TorchConfig(backend="nccl" if run.plan.device == "gpu" else "gloo"),
         scaling_config=_scaling(run),
         # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage.
@@ -149,7 +161,7 @@ def _cause(failure: Exception | None) -> str:
     if died:
         return f"worker {', '.join(map(str, died))} of the run died (killed, or out of memory)"
     for rank, error in sorted(failures.items()):
-        return f"worker {rank} failed: {_last_line(error)}"
+        return f"worker {rank} failed: {_NO_GPU if _NO_GPU_TEXT in str(error) else _last_line(error)}"
     return f"the workers failed: {_last_line(failure)}" if failure else "the workers ended without a result"
 
 

@@ -29,10 +29,10 @@ class Rank(Protocol):
         """Commit the state after `step` steps; seconds that it took."""
 
     def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
-        """Rank 0's two answers, on every rank."""
+        """Whether any rank wants to stop, and rank 0's answer to the other question, on every rank."""
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked this run to stop; only rank 0's answer counts."""
+        """Whether somebody asked this rank to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,10 @@ accepted, weights missing or cut off, no fast tokenizer. Reads headers of weight
 `weights.py`.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.checks import is_path
-from finetune_api.errors import InvalidModel
+from finetune_api.errors import InvalidModel, StorageFailed
 from finetune_api.finetunejob import BaseModelSpec, ModelShape
 from finetune_trainer.model_shape import read_shape
 from finetune_trainer.secrets import Secrets
@@ -25,6 +27,7 @@ PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_WEIGHTS = ".safetensors"
 _EDGE_BYTES = 2**20
 
 
@@ -49,12 +52,14 @@ def resolve_model(
 ) -> ModelFiles:
     """Find or fetch the base model and check it. Relative directories start at `base`; what is fetched is kept under `cache`.
 
-    `revision`: what an earlier call resolved to, so that a later one uses the same commit even if the branch has moved.
+    `revision`: what an earlier call resolved to, so that a later one uses the same commit even if the branch has moved. A folder or an
+    s3:// model has only its newest content: the caller compares. With `revision`, weights of s3:// that an earlier call fetched are
+    kept while size and first and last MiB are those in storage, which is all that tells revisions apart; without it all is fetched anew.
     `endpoint`: the Hub's address, None for the usual one (or HF_ENDPOINT). Raises InvalidModel.
     """
     name = spec.name
     if name.startswith("s3://"):
-        return check_folder(_from_storage(name, cache, storage_opener(name)), spec)
+        return check_folder(_from_storage(name, cache, storage_opener(name), keeps_weights=revision is not None), spec)
     if is_path(name):
         return check_folder(base / name, spec)
     token = secrets.hub_token(spec.token_secret, "spec.model.tokenSecret")
@@ -103,14 +108,18 @@ def folder_revision(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(p for pattern in PATTERNS for p in folder.glob(pattern) if p.name != "README.md"):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_EDGE_BYTES))
-            if size > _EDGE_BYTES:
-                file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
-                digest.update(file.read())
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        for edge in _edges(path):
+            digest.update(edge)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _edges(path: Path) -> tuple[bytes, bytes]:
+    """The first MiB of a file, and of what is behind it the last."""
+    with path.open("rb") as file:
+        first = file.read(_EDGE_BYTES)
+        file.seek(max(_EDGE_BYTES, path.stat().st_size - _EDGE_BYTES))
+        return first, file.read()
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -156,18 +165,56 @@ def _compare(declared: ModelShape | None, found: ModelShape) -> None:
     raise InvalidModel(f"spec.model.shape is not this model's: {wrong}; remove spec.model.shape or correct it")
 
 
-def _from_storage(url: str, cache: Path, storage: Storage) -> Path:
-    """Fetch a model from object storage, each time anew: nothing there says cheaply whether an object has changed."""
+def _from_storage(url: str, cache: Path, storage: Storage, *, keeps_weights: bool) -> Path:
+    """Fetch a model from object storage to a folder of its own; `keeps_weights`: only those that differ from what is there.
+
+    Several processes may ask at once, on several machines that share the cache: one fetches, the others wait. What a killed one left
+    unfinished has another name, and is removed.
+    """
     folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
-    wanted = [key for key, _ in storage.list() if "/" not in key and any(Path(key).match(pattern) for pattern in PATTERNS)]
-    if "config.json" not in wanted:
+    sizes = {key: size for key, size in storage.list() if "/" not in key and any(Path(key).match(pattern) for pattern in PATTERNS)}
+    if "config.json" not in sizes:
         raise InvalidModel(f"model {url} holds no config.json; give the prefix of a model folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in set(p.name for p in folder.iterdir()) - set(wanted):
-        (folder / stale).unlink()
-    for key in wanted:
-        storage.get_file(key, folder / key)
+    try:
+        with one_at_a_time(folder.with_suffix(".lock")):
+            folder.mkdir(exist_ok=True)
+            for stale in {path.name for path in folder.iterdir()} - sizes.keys():
+                (folder / stale).unlink()
+            for key, size in sizes.items():
+                if not (keeps_weights and key.endswith(_WEIGHTS) and _has_same_edges(storage, key, size, folder / key)):
+                    storage.get_file(key, folder / key)
+    except OSError as error:
+        raise StorageFailed(f"model {url} can't be kept in {cache} ({error}); make room there, or let this user write there") from error
     return folder
+
+
+def _has_same_edges(storage: Storage, key: str, size: int, path: Path) -> bool:
+    """Whether an object is, by its size and by what `folder_revision` reads of it, the file at `path`."""
+    try:
+        if path.stat().st_size != size:
+            return False
+        first, last = _edges(path)
+    except FileNotFoundError:
+        return False
+    return storage.get(key, 0, _EDGE_BYTES) == first and storage.get(key, max(_EDGE_BYTES, size - _EDGE_BYTES), size) == last
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Hold a file's lock, after whoever holds it. The kernel lets go of it however the process ends. Raises StorageFailed."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageFailed(f"{lock.parent} can't be written: {error.strerror}; make room there, or let this user write there") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StorageFailed(f"{lock} can't be locked: {error.strerror}; use a folder on a volume with file locks") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _from_hub(spec: BaseModelSpec, revision: str, cache: Path, token: str | None, endpoint: str | None) -> tuple[Path, str]:

@@ -2,7 +2,7 @@
 
 In: a job, its run folder, where events go and a way to ask for a stop. Out: how it ended. Each stage takes what the stage
 before it left in the folder or in storage, so the same call goes on wherever an earlier one ended, however it ended. The
-operator runs the same stages in pods of their own; only what is around them differs.
+operator runs the same stages in pods of their own (`pods/`); only what is around them differs.
 """
 
 import threading
@@ -82,30 +82,23 @@ def run_job(local: LocalRun) -> Finished:
 def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: float) -> Finished:
     """The story; `frozen` is the run as an earlier call left it."""
     _say_what_does_not_apply(local.job, sink)
-    _check_places(local)
-    model = resolve_model(
-        local.job.spec.model,
-        base=local.base,
-        cache=local.folder.models,
-        secrets=local.secrets,
-        storage_opener=lambda url: storage_at(url, local.job, base=local.base, secrets=local.secrets),
-        revision=frozen.model_revision if frozen else None,
-    )
+    check_places(local)
+    model = base_model(local, frozen.model_revision if frozen else None)
     prepared = _prepare(local, frozen, model, sink)
     run = _freeze(local, frozen, model, prepared)
     try:
         _train(local, run, model, prepared, sink)
         try:
-            step, evaluation_loss = _export(local, run, model, sink)
+            step, evaluation_loss = export_model(local, run, model, sink)
         except DamagedCheckpoint as error:
             sink.record(Notice(message=f"{error}; what came after the checkpoint before it is trained again"))
             _train(local, run, model, prepared, sink, again=True)
-            step, evaluation_loss = _export(local, run, model, sink)
-        published = _publish(local, run, step, evaluation_loss, sink)
+            step, evaluation_loss = export_model(local, run, model, sink)
+        published = publish_model(local, run, step, evaluation_loss, sink)
     except BaseException as error:
-        _report(local, run, sink, outcome="stopped" if isinstance(error, Interrupted) else "failed")
+        write_run_report(local, run, sink, outcome="stopped" if isinstance(error, Interrupted) else "failed")
         raise
-    _report(local, run, sink, published=published.where if published else "")
+    write_run_report(local, run, sink, published=published.where if published else "")
     losses = [event.loss for event in read_metrics(local.folder.metrics) if isinstance(event, StepDone)]
     finished = Finished(
         model=str(local.folder.model),
@@ -117,6 +110,18 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: floa
     )
     sink.record(finished)
     return finished
+
+
+def base_model(local: LocalRun, revision: str | None = None) -> ModelFiles:
+    """The base model on this machine, fetched if need be; `revision`: the commit that a frozen run began with."""
+    return resolve_model(
+        local.job.spec.model,
+        base=local.base,
+        cache=local.folder.models,
+        secrets=local.secrets,
+        storage_opener=lambda url: storage_at(url, local.job, base=local.base, secrets=local.secrets),
+        revision=revision,
+    )
 
 
 def _until_stopped(local: LocalRun, sink: Sink, stage: str) -> Callable[[Event], None]:
@@ -145,7 +150,7 @@ def _say_what_does_not_apply(job: FineTuneJob, sink: Sink) -> None:
         sink.record(Notice(message=f"these fields act only on a cluster: {', '.join(fields)}"))
 
 
-def _check_places(local: LocalRun) -> None:
+def check_places(local: LocalRun) -> None:
     """What would fail hours later: storage that can't be written or is another run's, a repository that can't be pushed to."""
     storage = job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
     check_writable(storage)
@@ -204,7 +209,7 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
     """Train unless a checkpoint of the last step exists; `again`: even then, as it is damaged. Raises Interrupted after a stop."""
     total_steps = run.plan.total_steps
     assert total_steps is not None, "the final plan knows the number of steps"
-    newest = _checkpoints(local).newest_verified()
+    newest = checkpoints_of(local).newest_verified()
     if newest is not None:
         check_same_inputs(newest, run)
     if newest is not None and newest.step >= total_steps and not again:
@@ -229,9 +234,9 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
         raise Interrupted(f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there")
 
 
-def _export(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) -> tuple[int, float | None]:
+def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) -> tuple[int, float | None]:
     """The exported model of the checkpoint that is to be published: its step and its evaluation loss. Skipped if it is there."""
-    store = _checkpoints(local)
+    store = checkpoints_of(local)
     chosen = store.open(best_step(store) or 0) if local.job.spec.publish.checkpoint == "best" else store.newest_verified()
     assert chosen is not None, "training ends with a checkpoint"
     loss = chosen.extra.get("evaluationLoss")
@@ -267,7 +272,7 @@ def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
     return (record.identity, record.step) == (run.identity, chosen.step)
 
 
-def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> Published | None:
+def publish_model(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> Published | None:
     """Send the exported model where the job says, unless a gate closes."""
     publish = local.job.spec.publish
     if publish.hub is None and publish.directory is None:
@@ -296,14 +301,14 @@ def _publish(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: floa
 def _report_data(local: LocalRun, run: TrainingRun, *, outcome: str = "finished", published: str = "") -> ReportData:
     committed = [
         CheckpointCommitted(step=one.step, seconds=one.extra.get("seconds", 0.0), bytes=one.num_bytes, key=one.key)
-        for one in _checkpoints(local).candidates()
+        for one in checkpoints_of(local).candidates()
     ]
     return report_data(
         local.folder.path, run=run, outcome=outcome, checkpoints=committed[::-1], versions=library_versions(), published=published
     )
 
 
-def _report(local: LocalRun, run: TrainingRun, sink: Sink, *, outcome: str = "finished", published: str = "") -> None:
+def write_run_report(local: LocalRun, run: TrainingRun, sink: Sink, *, outcome: str = "finished", published: str = "") -> None:
     """Write the report; what stands in its way (a full disk, storage that is gone) must neither hide a failure nor undo a success."""
     try:
         write_report(_report_data(local, run, outcome=outcome, published=published), local.folder.report)
@@ -311,5 +316,5 @@ def _report(local: LocalRun, run: TrainingRun, sink: Sink, *, outcome: str = "fi
         sink.record(Notice(message=f"no report was written: {error}"))
 
 
-def _checkpoints(local: LocalRun) -> CheckpointStore:
+def checkpoints_of(local: LocalRun) -> CheckpointStore:
     return job_checkpoints(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)

@@ -1,6 +1,9 @@
-"""Where a worker finds a run's files, as the driver tells it: folders that every worker sees."""
+"""Where a worker finds a run's files: folders of its node. On one machine the driver knows them; in pods each node fetches its own."""
 
 from dataclasses import dataclass
+from typing import Protocol
+
+from finetune_api.training_run import TrainingRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,3 +14,15 @@ class Places:
     prepared: str
     base: str
     storage: str
+
+    def here(self, run: TrainingRun) -> "Places":
+        """These folders: every worker sees them."""
+        return self
+
+
+class Placement(Protocol):
+    """Tells a rank where its node has the run's files, fetching them first where that is needed. Crosses processes."""
+
+    def here(self, run: TrainingRun) -> Places:
+        """The folders on this rank's node."""
+        ...

@@ -6,8 +6,10 @@ Nothing here depends on where Ray runs: a laptop and a pod run this file unchang
 """
 
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from finetune_trainer.job_storage import job_checkpoints
 from finetune_trainer.loop import Milestones, run_steps
 from finetune_trainer.manifest import Manifest
 from finetune_trainer.packing import pack
-from finetune_trainer.places import Places
+from finetune_trainer.places import Placement, Places
+from finetune_trainer.pods.stop_files import StopFiles
 from finetune_trainer.prepared import PreparedData, Side
 from finetune_trainer.progress import CheckpointCommitted, Event, Notice, Resumed, StepDone, evaluation_done
 from finetune_trainer.ranks import Ranks
@@ -36,9 +39,10 @@ Tell = Callable[[Event], None]
 
 def train_on_rank(config: dict[str, Any]) -> None:
     """Train until done or stopped. Collective: Ray Train calls it on every rank, with torch.distributed initialised."""
-    mailbox = config["mailbox"]
+    mailbox, run = config["mailbox"], TrainingRun.from_json(config["run"])
     try:
-        steps_done = _train(TrainingRun.from_json(config["run"]), config["places"], mailbox)
+        with _until_stopped(config["stop_files"]) as asked:
+            steps_done = _train(run, config["placement"], mailbox, asked)
     except FineTuneError as error:
         # Before Ray ends the other ranks, whose errors would only say that this one is gone.
         _wait_for(mailbox.fail.remote(error.reason, str(error)))
@@ -47,13 +51,36 @@ def train_on_rank(config: dict[str, Any]) -> None:
         _wait_for(mailbox.finish.remote(steps_done))
 
 
-def _train(run: TrainingRun, places: Places, mailbox: Any) -> int | None:
+@contextmanager
+def _until_stopped(files: StopFiles | None) -> Iterator[Callable[[], bool]]:
+    """Whether this rank's own pod is to be stopped, as a question; when the block ends, what waits for the checkpoint may go on.
+
+    The first rank of each pod answers for it. On one machine there are no pods: `files` is None.
+    """
+    import ray.train
+
+    if files is None or ray.train.get_context().get_local_rank() != 0:
+        yield lambda: False
+        return
+    files.clear()
+    files.say_running()
+    try:
+        yield files.requested
+    finally:
+        files.say_stopped()
+
+
+def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable[[], bool]) -> int | None:
     """Steps that are done, on rank 0; None on the others."""
     ranks = Ranks()
+    _check_device(run, ranks)
 
     def tell(event: Event) -> None:
         if ranks.rank == 0:
             mailbox.record.remote(event)
+
+    # What this node needs, fetched once for all of its ranks.
+    places = placement.here(run)
 
     # The data, memory-mapped, and with it the rows of every optimizer step.
     batches = batch_plan(run, places, "train")
@@ -69,9 +96,23 @@ def _train(run: TrainingRun, places: Places, mailbox: Any) -> int | None:
         tell(Resumed(step=steps_done, attempt=store.claim.number))
 
     # Step after step, with evaluations and checkpoints, until all are done or somebody asks for a stop.
-    rank = TrainingRank(run=run, ranks=ranks, engine=engine, batches=batches, held_out=held_out, store=store, mailbox=mailbox, tell=tell)
+    rank = TrainingRank(
+        run=run, ranks=ranks, engine=engine, batches=batches, held_out=held_out, store=store, mailbox=mailbox, asked=asked, tell=tell
+    )
     steps_done = run_steps(rank, milestones(run, batches), done=steps_done)
     return steps_done if ranks.rank == 0 else None
+
+
+def _check_device(run: TrainingRun, ranks: Ranks) -> None:
+    """Raise TrainingFailed on every rank when one that should compute on a GPU sees none."""
+    import torch
+
+    blind = run.plan.device == "gpu" and not torch.cuda.is_available()
+    if hosts := sorted({host for host in ranks.gathered(socket.gethostname() if blind else None) if host}):
+        raise TrainingFailed(
+            f"spec.workers.device={run.job.spec.workers.device}: workers were given GPUs, and those on {', '.join(hosts)} see none; "
+            "check the NVIDIA driver and container runtime of these nodes and the image's CUDA, or set workers.device: cpu"
+        )
 
 
 def batch_plan(run: TrainingRun, places: Places, side: Side) -> BatchPlan:
@@ -213,6 +254,7 @@ class TrainingRank:
     held_out: BatchPlan | None
     store: CheckpointStore
     mailbox: Any
+    asked: Callable[[], bool]
     tell: Tell
 
     def train(self, step: int) -> None:
@@ -275,13 +317,13 @@ class TrainingRank:
         return float(seconds)
 
     def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
-        """Rank 0's answers on every rank."""
-        answers: tuple[bool, bool] = self.ranks.from_first(lambda: (stop, checkpoint))
-        return answers
+        """Whether any rank wants to stop, and rank 0's other answer, on every rank."""
+        answers = self.ranks.gathered((stop, checkpoint))
+        return any(stop for stop, _ in answers), answers[0][1]
 
     def stop_requested(self) -> bool:
-        """Whether the driver asked for a stop."""
-        return self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote()))
+        """Whether the driver asked for a stop, or this rank's pod is to be stopped."""
+        return self.asked() or (self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote())))
 
     def _commit(self, step: int, evaluation_loss: float | None, parts: list[dict[str, Any]], began: float) -> float:
         extra = {

@@ -1,0 +1,97 @@
+"""A run's files on a node: prepared data and the base model, fetched once for all processes of the pod.
+
+In: the frozen run and the pod's scratch folder. Out: Places, once everything is there and is what the run was planned with. The first
+process fetches under a lock of the scratch folder, the others wait and find it. A folder on a volume is used where it is.
+
+    <scratch>/prepared/<fingerprint>/      prepared data
+    <scratch>/models/                      base models that were fetched, unless $FINETUNE_MODEL_CACHE names another folder
+    <scratch>/models-found/<digest>        where the model of a revision was found; without it a download is not finished
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from finetune_api.checks import is_path
+from finetune_api.errors import InvalidModel, RunConflict, StorageFailed
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.job_storage import job_storage, storage_at
+from finetune_trainer.models import ModelFiles, check_folder, one_at_a_time, resolve_model
+from finetune_trainer.places import Places
+from finetune_trainer.pods.prepared_objects import fetch_prepared
+from finetune_trainer.secrets import Secrets
+
+# Set by the operator when spec.model.cache names a volume.
+MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlaces:
+    """How each node of a cluster comes to its files. `scratch`: an absolute path that exists on every node, private to its pod."""
+
+    scratch: str
+
+    def here(self, run: TrainingRun) -> Places:
+        """This node's files. Raises StorageFailed, InvalidModel or InvalidStorage; RunConflict when the base model has changed."""
+        scratch, secrets = Path(self.scratch), Secrets()
+        storage = scratch / "storage"
+        with one_at_a_time(scratch / "fetching.lock"):
+            objects = job_storage(run.job, base=scratch, default=storage, secrets=secrets)
+            prepared = fetch_prepared(objects, run.data.fingerprint, scratch / "prepared")
+            model = _model(run, scratch, secrets)
+        return Places(model=str(model), prepared=str(prepared), base=str(scratch), storage=str(storage))
+
+
+def _model(run: TrainingRun, scratch: Path, secrets: Secrets) -> Path:
+    """The folder of the run's base model, at the run's revision."""
+    found = _found_earlier(run, scratch)
+    if found is None:
+        found = resolve_model(
+            run.job.spec.model,
+            base=scratch,
+            cache=Path(os.environ.get(MODEL_CACHE_ENV) or scratch / "models"),
+            secrets=secrets,
+            storage_opener=lambda url: storage_at(url, run.job, base=scratch, secrets=secrets),
+            revision=run.model_revision,
+        )
+        if found.revision != run.model_revision:
+            raise RunConflict(
+                f"the base model {run.job.spec.model.name} has changed since this run was prepared: revision {run.model_revision} then, "
+                f"{found.revision} now; put it back, or begin a new run, which needs checkpoint storage of its own"
+            )
+        _remember(run, scratch, found.folder)
+    return found.folder
+
+
+def _found_earlier(run: TrainingRun, scratch: Path) -> ModelFiles | None:
+    """The model that another process of this node fetched; None without one, or when that folder has changed since."""
+    spec = run.job.spec.model
+    try:
+        folder = Path(_record(run, scratch).read_text(encoding="utf-8"))
+        # A commit's folder keeps its content; one from storage may be another job's too, in a shared cache.
+        found = check_folder(folder, spec, revision=None if spec.name.startswith("s3://") else run.model_revision)
+    except (OSError, InvalidModel):
+        return None
+    return found if found.revision == run.model_revision else None
+
+
+def _remember(run: TrainingRun, scratch: Path, folder: Path) -> None:
+    """For the other processes of this node. A folder of the user's is not fetched, and so looked at each time."""
+    if is_path(run.job.spec.model.name):
+        return
+    record = _record(run, scratch)
+    draft = record.with_name(f".{record.name}")
+    try:
+        record.parent.mkdir(exist_ok=True)
+        draft.write_text(str(folder), encoding="utf-8")
+        draft.replace(record)
+    except OSError as error:
+        raise StorageFailed(f"{record} can't be written: {error.strerror}; make room in {scratch}") from error
+
+
+def _record(run: TrainingRun, scratch: Path) -> Path:
+    spec = run.job.spec.model
+    name = hashlib.sha256(f"{spec.name}\0{spec.initialization}\0{run.model_revision}".encode()).hexdigest()[:16]
+    return scratch / "models-found" / name

@@ -1,0 +1,86 @@
+"""What a stage's pod is given, and how it says how it went.
+
+In: files and variables that the operator set. Out: JSON lines in the log, one PodResult in the termination message, an exit code.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.errors import InvalidTrainingRun
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.jobfile import parse_job
+from finetune_api.pod_result import PodResult
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.pipeline import LocalRun
+from finetune_trainer.progress import Event, to_json
+from finetune_trainer.run_folder import RunFolder
+
+JOB_FILE = Path("/etc/finetune/job/job.json")
+RUN_ENV = "FINETUNE_RUN"
+SCRATCH_ENV = "FINETUNE_SCRATCH"
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """Where a pod's files are. Tests give other paths than a pod has."""
+
+    scratch: Path
+    job_file: Path = JOB_FILE
+    run_file: Path | None = None
+    termination_log: Path = TERMINATION_LOG
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Pod":
+        """As the operator set it."""
+        run = environment.get(RUN_ENV)
+        return cls(scratch=Path(environment.get(SCRATCH_ENV, "/var/lib/finetune")), run_file=Path(run) if run else None)
+
+    def job(self) -> FineTuneJob:
+        """The job as it is now. Raises InvalidSpec."""
+        return parse_job(json.loads(self.job_file.read_bytes()))
+
+    def run(self) -> TrainingRun:
+        """The frozen run. Raises InvalidTrainingRun."""
+        if self.run_file is None:
+            raise InvalidTrainingRun(f"{RUN_ENV} is not set; it names the frozen run's file")
+        return TrainingRun.from_json(self.run_file.read_bytes())
+
+    def local(self, job: FineTuneJob, stop: threading.Event | None = None) -> LocalRun:
+        """The job on this pod: everything is under scratch, and events are lines of the log."""
+        return LocalRun(
+            job=job, base=self.scratch, folder=RunFolder(self.scratch / "run"), sink=JsonLines(), stop=stop or threading.Event()
+        )
+
+
+class JsonLines:
+    """A sink that writes events to the pod's log."""
+
+    def record(self, event: Event) -> None:
+        """One line an event."""
+        print(to_json(event), flush=True)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def run_stage(stage: Callable[[Pod], PodResult], pod: Pod) -> int:
+    """Run a stage; however it ends, its result is in the termination message. The exit code."""
+    try:
+        result = stage(pod)
+    except Exception as error:  # the pod's edge: whatever it is, the operator and the user must learn of it
+        result = PodResult.failed(error)
+        if result.reason == "Unexpected":
+            sys.excepthook(type(error), error, error.__traceback__)
+    message = result.to_termination_message()
+    print(message, flush=True)
+    try:
+        pod.termination_log.write_text(message, encoding="utf-8")
+    except OSError as error:
+        print(f"{pod.termination_log} can't be written: {error}", file=sys.stderr)
+    return result.exit_code

@@ -1,0 +1,50 @@
+"""What of a run's folder outlives its pods: measurements and report, beside the checkpoints in the job's storage."""
+
+from finetune_trainer.job_storage import job_storage
+from finetune_trainer.objects import Storage
+from finetune_trainer.pipeline import LocalRun
+from finetune_trainer.progress import CheckpointCommitted, Event
+from finetune_trainer.storage_errors import MissingObject
+
+METRICS = "metrics.jsonl"
+REPORT = "report.html"
+
+
+def storage_of(local: LocalRun) -> Storage:
+    """The job's storage."""
+    return job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
+
+
+def fetch_metrics(local: LocalRun) -> None:
+    """Bring what earlier attempts measured into the run folder, if there is anything."""
+    try:
+        local.folder.path.mkdir(parents=True, exist_ok=True)
+        storage_of(local).get_file(METRICS, local.folder.metrics)
+    except MissingObject:
+        pass
+
+
+class MetricsCopy:
+    """A sink that copies metrics.jsonl to storage with every checkpoint: the two say the same about steps that count."""
+
+    def __init__(self, local: LocalRun) -> None:
+        self._local = local
+
+    def record(self, event: Event) -> None:
+        """A checkpoint is the moment."""
+        if isinstance(event, CheckpointCommitted):
+            self.copy()
+
+    def copy(self) -> None:
+        """Copy now. Raises StorageFailed."""
+        if self._local.folder.metrics.exists():
+            storage_of(self._local).put_file(METRICS, self._local.folder.metrics)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def put_report(local: LocalRun) -> None:
+    """Put report.html beside the checkpoints, if one was written."""
+    if local.folder.report.exists():
+        storage_of(local).put_file(REPORT, local.folder.report)

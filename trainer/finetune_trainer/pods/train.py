@@ -1,0 +1,101 @@
+"""The driver in the head's pod, as KubeRay's entrypoint: it runs the same `driver.train` as a laptop, on the Ray of the cluster.
+
+A stop may come from three sides: SIGTERM (the RayJob is stopped), the pod's preStop, or the operator through the
+FineTuneReport. All three mean the same: commit a checkpoint, then end with exit code 3.
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from finetune_api.errors import TrainingFailed
+from finetune_api.pod_result import PodResult
+from finetune_api.report import ReportOutcome
+from finetune_trainer import driver
+from finetune_trainer.metrics import MetricsFile
+from finetune_trainer.pipeline import checkpoints_of
+from finetune_trainer.pods.nodes import PodPlaces
+from finetune_trainer.pods.pod import JsonLines, Pod, run_stage
+from finetune_trainer.pods.reporting import Reporter
+from finetune_trainer.pods.run_objects import MetricsCopy, fetch_metrics
+from finetune_trainer.pods.stop_files import StopFiles
+from finetune_trainer.progress import FanOut, Notice, Sink
+from finetune_trainer.worker import check_same_inputs
+
+_POLL_SECONDS = 0.5
+
+
+def trained(pod: Pod) -> PodResult:
+    """Train to the end or to a stop. Whatever happens is reported, and then ends in the pod's result."""
+    stop, files, lines = threading.Event(), StopFiles(), JsonLines()
+    files.clear()
+    files.say_running()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: _on_signal(stop, number, frame))
+    threading.Thread(target=_watch, args=(files, stop), name="stop-file", daemon=True).start()
+    reporter = Reporter.in_pod(os.environ, on_stop=lambda reason: stop.set(), warn=lambda text: lines.record(Notice(message=text)))
+    try:
+        result = _train(pod, lines, reporter, stop)
+    except Exception as error:  # told twice: here to the operator while the cluster is up, and by run_stage in the log
+        failed = PodResult.failed(error)
+        if reporter is not None:
+            reporter.ended(ReportOutcome.FAILED, reason=failed.reason, message=failed.message, permanent=failed.permanent)
+        raise
+    finally:
+        files.say_stopped()
+    if reporter is not None:
+        reporter.ended(ReportOutcome.STOPPED if result.outcome == "Stopped" else ReportOutcome.FINISHED, message=result.message)
+    return result
+
+
+def _train(pod: Pod, lines: Sink, reporter: Reporter | None, stop: threading.Event) -> PodResult:
+    run = pod.run()
+    local = pod.local(run.job, stop)
+    fetch_metrics(local)
+    total_steps = run.plan.total_steps
+    assert total_steps is not None, "the final plan knows the number of steps"
+    newest = checkpoints_of(local).newest_verified()
+    if newest is not None:
+        check_same_inputs(newest, run)
+    if newest is not None and newest.step >= total_steps:
+        return PodResult(outcome="Done", message=f"all {total_steps} steps were done already: checkpoint {newest.key}")
+    copy = MetricsCopy(local)
+    sinks = FanOut([lines, MetricsFile(local.folder.metrics), copy, *([reporter] if reporter is not None else [])])
+    _connect()
+    done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles())
+    copy.copy()
+    if done < total_steps:
+        return PodResult(outcome="Stopped", message=f"stopped after step {done} of {total_steps}; its checkpoint is committed")
+    return PodResult(outcome="Done")
+
+
+def _connect() -> None:
+    """Use the Ray that runs in this pod. Raises TrainingFailed when there is none."""
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ray.init(address="auto", configure_logging=False, log_to_driver=True)
+    except ConnectionError as error:
+        raise TrainingFailed(f"there is no Ray in this pod: {error}") from error
+    for number, handler in handlers.items():  # ray.init replaces SIGTERM's
+        signal.signal(number, handler)
+
+
+def _watch(files: StopFiles, stop: threading.Event) -> None:
+    """Until a stop is asked for: look for the file that preStop writes."""
+    while not stop.wait(_POLL_SECONDS):
+        if files.requested():
+            stop.set()
+
+
+def _on_signal(stop: threading.Event, number: int, frame: FrameType | None) -> None:
+    stop.set()
+    print("stopping after a checkpoint", file=sys.stderr)
+
+
+def main() -> int:
+    """`python -m finetune_trainer.pods train`."""
+    return run_stage(trained, Pod.from_environment())
