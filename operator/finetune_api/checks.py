@@ -77,8 +77,8 @@ def _uses_s3(spec: FineTuneJobSpec) -> bool:
 CONTRADICTIONS: Final = (
     Rule(
         "spec.model.initialization",
-        lambda s: s.model.initialization == "random" and not is_path(s.model.name),
-        "random needs a directory with config.json and tokenizer, and model.name is none",
+        lambda s: s.model.initialization == "random" and not is_path(s.model.name) and not s.model.name.startswith("s3://"),
+        "random needs a folder with config.json and tokenizer, and model.name is of the Hub",
         "name a directory (./x, ../x or /x), or use pretrained",
     ),
     Rule(

@@ -84,7 +84,7 @@ REFUSALS: Final = (
     Refusal(
         name="random-without-directory",
         spec={"model": {"initialization": "random"}},
-        words=("spec.model.initialization: random needs a directory",),
+        words=("spec.model.initialization: random needs a folder",),
     ),
     Refusal(
         name="best-without-evaluation",

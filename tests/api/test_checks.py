@@ -21,7 +21,7 @@ NOT_BUILT_CASES = [
 ]
 
 CONTRADICTION_CASES = [
-    ({"model": {"initialization": "random"}}, "spec.model.initialization: random needs a directory with config.json and tokenizer"),
+    ({"model": {"initialization": "random"}}, "spec.model.initialization: random needs a folder with config.json and tokenizer"),
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
     ({"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}}, "spec.publish.gate.evaluationLoss: a gate needs an evaluation loss"),
     ({"checkpoints": {"endpoint": "http://s3"}}, "spec.checkpoints.endpoint: is given, but nothing in this job is at s3://"),

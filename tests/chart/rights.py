@@ -17,7 +17,7 @@ OF_JOBS = {
     ("", "pods"): {"get", "list", "watch"},
     ("", "serviceaccounts"): {"get", "create"},
     ("rbac.authorization.k8s.io", "roles"): {"get", "create"},
-    ("rbac.authorization.k8s.io", "rolebindings"): {"get", "create"},
+    ("rbac.authorization.k8s.io", "rolebindings"): {"get", "create", "patch"},
     ("events.k8s.io", "events"): {"create", "patch"},
 }
 OF_THE_LEASE = {("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"}}

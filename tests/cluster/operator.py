@@ -121,7 +121,7 @@ class Jobs:
                 "endpoint": self.cluster.s3.endpoint,
                 "credentialsSecret": {"name": "s3"},
             },
-            "publish": {"hub": {"repository": f"team/{name}", "tokenSecret": {"name": "hub"}}},
+            "publish": {"hub": {"repository": f"org/{name}", "tokenSecret": {"name": "hub"}}},
         }
         for path, value in changes.items():
             *parents, last = path.split("__")
@@ -156,16 +156,16 @@ class Jobs:
             status = found.get("status", {})
             if until(status):
                 return found
-            failed = any(one["type"] == "Failed" and one["status"] == "True" for one in status.get("conditions", []))
+            failed = any(one["type"] in ("Failed", "Stalled") and one["status"] == "True" for one in status.get("conditions", []))
             if failed or time.monotonic() > deadline:
-                raise AssertionError(f"{name} is not as wanted{' and has failed' if failed else ''}:\n{self.told(name)}")
+                raise AssertionError(f"{name} is not as wanted{' and has ended' if failed else ''}:\n{self.told(name)}")
             time.sleep(1)
 
     def wait_for(self, name: str, kind: str, status: str = "True", seconds: float = 600.0) -> dict[str, Any]:
         """The condition once it has that status."""
         deadline = time.monotonic() + seconds
         while (found := self.condition(name, kind)).get("status") != status:
-            failed = kind != "Failed" and self.condition(name, "Failed").get("status") == "True"
+            failed = any(self.condition(name, ended).get("status") == "True" for ended in ("Failed", "Stalled") if ended != kind)
             if failed or time.monotonic() > deadline:
                 raise AssertionError(f"{name} is not {kind}={status}:\n{self.told(name)}")
             time.sleep(1)

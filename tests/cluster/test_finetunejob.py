@@ -46,13 +46,13 @@ def test_applied_it_is_prepared_trained_across_nodes_and_published(
     status = jobs.get("whole")["status"]
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["Finished"]
     assert status["checkpoints"]["latest"]["step"] == 6
-    assert status["publication"]["repository"].endswith("team/whole")
+    assert status["publication"]["repository"].endswith("org/whole")
 
     stored = jobs.stored("whole")
     parts = [key for key in stored if key.startswith("checkpoints/step-00000006/")]
     assert {key.rsplit("/", 1)[1] for key in parts} == {"manifest.json", "rank-00000.bin", "rank-00001.bin"}
 
-    published = hub.repositories["team/whole"]
+    published = hub.repositories["org/whole"]
     assert "model.safetensors" in str(vars(published))
 
     table = operator.kubectl("get", "ftj", "whole", "-o=wide", f"--namespace={namespace}").splitlines()

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from examples.demo.s3_server import S3Server
+from tests.conftest import BUCKET, Tiny
+
 from finetune_api.jobfile import parse_job
 from finetune_api.plan import plan
 from finetune_api.pod_result import PodResult, parse_pod_result
@@ -22,13 +24,12 @@ from finetune_api.training_run import TrainingRun, run_identity
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.prepare import prepared
 from finetune_trainer.pods.publish import published
-from tests.conftest import BUCKET, Tiny
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def ray_environment() -> Iterator[dict[str, str]]:
+def ray_environment(s3: S3Server) -> Iterator[dict[str, str]]:
     """A head as KubeRay starts one, gone afterwards; the variables with which a driver finds it."""
     with tempfile.TemporaryDirectory(prefix="ft-ray-") as folder:
         environment = os.environ | {
@@ -39,6 +40,8 @@ def ray_environment() -> Iterator[dict[str, str]]:
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
             "RAY_USAGE_STATS_ENABLED": "0",
             "TMPDIR": folder,
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
         }
         port = "46379"
         command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
@@ -100,10 +103,9 @@ def lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 def test_prepared_stopped_trained_and_published(
     s3: S3Server, tiny: Tiny, tmp_path: Path, ray_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Preparation's result is enough to freeze the run; preStop's file commits a checkpoint; publication needs nothing of the driver's pod."""
-    keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
-    for name, value in keys.items():
-        monkeypatch.setenv(name, value)
+    """Preparation's result is enough to freeze the run; preStop commits a checkpoint; publication needs nothing of the driver's pod."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, ray_environment[name])
     spec = yaml.safe_load(tiny.job.read_text())["spec"]
     spec["model"]["name"] = str(tiny.model)
     spec["dataset"]["sources"] = [{"name": str(tiny.dialogues)}]
@@ -113,7 +115,7 @@ def test_prepared_stopped_trained_and_published(
     raw = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "stages"}, "spec": spec}
     job = parse_job(raw)
     (tmp_path / "job.json").write_text(json.dumps(raw))
-    stages = Stages(tmp_path, ray_environment | keys)
+    stages = Stages(tmp_path, ray_environment)
 
     assert run_stage(prepared, stages.pod()) == 0
     assert run_stage(prepared, stages.pod()) == 0, "a preparation that runs again finds what it left"

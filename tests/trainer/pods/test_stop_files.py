@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,8 +103,10 @@ def test_a_later_process_with_the_same_number_is_not_the_one_that_trained(files:
 
 
 def test_a_process_that_nobody_has_waited_for_yet_does_not_run(files: StopFiles) -> None:
-    script = f"from pathlib import Path; from finetune_trainer.pods.stop_files import StopFiles; StopFiles(Path({str(files.folder)!r})).say_running()"
-    process = subprocess.Popen([sys.executable, "-c", script], env={"PYTHONPATH": str(TRAINER)})
+    script = "from finetune_trainer.pods.stop_files import StopFiles; StopFiles().say_running()"
+    files.folder.mkdir(parents=True)
+    environment = {"PYTHONPATH": str(TRAINER), "TMPDIR": str(files.folder.parent)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but still in the table of processes
     assert (files.folder / "running").read_text().startswith(f"{process.pid} ")
     assert not files.running()
@@ -128,6 +131,7 @@ def test_the_hook_waits_for_the_checkpoint(tmp_path: Path) -> None:
     hook = before_stop(tmp_path, {})
     while not files.requested():
         assert hook.poll() is None
+        time.sleep(0.01)
     assert hook.poll() is None  # it asked first, and waits
     files.say_stopped()
     assert finished(hook) == (0, "")
@@ -139,9 +143,11 @@ def test_the_hook_asks_a_worker_that_began_in_the_same_moment(tmp_path: Path) ->
     hook = before_stop(tmp_path, {})
     while not files.requested():
         assert hook.poll() is None
+        time.sleep(0.01)
     (files.folder / "stop-requested").unlink()  # what a worker that begins does with what it finds
     while not files.requested():
         assert hook.poll() is None
+        time.sleep(0.01)
     files.say_stopped()
     assert finished(hook) == (0, "")
 
@@ -154,9 +160,11 @@ def test_the_hook_ends_when_the_training_was_killed(tmp_path: Path) -> None:
     try:
         while not files.running():
             assert training.poll() is None
+            time.sleep(0.01)
         hook = before_stop(tmp_path, {"FINETUNE_STOP_SECONDS": "3600"})
         while not files.requested():
             assert hook.poll() is None
+            time.sleep(0.01)
     finally:
         training.kill()
         training.communicate(timeout=60)
@@ -189,6 +197,8 @@ def test_the_hook_imports_nothing_but_the_standard_library(tmp_path: Path) -> No
     # No site-packages at all (-S, and -E is not given because PYTHONPATH names our source).
     assert finished(before_stop(tmp_path, {}, "-S")) == (0, "")
     script = "import sys; from finetune_trainer.pods import before_stop; print([m for m in sys.modules if m.startswith('finetune_')])"
-    printed = subprocess.run([sys.executable, "-S", "-c", script], env={"PYTHONPATH": str(TRAINER)}, capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-S", "-c", script], env={"PYTHONPATH": str(TRAINER)}, capture_output=True, text=True, check=True
+    )
     ours = ["finetune_trainer", "finetune_trainer.pods", "finetune_trainer.pods.stop_files", "finetune_trainer.pods.before_stop"]
     assert sorted(eval(printed.stdout)) == sorted(ours)

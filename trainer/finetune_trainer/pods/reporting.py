@@ -176,12 +176,13 @@ class ReportApi:
         return token
 
     def _connections(self) -> urllib3.HTTPSConnectionPool:
-        authority = (self._token_folder / "ca.crt").read_text(encoding="utf-8")
+        authority = (self._token_folder / "ca.crt").read_text(encoding="ascii", errors="ignore")  # comments may be anything
         if self._pool is None or authority != self._authority:
             self.close()
-            context = ssl.create_default_context(cadata=authority)
-            # Python 3.13 asks for extensions that the authorities of many clusters don't have; Go doesn't either.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            # Not create_default_context: for an empty file it trusts the system's authorities, and from Python 3.13 on it asks for
+            # extensions that the authorities of many clusters don't have. This one checks chain and host name too.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cadata=authority)
             self._authority = authority
             self._pool = urllib3.HTTPSConnectionPool(self._host, self._port, ssl_context=context)
         return self._pool

@@ -35,18 +35,27 @@ def trained(pod: Pod) -> PodResult:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: _on_signal(stop, number, frame))
     threading.Thread(target=_watch, args=(files, stop), name="stop-file", daemon=True).start()
-    reporter = Reporter.in_pod(os.environ, on_stop=lambda reason: stop.set(), warn=lambda text: lines.record(Notice(message=text)))
+    reasons: list[str] = []
+
+    def asked(reason: str) -> None:
+        reasons.append(reason)
+        stop.set()
+
+    reporter = Reporter.in_pod(os.environ, on_stop=asked, warn=lambda text: lines.record(Notice(message=text)))
     try:
         result = _train(pod, lines, reporter, stop)
+        if reporter is not None:
+            stopped = result.outcome == "Stopped"
+            outcome = ReportOutcome.STOPPED if stopped else ReportOutcome.FINISHED
+            reporter.ended(outcome, reason=next(iter(reasons), None) if stopped else None, message=result.message)
     except Exception as error:  # told twice: here to the operator while the cluster is up, and by run_stage in the log
         failed = PodResult.failed(error)
         if reporter is not None:
             reporter.ended(ReportOutcome.FAILED, reason=failed.reason, message=failed.message, permanent=failed.permanent)
         raise
     finally:
+        # From here on preStop returns and the pod may go: the outcome has been told.
         files.say_stopped()
-    if reporter is not None:
-        reporter.ended(ReportOutcome.STOPPED if result.outcome == "Stopped" else ReportOutcome.FINISHED, message=result.message)
     return result
 
 
