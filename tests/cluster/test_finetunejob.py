@@ -52,8 +52,10 @@ def test_applied_it_is_prepared_trained_across_nodes_and_published(
     parts = [key for key in stored if key.startswith("checkpoints/step-00000006/")]
     assert {key.rsplit("/", 1)[1] for key in parts} == {"manifest.json", "rank-00000.bin", "rank-00001.bin"}
 
-    published = hub.repositories["org/whole"]
-    assert "model.safetensors" in str(vars(published))
+    published = hub.repositories["org/whole"].at("main")
+    assert published is not None
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= published.files.keys()
+    assert status["publication"]["revision"] == published.oid
 
     table = operator.kubectl("get", "ftj", "whole", "-o=wide", f"--namespace={namespace}").splitlines()
     assert "STAGE" in table[0], table

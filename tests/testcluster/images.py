@@ -126,7 +126,7 @@ def ctr(containerd: Path, *command: str) -> str:
 
 def _built_torch_extensions() -> Path:
     """DeepSpeed's CPU op in this machine's cache, where the trainer keeps it; compiled the first time (about 90 s)."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune" / "torch_extensions"
+    folder = compiled_ops_folder()
     program = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
     # Ninja and the compiler wrapper are beside this Python.
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"

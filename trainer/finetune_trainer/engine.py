@@ -26,6 +26,7 @@ from finetune_api.finetunejob import Training
 from finetune_trainer.attention import boundary_arguments
 from finetune_trainer.batches import MicroBatch
 from finetune_trainer.loss import install_loss_head
+from finetune_trainer.machine import compiled_ops_folder
 from finetune_trainer.precision import Precision
 from finetune_trainer.zero import deepspeed_config
 
@@ -290,8 +291,7 @@ def _start_deepspeed(device: torch.device) -> Any:
         os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", os.defpath)])
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "finetune" / "torch_extensions"))
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled_ops_folder()))
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
