@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_trainer.machine import compiled_ops_folder
+
 TRAINER_IMAGE: Final = "cluster.test/finetune-trainer:1"
 TORCH_EXTENSIONS: Final = "opt/torch_extensions"
 USER: Final = 1000

@@ -48,6 +48,14 @@ def test_a_prefix_in_use_without_an_owner_is_refused() -> None:
     assert list(storage.objects) == ["photos/1.jpg"]
 
 
+def test_prepared_data_is_nobodys() -> None:
+    """A job may be changed after its preparation, until it is trained."""
+    storage = MemoryStorage()
+    storage.put("prepared/0123/complete.json", b"{}")
+    check_owner(storage, identity=OTHER, job="fennel")
+    own(storage, identity=MINE, job="fennel")
+
+
 def test_a_look_at_a_prefix_takes_nothing() -> None:
     storage = MemoryStorage()
     check_owner(storage, identity=MINE, job="fennel")

@@ -127,7 +127,7 @@ def test_a_hub_that_can_not_be_reached(tmp_path: Path) -> None:
     with socket.socket() as free:  # bound and not listening: a connection is refused
         free.bind(("127.0.0.1", 0))
         found = ask(f"http://127.0.0.1:{free.getsockname()[1]}", tmp_path, {"train": ("train", ENGLISH)})
-    assert found["train"]["error"].startswith("InvalidData org/chats: can't reach the Hub (")
+    assert found["train"]["error"].startswith("DataUnreachable org/chats: can't reach the Hub (")
     assert "check the network, or give a local folder (./name) or s3:// instead" in found["train"]["error"]
 
 

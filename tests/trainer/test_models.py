@@ -14,7 +14,7 @@ from tests.trainer.hub_server import HubServer
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import BaseModelSpec
 from finetune_trainer.model_shape import read_shape
-from finetune_trainer.models import ModelFiles, _why, check_folder, resolve_model
+from finetune_trainer.models import ModelFiles, ModelUnreachable, _refusal, check_folder, resolve_model
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import open_storage
 
@@ -262,13 +262,14 @@ def test_a_private_model_takes_the_token(server: HubServer, tmp_path: Path) -> N
     ],
 )
 def test_what_the_hub_refuses_is_said(server: HubServer, tmp_path: Path, wanted: BaseModelSpec, message: str) -> None:
-    with pytest.raises(InvalidModel, match=message):
+    with pytest.raises(InvalidModel, match=message) as caught:
         resolve(wanted, tmp_path, endpoint=server.url)
+    assert not isinstance(caught.value, ModelUnreachable), "another try would say the same"
     assert not server.asked("resolve")
 
 
 def test_a_hub_that_is_away_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidModel, match=r"model org/base: can't be fetched from the Hub .*; check the network, or give a folder"):
+    with pytest.raises(ModelUnreachable, match=r"model org/base: can't be fetched from the Hub .*; check the network, or give a folder"):
         resolve(spec("org/base"), tmp_path, endpoint="http://127.0.0.1:9")
 
 
@@ -276,4 +277,6 @@ def test_a_gated_model_names_its_licence(server: HubServer) -> None:
     import httpx2
 
     error = GatedRepoError("gated", response=httpx2.Response(403, request=httpx2.Request("GET", server.url)))
-    assert "accept its licence at https://huggingface.co/org/gated, then set spec.model.tokenSecret" in _why(error, "org/gated", "main")
+    refusal = _refusal(error, "org/gated", "main")
+    assert refusal is not None
+    assert "accept its licence at https://huggingface.co/org/gated, then set spec.model.tokenSecret" in refusal

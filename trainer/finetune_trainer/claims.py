@@ -19,6 +19,8 @@ from finetune_trainer.objects import Storage
 from finetune_trainer.storage_errors import MissingObject
 
 IDENTITY_KEY = "identity.json"
+# Named by what it was made from, and no run's own: a job may still be changed after its preparation.
+_SHARED = "prepared/"
 _CLAIM_KEY = re.compile(r"claims/(\d{6})\.json")
 
 
@@ -64,7 +66,7 @@ def check_owner(storage: Storage, *, identity: str, job: str) -> None:
     if storage.exists(IDENTITY_KEY):
         _refuse_another(storage, identity=identity, job=job)
         return
-    foreign = [key for key, _ in storage.list() if not key.startswith(".finetune-")]
+    foreign = [key for key, _ in storage.list() if not key.startswith((".finetune-", _SHARED))]
     if foreign and IDENTITY_KEY not in foreign:
         raise RunConflict(
             f"{_where(storage)} holds {len(foreign)} objects that no run owns, such as {foreign[0]}; name an empty prefix or directory"

@@ -5,7 +5,8 @@ Workers talk to the driver through one small actor, the mailbox, and only rank 0
 """
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_api import errors
@@ -21,12 +22,8 @@ POLL_SECONDS = 0.2
 # What Ray Train 2.60 gives for a worker whose process is gone.
 _DEATHS = {"ActorDiedError", "RayActorError", "WorkerCrashedError", "WorkerHealthCheckFailedError", "OutOfMemoryError", "NodeDiedError"}
 
-# What torch's NCCL backend says before any code of ours runs.
-_NO_GPU_TEXT = "no GPUs found"
-_NO_GPU = (
-    "it was given GPUs and sees none; check the NVIDIA driver and container runtime of its node and the image's CUDA, "
-    "or set spec.workers.device: cpu"
-)
+# How long nodes may take to join Ray. KubeRay starts the driver when its pods run, and their Ray needs a moment more.
+JOIN_SECONDS = 300.0
 
 
 class Mailbox:
@@ -75,9 +72,10 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
     Raises the FineTuneError that a worker ended with, or TrainingFailed when one died without a word.
     """
     import ray
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from finetune_trainer.process_group import checked_torch_config
     from finetune_trainer.worker import train_on_rank
 
     # On the driver's node: a worker's may go away, and with it why.
@@ -86,8 +84,8 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
     trainer = TorchTrainer(
         train_on_rank,
         train_loop_config={"run": run.to_json(), "placement": placement, "stop_files": stop_files, "mailbox": mailbox},
-        torch_config=TorchConfig(backend="nccl" if run.plan.device == "gpu" else "gloo"),
-        scaling_config=_scaling(run),
+        torch_config=checked_torch_config("nccl" if run.plan.device == "gpu" else "gloo", mailbox),
+        scaling_config=_scaling(run, _joined(placement.nodes(run), gpu=run.plan.device == "gpu")),
         # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage.
         run_config=ray.train.RunConfig(
             name=run.job.metadata.name,
@@ -96,26 +94,66 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
         ),
     )
     failure = _follow(trainer.fit, mailbox, sink=sink, stop=stop)
-    steps_done, reported = ray.get(mailbox.outcome.remote())
+    done, reported = ray.get(mailbox.outcome.remote())
+    return steps_done(done, reported, failure)
+
+
+def steps_done(done: int | None, reported: tuple[str, str] | None, failure: Exception | None) -> int:
+    """What the workers came to, from the mailbox's outcome and from what Ray says. Raises the error that they ended with.
+
+    A pod that was asked to stop goes as soon as its checkpoint is committed: Ray may see it die before it sees it done.
+    """
     if reported is not None:
         raise _reported_error(*reported) from failure
-    if failure is not None or steps_done is None:
+    if done is None:
         raise TrainingFailed(f"{_cause(failure)}; the same command goes on from the newest checkpoint") from failure
-    return int(steps_done)
+    return done
 
 
-def _scaling(run: TrainingRun) -> Any:
-    """One Ray Train worker per GPU, or per share of the CPUs."""
+Node = Mapping[str, Any]
+"""One of Ray's nodes, as `ray.nodes()` describes it."""
+
+
+def _joined(count: int, *, gpu: bool) -> list[Node]:
+    """The nodes to train on, by host name. Raises TrainingFailed when fewer than `count` join in time."""
     import ray
 
-    workers = run.job.spec.workers
+    deadline = time.monotonic() + JOIN_SECONDS
+    while len(found := worker_nodes(ray.nodes(), gpu=gpu)) < count:
+        if time.monotonic() > deadline:
+            kind = "with GPUs " if gpu else ""
+            raise TrainingFailed(f"{len(found)} of {count} nodes {kind}joined Ray within {JOIN_SECONDS:.0f} s; look at the worker pods")
+        time.sleep(1.0)
+    return found[:count]
+
+
+def worker_nodes(nodes: Sequence[Node], *, gpu: bool) -> list[Node]:
+    """Those that are alive and have what workers need; a cluster's head has neither CPUs nor GPUs to give."""
+    able = [node for node in nodes if node["Alive"] and node["Resources"].get("GPU" if gpu else "CPU", 0.0) > 0]
+    return sorted(able, key=lambda node: (node["NodeManagerHostname"], node["NodeID"]))
+
+
+def _scaling(run: TrainingRun, nodes: Sequence[Node]) -> Any:
+    """One Ray Train worker per GPU, or per share of a node's CPUs, and as many on each node."""
+    import ray
+
     gpu = run.plan.device == "gpu"
-    cpus_per_node = ray.cluster_resources().get("CPU", 1.0) / workers.nodes
-    workers_per_node = run.plan.world_size // workers.nodes
-    cpus = max(1, int(cpus_per_node // workers_per_node))
-    return ray.train.ScalingConfig(
-        num_workers=run.plan.world_size, use_gpu=gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {})
-    )
+    workers_per_node = run.plan.world_size // len(nodes)
+    share = cpu_share(min(node["Resources"].get("CPU", 0.0) for node in nodes), workers_per_node)
+    resources = ({"CPU": share} if share else {}) | ({"GPU": 1} if gpu else {})
+    # Packing alone would put all workers of two nodes on one that has the CPUs for them. Ray keeps the order of nodes, so that
+    # the ranks of a node follow one another.
+    here = [{"ray.io/node-id": node["NodeID"]} for node in nodes for _ in range(workers_per_node)]
+    return ray.train.ScalingConfig(num_workers=run.plan.world_size, use_gpu=gpu, resources_per_worker=resources, label_selector=here)
+
+
+def cpu_share(cpus: float, workers: int) -> float:
+    """A worker's part of a node's CPUs: whole ones where there are enough, since Ray takes no other number above 1.
+
+    >>> [cpu_share(cpus, 2) for cpus in (8.0, 5.0, 1.0, 0.0)]
+    [4.0, 2.0, 0.5, 0.0]
+    """
+    return cpus // workers or cpus / workers
 
 
 def _follow(fit: Callable[[], Any], mailbox: Any, *, sink: Sink, stop: threading.Event) -> Exception | None:
@@ -161,7 +199,7 @@ def _cause(failure: Exception | None) -> str:
     if died:
         return f"worker {', '.join(map(str, died))} of the run died (killed, or out of memory)"
     for rank, error in sorted(failures.items()):
-        return f"worker {rank} failed: {_NO_GPU if _NO_GPU_TEXT in str(error) else _last_line(error)}"
+        return f"worker {rank} failed: {_last_line(error)}"
     return f"the workers failed: {_last_line(failure)}" if failure else "the workers ended without a result"
 
 

@@ -76,6 +76,14 @@ class HubRows:
         return f"hub:{self.name}:{self.config or ''}:{self.split}@{self.commit}"
 
 
+class DataUnreachable(InvalidData):
+    """The Hub did not answer, or not with an answer: another try may go well."""
+
+    @property
+    def reason(self) -> str:
+        return InvalidData.__name__
+
+
 @contextmanager
 def _as_invalid_data(name: str, config: str | None, revision: str | None) -> Iterator[None]:
     """Every way in which the Hub or the library refuses, as InvalidData with what to do."""
@@ -85,15 +93,22 @@ def _as_invalid_data(name: str, config: str | None, revision: str | None) -> Ite
     try:
         yield
     except (HTTPError, OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise InvalidData(f"{name}: {_why(error, config, revision)}") from error
+        if (refusal := _refusal(error, config, revision)) is not None:
+            raise InvalidData(f"{name}: {refusal}") from error
+        why = f"can't reach the Hub ({_first_line(error)}); check the network, or give a local folder (./name) or s3:// instead"
+        raise DataUnreachable(f"{name}: {why}") from error
 
 
-def _why(error: Exception, config: str | None, revision: str | None) -> str:
-    """What an error of the Hub or of the library means for the user."""
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+
+
+def _refusal(error: Exception, config: str | None, revision: str | None) -> str | None:
+    """What an error of the Hub or of the library means for the user; None when the Hub gave no answer that would stay the same."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub import errors as hub
 
-    first_line = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+    first_line = _first_line(error)
     status = error.response.status_code if isinstance(error, hub.HfHubHTTPError) and error.response is not None else None
     if isinstance(error, hub.GatedRepoError):
         return "the data set is gated; accept its terms on the Hub and set tokenSecret"
@@ -104,7 +119,7 @@ def _why(error: Exception, config: str | None, revision: str | None) -> str:
     if isinstance(error, DatasetsError) or "onfig" in first_line:
         return f"{first_line}; check the data set and config ({config or 'none is set'})" + _known_configs(error)
     if isinstance(error, ConnectionError) or not isinstance(error, ValueError | RuntimeError):
-        return f"can't reach the Hub ({first_line}); check the network, or give a local folder (./name) or s3:// instead"
+        return None
     return first_line
 
 

@@ -31,6 +31,14 @@ _WEIGHTS = ".safetensors"
 _EDGE_BYTES = 2**20
 
 
+class ModelUnreachable(InvalidModel):
+    """The Hub did not answer, or not with an answer: another try may go well."""
+
+    @property
+    def reason(self) -> str:
+        return InvalidModel.__name__
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
     """A base model on this disk. `revision`: a commit of the Hub, or `sha256:...` of a folder."""
@@ -250,10 +258,12 @@ def _as_invalid_model(name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError, ValueError) as error:
-        raise InvalidModel(f"model {name}: {_why(error, name, revision)}") from error
+        kind = InvalidModel if (why := _refusal(error, name, revision)) else ModelUnreachable
+        raise kind(f"model {name}: {why or _unreachable(error)}") from error
 
 
-def _why(error: Exception, name: str, revision: str) -> str:
+def _refusal(error: Exception, name: str, revision: str) -> str | None:
+    """What the Hub refuses, and what to do; None when it gave no answer that would stay the same."""
     from huggingface_hub import HfApi, errors
 
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
@@ -264,5 +274,10 @@ def _why(error: Exception, name: str, revision: str) -> str:
         return f"no revision {revision!r}; give a branch, a tag or a full commit"
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
         return "no such model on the Hub, or it is private; check the name, or set spec.model.tokenSecret to a token that may read it"
+    lasting = isinstance(error, ValueError) or (status is not None and status < 500 and status not in (408, 425, 429))
+    return _unreachable(error) if lasting else None
+
+
+def _unreachable(error: Exception) -> str:
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     return f"can't be fetched from the Hub ({first_line}); check the network, or give a folder (./name) or s3:// instead"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune_api.checks import cluster_only_fields, is_path
-from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, PublicationFailed, RunConflict
+from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, RunConflict
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, identity_differences, run_identity
@@ -41,7 +41,7 @@ from finetune_trainer.progress import (
     StageStarted,
     StepDone,
 )
-from finetune_trainer.publication import refused_by_gate
+from finetune_trainer.publication import GateClosed, refused_by_gate
 from finetune_trainer.publish import check_directory, check_hub, publication_directory, publish_to_directory, publish_to_hub
 from finetune_trainer.ray_session import local_ray
 from finetune_trainer.report import ReportData, report_data, write_report
@@ -278,7 +278,7 @@ def publish_model(local: LocalRun, run: TrainingRun, step: int, evaluation_loss:
     if publish.hub is None and publish.directory is None:
         return None
     if refusal := refused_by_gate(publish.gate, evaluation_loss, step):
-        raise PublicationFailed(
+        raise GateClosed(
             f"not published: {refusal}; the model is kept in {local.folder.model}. "
             "Raise the gate, or train longer in a new run (--run-folder)"
         )

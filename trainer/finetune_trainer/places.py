@@ -19,10 +19,18 @@ class Places:
         """These folders: every worker sees them."""
         return self
 
+    def nodes(self, run: TrainingRun) -> int:
+        """This machine, however many the job asks for."""
+        return 1
+
 
 class Placement(Protocol):
     """Tells a rank where its node has the run's files, fetching them first where that is needed. Crosses processes."""
 
     def here(self, run: TrainingRun) -> Places:
         """The folders on this rank's node."""
+        ...
+
+    def nodes(self, run: TrainingRun) -> int:
+        """How many of Ray's nodes the workers are spread over, evenly."""
         ...

@@ -7,12 +7,20 @@ to send, which to delete, which to leave alone, or a refusal. `publish` carries 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from finetune_api.errors import InvalidPublication
+from finetune_api.errors import InvalidPublication, PublicationFailed
 from finetune_api.finetunejob import Gate
 from finetune_trainer.exported import ExportRecord, FileDigest, is_weights
 
 README = "README.md"
 ATTRIBUTES = ".gitattributes"  # the Hub's own: which files are in LFS
+
+
+class GateClosed(PublicationFailed):
+    """A gate of the job refuses the model: another try changes nothing."""
+
+    @property
+    def reason(self) -> str:
+        return PublicationFailed.__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

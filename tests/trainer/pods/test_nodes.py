@@ -19,7 +19,7 @@ from tests.exported_models import base_folder, training_run
 from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.trainer.hub_server import HubServer
 
-from finetune_api.errors import RunConflict
+from finetune_api.errors import RunConflict, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.models import folder_revision
 from finetune_trainer.places import Places
@@ -212,3 +212,10 @@ def test_processes_of_a_node_ask_the_hub_once(world: World, hub: HubServer) -> N
     assert found[0] == found[1]
     assert commit in found[0]["model"]
     assert len(hub.asked(r"^GET /api/models/org/base/revision/")) == 1
+
+
+def test_a_hub_that_is_away_is_for_the_next_attempt(world: World, hub: HubServer) -> None:
+    """It answered when the run was prepared: nothing in the job is wrong, so the job must not end for it."""
+    hub.close()
+    with pytest.raises(TrainingFailed, match="can't be fetched from the Hub"):
+        world.here(with_model(world.run, "org/base", "0" * 40))

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from finetune_api.checks import is_path
-from finetune_api.errors import InvalidModel, RunConflict, StorageFailed
+from finetune_api.errors import InvalidModel, InvalidStorage, RunConflict, StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.job_storage import job_storage, storage_at
-from finetune_trainer.models import ModelFiles, check_folder, one_at_a_time, resolve_model
+from finetune_trainer.models import ModelFiles, ModelUnreachable, check_folder, one_at_a_time, resolve_model
 from finetune_trainer.places import Places
 from finetune_trainer.pods.prepared_objects import fetch_prepared
 from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage_errors import Unreachable
 
 # Set by the operator when spec.model.cache names a volume.
 MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"
@@ -34,14 +35,26 @@ class PodPlaces:
     scratch: str
 
     def here(self, run: TrainingRun) -> Places:
-        """This node's files. Raises StorageFailed, InvalidModel or InvalidStorage; RunConflict when the base model has changed."""
+        """This node's files. Raises StorageFailed, InvalidModel or InvalidStorage; RunConflict when the base model has changed.
+
+        All places were reached when the run was prepared: one that can't be now is TrainingFailed, and the next attempt tries again.
+        """
         scratch, secrets = Path(self.scratch), Secrets()
         storage = scratch / "storage"
         with one_at_a_time(scratch / "fetching.lock"):
             objects = job_storage(run.job, base=scratch, default=storage, secrets=secrets)
             prepared = fetch_prepared(objects, run.data.fingerprint, scratch / "prepared")
-            model = _model(run, scratch, secrets)
+            try:
+                model = _model(run, scratch, secrets)
+            except (ModelUnreachable, InvalidStorage) as error:
+                if isinstance(error, InvalidStorage) and not isinstance(error.__cause__, Unreachable):
+                    raise
+                raise TrainingFailed(str(error)) from error
         return Places(model=str(model), prepared=str(prepared), base=str(scratch), storage=str(storage))
+
+    def nodes(self, run: TrainingRun) -> int:
+        """As many as the run was planned for: one a pod."""
+        return run.plan.nodes
 
 
 def _model(run: TrainingRun, scratch: Path, secrets: Secrets) -> Path:

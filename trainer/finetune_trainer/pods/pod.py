@@ -16,8 +16,11 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.pod_result import PodResult
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.hub_data import DataUnreachable
+from finetune_trainer.models import ModelUnreachable
 from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.progress import Event, to_json
+from finetune_trainer.publication import GateClosed
 from finetune_trainer.run_folder import RunFolder
 
 JOB_FILE = Path("/etc/finetune/job/job.json")
@@ -69,12 +72,22 @@ class JsonLines:
         """Nothing to close."""
 
 
+def failed_result(error: BaseException) -> PodResult:
+    """How a stage ended that raised: what a Hub that was away refused may go well later, and a gate stays closed."""
+    result = PodResult.failed(error)
+    if isinstance(error, ModelUnreachable | DataUnreachable):
+        return result.model_copy(update={"permanent": False})
+    if isinstance(error, GateClosed):
+        return result.model_copy(update={"permanent": True, "reason": GateClosed.__name__})
+    return result
+
+
 def run_stage(stage: Callable[[Pod], PodResult], pod: Pod) -> int:
     """Run a stage; however it ends, its result is in the termination message. The exit code."""
     try:
         result = stage(pod)
     except Exception as error:  # the pod's edge: whatever it is, the operator and the user must learn of it
-        result = PodResult.failed(error)
+        result = failed_result(error)
         if result.reason == "Unexpected":
             sys.excepthook(type(error), error, error.__traceback__)
     message = result.to_termination_message()

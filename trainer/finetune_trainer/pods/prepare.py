@@ -1,8 +1,6 @@
 """The preparation pod: everything that would fail hours later is tried now, on CPUs; then the data is tokenised, once, for all ranks."""
 
 from finetune_api.pod_result import PodResult, PreparationResult
-from finetune_api.training_run import run_identity
-from finetune_trainer import claims
 from finetune_trainer.pipeline import base_model, check_places
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.prepared_objects import upload_prepared
@@ -25,10 +23,8 @@ def prepared(pod: Pod) -> PodResult:
         secrets=local.secrets,
         on_progress=local.sink.record,
     )
-    storage = storage_of(local)
-    # The prefix is this run's before anything of it lies there.
-    claims.own(storage, identity=run_identity(job), job=job.metadata.name)
-    upload_prepared(storage, data.folder)
+    # The prefix is this run's only from the first attempt on: until then the job may be changed, and prepared again.
+    upload_prepared(storage_of(local), data.folder)
     return PodResult(
         outcome="Done",
         preparation=PreparationResult(

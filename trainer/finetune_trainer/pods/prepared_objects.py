@@ -3,7 +3,7 @@
     prepared/<fingerprint>/<file>           the files of a store, as `finetune_trainer.prepared` lists them
     prepared/<fingerprint>/complete.json    size and SHA-256 of each; written last, so that without it there is nothing
 
-What the files mean is not known here, nor who owns the storage: whoever uploads has seen to that (`claims.own`).
+What the files mean is not known here. They are no run's own (`claims`): runs that differ in nothing that shapes rows share them.
 """
 
 import hashlib

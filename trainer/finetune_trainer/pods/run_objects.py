@@ -1,9 +1,10 @@
 """What of a run's folder outlives its pods: measurements and report, beside the checkpoints in the job's storage."""
 
+from finetune_api.errors import FineTuneError
 from finetune_trainer.job_storage import job_storage
 from finetune_trainer.objects import Storage
 from finetune_trainer.pipeline import LocalRun
-from finetune_trainer.progress import CheckpointCommitted, Event
+from finetune_trainer.progress import CheckpointCommitted, Event, Notice
 from finetune_trainer.storage_errors import MissingObject
 
 METRICS = "metrics.jsonl"
@@ -25,7 +26,10 @@ def fetch_metrics(local: LocalRun) -> None:
 
 
 class MetricsCopy:
-    """A sink that copies metrics.jsonl to storage with every checkpoint: the two say the same about steps that count."""
+    """A sink that copies metrics.jsonl to storage with every checkpoint: the two say the same about steps that count.
+
+    A copy that fails is a notice: measurements are worth less than the run.
+    """
 
     def __init__(self, local: LocalRun) -> None:
         self._local = local
@@ -36,15 +40,21 @@ class MetricsCopy:
             self.copy()
 
     def copy(self) -> None:
-        """Copy now. Raises StorageFailed."""
-        if self._local.folder.metrics.exists():
-            storage_of(self._local).put_file(METRICS, self._local.folder.metrics)
+        """Copy now."""
+        try:
+            if self._local.folder.metrics.exists():
+                storage_of(self._local).put_file(METRICS, self._local.folder.metrics)
+        except (OSError, FineTuneError) as error:
+            self._local.sink.record(Notice(message=f"{METRICS} was not copied to storage: {error}"))
 
     def close(self) -> None:
         """Nothing to close."""
 
 
 def put_report(local: LocalRun) -> None:
-    """Put report.html beside the checkpoints, if one was written."""
-    if local.folder.report.exists():
-        storage_of(local).put_file(REPORT, local.folder.report)
+    """Put report.html beside the checkpoints, if one was written. What stands in its way doesn't undo a publication."""
+    try:
+        if local.folder.report.exists():
+            storage_of(local).put_file(REPORT, local.folder.report)
+    except (OSError, FineTuneError) as error:
+        local.sink.record(Notice(message=f"{REPORT} was not copied to storage: {error}"))

@@ -17,7 +17,7 @@ from finetune_trainer import driver
 from finetune_trainer.metrics import MetricsFile
 from finetune_trainer.pipeline import checkpoints_of
 from finetune_trainer.pods.nodes import PodPlaces
-from finetune_trainer.pods.pod import JsonLines, Pod, run_stage
+from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
 from finetune_trainer.pods.reporting import Reporter
 from finetune_trainer.pods.run_objects import MetricsCopy, fetch_metrics
 from finetune_trainer.pods.stop_files import StopFiles
@@ -49,7 +49,7 @@ def trained(pod: Pod) -> PodResult:
             outcome = ReportOutcome.STOPPED if stopped else ReportOutcome.FINISHED
             reporter.ended(outcome, reason=next(iter(reasons), None) if stopped else None, message=result.message)
     except Exception as error:  # told twice: here to the operator while the cluster is up, and by run_stage in the log
-        failed = PodResult.failed(error)
+        failed = failed_result(error)
         if reporter is not None:
             reporter.ended(ReportOutcome.FAILED, reason=failed.reason, message=failed.message, permanent=failed.permanent)
         raise
@@ -72,6 +72,8 @@ def _train(pod: Pod, lines: Sink, reporter: Reporter | None, stop: threading.Eve
         return PodResult(outcome="Done", message=f"all {total_steps} steps were done already: checkpoint {newest.key}")
     copy = MetricsCopy(local)
     sinks = FanOut([lines, MetricsFile(local.folder.metrics), copy, *([reporter] if reporter is not None else [])])
+    if stop.is_set():
+        return PodResult(outcome="Stopped", message=f"stopped before training; {newest.key if newest else 'no step'} is what there is")
     _connect()
     done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles())
     copy.copy()
