@@ -75,7 +75,7 @@ def test_applied_it_is_prepared_trained_across_nodes_and_published(
 
 def test_suspended_it_commits_and_gives_its_pods_back_then_goes_on(jobs: Jobs, hub: HubServer) -> None:
     """The operator asks, the driver commits. Deleted and applied again, the job goes on where that ended."""
-    jobs.apply("paused", training__maxSteps=60, checkpoints__every={"steps": 1000})
+    jobs.apply("paused", training__maxSteps=40, checkpoints__every={"steps": 1000})
     jobs.wait("paused", lambda status: status.get("progress", {}).get("step", 0) >= 2)
     patch = '{"spec":{"suspend":true}}'
     jobs.cluster.kubectl("patch", "finetunejob", "paused", "--type=merge", f"--patch={patch}", f"--namespace={jobs.namespace}")
@@ -84,16 +84,16 @@ def test_suspended_it_commits_and_gives_its_pods_back_then_goes_on(jobs: Jobs, h
     first = jobs.get("paused")["status"]
     assert [attempt["outcome"] for attempt in first["attempts"]] == ["Stopped"]
     committed = first["checkpoints"]["latest"]["step"]
-    assert 2 <= committed < 60
+    assert 2 <= committed < 40
     assert f"checkpoints/step-{committed:08d}" in " ".join(jobs.stored("paused"))
 
     jobs.cluster.kubectl("delete", "finetunejob", "paused", f"--namespace={jobs.namespace}")
-    jobs.apply("paused", training__maxSteps=60, checkpoints__every={"steps": 1000})
+    jobs.apply("paused", training__maxSteps=40, checkpoints__every={"steps": 1000})
     done = jobs.wait("paused", lambda status: any(c["type"] == "Succeeded" and c["status"] == "True" for c in status.get("conditions", [])))
-    assert done["status"]["checkpoints"]["latest"]["step"] == 60
+    assert done["status"]["checkpoints"]["latest"]["step"] == 40
     metrics = jobs.cluster.s3.client().get_object(Bucket="finetune", Key=f"{jobs.namespace}/paused/metrics.jsonl")["Body"].read().decode()
     steps = [json.loads(line)["step"] for line in metrics.splitlines() if json.loads(line)["kind"] == "StepDone"]
-    assert steps == list(range(1, 61)), "every step once: the second life began where the first ended"
+    assert steps == list(range(1, 41)), "every step once: the second life began where the first ended"
 
 
 # A model of 70 billion parameters on one 40 GB card.

@@ -89,7 +89,7 @@ def test_a_key_can_not_lead_out_of_its_secret(tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "private").write_text("private text")
     with pytest.raises(InvalidSpec):
-        Secrets({"FINETUNE_SECRETS": str(folder)}).hub_token(SecretKey(name="hub", key="../../private"), FIELD)
+        Secrets({"FINETUNE_SECRETS": str(folder)}).hub_token(SecretKey.model_construct(name="hub", key="../../private"), FIELD)
 
 
 def test_no_value_is_ever_shown(tmp_path: Path) -> None:
