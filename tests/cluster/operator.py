@@ -181,6 +181,13 @@ class Jobs:
             assert time.monotonic() < deadline, f"{words} not in the conditions:\n{self.told(name)}"
             time.sleep(1)
 
+    def wait_until_no_ray_pods(self, seconds: float = 120.0) -> None:
+        """Until head and workers are gone, and with them their GPUs."""
+        deadline = time.monotonic() + seconds
+        while left := [pod["metadata"]["name"] for pod in self.objects("pods") if pod["metadata"]["labels"].get("ray.io/node-type")]:
+            assert time.monotonic() < deadline, f"still there: {left}"
+            time.sleep(1)
+
     def told(self, name: str) -> str:
         """Everything a person would look at."""
         kubectl = self.cluster.kubectl
