@@ -81,7 +81,20 @@ def _words(pod: Json) -> Iterator[str]:
         yield f"{status.get('reason', 'Pending')}: {status['message']}"
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodReadyToStartContainers" and condition.get("status") == "False":
-            yield "its volumes and network are being set up; see `kubectl describe pod` if this takes long (a missing Secret is told there)"
+            wanted = sorted(set(_mounted(pod)))
+            missing = f"; it needs {', '.join(wanted)}: make what is missing, in the job's namespace" if wanted else ""
+            yield f"its volumes and network are being set up{missing}; `kubectl describe pod` tells more if this takes long"
+
+
+def _mounted(pod: Json) -> Iterator[str]:
+    """The Secrets and claims that a pod waits for. Whether they exist is not for the operator to know: it has no right to look."""
+    for volume in (pod.get("spec") or {}).get("volumes") or []:
+        for source in [volume, *((volume.get("projected") or {}).get("sources") or [])]:
+            secret = source.get("secret") or {}
+            if name := secret.get("secretName") or secret.get("name"):
+                yield f"Secret {name}"
+        if claim := (volume.get("persistentVolumeClaim") or {}).get("claimName"):
+            yield f"PersistentVolumeClaim {claim}"
 
 
 def _containers(status: Json) -> list[Json]:

@@ -67,3 +67,19 @@ def test_an_evicted_pod_has_ended() -> None:
 def test_a_pod_on_a_lost_node() -> None:
     assert is_unreachable(builders.raw_pod(conditions=({"type": "Ready", "status": "False", "reason": "NodeNotReady"},)))
     assert not is_unreachable(builders.raw_pod(conditions=({"type": "Ready", "status": "False", "reason": "ContainersNotReady"},)))
+
+
+def test_a_pod_that_waits_for_volumes_names_its_secrets_and_claims() -> None:
+    """Kubernetes tells which one is missing in an event only, and the operator may read neither events nor Secrets."""
+    waiting = {
+        "metadata": {"name": "a"},
+        "spec": {
+            "volumes": [
+                {"name": "one", "projected": {"sources": [{"secret": {"name": "s3"}}, {"configMap": {"name": "ca"}}]}},
+                {"name": "two", "secret": {"secretName": "hub"}},
+                {"name": "three", "persistentVolumeClaim": {"claimName": "data"}},
+            ]
+        },
+        "status": {"phase": "Pending", "conditions": [{"type": "PodReadyToStartContainers", "status": "False"}]},
+    }
+    assert "it needs PersistentVolumeClaim data, Secret hub, Secret s3: make what is missing" in waits_for([waiting])
