@@ -101,10 +101,10 @@ def test_an_archive_says_its_name_to_containerd(tmp_path: Path) -> None:
     with tarfile.open(archive, "w") as made:
         for name in ("index.json", "layer"):
             made.add(tmp_path / name, arcname=name)
-    named(archive, "docker.io/library/x:1")
+    named(archive, "cluster.test/x:1")
     with tarfile.open(archive) as renamed:
         index, layer = renamed.extractfile("index.json"), renamed.extractfile("layer")
         assert index is not None
         assert layer is not None
-        assert json.load(index)["manifests"][0]["annotations"] == {"io.containerd.image.name": "docker.io/library/x:1"}
+        assert json.load(index)["manifests"][0]["annotations"] == {"io.containerd.image.name": "cluster.test/x:1"}
         assert layer.read() == b"x" * 10_000

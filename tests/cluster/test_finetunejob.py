@@ -114,19 +114,19 @@ TOO_LARGE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("no-secret", {"checkpoints__credentialsSecret": {"name": "absent"}}, ["absent"]),
-        ("no-s3", {"checkpoints__endpoint": "http://10.244.0.1:1"}, ["10.244.0.1:1"]),
-        ("no-bucket", {"checkpoints__storage": "s3://missing-bucket/x"}, ["missing-bucket"]),
-        ("too-large", TOO_LARGE, ["GiB"]),
-    ],
-    ids=["Secret", "endpoint", "bucket", "memory"],
-)
-def test_wrong_input_ends_in_a_condition_and_no_training_pod(jobs: Jobs, name: str, changes: dict[str, object], words: list[str]) -> None:
-    """What to do is in the condition; no RayJob was ever made."""
-    jobs.apply(name, **changes)
-    jobs.wait_until_told(name, words)
+WRONG: dict[str, tuple[dict[str, object], list[str]]] = {
+    "no-secret": ({"checkpoints__credentialsSecret": {"name": "absent"}}, ["Secret absent"]),
+    "no-s3": ({"checkpoints__endpoint": "http://10.244.0.1:1"}, ["10.244.0.1:1"]),
+    "no-bucket": ({"checkpoints__storage": "s3://missing-bucket/x"}, ["missing-bucket"]),
+    "too-large": (TOO_LARGE, ["GiB"]),
+}
+
+
+def test_wrong_input_ends_in_a_condition_and_no_training_pod(jobs: Jobs) -> None:
+    """A Secret or bucket that isn't there, an endpoint that is silent, a model that can't fit: told, and no RayJob is made."""
+    for name, (changes, _) in WRONG.items():
+        jobs.apply(name, **changes)
+    for name, (_, words) in WRONG.items():
+        jobs.wait_until_told(name, words)
     assert jobs.objects("rayjobs") == []
     assert [pod for pod in jobs.objects("pods") if pod["metadata"]["labels"].get("finetune.dev/stage") == "training"] == []

@@ -33,7 +33,7 @@ INPUTS: Final = {
         *("pyproject.toml", "README.md", "LICENSE", "operator", "trainer"),
     ),
 }
-REPOSITORY: Final = "docker.io/library/finetune-"  # how containerd spells the chart's `finetune-operator`
+REPOSITORY: Final = "cluster.test/finetune-"
 # What stands in for python:3.11-slim-bookworm. Bump the number when the base itself has to be made anew.
 BASE: Final = "bookworm-1"
 BASE_PACKAGES: Final = "python3,python3-venv,ca-certificates"
