@@ -5,7 +5,6 @@ publication mount `cpuPods.volumes`; so a path that both read has to be on a vol
 """
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Final, Literal
@@ -13,14 +12,13 @@ from typing import Final, Literal
 from finetune_api.checks import is_path
 from finetune_api.errors import Problem
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, PodSettings, Volume
+from finetune_api.quantity import number
 
 # Mounted in the job's pods by the operator. A volume of the user may lie inside the last four, never above or in place of any.
 OUR_MOUNTS: Final = ("/etc/finetune", "/var/lib/finetune", "/tmp", "/dev/shm", "/dev")
 # Begins the name of each volume of ours.
 OUR_VOLUMES: Final = "finetune-"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
-_BINARY: Final = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-_DECIMAL: Final = {"m": "0.001", "k": "1e3", "M": "1e6", "G": "1e9", "T": "1e12", "P": "1e15", "E": "1e18"}
 
 Pods = Literal["workers", "cpuPods"]
 
@@ -165,19 +163,9 @@ def _resource_problems(pods: Pods, settings: PodSettings) -> Iterator[Problem]:
             yield Problem(f"spec.{pods}.resources.{kind}", f"{GPU_RESOURCE} is set by the operator", remedy)
     for name, asked in requests.items():
         limit = limits.get(name)
-        if limit is not None and _number(asked) > _number(limit):
+        if limit is not None and number(asked) > number(limit):
             told = f"{name}: {asked} is more than the limit of {limit}"
             yield Problem(f"spec.{pods}.resources.requests", told, f"use at most {limit}, or raise the limit")
-        if "/" in name and name != GPU_RESOURCE and (limit is None or _number(asked) != _number(limit)):
+        if "/" in name and name != GPU_RESOURCE and (limit is None or number(asked) != number(limit)):
             told = f"{name}: {asked} needs the same limit, since devices are not shared"
             yield Problem(f"spec.{pods}.resources.requests", told, "set limits to the same, or remove it from requests")
-
-
-def _number(quantity: str) -> Decimal:
-    """
-    >>> [_number(quantity) for quantity in ("500m", "2Gi", "1.5k", "8")] == [Decimal("0.5"), 2**31, 1500, 8]
-    True
-    """
-    if quantity.endswith(_BINARY):
-        return Decimal(quantity[:-2]) * Decimal(1024) ** (_BINARY.index(quantity[-2:]) + 1)
-    return Decimal(quantity[:-1]) * Decimal(_DECIMAL[quantity[-1]]) if quantity[-1] in _DECIMAL else Decimal(quantity)

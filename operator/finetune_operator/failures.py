@@ -15,9 +15,9 @@ from finetune_api.pod_result import EXIT_STOPPED, PodResult
 from finetune_api.reasons import Reason
 from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus
+from finetune_api.times import moment, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import RayJob
-from finetune_operator.times import moment, seconds_between
 from finetune_operator.waiting import disruption, ended, is_unreachable
 
 Json = dict[str, Any]

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from finetune_api.conditions import STAGES
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus
-from finetune_operator.times import moment
+from finetune_api.times import moment
 
 Json = dict[str, Any]
 

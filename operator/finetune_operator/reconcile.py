@@ -12,6 +12,7 @@ from typing import Protocol
 from finetune_api.conditions import STAGES, ConditionType, is_true
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus
+from finetune_api.times import moment, seconds_between
 from finetune_operator.events import Event, transitions
 from finetune_operator.failures import Ending
 from finetune_operator.observation import Observed, Refusal, is_finished, is_running, is_settled
@@ -25,7 +26,6 @@ from finetune_operator.stages.preparation import facts_of_run, preparation
 from finetune_operator.stages.publication import publication
 from finetune_operator.stages.training import is_at_rest, leftovers, training
 from finetune_operator.status import begun, concluded, is_reopened, looked_at
-from finetune_operator.times import moment, seconds_between
 
 Key = tuple[str, str]  # namespace, name of a FineTuneJob
 

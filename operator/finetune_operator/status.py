@@ -3,9 +3,9 @@
 from finetune_api.conditions import STAGES, ConditionType, find, is_true, stage, with_health
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, UsageStatus
+from finetune_api.times import timestamp
 from finetune_operator.observation import Observed, is_running
 from finetune_operator.stages.decision import observe
-from finetune_operator.times import timestamp
 
 
 def is_reopened(observed: Observed) -> bool:

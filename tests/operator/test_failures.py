@@ -10,10 +10,10 @@ from finetune_api.finetunejob import FailurePolicy
 from finetune_api.pod_result import PodResult
 from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus, RayJobReference
+from finetune_api.times import timestamp
 from finetune_operator import keys
 from finetune_operator.failures import Ending, Evidence, ending, next_start
 from finetune_operator.observation import RayJob, read_rayjob
-from finetune_operator.times import timestamp
 
 from . import builders
 from .fakes import START

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from finetune_api.checks import device
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.quantity import number
 from finetune_operator import keys
 from finetune_operator.resources import pods, submitter, volumes
 from finetune_operator.resources.owner import Manifest, Owner
-from finetune_operator.resources.quantity import number
 from finetune_operator.settings import Settings
 
 # Ray's object store holds the run and events, not data; by default Ray would reserve 30 % of the memory.

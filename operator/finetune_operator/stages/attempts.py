@@ -21,10 +21,10 @@ from finetune_api.status import (
     eta_text,
     newest,
 )
+from finetune_api.times import moment, seconds_between, timestamp
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
 from finetune_operator.stages.planning import job_of
-from finetune_operator.times import moment, seconds_between, timestamp
 
 # The driver reports every 10 s. Longer silence while an attempt runs is told.
 STALE_SECONDS = 120.0

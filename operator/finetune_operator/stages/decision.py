@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from finetune_api.conditions import ConditionType, condition, with_condition
 from finetune_api.status import FineTuneJobStatus
+from finetune_api.times import timestamp
 from finetune_operator.observation import Observed
-from finetune_operator.times import timestamp
 
 Json = dict[str, Any]
 

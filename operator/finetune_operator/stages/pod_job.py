@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 
 from finetune_api.pod_result import EXIT_INVALID_INPUT, PodResult
 from finetune_api.reasons import Reason
+from finetune_api.times import seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import Observed
-from finetune_operator.times import seconds_between
 from finetune_operator.waiting import ended, phase, waits_for
 
 Json = dict[str, Any]

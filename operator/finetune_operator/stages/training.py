@@ -11,6 +11,7 @@ from typing import Any, Final
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus, UsageStatus
+from finetune_api.times import seconds_between, timestamp
 from finetune_operator import keys
 from finetune_operator.failures import Ending, Evidence, ending, next_start
 from finetune_operator.observation import CLUSTER_LABEL, KubeRay, Observed, RayJob, is_running, last_attempt, read_rayjob
@@ -22,7 +23,6 @@ from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
 from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, StageDecision, WithdrawStop, observe, sooner
 from finetune_operator.stages.planning import job_of
-from finetune_operator.times import seconds_between, timestamp
 from finetune_operator.waiting import is_gone, phase, waits_for
 
 Json = dict[str, Any]

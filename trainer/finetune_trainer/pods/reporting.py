@@ -31,6 +31,7 @@ from finetune_api.report import (
     ReportOutcome,
     parse_report,
 )
+from finetune_api.times import timestamp
 from finetune_trainer.progress import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone
 
 TOKEN_FOLDER: Final = Path("/etc/finetune/token")
@@ -336,14 +337,6 @@ class Reporter:
             self._asked = True
             assert report.spec.stop is not None
             self._on_stop(report.spec.stop.reason)
-
-
-def timestamp(moment: datetime) -> str:
-    """
-    >>> timestamp(datetime(2026, 11, 23, 10, 0, tzinfo=UTC))
-    '2026-11-23T10:00:00Z'
-    """
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _number(value: float) -> float | None:
