@@ -60,7 +60,7 @@ def s3_server(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True)
     try:
         endpoint = f"http://{HOST}:{ports[0]}"
-        _wait_until_ready(process, endpoint, log)
+        _wait_until_ready(process, endpoint, f"http://{HOST}:{ports[2]}", log)
         yield S3Server(endpoint=endpoint, access_key=access_key, secret_key=secret_key, pid=process.pid, log=log)
     finally:
         _stop(process)
@@ -118,22 +118,31 @@ def _free_ports(count: int, first: int | None = None) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
-    """Return once S3 refuses an unsigned request as it should."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: str, master: str, log: Path) -> None:
+    """Return once S3 refuses an unsigned request as it should, and the master knows the volume server.
+
+    SeaweedFS 4.48 answers up to four seconds before its volume server has registered, and until then has lost every object.
+    """
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        try:
-            opener.open(endpoint, timeout=2).close()
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            if answer.code == 403:
-                return
-        except OSError:
-            pass
+        if _get(endpoint)[0] == 403 and b'"DataNodes":[' in _get(f"{master}/dir/status")[1]:
+            return
         time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]
     raise RuntimeError(f"the S3 server did not start at {endpoint}; the end of its log {log}:\n{tail}")
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    """Status and body of an unsigned request; status 0 if nothing answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+    except OSError:
+        return 0, b""
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
