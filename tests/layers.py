@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def missing(layer: Layer) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the layers one after the other; the first that fails ends it."""
+    """Run the layers one after the other, also after one that fails: one run tells everything."""
     try:
         layers = chosen(arguments[0]) if arguments else LAYERS
     except ValueError as error:
@@ -110,21 +111,27 @@ def building(wanted: bool) -> Iterator[Callable[[], None]]:
 
 
 def run(layers: Sequence[Layer], wait_until_built: Callable[[], None], *, ci: bool) -> int:
-    """The layers in their order; the exit code of the first that fails, or 0."""
+    """The layers in their order; 0 when none failed."""
+    failed: list[str] = []
     for layer in layers:
         if lacking := missing(layer):
             print(f"== {layer.name}: not run, it needs {lacking}", flush=True)
-            if ci:
-                return 1
+            failed += [layer.name] if ci else []
             continue
         print(f"== {layer.name}: about {layer.minutes} minutes; needs {layer.needs}", flush=True)
         if layer.built:
             wait_until_built()
+        begun = time.monotonic()
         code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers]).returncode
-        if code:
-            return code
-    return 0
+        print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
+        failed += [layer.name] if code else []
+    if failed:
+        print(f"== failed: {', '.join(failed)}", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
