@@ -7,20 +7,11 @@ publication mount `cpuPods.volumes`; so a path that both read has to be on a vol
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Final, Literal
 
 from finetune_api.checks import is_path
 from finetune_api.errors import Problem
-from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, PodSettings, Volume
-from finetune_api.quantity import number
-
-# Mounted in the job's pods by the operator. A volume of the user may lie inside the last four, never above or in place of any.
-OUR_MOUNTS: Final = ("/etc/finetune", "/var/lib/finetune", "/tmp", "/dev/shm", "/dev")
-# Begins the name of each volume of ours.
-OUR_VOLUMES: Final = "finetune-"
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-
-Pods = Literal["workers", "cpuPods"]
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Volume
+from finetune_api.pod_checks import Pods, pod_problems
 
 
 def cluster_problems(job: FineTuneJob) -> list[Problem]:
@@ -30,8 +21,7 @@ def cluster_problems(job: FineTuneJob) -> list[Problem]:
         *_storage_problems(spec),
         *_read_problems(spec),
         *_publication_problems(spec),
-        *_pod_problems("workers", spec.workers),
-        *_pod_problems("cpuPods", spec.cpu_pods),
+        *pod_problems(job),
     ]
 
 
@@ -56,10 +46,10 @@ def _shared_claim_problems(field: str, path: str, spec: FineTuneJobSpec) -> Iter
         if problem := _lasting_problem(field, path, pods, volume):
             yield problem
         elif volume is not None and volume.persistent_volume_claim is not None:
-            found.append(volume.persistent_volume_claim.claim_name)
+            found.append(f"on claim {volume.persistent_volume_claim.claim_name} (mounted at {PurePosixPath(volume.mount_path)})")
     for one, other in pairwise(found):
         if one != other:
-            told = f'"{path}" is on claim {one} in the workers, and on claim {other} in cpuPods'
+            told = f'"{path}" is {one} in the workers, and {other} in cpuPods'
             yield Problem(field, told, "mount the same claim at the same path in both")
 
 
@@ -129,43 +119,3 @@ def _on_no_volume(field: str, path: str, pods: Pods) -> Problem:
 
 def _relative(field: str, path: str, remedy: str) -> Problem:
     return Problem(field, f'"{path}" is relative to the job file, and pods have none', remedy)
-
-
-# ---- pods
-
-
-def _pod_problems(pods: Pods, settings: PodSettings) -> Iterator[Problem]:
-    """What the API server would refuse in a pod, long after the job was accepted, and what collides with ours."""
-    yield from _mount_problems(f"spec.{pods}.volumes", settings.volumes)
-    yield from _resource_problems(pods, settings)
-
-
-def _mount_problems(field: str, volumes: Sequence[Volume]) -> Iterator[Problem]:
-    for index, volume in enumerate(volumes):
-        before, path = volumes[:index], PurePosixPath(volume.mount_path)
-        if any(other.name == volume.name for other in before):
-            yield Problem(f"{field}[{index}].name", f"{volume.name} is the name of another volume too", "give it another name")
-        if volume.name.startswith(OUR_VOLUMES):
-            yield Problem(f"{field}[{index}].name", f"{volume.name} begins with {OUR_VOLUMES}, as ours do", "give it another name")
-        if any(PurePosixPath(other.mount_path) == path for other in before):
-            yield Problem(f"{field}[{index}].mountPath", f"{path} is where another volume is mounted", "mount it elsewhere")
-        ours = next((mount for mount in OUR_MOUNTS if PurePosixPath(mount).is_relative_to(path)), None)
-        ours = OUR_MOUNTS[0] if path.is_relative_to(OUR_MOUNTS[0]) else ours
-        if ours is not None:
-            yield Problem(f"{field}[{index}].mountPath", f"{path} would hide {ours}, which the operator mounts", "mount it elsewhere")
-
-
-def _resource_problems(pods: Pods, settings: PodSettings) -> Iterator[Problem]:
-    requests, limits = settings.resources.requests, settings.resources.limits
-    for kind, quantities in (("requests", requests), ("limits", limits)):
-        if GPU_RESOURCE in quantities:
-            remedy = "remove it; workers.gpusPerNode says how many" if pods == "workers" else "remove it; CPU pods hold no GPU"
-            yield Problem(f"spec.{pods}.resources.{kind}", f"{GPU_RESOURCE} is set by the operator", remedy)
-    for name, asked in requests.items():
-        limit = limits.get(name)
-        if limit is not None and number(asked) > number(limit):
-            told = f"{name}: {asked} is more than the limit of {limit}"
-            yield Problem(f"spec.{pods}.resources.requests", told, f"use at most {limit}, or raise the limit")
-        if "/" in name and name != GPU_RESOURCE and (limit is None or number(asked) != number(limit)):
-            told = f"{name}: {asked} needs the same limit, since devices are not shared"
-            yield Problem(f"spec.{pods}.resources.requests", told, "set limits to the same, or remove it from requests")

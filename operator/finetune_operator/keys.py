@@ -5,8 +5,8 @@ The operator writes all of them. Here is no logic beyond putting a name together
 
 from typing import Final
 
-from finetune_api.cluster_checks import GPU_RESOURCE, OUR_VOLUMES
 from finetune_api.keys import SECRETS_FOLDER_ENV
+from finetune_api.pod_checks import GPU_RESOURCE, OUR_VOLUMES
 
 # ---- labels and annotations
 
@@ -61,39 +61,13 @@ MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"
 # Read by OpenMP, and so by torch on CPUs; Ray would set 1.
 OMP_THREADS_ENV: Final = "OMP_NUM_THREADS"
 
-# Written by KubeRay 1.6 on the pods of a RayCluster. A user's value would switch token authentication off, lead a pod to another
-# cluster, or make KubeRay refuse the RayJob.
-KUBERAY_ENV: Final = frozenset(
-    {
-        "RAY_AUTH_MODE",
-        "RAY_AUTH_TOKEN",
-        "RAY_AUTH_TOKEN_PATH",
-        "RAY_ENABLE_K8S_TOKEN_AUTH",
-        "RAY_ADDRESS",
-        "RAY_PORT",
-        "RAY_IP",
-        "FQ_RAY_IP",
-        "RAY_CLUSTER_NAME",
-        "RAY_CLUSTER_NAMESPACE",
-        "RAY_CLOUD_INSTANCE_ID",
-        "RAY_NODE_TYPE_NAME",
-        "KUBERAY_GEN_RAY_START_CMD",
-        "RAY_REDIS_ADDRESS",
-        "REDIS_USERNAME",
-        "REDIS_PASSWORD",
-        "RAY_enable_autoscaler_v2",
-        "RAY_external_storage_namespace",
-    }
-)
-OUR_ENV_PREFIX: Final = "FINETUNE_"
-
 # ---- resources of containers
 
 GPU: Final = GPU_RESOURCE
 
 # ---- volumes and paths in pods
 
-# Names of our volumes begin so, and a user's may not; neither may a user mount anything over these paths (finetune_api.cluster_checks).
+# Names of our volumes begin so, and a user's may not; neither may a user mount anything over these paths (finetune_api.pod_checks).
 VOLUME_PREFIX: Final = OUR_VOLUMES
 
 CONFIGURATION_FOLDER: Final = "/etc/finetune"

@@ -117,6 +117,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.uploaded_bytes = 0
+        self.sent_bytes = 0
         self.parts: dict[tuple[str, int], bytes] = {}
         self.lock = threading.RLock()
         self.closing = threading.Event()
@@ -238,6 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, result: object, headers: dict[str, str] | None = None) -> None:
         data = result if isinstance(result, bytes) else json.dumps(result).encode()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and status == 200 and isinstance(result, bytes):
+            status, start, stop = 206, int(asked[1]), min(int(asked[2]) + 1, len(data))
+            headers = {**(headers or {}), "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+            data = data[start:stop]
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **getattr(self, "extra", {}), **(headers or {})}.items():
             self.send_header(name, value)
@@ -245,6 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.extra: dict[str, str] = {}
         if self.command != "HEAD":
+            self.hub.sent_bytes += len(data)
             self.wfile.write(data)
 
     # Who asks
@@ -301,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, name: str, revision: str = "main") -> object:
         commit = self.commit_at(name, revision)
-        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        siblings = [{"rfilename": path, "size": len(blob.content)} for path, blob in sorted(commit.files.items())]
         return {"_id": name, "id": name, "sha": commit.oid, "private": self.repository(name).private, "tags": [], "siblings": siblings}
 
     def refs(self, name: str) -> object:

@@ -1,11 +1,12 @@
 """Storage in a dictionary, for tests that are about what is stored and not about how. It passes the same tests as the real ones."""
 
+import hashlib
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from finetune_trainer.directory import Bytes, Listing
-from finetune_trainer.storage_errors import MissingObject, Place
+from finetune_trainer.directory import Bytes, Listing, Versions
+from finetune_trainer.storage_errors import MissingObject, Place, replaced
 
 
 class MemoryStorage:
@@ -39,14 +40,20 @@ class MemoryStorage:
             raise MissingObject(f"memory: reading {key} failed: there is no such object")
         return self.objects[key][start:stop]
 
-    def get_file(self, key: str, path: Path) -> None:
-        path.write_bytes(self.get(key))
+    def get_file(self, key: str, path: Path, version: str | None = None) -> None:
+        data = self.get(key)
+        if version is not None and hashlib.sha256(data).hexdigest() != version:
+            raise replaced(self.place, key)
+        path.write_bytes(data)
 
     def exists(self, key: str) -> bool:
         return key in self.objects
 
     def list(self, prefix: str = "") -> Listing:
         return sorted((key, len(data)) for key, data in self.objects.items() if key.startswith(prefix))
+
+    def versions(self, prefix: str = "") -> Versions:
+        return [(key, size, hashlib.sha256(self.objects[key]).hexdigest()) for key, size in self.list(prefix)]
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import GatedRepoError
-from tests.trainer.hub_server import HubServer
+from tests.trainer.hub_server import Fault, HubServer
+from tests.trainer.memory_storage import MemoryStorage
 
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import BaseModelSpec
+from finetune_trainer.hub_models import ModelUnreachable, _refusal
 from finetune_trainer.model_shape import read_shape
-from finetune_trainer.models import ModelFiles, ModelUnreachable, _refusal, check_folder, resolve_model
+from finetune_trainer.models import ModelFiles, check_folder, resolve_model
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import open_storage
 
@@ -214,10 +216,87 @@ def test_object_storage_is_fetched_to_the_cache(tmp_path: Path) -> None:
     found = resolve(wanted, tmp_path, storage_opener=opener)
     assert opened == ["s3://bucket/models/base"]
     assert {path.name for path in found.folder.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert resolve(wanted, tmp_path, storage_opener=opener) == found
     (bucket / "tokenizer.json").write_bytes(b"[]")
     again = resolve(wanted, tmp_path, storage_opener=opener)
-    assert again.folder == found.folder
     assert again.revision != found.revision
+    # Another job may be reading the former one.
+    assert (found.folder / "tokenizer.json").read_bytes() == b"{}"
+    assert (again.folder / "tokenizer.json").read_bytes() == b"[]"
+
+
+class Ranges(MemoryStorage):
+    """Storage that counts what is read."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        super().__init__()
+        self.objects = dict(contents)
+        self.sent: dict[str, int] = {}
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        data = super().get(key, start, stop)
+        self.sent[key] = self.sent.get(key, 0) + len(data)
+        return data
+
+
+LARGE = {"model.embed_tokens.weight": [4000, 500], "lm_head.weight": [4000, 500]}
+
+
+def shards(*, header: int = 0) -> dict[str, bytes]:
+    """A model of two files of 4 MB; `header`: so many more tensors without an element in each."""
+    names = [f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    empty = {f"model.layers.{number}.padding": [0] for number in range(header)}
+    index = json.dumps({"weight_map": dict(zip(LARGE, names, strict=True))}).encode()
+    weights = {file: safetensors(**{tensor: shape}, **empty) for file, (tensor, shape) in zip(names, LARGE.items(), strict=True)}
+    config = {**CONFIG, "tie_word_embeddings": False}
+    return {"config.json": json.dumps(config).encode(), "tokenizer.json": b"{}", "model.safetensors.index.json": index, **weights}
+
+
+@pytest.mark.parametrize("header", [0, 3000], ids=["short", "longer than one read"])
+def test_weights_in_object_storage_are_looked_at_where_they_are(tmp_path: Path, header: int) -> None:
+    """The revision is that of the node that fetches all of it later."""
+    storage = Ranges(shards(header=header))
+    wanted = spec("s3://bucket/base")
+    found = resolve(wanted, tmp_path, storage_opener=lambda _: storage, fetches_weights=False)
+    assert found.shape.parameters == 2 * 4000 * 500
+    assert {path.name for path in found.folder.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    assert sum(storage.sent.values()) < 1_000_000
+    whole = resolve(wanted, tmp_path, storage_opener=lambda _: storage)
+    assert whole == found
+    assert {path.name for path in whole.folder.iterdir()} == shards().keys()
+    # What another node finds in a cache that they share is not fetched again, but for its edges.
+    storage.sent.clear()
+    assert resolve(wanted, tmp_path, storage_opener=lambda _: storage) == found
+    assert storage.sent["model-00001-of-00002.safetensors"] == 2 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("model-00002-of-00002.safetensors"), r"memory lacks model-00002-of-00002.safetensors, which model.safetensors.index.json"),
+        (with_file("model-00002-of-00002.safetensors", shards()["model-00002-of-00002.safetensors"][:-1]), r"00002.safetensors is damaged"),
+        (
+            with_file("model-00002-of-00002.safetensors", b"\xff" * 200_000),
+            r"memory/model-00002-of-00002.safetensors is damaged or cut off",
+        ),
+        (with_file("model-00002-of-00002.safetensors", b""), r"00002.safetensors is damaged or cut off; download it again"),
+        (without("tokenizer.json"), r"has no tokenizer.json"),
+    ],
+)
+def test_what_is_wrong_with_weights_is_said_without_fetching_them(
+    tmp_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], message: str
+) -> None:
+    storage = Ranges(change(shards()))
+    with pytest.raises(InvalidModel, match=message):
+        resolve(spec("s3://bucket/base"), tmp_path, storage_opener=lambda _: storage, fetches_weights=False)
+    assert sum(storage.sent.values()) < 1_000_000
+
+
+def test_pickled_weights_in_object_storage_are_never_fetched(tmp_path: Path) -> None:
+    storage = Ranges(without("model.safetensors")(files()))
+    with pytest.raises(InvalidModel, match=r"memory has no weights in safetensors; save it again with safetensors"):
+        resolve(spec("s3://bucket/base"), tmp_path, storage_opener=lambda _: storage, fetches_weights=False)
+    assert "pytorch_model.bin" not in storage.sent
 
 
 def test_object_storage_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -244,6 +323,27 @@ def test_a_hub_model_is_fetched_at_its_commit(server: HubServer, tmp_path: Path)
     assert fetched == {"config.json", "tokenizer.json", "model.safetensors"}
     server.create("org/base", files({**CONFIG, "num_hidden_layers": 1}))  # the branch moves
     assert resolve(spec("org/base"), tmp_path, endpoint=server.url).shape.layers == 1
+
+
+def test_weights_on_the_hub_are_looked_at_where_they_are(server: HubServer, tmp_path: Path) -> None:
+    server.create("org/large", shards())
+    server.create("org/cut", with_file("model-00002-of-00002.safetensors", shards()["model-00002-of-00002.safetensors"][:-200])(shards()))
+    server.create("org/none", with_file("model.safetensors", b"\1\0\0\0\0\0\0\0{")(files()))
+    found = resolve(spec("org/large"), tmp_path, endpoint=server.url, fetches_weights=False)
+    assert found.shape.parameters == 2 * 4000 * 500
+    assert {path.name for path in found.folder.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    for damaged, file in (("org/cut", "model-00002-of-00002.safetensors"), ("org/none", "model.safetensors")):
+        with pytest.raises(InvalidModel, match=f"model {damaged}: {file} is damaged or cut off; download it again") as caught:
+            resolve(spec(damaged), tmp_path, endpoint=server.url, fetches_weights=False)
+        assert not isinstance(caught.value, ModelUnreachable)
+    assert server.sent_bytes < 1_000_000
+    assert resolve(spec("org/large"), tmp_path, endpoint=server.url) == found
+
+
+def test_a_hub_that_goes_away_while_headers_are_read_is_said(server: HubServer, tmp_path: Path) -> None:
+    server.faults.append(Fault(r"GET .*/model\.safetensors$", "status", times=100))
+    with pytest.raises(ModelUnreachable, match=r"model org/base: can't be fetched from the Hub"):
+        resolve(spec("org/base"), tmp_path, endpoint=server.url, fetches_weights=False)
 
 
 def test_a_private_model_takes_the_token(server: HubServer, tmp_path: Path) -> None:

@@ -161,6 +161,44 @@ def test_more_objects_than_a_page_holds(storage: Storage) -> None:
     assert storage.list() == []
 
 
+def test_a_version_is_another_one_when_the_content_is(storage: Storage, tmp_path: Path) -> None:
+    """Of a whole upload and of one in parts; the object's size is the same, and so are its ends."""
+    before = {"small": bytes(100), "large": bytes(20 * MIB)}
+    after = {name: data[: len(data) // 2] + b"x" + data[len(data) // 2 + 1 :] for name, data in before.items()}
+    for name, data in before.items():
+        storage.put_stream(f"m/{name}", [data])
+    first = storage.versions("m/")
+    assert [(key, size) for key, size, _ in first] == storage.list("m/") == [("m/large", 20 * MIB), ("m/small", 100)]
+    assert storage.versions("m/") == first
+    for key, size, version in first:
+        storage.get_file(key, tmp_path / "copy", version)
+        assert (tmp_path / "copy").stat().st_size == size
+    for name, data in after.items():
+        storage.put_stream(f"m/{name}", [data])
+    for (key, size, old), (_, new_size, new) in zip(first, storage.versions("m/"), strict=True):
+        assert (new_size, new != old) == (size, True)
+        (tmp_path / "copy").unlink()
+        with pytest.raises(StorageFailed, match=f"{key} was replaced while it was read; run the same command again"):
+            storage.get_file(key, tmp_path / "copy", old)
+        assert not (tmp_path / "copy").exists()
+        storage.get_file(key, tmp_path / "copy", new)
+        assert (tmp_path / "copy").read_bytes() == after[key.removeprefix("m/")]
+
+
+def test_the_same_upload_again_has_the_same_version_in_s3(s3: S3Server) -> None:
+    """A model that was put back is the model of the run."""
+    storage = s3_storage(s3)
+    for data in (b"one", b"other", b"one"):
+        storage.put_stream("a", [data, bytes(20 * MIB)])
+        storage.put("b", data)
+        if data == b"one":
+            versions = storage.versions()
+    storage.put("b", b"other")
+    assert storage.versions() != versions
+    storage.put("b", b"one")
+    assert storage.versions() == versions
+
+
 @pytest.mark.parametrize("key", ["with space", "plus+percent%41", "umlaut-\u00e4", "a=b&c?d#e"])
 def test_keys_are_taken_literally(storage: Storage, key: str) -> None:
     storage.put(f"x/{key}", b"1")

@@ -56,6 +56,7 @@ def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: P
         secrets=secrets,
         storage_opener=lambda url: storage_at(url, run.job, base=base, secrets=secrets),
         revision=run.model_revision,
+        fetches_weights=False,
     )
     if model.revision != run.model_revision:
         raise RunConflict(

@@ -12,10 +12,11 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from finetune_trainer.storage_errors import Place, StorageFields, directory_error
+from finetune_trainer.storage_errors import Place, StorageFields, directory_error, replaced
 
 Bytes = bytes | bytearray | memoryview
 Listing = list[tuple[str, int]]  # (key, size in bytes), sorted by key
+Versions = list[tuple[str, int, str]]  # (key, size in bytes, version), sorted by key
 
 INCOMPLETE = ".finetune-incomplete"
 _COPY_BYTES = 8 * 2**20
@@ -64,11 +65,13 @@ class DirectoryStorage:
             file.seek(start)
             return file.read(-1 if stop is None else max(0, stop - start))
 
-    def get_file(self, key: str, path: Path) -> None:
+    def get_file(self, key: str, path: Path, version: str | None = None) -> None:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             with self._errors(f"reading {key} to {path}"):
                 shutil.copyfile(self._path(key), temporary)
+                if version is not None and _version(self._path(key).stat()) != version:
+                    raise replaced(self.place, key)
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -79,7 +82,12 @@ class DirectoryStorage:
 
     def list(self, prefix: str = "") -> Listing:
         with self._errors(f"listing {prefix or 'everything'}"):
-            return sorted((key, size) for key, size in self._files(prefix) if key.startswith(prefix))
+            return sorted((key, status.st_size) for key, status in self._files(prefix) if key.startswith(prefix))
+
+    def versions(self, prefix: str = "") -> Versions:
+        with self._errors(f"listing {prefix or 'everything'}"):
+            found = sorted((key, status) for key, status in self._files(prefix) if key.startswith(prefix))
+            return [(key, status.st_size, _version(status)) for key, status in found]
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -99,15 +107,15 @@ class DirectoryStorage:
         assert all(part not in {"", ".", "..", INCOMPLETE} for part in parts), key
         return self._root.joinpath(*parts)
 
-    def _files(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Every file below the folder that `prefix` names the beginning of."""
+    def _files(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Every file with its status, below the folder that `prefix` names the beginning of."""
         top = self._root / prefix.rpartition("/")[0]
         for folder, folders, names in os.walk(top, onerror=_raise_unless_missing):
             folders[:] = [name for name in folders if name != INCOMPLETE]
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    yield path.relative_to(self._root).as_posix(), path.stat().st_size
+                    yield path.relative_to(self._root).as_posix(), path.stat()
 
     @contextlib.contextmanager
     def _written(self, blocks: Iterable[Bytes]) -> Iterator[Path]:
@@ -148,6 +156,11 @@ def _write_all(descriptor: int, block: Bytes) -> None:
     left = memoryview(block)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def _version(status: os.stat_result) -> str:
+    """Another one after each write, since a file is made anew: no digest, which would need to read it."""
+    return f"{status.st_mtime_ns:x}-{status.st_ino:x}"
 
 
 def _create(temporary: Path, target: Path) -> None:

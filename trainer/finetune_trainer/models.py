@@ -9,39 +9,30 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_api.checks import is_path
-from finetune_api.errors import InvalidModel, StorageFailed
+from finetune_api.errors import InvalidModel, RunConflict, StorageFailed
 from finetune_api.finetunejob import BaseModelSpec, ModelShape
+from finetune_trainer.hub_models import from_hub
 from finetune_trainer.model_shape import read_shape
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import Storage
+from finetune_trainer.weight_headers import INDEX, SUFFIX, Weights, stored_tensors, weights_in_folder, weights_in_storage
 
 # Everything that is read of a model; a repository's other formats and original weights stay where they are.
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
+PATTERNS = ("*.json", f"*{SUFFIX}", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-_WEIGHTS = ".safetensors"
 _EDGE_BYTES = 2**20
-
-
-class ModelUnreachable(InvalidModel):
-    """The Hub did not answer, or not with an answer: another try may go well."""
-
-    @property
-    def reason(self) -> str:
-        return InvalidModel.__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A base model on this disk. `revision`: a commit of the Hub, or `sha256:...` of a folder."""
+    """A base model on this disk. `revision`: a commit of the Hub, or `sha256:...` of a folder or of an s3:// prefix."""
 
     folder: Path
     revision: str
@@ -57,30 +48,53 @@ def resolve_model(
     storage_opener: Callable[[str], Storage],
     revision: str | None = None,
     endpoint: str | None = None,
+    fetches_weights: bool = True,
 ) -> ModelFiles:
     """Find or fetch the base model and check it. Relative directories start at `base`; what is fetched is kept under `cache`.
 
     `revision`: what an earlier call resolved to, so that a later one uses the same commit even if the branch has moved. A folder or an
-    s3:// model has only its newest content: the caller compares. With `revision`, weights of s3:// that an earlier call fetched are
-    kept while size and first and last MiB are those in storage, which is all that tells revisions apart; without it all is fetched anew.
-    `endpoint`: the Hub's address, None for the usual one (or HF_ENDPOINT). Raises InvalidModel.
+    s3:// model has only its newest content: the caller compares, with `check_same`. `endpoint`: the Hub's address, None for the usual
+    one (or HF_ENDPOINT). Without `fetches_weights` those of s3:// and the Hub are checked by their headers where they are, and the
+    folder holds everything else: enough to prepare data and to export. Raises InvalidModel.
     """
     name = spec.name
     if name.startswith("s3://"):
-        return check_folder(_from_storage(name, cache, storage_opener(name), keeps_weights=revision is not None), spec)
+        return _from_storage(spec, cache, storage_opener(name), fetches_weights=fetches_weights)
     if is_path(name):
         return check_folder(base / name, spec)
-    token = secrets.hub_token(spec.token_secret, "spec.model.tokenSecret")
-    folder, commit = _from_hub(spec, revision or spec.revision, cache, token, endpoint)
-    return check_folder(folder, spec, revision=commit)
+    found = from_hub(
+        spec,
+        revision or spec.revision,
+        cache=cache,
+        token=secrets.hub_token(spec.token_secret, "spec.model.tokenSecret"),
+        endpoint=endpoint,
+        patterns=PATTERNS,
+        fetches_weights=fetches_weights,
+    )
+    return check_folder(found.folder, spec, found.commit, found.weights)
 
 
-def check_folder(folder: Path, spec: BaseModelSpec, revision: str | None = None) -> ModelFiles:
-    """The model of `folder` with its shape. Raises InvalidModel when something is missing, damaged or not supported."""
+def check_same(spec: BaseModelSpec, then: str, now: str) -> None:
+    """Raise RunConflict unless the base model still has the revision that a run began with."""
+    if then != now:
+        raise RunConflict(
+            f"the base model {spec.name} has changed since this run was prepared: revision {then} then, {now} now; "
+            "put it back, or begin a new run, which needs checkpoint storage of its own"
+        )
+
+
+def check_folder(folder: Path, spec: BaseModelSpec, revision: str | None = None, weights: Weights | None = None) -> ModelFiles:
+    """The model of `folder` with its shape; `weights` are there unless said otherwise.
+
+    Raises InvalidModel when something is missing, damaged or not supported.
+    """
     if not folder.is_dir():
         raise InvalidModel(f"model {spec.name}: {folder} is no directory; give a folder with config.json, a Hub id or s3://bucket/prefix")
     config = read_config(folder / "config.json")
-    tensors = stored_tensors(folder) if spec.initialization == "pretrained" else None
+    tensors = None
+    if spec.initialization == "pretrained":
+        index = read_config(folder / INDEX) if (folder / INDEX).is_file() else None
+        tensors = stored_tensors(weights or weights_in_folder(folder), index)
     shape = read_shape(config, source=str(folder / "config.json"), tensors=tensors)
     if not (folder / "tokenizer.json").is_file():
         raise InvalidModel(f"model {spec.name}: {folder} has no tokenizer.json; save its fast tokenizer there (tokenizer.save_pretrained)")
@@ -99,14 +113,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InvalidModel(f"{path} holds no JSON object; download the model again")
     return config
-
-
-def stored_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in the folder's safetensors, from their headers. Raises InvalidModel for missing or cut files."""
-    tensors: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(folder):
-        tensors.update(_header(path))
-    return tensors
 
 
 def folder_revision(folder: Path) -> str:
@@ -130,40 +136,6 @@ def _edges(path: Path) -> tuple[bytes, bytes]:
         return first, file.read()
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _INDEX).is_file():
-        shards = sorted(set(read_config(folder / _INDEX).get("weight_map", {}).values()))
-        if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-            raise InvalidModel(f"{folder} lacks {', '.join(missing[:3])}, which {_INDEX} names; download the model again")
-        return [folder / shard for shard in shards]
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    pickled = any(folder.glob("pytorch_model*.bin"))
-    remedy = (
-        "save it again with safetensors (model.save_pretrained)" if pickled else "download them, or set spec.model.initialization: random"
-    )
-    raise InvalidModel(f"{folder} has no weights in safetensors; {remedy}")
-
-
-def _header(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of each tensor: 8 bytes of length, then JSON; the last tensor's end must be the file's."""
-    damaged = InvalidModel(f"{path} is damaged or cut off; download it again")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 + length:
-            raise damaged
-        try:
-            header = json.loads(file.read(length))
-            found = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((entry["data_offsets"][1] for entry in found.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise damaged from None
-    if size != 8 + length + end:
-        raise damaged
-    return ((name, tuple(entry["shape"])) for name, entry in found.items())
-
-
 def _compare(declared: ModelShape | None, found: ModelShape) -> None:
     """`spec.model.shape` was planned with; it must be the model's."""
     if declared is None or declared == found:
@@ -173,31 +145,49 @@ def _compare(declared: ModelShape | None, found: ModelShape) -> None:
     raise InvalidModel(f"spec.model.shape is not this model's: {wrong}; remove spec.model.shape or correct it")
 
 
-def _from_storage(url: str, cache: Path, storage: Storage, *, keeps_weights: bool) -> Path:
-    """Fetch a model from object storage to a folder of its own; `keeps_weights`: only those that differ from what is there.
+# ---- object storage
+
+
+def stored_revision(objects: Mapping[str, tuple[int, str]]) -> str:
+    """A digest of a model in object storage: name, size and version of each of its files, none of which is read."""
+    named = "".join(f"{key}\0{size}\0{version}\0" for key, (size, version) in sorted(objects.items()) if key != "README.md")
+    return f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
+
+
+def _from_storage(spec: BaseModelSpec, cache: Path, storage: Storage, *, fetches_weights: bool) -> ModelFiles:
+    """Fetch a model from object storage, unless it is in the cache. The folder is named by the revision: another job may read an older one.
 
     Several processes may ask at once, on several machines that share the cache: one fetches, the others wait. What a killed one left
     unfinished has another name, and is removed.
     """
-    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
-    sizes = {key: size for key, size in storage.list() if "/" not in key and any(Path(key).match(pattern) for pattern in PATTERNS)}
-    if "config.json" not in sizes:
-        raise InvalidModel(f"model {url} holds no config.json; give the prefix of a model folder")
+    listed = {key: (size, version) for key, size, version in storage.versions() if "/" not in key}
+    objects = {key: found for key, found in listed.items() if any(Path(key).match(pattern) for pattern in PATTERNS)}
+    if "config.json" not in objects:
+        raise InvalidModel(f"model {spec.name} holds no config.json; give the prefix of a model folder")
+    revision = stored_revision(objects)
+    folder = cache / hashlib.sha256(f"{spec.name}\0{revision}".encode()).hexdigest()[:16]
     try:
         with one_at_a_time(folder.with_suffix(".lock")):
             folder.mkdir(exist_ok=True)
-            for stale in {path.name for path in folder.iterdir()} - sizes.keys():
+            for stale in {path.name for path in folder.iterdir()} - objects.keys():
                 (folder / stale).unlink()
-            for key, size in sizes.items():
-                if not (keeps_weights and key.endswith(_WEIGHTS) and _has_same_edges(storage, key, size, folder / key)):
-                    storage.get_file(key, folder / key)
+            for key, (size, version) in objects.items():
+                if key.endswith(SUFFIX) and (not fetches_weights or _has_same_edges(storage, key, size, folder / key)):
+                    continue
+                storage.get_file(key, folder / key, version)
     except OSError as error:
-        raise StorageFailed(f"model {url} can't be kept in {cache} ({error}); make room there, or let this user write there") from error
-    return folder
+        why = f"model {spec.name} can't be kept in {cache} ({error})"
+        raise StorageFailed(f"{why}; make room there, or let this user write there") from error
+    sizes = {key: size for key, (size, _) in listed.items()}
+    weights = weights_in_folder(folder) if fetches_weights else weights_in_storage(storage, sizes)
+    return check_folder(folder, spec, revision, weights)
 
 
 def _has_same_edges(storage: Storage, key: str, size: int, path: Path) -> bool:
-    """Whether an object is, by its size and by what `folder_revision` reads of it, the file at `path`."""
+    """Whether an object is, by its size and by what `folder_revision` reads of it, the file at `path`.
+
+    The folder's name vouches for the object; this, for a file that may be cut off or altered in a cache that others write to.
+    """
     try:
         if path.stat().st_size != size:
             return False
@@ -223,61 +213,3 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _from_hub(spec: BaseModelSpec, revision: str, cache: Path, token: str | None, endpoint: str | None) -> tuple[Path, str]:
-    """Fetch a model from the Hub: its folder and its commit. Files that are there already are not fetched again."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    with _as_invalid_model(spec.name, revision):
-        information = HfApi(endpoint=endpoint).model_info(spec.name, revision=revision, token=token or False)
-    commit = information.sha
-    assert commit is not None
-    names = {sibling.rfilename for sibling in information.siblings or ()}
-    if spec.initialization == "pretrained" and not names & {_INDEX, _SINGLE}:
-        raise InvalidModel(f"model {spec.name} ({revision}) has no weights in safetensors; choose a revision or a model that has")
-    ignored = ["*.safetensors"] if spec.initialization == "random" else ["*/*"]
-    with _as_invalid_model(spec.name, revision):
-        folder = snapshot_download(
-            spec.name,
-            revision=commit,
-            cache_dir=cache,
-            token=token or False,  # never one that a login left behind: a pod has none
-            endpoint=endpoint,
-            allow_patterns=list(PATTERNS),
-            ignore_patterns=ignored,
-        )
-    return Path(folder), commit
-
-
-@contextmanager
-def _as_invalid_model(name: str, revision: str) -> Iterator[None]:
-    """Every way in which the Hub refuses, as InvalidModel with what to do."""
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library, whichever that is
-
-    try:
-        yield
-    except (HTTPError, OSError, ValueError) as error:
-        kind = InvalidModel if (why := _refusal(error, name, revision)) else ModelUnreachable
-        raise kind(f"model {name}: {why or _unreachable(error)}") from error
-
-
-def _refusal(error: Exception, name: str, revision: str) -> str | None:
-    """What the Hub refuses, and what to do; None when it gave no answer that would stay the same."""
-    from huggingface_hub import HfApi, errors
-
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
-    if isinstance(error, errors.GatedRepoError):
-        page = f"{HfApi().endpoint}/{name}"
-        return f"it is gated; accept its licence at {page}, then set spec.model.tokenSecret (or HF_TOKEN) to a token of that account"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"no revision {revision!r}; give a branch, a tag or a full commit"
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return "no such model on the Hub, or it is private; check the name, or set spec.model.tokenSecret to a token that may read it"
-    lasting = isinstance(error, ValueError) or (status is not None and status < 500 and status not in (408, 425, 429))
-    return _unreachable(error) if lasting else None
-
-
-def _unreachable(error: Exception) -> str:
-    first_line = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"can't be fetched from the Hub ({first_line}); check the network, or give a folder (./name) or s3:// instead"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_api.errors import InvalidStorage
-from finetune_trainer.directory import Bytes, Listing
+from finetune_trainer.directory import Bytes, Listing, Versions
 from finetune_trainer.storage_errors import Place, Unreachable, first_contact
 
 
@@ -46,8 +46,11 @@ class Storage(Protocol):
         """Bytes [start, stop) as a slice would give them. Raises MissingObject."""
         ...
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Copy an object to a local file, which appears whole or not at all. Raises MissingObject."""
+    def get_file(self, key: str, path: Path, version: str | None = None) -> None:
+        """Copy an object to a local file, which appears whole or not at all. Raises MissingObject.
+
+        `version`, of `versions`: raises StorageFailed when the object is another by now.
+        """
         ...
 
     def exists(self, key: str) -> bool:
@@ -56,6 +59,13 @@ class Storage(Protocol):
 
     def list(self, prefix: str = "") -> Listing:
         """(key, size in bytes) of every object whose key starts with `prefix`, sorted."""
+        ...
+
+    def versions(self, prefix: str = "") -> Versions:
+        """(key, size in bytes, version) of the same objects: a word of the storage's own, another one when the content is another.
+
+        The same content written again may have another one, too.
+        """
         ...
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -112,8 +112,11 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: floa
     return finished
 
 
-def base_model(local: LocalRun, revision: str | None = None) -> ModelFiles:
-    """The base model on this machine, fetched if need be; `revision`: the commit that a frozen run began with."""
+def base_model(local: LocalRun, revision: str | None = None, *, fetches_weights: bool = True) -> ModelFiles:
+    """The base model on this machine, fetched if need be; `revision`: the commit that a frozen run began with.
+
+    Without `fetches_weights`: what preparation and export need of it.
+    """
     return resolve_model(
         local.job.spec.model,
         base=local.base,
@@ -121,6 +124,7 @@ def base_model(local: LocalRun, revision: str | None = None) -> ModelFiles:
         secrets=local.secrets,
         storage_opener=lambda url: storage_at(url, local.job, base=local.base, secrets=local.secrets),
         revision=revision,
+        fetches_weights=fetches_weights,
     )
 
 
@@ -226,9 +230,9 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
         num_gpus=machine.gpus or 0,
         dashboard=local.dashboard,
         logs=local.folder.path / "logs",
-    ) as url:
-        if url:
-            sink.record(Notice(message=f"Ray dashboard: {url}"))
+    ) as dashboard:
+        if dashboard:
+            sink.record(Notice(message=f"Ray dashboard: {dashboard}"))
         done = driver.train(run, places, sink=sink, stop=local.stop)
     if done < total_steps:
         raise Interrupted(f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there")

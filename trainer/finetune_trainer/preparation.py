@@ -6,9 +6,9 @@ runs before there is one, and neither torch nor transformers is loaded. Told in 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,13 +59,36 @@ class _Part:
     side: Side | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundData:
+    """A job's data as it was found, and all that decides what it becomes. `fingerprint`: the name of the store that it becomes."""
+
+    job: FineTuneJob
+    encoding: Encoding
+    encoder: Encoder
+    parts: tuple[_Part, ...]
+    fingerprint: str
+
+
 def prepare(
     job: FineTuneJob, *, base: Path, model_folder: Path, folder: Path, secrets: Secrets, on_progress: OnProgress = lambda event: None
 ) -> Prepared:
-    """Read, divide, encode and store. `base` is what relative paths in the job start from.
+    """Read, divide, encode and store, unless `folder` has that store. `base` is what relative paths in the job start from.
 
     Raises InvalidData, InvalidModel or InvalidSpec when the data, the tokenizer or the job is wrong; StorageFailed when `folder` is.
     """
+    found = find_data(job, base=base, model_folder=model_folder, secrets=secrets, on_progress=on_progress)
+    earlier = prepared_earlier(folder, found.fingerprint)
+    if earlier is not None:
+        on_progress(Notice(message=f"data prepared earlier is used again: {earlier.folder}"))
+        return earlier
+    return tokenise(found, folder, on_progress)
+
+
+def find_data(
+    job: FineTuneJob, *, base: Path, model_folder: Path, secrets: Secrets, on_progress: OnProgress = lambda event: None
+) -> FoundData:
+    """Find the sources and digest their content. Raises as `prepare` does."""
     spec = job.spec
     files = read_tokenizer(model_folder)
     encoding = Encoding(
@@ -76,16 +99,17 @@ def prepare(
     )
     encoder = Encoder(files.tokenizer, template_from_spec(spec.template, files))
     parts = _parts(job, base, secrets, on_progress)
-    fingerprint = _fingerprint(job, files, parts)
-    meta = read_meta(store_folder(folder, fingerprint))
-    if meta is not None:
-        on_progress(Notice(message=f"data prepared earlier is used again: {store_folder(folder, fingerprint)}"))
-        return _prepared(store_folder(folder, fingerprint), meta, reused=True)
+    return FoundData(job=job, encoding=encoding, encoder=encoder, parts=tuple(parts), fingerprint=_fingerprint(job, files, parts))
 
+
+def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepared:
+    """Read, divide, encode and store. Raises as `prepare` does."""
+    job, encoder, fingerprint, parts = found.job, found.encoder, found.fingerprint, list(found.parts)
     on_progress(StageStarted(stage="preparation", unit="dialogues"))
     statistics = Statistics(parts=[PartStatistics(name=part.name) for part in parts])
     chunks = _chunks(job, parts, statistics, on_progress)
-    with write_store(folder, fingerprint) as store, closing(encode_chunks(chunks, encoding, encoder, spec.dataset.processes)) as results:
+    encoded_chunks = encode_chunks(chunks, found.encoding, encoder, job.spec.dataset.processes)
+    with write_store(folder, fingerprint) as store, closing(encoded_chunks) as results:
         done = 0
         for chunk, encoded in results:
             supervised_tokens = store.append(chunk.side, encoded.ids, encoded.supervised, encoded.lengths, encoded.dialogues)
@@ -100,15 +124,16 @@ def prepare(
         }
     for text in _notices(statistics):
         on_progress(Notice(message=text))
-    meta = read_meta(store_folder(folder, fingerprint))
-    assert meta is not None
-    return _prepared(store_folder(folder, fingerprint), meta, reused=False)
+    written = prepared_earlier(folder, fingerprint)
+    assert written is not None
+    return replace(written, reused=False)
 
 
 def prepared_earlier(folder: Path, fingerprint: str) -> Prepared | None:
     """The store of that name, if it is there and whole, without a look at the sources."""
-    meta = read_meta(store_folder(folder, fingerprint))
-    return None if meta is None else _prepared(store_folder(folder, fingerprint), meta, reused=True)
+    whole = store_folder(folder, fingerprint)
+    meta = read_meta(whole)
+    return None if meta is None else Prepared(data_shape=shape_of(meta), folder=whole, statistics=meta["statistics"], reused=True)
 
 
 def vocabulary(template: TemplateSpec, model_folder: Path) -> Vocabulary:
@@ -120,9 +145,9 @@ def vocabulary(template: TemplateSpec, model_folder: Path) -> Vocabulary:
     return Vocabulary(size=max(ids.values()) + 1, new_token_ids=new)
 
 
-def _prepared(folder: Path, meta: dict[str, Any], *, reused: bool) -> Prepared:
-    shape = DataShape.model_validate_json(json.dumps(meta["data_shape"]), by_alias=True, by_name=False)
-    return Prepared(data_shape=shape, folder=folder, statistics=meta["statistics"], reused=reused)
+def shape_of(meta: Mapping[str, Any]) -> DataShape:
+    """The data's shape in a store's meta.json."""
+    return DataShape.model_validate_json(json.dumps(meta["data_shape"]), by_alias=True, by_name=False)
 
 
 def _parts(job: FineTuneJob, base: Path, secrets: Secrets, on_progress: OnProgress) -> list[_Part]:

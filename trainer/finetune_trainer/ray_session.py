@@ -51,7 +51,7 @@ shutil.rmtree(folder, ignore_errors=True)
 
 @contextmanager
 def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> Iterator[str]:
-    """A Ray of our own with that many CPUs and GPUs to schedule; gives the dashboard's address, or an empty string.
+    """A Ray of our own with that many CPUs and GPUs to schedule; gives the dashboard's address and token, or an empty string.
 
     When the block ends with an error, what the processes wrote is copied to the folder `logs`.
     """
@@ -60,7 +60,7 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     mark = f"{MARK_ENV}={uuid.uuid4().hex}"
     watchdog = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCHDOG, mark, folder], stdin=subprocess.PIPE, start_new_session=True)
     os.environ[MARK_ENV] = mark.partition("=")[2]
-    # Read when ray is imported: the first keeps V2 on, the second fills the Train tab of the dashboard.
+    # Read when ray is imported: the first keeps V2 on, the second lets the dashboard's API tell of the run (docs/dashboard.md).
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -102,7 +102,8 @@ def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs
                 _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
             )
-        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        # Nobody else is told the token: without it the page stays closed.
+        yield f"http://{context.dashboard_url}, which asks for the token {os.environ['RAY_AUTH_TOKEN']}" if context.dashboard_url else ""
     except Exception:
         with suppress(OSError):  # the disk may be full, or Ray may not have begun to write: neither may hide what happened
             shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from finetune_api.checks import holds_userinfo
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
-from finetune_trainer.directory import Bytes, DirectoryStorage, Listing
+from finetune_trainer.directory import Bytes, DirectoryStorage, Listing, Versions
 from finetune_trainer.objects import Storage, check_readable, check_writable
 from finetune_trainer.storage_errors import (
     REFUSED_KEYS,
@@ -31,6 +31,7 @@ from finetune_trainer.storage_errors import (
     StorageFields,
     UploadGone,
     not_s3,
+    replaced,
     s3_error,
     unreachable,
 )
@@ -330,8 +331,10 @@ class S3Storage:
             time.sleep(random.uniform(0, min(20.0, 0.25 * 2**attempt)))
         raise AssertionError("the last attempt raises")
 
-    def get_file(self, key: str, path: Path) -> None:
+    def get_file(self, key: str, path: Path, version: str | None = None) -> None:
         size, etag = self._head(key)
+        if version and _version(etag) != version:
+            raise replaced(self.place, key)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         ranges = [f"bytes={start}-{min(start + PART_BYTES, size) - 1}" for start in range(0, size, PART_BYTES)]
         try:
@@ -358,9 +361,16 @@ class S3Storage:
         return True
 
     def list(self, prefix: str = "") -> Listing:
-        def pages(s3: "S3Client") -> Listing:
+        return [(key, size) for key, size, _ in self.versions(prefix)]
+
+    def versions(self, prefix: str = "") -> Versions:
+        def pages(s3: "S3Client") -> Versions:
             found = s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
-            return [(one["Key"][len(self._prefix) :], one["Size"]) for page in found for one in page.get("Contents", [])]
+            return [
+                (one["Key"][len(self._prefix) :], one["Size"], _version(one.get("ETag", "")))
+                for page in found
+                for one in page.get("Contents", [])
+            ]
 
         return sorted(self._connection.call(f"listing {prefix or 'everything'}", pages))
 
@@ -390,6 +400,11 @@ class S3Storage:
         for name, upload in self._connection.call("listing incomplete uploads", uploads):
             with contextlib.suppress(UploadGone):
                 _Upload(self._connection, name.removeprefix(self._prefix), name, upload).abort()
+
+
+def _version(etag: str) -> str:
+    """An ETag, which some servers quote in one answer and not in the other."""
+    return etag.strip('"')
 
 
 def _body(wanted: Any, s3: "S3Client", *, is_last: bool) -> bytes | None:

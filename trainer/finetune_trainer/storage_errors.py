@@ -5,6 +5,8 @@ storage gave up in the middle. Every message names the URL, the field to change 
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
@@ -119,6 +121,11 @@ def full(place: Place, doing: str, code: str) -> StorageFailed:
     )
 
 
+def replaced(place: Place, key: str) -> StorageFailed:
+    """The error for an object that is no longer the one that was listed."""
+    return StorageFailed(f"{place.fields.storage}={place.url}: {key} was replaced while it was read; run the same command again")
+
+
 def not_s3(place: Place) -> InvalidStorage:
     """The error for an endpoint that something else answers at."""
     return InvalidStorage(
@@ -143,8 +150,33 @@ def first_contact(place: Place, error: Unreachable) -> InvalidStorage:
     )
 
 
+@contextmanager
+def answered_before() -> Iterator[None]:
+    """Around a use of servers that have answered already: one that doesn't now is away, and no setting is to blame."""
+    try:
+        yield
+    except InvalidStorage as error:
+        if isinstance(error.__cause__, Unreachable):
+            raise Unreachable(str(error.__cause__), why=error.__cause__.why) from error
+        raise
+
+
 _NO_ROOM = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up", errno.EFBIG: "file size limit reached"}
+# Of the system itself, where a library in Rust keeps its number to itself; of `datasets` 5.2, which counts before it writes.
+_FULL_DISK = ("No space left on device", "Not enough disk space")
 _SETTINGS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
+
+
+def no_room(error: BaseException) -> str | None:
+    """What a disk said that takes no more, if that is what is behind an error; None otherwise. Libraries say it in words of their own."""
+    cause: BaseException | None = error
+    seen = set()  # a chain may lead back to where it began
+    while cause is not None and id(cause) not in seen:
+        if (isinstance(cause, OSError) and cause.errno in _NO_ROOM) or any(words in str(cause) for words in _FULL_DISK):
+            return next(iter(str(cause).splitlines()), "disk full")
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def directory_error(place: Place, doing: str, error: OSError) -> FineTuneError:

@@ -42,12 +42,13 @@ def train_on_rank(config: dict[str, Any]) -> None:
     try:
         with _until_stopped(config["stop_files"]) as asked:
             steps_done = _train(run, config["placement"], mailbox, asked)
+            if steps_done is not None:
+                # Before the pod may go, when it was asked to.
+                _wait_for(mailbox.finish.remote(steps_done))
     except FineTuneError as error:
         # Before Ray ends the other ranks, whose errors would only say that this one is gone.
         _wait_for(mailbox.fail.remote(error.reason, str(error)))
         raise
-    if steps_done is not None:
-        _wait_for(mailbox.finish.remote(steps_done))
 
 
 @contextmanager

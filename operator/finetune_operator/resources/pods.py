@@ -4,12 +4,12 @@ In: `PodParts`, what a kind of pod has of its own. Out: a pod template. Of a spe
 in its own place; none becomes part of a command. Names and images are chosen here once for all pods of a job.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_api.finetunejob import FineTuneJob, PodSettings, Resources
+from finetune_api.pod_checks import is_reserved
 from finetune_operator import keys
 from finetune_operator.resources.owner import Manifest, Owner
 from finetune_operator.resources.volumes import Mounted
@@ -147,9 +147,8 @@ def head_service_account(job: FineTuneJob, owner: Owner) -> str:
 # ---- environment
 
 
-def common_environment(job: FineTuneJob, owner: Owner) -> dict[str, str]:
+def common_environment(owner: Owner) -> dict[str, str]:
     """What every pod of ours is told."""
-    cache = {keys.MODEL_CACHE_ENV: keys.MODEL_CACHE_FOLDER} if job.spec.model.cache else {}
     return {
         keys.JOB_ENV: owner.name,
         keys.NAMESPACE_ENV: owner.namespace,
@@ -158,13 +157,7 @@ def common_environment(job: FineTuneJob, owner: Owner) -> dict[str, str]:
         # Caches of libraries go where there is room.
         "HOME": keys.SCRATCH_FOLDER,
         "RAY_USAGE_STATS_ENABLED": "0",
-        **cache,
     }
-
-
-def is_reserved(variable: str) -> bool:
-    """Whether a user can't set this variable in any pod."""
-    return variable.startswith(keys.OUR_ENV_PREFIX) or variable in keys.KUBERAY_ENV
 
 
 def environment(defaults: Mapping[str, str], user: PodSettings, ours: Mapping[str, str]) -> list[Manifest]:
@@ -199,13 +192,3 @@ def scheduling(user: PodSettings, affinity: Manifest | None) -> Manifest:
         "priorityClassName": user.priority_class_name,
     }
     return {name: value for name, value in given.items() if value}
-
-
-# ---- the job as a file
-
-
-def job_json(job: FineTuneJob) -> str:
-    """The job as canonical JSON, defaults written out. Labels and annotations of the job are nobody's business in a pod."""
-    value = job.model_dump(mode="json", by_alias=True)
-    value["metadata"] = {"name": job.metadata.name, "namespace": job.metadata.namespace}
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

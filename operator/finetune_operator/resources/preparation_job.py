@@ -1,6 +1,7 @@
 """The Job that prepares: it checks what would fail hours later, resolves revisions, and tokenises into the job's storage."""
 
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.pod_checks import job_json
 from finetune_operator import keys
 from finetune_operator.resources import pods, volumes
 from finetune_operator.resources.batch_job import batch_job
@@ -17,12 +18,12 @@ def preparation_job(job: FineTuneJob, owner: Owner, settings: Settings) -> Manif
         image=pods.cpu_pod_image(job, settings),
         command=keys.PREPARE_COMMAND,
         settings=job.spec.cpu_pods,
-        environment=pods.common_environment(job, owner),
+        environment=pods.common_environment(owner),
         defaults={},
         resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),
-        volumes=(*volumes.scratch(job), volumes.job_file(), *volumes.preparation_secrets(job), *volumes.users(job.spec.cpu_pods)),
+        volumes=(*volumes.scratch(), volumes.job_file(), *volumes.preparation_secrets(job), *volumes.users(job.spec.cpu_pods)),
         service_account=pods.cpu_pod_service_account(job),
-        annotations={keys.JOB_SPEC_ANNOTATION: pods.job_json(job)},
+        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
         affinity=job.spec.cpu_pods.affinity,
     )
     name = keys.preparation_name(owner.name, preparation_digest(job))

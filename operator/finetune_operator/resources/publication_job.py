@@ -1,6 +1,7 @@
 """The Job that publishes: it exports from the newest or best checkpoint, uploads, and verifies what is there."""
 
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.pod_checks import job_json
 from finetune_api.training_run import TrainingRun
 from finetune_operator import keys
 from finetune_operator.resources import pods, volumes
@@ -18,18 +19,18 @@ def publication_job(run: TrainingRun, job: FineTuneJob, owner: Owner, settings: 
         image=pods.cpu_pod_image(job, settings),
         command=keys.PUBLISH_COMMAND,
         settings=job.spec.cpu_pods,
-        environment=pods.common_environment(job, owner) | {keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}"},
+        environment=pods.common_environment(owner) | {keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}"},
         defaults={},
         resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),
         volumes=(
-            *volumes.scratch(job),
+            *volumes.scratch(),
             volumes.job_file(),
             volumes.run_file(keys.run_name(owner.name, run.digest)),
             *volumes.publication_secrets(job),
             *volumes.users(job.spec.cpu_pods),
         ),
         service_account=pods.cpu_pod_service_account(job),
-        annotations={keys.JOB_SPEC_ANNOTATION: pods.job_json(job)},
+        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
         affinity=job.spec.cpu_pods.affinity,
     )
     name = keys.publication_name(owner.name, publication_digest(run, job))

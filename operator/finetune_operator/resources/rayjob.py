@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from finetune_api.checks import device
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.pod_checks import job_json
 from finetune_api.quantity import number
 from finetune_operator import keys
 from finetune_operator.resources import pods, submitter, volumes
@@ -21,7 +22,7 @@ OBJECT_STORE_BYTES: Final = 512 * 2**20
 # Read by Ray and Ray Train 2.60, in the driver and in its workers.
 RAY_ENVIRONMENT: Final = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    # The Train tab of the dashboard.
+    # The run at the dashboard's /api/train/v2/runs/v1; docs/dashboard.md.
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     # Workers stay in the image's folder.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -72,7 +73,7 @@ def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings) -
         image=pods.cpu_pod_image(job, settings),
         command=None,
         settings=job.spec.cpu_pods,
-        environment=_environment(job, owner, settings)
+        environment=_environment(owner, settings)
         | {
             keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}",
             keys.REPORT_ENV: keys.report_name(owner.name),
@@ -82,7 +83,7 @@ def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings) -
         resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),
         volumes=_head_volumes(job, run_digest, owner),
         service_account=pods.head_service_account(job, owner),
-        annotations={keys.JOB_SPEC_ANNOTATION: pods.job_json(job)},
+        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
         affinity=job.spec.cpu_pods.affinity,
         grace_seconds=settings.stop_seconds + _HEAD_MARGIN_SECONDS,
         checkpoint_before_stop=True,
@@ -95,7 +96,7 @@ def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings) -
 
 def _head_volumes(job: FineTuneJob, run_digest: str, owner: Owner) -> tuple[volumes.Mounted, ...]:
     return (
-        *volumes.scratch(job),
+        *volumes.scratch(),
         volumes.job_file(),
         volumes.run_file(keys.run_name(owner.name, run_digest)),
         volumes.token(),
@@ -121,10 +122,10 @@ def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
         image=pods.worker_image(job, settings),
         command=None,
         settings=workers,
-        environment=_environment(job, owner, settings),
+        environment=_environment(owner, settings) | _cache(job),
         defaults=_threads(job),
         resources=_worker_resources(job),
-        volumes=(*volumes.scratch(job), *volumes.training_secrets(job), *volumes.users(workers)),
+        volumes=(*volumes.scratch(), *volumes.model_cache(job), *volumes.training_secrets(job), *volumes.users(workers)),
         service_account=workers.service_account_name or keys.access_name(owner.name),
         annotations={},
         affinity=_one_pod_a_node(job, owner),
@@ -144,6 +145,11 @@ def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
         "rayStartParams": _ray_resources(cpus=ranks, gpus=ranks if device(job.spec) == "gpu" else 0),
         "template": template,
     }
+
+
+def _cache(job: FineTuneJob) -> dict[str, str]:
+    """Where the weights are kept, if anywhere."""
+    return {keys.MODEL_CACHE_ENV: keys.MODEL_CACHE_FOLDER} if job.spec.model.cache else {}
 
 
 def _worker_resources(job: FineTuneJob) -> Manifest:
@@ -180,8 +186,8 @@ def _one_pod_a_node(job: FineTuneJob, owner: Owner) -> Manifest | None:
 # ---- both
 
 
-def _environment(job: FineTuneJob, owner: Owner, settings: Settings) -> dict[str, str]:
-    return pods.common_environment(job, owner) | RAY_ENVIRONMENT | {keys.STOP_SECONDS_ENV: str(settings.stop_seconds)}
+def _environment(owner: Owner, settings: Settings) -> dict[str, str]:
+    return pods.common_environment(owner) | RAY_ENVIRONMENT | {keys.STOP_SECONDS_ENV: str(settings.stop_seconds)}
 
 
 def _ray_resources(*, cpus: int, gpus: int) -> dict[str, str]:

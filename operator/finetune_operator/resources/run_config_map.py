@@ -1,16 +1,17 @@
 """The frozen run as an immutable ConfigMap: every attempt, also after an upgrade of the operator, mounts exactly it."""
 
-from finetune_api.training_run import TrainingRun
+from finetune_api.training_run import TrainingRun, digest_of
 from finetune_operator import keys
 from finetune_operator.resources.owner import Manifest, Owner
 
 
 def run_config_map(run: TrainingRun, owner: Owner) -> Manifest:
     """The ConfigMap; its name carries the run's digest."""
+    text = run.to_json()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": owner.metadata(keys.run_name(owner.name, run.digest)),
+        "metadata": owner.metadata(keys.run_name(owner.name, digest_of(text))),
         "immutable": True,
-        "data": {keys.RUN_FILE: run.to_json()},
+        "data": {keys.RUN_FILE: text},
     }

@@ -39,18 +39,23 @@ class Mounted:
 # ---- ours
 
 
-def scratch(job: FineTuneJob) -> tuple[Mounted, ...]:
-    """Places to write: scratch, temporary files, shared memory (NCCL, Ray's objects), and the cache of weights if there is one."""
-    cache = job.spec.model.cache
-    claims = ((f"{keys.VOLUME_PREFIX}model-cache", keys.MODEL_CACHE_FOLDER, _claim(cache.claim_name)),) if cache else ()
-    places = (
+def scratch() -> tuple[Mounted, ...]:
+    """Places to write: scratch, temporary files, shared memory (NCCL, Ray's objects)."""
+    places: tuple[tuple[str, str, Manifest], ...] = (
         (f"{keys.VOLUME_PREFIX}scratch", keys.SCRATCH_FOLDER, {"emptyDir": {}}),
         (f"{keys.VOLUME_PREFIX}tmp", keys.TEMPORARY_FOLDER, {"emptyDir": {}}),
         # Without a size limit: the kernel's limit is then the pod's memory or the node's.
         (f"{keys.VOLUME_PREFIX}shm", keys.SHARED_MEMORY, {"emptyDir": {"medium": "Memory"}}),
-        *claims,
     )
     return tuple(Mounted(name=name, path=path, source=source) for name, path, source in places)
+
+
+def model_cache(job: FineTuneJob) -> tuple[Mounted, ...]:
+    """The cache of weights, if there is one, for pods that read weights. A claim that one node holds would bind CPU pods to that node."""
+    cache = job.spec.model.cache
+    if cache is None:
+        return ()
+    return (Mounted(name=f"{keys.VOLUME_PREFIX}model-cache", path=keys.MODEL_CACHE_FOLDER, source=_claim(cache.claim_name)),)
 
 
 def temporary() -> Mounted:

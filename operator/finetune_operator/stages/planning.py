@@ -14,7 +14,6 @@ from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, plan_status
 from finetune_api.training_run import DataShape, Plan, Vocabulary
 from finetune_operator.observation import Observed
-from finetune_operator.resources.pod_problems import pod_problems
 from finetune_operator.stages.decision import StageDecision, observe
 
 
@@ -41,17 +40,8 @@ def planning(observed: Observed, status: FineTuneJobStatus, facts: Facts | None)
 
 
 def checked_plan(observed: Observed, facts: Facts | None) -> Plan:
-    """The plan. Raises InvalidSpec with every problem, those included that only a cluster has."""
-    job = job_of(observed)
-    problems = list(pod_problems(job))
-    try:
-        found = cluster_plan(job, facts.model_shape if facts else None, facts.data if facts else None)
-    except InvalidSpec as error:
-        told = {problem.field for problem in error.problems}
-        raise InvalidSpec([*error.problems, *(problem for problem in problems if problem.field not in told)]) from None
-    if problems:
-        raise InvalidSpec(problems)
-    return found
+    """The plan. Raises InvalidSpec with every problem."""
+    return cluster_plan(job_of(observed), facts.model_shape if facts else None, facts.data if facts else None)
 
 
 def refused(observed: Observed, status: FineTuneJobStatus, message: str) -> StageDecision:

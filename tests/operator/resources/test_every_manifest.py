@@ -12,6 +12,7 @@ from tests.operator.resources.manifests import MARK, full_job, manifests, plain_
 from tests.operator.resources.pod_security import violations
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, PodSettings, Workers
+from finetune_api.pod_checks import pod_problems
 from finetune_operator import keys
 
 JOBS = {
@@ -208,3 +209,8 @@ def test_image_settings_of_the_operator(pod: str) -> None:
     assert "imagePullPolicy" not in plain["containers"][0]
     assert "imagePullSecrets" not in plain
     assert plain["containers"][0]["image"] == "registry.example/trainer:1"
+
+
+def test_all_that_a_job_may_ask_for_can_be_made() -> None:
+    """The contract refuses what the operator couldn't put into a pod, and no more: the full job holds every field."""
+    assert list(pod_problems(full_job())) == []

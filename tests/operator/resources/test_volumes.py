@@ -7,7 +7,7 @@ import pytest
 from tests.operator.builders import finetunejob
 from tests.operator.resources.manifests import full_job, mounts, templates, variables
 
-from finetune_api.cluster_checks import OUR_MOUNTS, OUR_VOLUMES
+from finetune_api.pod_checks import OUR_MOUNTS, OUR_VOLUMES
 
 Json = dict[str, Any]
 
@@ -107,10 +107,15 @@ def test_workers_and_cpu_pods_have_their_own_volumes() -> None:
     assert users == {"preparation": ["/cpu"], "head": ["/cpu"], "workers": ["/gpu"], "submitter": [], "publication": ["/cpu"]}
 
 
-def test_the_cache_of_weights() -> None:
-    template = templates(finetunejob(model={"cache": {"claimName": "weights"}}))["workers"]
-    assert mounts(template)["/var/lib/finetune/model-cache"]["persistentVolumeClaim"] == {"claimName": "weights"}
-    assert variables(template)["FINETUNE_MODEL_CACHE"] == "/var/lib/finetune/model-cache"
+def test_the_cache_of_weights_is_where_weights_are_read() -> None:
+    """A claim that only one node can mount would bind the head and other CPU pods to the workers' node."""
+    made = templates(finetunejob(model={"cache": {"claimName": "weights"}}))
+    path = "/var/lib/finetune/model-cache"
+    assert mounts(made["workers"])[path]["persistentVolumeClaim"] == {"claimName": "weights"}
+    assert variables(made["workers"])["FINETUNE_MODEL_CACHE"] == path
+    for pod in ("preparation", "head", "submitter", "publication"):
+        assert path not in mounts(made[pod])
+        assert "FINETUNE_MODEL_CACHE" not in variables(made[pod])
     assert "FINETUNE_MODEL_CACHE" not in variables(templates(finetunejob())["workers"])
 
 

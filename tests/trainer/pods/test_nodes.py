@@ -1,6 +1,7 @@
 """A node's files: fetched once for all of its processes, at the run's revision, whatever was killed before."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -19,13 +20,15 @@ from tests.exported_models import base_folder, training_run
 from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.trainer.hub_server import HubServer
 
-from finetune_api.errors import RunConflict, TrainingFailed
+from finetune_api.errors import RunConflict, StorageFailed, TrainingFailed
+from finetune_api.finetunejob import BaseModelSpec
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.models import folder_revision
+from finetune_trainer.models import folder_revision, resolve_model
 from finetune_trainer.places import Places
 from finetune_trainer.pods.nodes import MODEL_CACHE_ENV, PodPlaces
 from finetune_trainer.pods.prepared_objects import upload_prepared
 from finetune_trainer.prepared import write_store
+from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import S3Credentials, Storage, open_storage
 
 NAME = "f" * 64  # of the run that tests use
@@ -43,6 +46,7 @@ class World:
     """Storage behind a proxy that counts, with prepared data and a base model, and a node's scratch folder."""
 
     storage: Storage
+    base: Storage  # the model's part of it
     model: Path  # as it is in storage
     scratch: Path
     run: TrainingRun
@@ -64,13 +68,26 @@ class World:
         return counter
 
 
-def write_model(folder: Path, *, last: float = 0.0) -> Path:
-    """A base model with weights of 4 MiB, of which the last number is given."""
+def write_model(folder: Path, **numbers: float) -> Path:
+    """A base model with weights of 4 MiB, all 0 but its last number and the one in the middle, if they are given."""
     base_folder(folder, "llama")
     weights = np.zeros((1024, 1024), np.float32)
-    weights[-1, -1] = last
+    weights[-1, -1], weights[512, 512] = numbers.get("last", 0.0), numbers.get("middle", 0.0)
     save_file({"model.embed_tokens.weight": weights}, folder / "model.safetensors")
     return folder
+
+
+def revision(storage: Storage, cache: Path) -> str:
+    """As a preparation finds it: no weight is read."""
+    found = resolve_model(
+        BaseModelSpec(name="s3://any/base"),
+        base=Path(),
+        cache=cache,
+        secrets=Secrets({}),
+        storage_opener=lambda _: storage,
+        fetches_weights=False,
+    )
+    return found.revision
 
 
 def put_model(storage: Storage, folder: Path) -> None:
@@ -93,8 +110,9 @@ def world(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     with faulty_proxy(s3.endpoint) as proxy:
         checkpoints = {"storage": url, "endpoint": proxy.endpoint, "credentialsSecret": {"name": "s3"}}
         run = training_run(model, checkpoints=checkpoints)
-        run = with_model(run, f"{url}/base", folder_revision(model))
-        yield World(storage=storage, model=model, scratch=tmp_path / "scratch", run=run, proxy=proxy)
+        base = open_storage(f"{url}/base", endpoint=s3.endpoint, credentials=lambda: credentials)
+        run = with_model(run, f"{url}/base", revision(base, tmp_path / "looked-at"))
+        yield World(storage=storage, base=base, model=model, scratch=tmp_path / "scratch", run=run, proxy=proxy)
 
 
 def with_model(run: TrainingRun, name: str, revision: str) -> TrainingRun:
@@ -122,8 +140,7 @@ def test_processes_of_a_node_fetch_once(world: World) -> None:
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
     assert found[0] == found[1] == found[2]
     assert (found[0]["base"], found[0]["storage"]) == (str(world.scratch), str(world.scratch / "storage"))
-    assert contents(found[0]["model"]).keys() == contents(world.model).keys()
-    assert folder_revision(Path(found[0]["model"])) == world.run.model_revision
+    assert contents(found[0]["model"]) == contents(world.model)
     assert Path(found[0]["prepared"]) == world.scratch / "prepared" / NAME
     assert (data.seen, weights.seen) == (1, 1)
 
@@ -139,28 +156,41 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(world: World, duri
     assert pause.seen == 1
     assert list(world.scratch.rglob("*.lock")) != []
     places = world.here()
-    assert folder_revision(Path(places.model)) == world.run.model_revision
-    assert contents(places.model).keys() == contents(world.model).keys()
+    assert contents(places.model) == contents(world.model)
     assert contents(places.prepared) == contents(world.model.with_name("prepared") / NAME)
 
 
-def test_a_model_that_changed_since_is_refused(world: World, tmp_path: Path) -> None:
-    changed = write_model(tmp_path / "changed", last=1.0)
-    put_model(world.storage, changed)
-    with pytest.raises(RunConflict) as refusal:
-        world.here()
-    assert f"revision {world.run.model_revision} then, {folder_revision(changed)} now; put it back" in str(refusal.value)
+@pytest.mark.parametrize("number", ["last", "middle"])
+def test_a_model_that_changed_since_is_refused(world: World, tmp_path: Path, number: str) -> None:
+    """Also where size and both ends of the file are the same; and where a node has the former one in its cache."""
+    world.here()
+    put_model(world.storage, write_model(tmp_path / "changed", **{number: 1.0}))
+    now = revision(world.base, tmp_path / "looked-at")
+    assert now != world.run.model_revision
+    shutil.rmtree(world.scratch / "models-found")
+    for scratch in (tmp_path / "another", world.scratch):
+        with pytest.raises(RunConflict) as refusal:
+            PodPlaces(str(scratch)).here(world.run)
+        assert f"revision {world.run.model_revision} then, {now} now; put it back" in str(refusal.value)
     assert world.run.job.spec.model.name in str(refusal.value)
     put_model(world.storage, world.model)
-    assert folder_revision(Path(world.here().model)) == world.run.model_revision
+    assert contents(world.here().model) == contents(world.model)
+
+
+def test_a_model_that_is_replaced_while_it_is_fetched_is_not_taken_for_the_former_one(world: World, tmp_path: Path) -> None:
+    listed = world.base.versions()
+    put_model(world.storage, write_model(tmp_path / "changed", middle=1.0))
+    with pytest.raises(StorageFailed, match=r"model.safetensors was replaced while it was read; run the same command again"):
+        world.base.get_file("model.safetensors", tmp_path / "copy", {key: version for key, _, version in listed}["model.safetensors"])
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_fetched_model_that_was_altered_is_fetched_again(world: World) -> None:
     weights = Path(world.here().model) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert folder_revision(Path(world.here().model)) == world.run.model_revision
-    weights.write_bytes(b"cut off")
-    assert folder_revision(Path(world.here().model)) == world.run.model_revision
+    whole = weights.read_bytes()
+    for altered in (whole[:-1] + b"x", b"cut off"):
+        weights.write_bytes(altered)
+        assert (Path(world.here().model) / "model.safetensors").read_bytes() == whole
 
 
 def test_a_cache_is_shared_by_nodes(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,15 +219,17 @@ def test_prepared_data_on_a_volume(world: World, tmp_path: Path) -> None:
     upload_prepared(open_storage(str(tmp_path / "volume")), tmp_path / "prepared" / NAME)
     value = json.loads(world.run.to_json())
     value["job"]["spec"]["checkpoints"] = {"storage": str(tmp_path / "volume")}
-    value["job"]["spec"]["model"]["name"] = str(world.model)
-    run = TrainingRun.from_json(json.dumps(value))
+    run = with_model(TrainingRun.from_json(json.dumps(value)), str(world.model), folder_revision(world.model))
     assert contents(world.here(run).prepared) == contents(tmp_path / "prepared" / NAME)
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     server = HubServer()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    # For this process, where the library may have been imported; one that is imported now must not keep this address for later tests.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)  # for others
     yield server
     server.close()
 
@@ -212,6 +244,12 @@ def test_processes_of_a_node_ask_the_hub_once(world: World, hub: HubServer) -> N
     assert found[0] == found[1]
     assert commit in found[0]["model"]
     assert len(hub.asked(r"^GET /api/models/org/base/revision/")) == 1
+
+
+def test_a_bucket_that_is_away_is_for_the_next_attempt(world: World) -> None:
+    world.proxy.faults.append(Fault(match=r"GET .*prefix=[^&]*base", action="lose", times=100))
+    with pytest.raises(StorageFailed, match="no answer from"):
+        world.here()
 
 
 def test_a_hub_that_is_away_is_for_the_next_attempt(world: World, hub: HubServer) -> None:

@@ -15,7 +15,8 @@ import pytest
 from tests.testcluster.certificates import Authority
 
 from finetune_api.report import FineTuneReportStatus, ReportOutcome, parse_report
-from finetune_trainer.pods.reporting import Pace, Progress, Reporter
+from finetune_trainer.pods.report_progress import Progress
+from finetune_trainer.pods.reporting import Pace, Reporter
 from finetune_trainer.progress import CheckpointCommitted, EvaluationDone, Notice, Resumed, StepDone
 
 EVER = 3600.0

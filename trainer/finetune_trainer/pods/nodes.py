@@ -5,7 +5,7 @@ process fetches under a lock of the scratch folder, the others wait and find it.
 
     <scratch>/prepared/<fingerprint>/      prepared data
     <scratch>/models/                      base models that were fetched, unless $FINETUNE_MODEL_CACHE names another folder
-    <scratch>/models-found/<digest>        where the model of a revision was found; without it a download is not finished
+    <scratch>/models-found/<digest>        where the model of a revision is, and its digest; without it a download is not finished
 """
 
 import hashlib
@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from finetune_api.checks import is_path
-from finetune_api.errors import InvalidModel, InvalidStorage, RunConflict, StorageFailed, TrainingFailed
+from finetune_api.errors import StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.hub_models import ModelUnreachable
 from finetune_trainer.job_storage import job_storage, storage_at
-from finetune_trainer.models import ModelFiles, ModelUnreachable, check_folder, one_at_a_time, resolve_model
+from finetune_trainer.models import check_same, folder_revision, one_at_a_time, resolve_model
 from finetune_trainer.places import Places
 from finetune_trainer.pods.prepared_objects import fetch_prepared
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage_errors import Unreachable
+from finetune_trainer.storage_errors import answered_before
 
-# Set by the operator when spec.model.cache names a volume.
+# Set by the operator on workers, which alone read weights, when spec.model.cache names a volume.
 MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"
 
 
@@ -37,7 +38,8 @@ class PodPlaces:
     def here(self, run: TrainingRun) -> Places:
         """This node's files. Raises StorageFailed, InvalidModel or InvalidStorage; RunConflict when the base model has changed.
 
-        All places were reached when the run was prepared: one that can't be now is TrainingFailed, and the next attempt tries again.
+        All places were reached when the run was prepared. One that can't be now is StorageFailed or, if it is the Hub, TrainingFailed: the
+        next attempt tries again.
         """
         scratch, secrets = Path(self.scratch), Secrets()
         storage = scratch / "storage"
@@ -45,10 +47,9 @@ class PodPlaces:
             objects = job_storage(run.job, base=scratch, default=storage, secrets=secrets)
             prepared = fetch_prepared(objects, run.data.fingerprint, scratch / "prepared")
             try:
-                model = _model(run, scratch, secrets)
-            except (ModelUnreachable, InvalidStorage) as error:
-                if isinstance(error, InvalidStorage) and not isinstance(error.__cause__, Unreachable):
-                    raise
+                with answered_before():
+                    model = _model(run, scratch, secrets)
+            except ModelUnreachable as error:
                 raise TrainingFailed(str(error)) from error
         return Places(model=str(model), prepared=str(prepared), base=str(scratch), storage=str(storage))
 
@@ -59,35 +60,30 @@ class PodPlaces:
 
 def _model(run: TrainingRun, scratch: Path, secrets: Secrets) -> Path:
     """The folder of the run's base model, at the run's revision."""
-    found = _found_earlier(run, scratch)
-    if found is None:
-        found = resolve_model(
-            run.job.spec.model,
-            base=scratch,
-            cache=Path(os.environ.get(MODEL_CACHE_ENV) or scratch / "models"),
-            secrets=secrets,
-            storage_opener=lambda url: storage_at(url, run.job, base=scratch, secrets=secrets),
-            revision=run.model_revision,
-        )
-        if found.revision != run.model_revision:
-            raise RunConflict(
-                f"the base model {run.job.spec.model.name} has changed since this run was prepared: revision {run.model_revision} then, "
-                f"{found.revision} now; put it back, or begin a new run, which needs checkpoint storage of its own"
-            )
-        _remember(run, scratch, found.folder)
+    spec, earlier = run.job.spec.model, _fetched_earlier(run, scratch)
+    if earlier is not None:
+        return earlier
+    found = resolve_model(
+        spec,
+        base=scratch,
+        cache=Path(os.environ.get(MODEL_CACHE_ENV) or scratch / "models"),
+        secrets=secrets,
+        storage_opener=lambda url: storage_at(url, run.job, base=scratch, secrets=secrets),
+        revision=run.model_revision,
+    )
+    check_same(spec, run.model_revision, found.revision)
+    _remember(run, scratch, found.folder)
     return found.folder
 
 
-def _found_earlier(run: TrainingRun, scratch: Path) -> ModelFiles | None:
+def _fetched_earlier(run: TrainingRun, scratch: Path) -> Path | None:
     """The model that another process of this node fetched; None without one, or when that folder has changed since."""
-    spec = run.job.spec.model
     try:
-        folder = Path(_record(run, scratch).read_text(encoding="utf-8"))
-        # A commit's folder keeps its content; one from storage may be another job's too, in a shared cache.
-        found = check_folder(folder, spec, revision=None if spec.name.startswith("s3://") else run.model_revision)
-    except (OSError, InvalidModel):
+        name, content = _record(run, scratch).read_text(encoding="utf-8").splitlines()
+        # Nobody changes a folder of a revision; but a cache is a volume, and others write to it.
+        return Path(name) if folder_revision(Path(name)) == content else None
+    except (OSError, ValueError):
         return None
-    return found if found.revision == run.model_revision else None
 
 
 def _remember(run: TrainingRun, scratch: Path, folder: Path) -> None:
@@ -98,7 +94,7 @@ def _remember(run: TrainingRun, scratch: Path, folder: Path) -> None:
     draft = record.with_name(f".{record.name}")
     try:
         record.parent.mkdir(exist_ok=True)
-        draft.write_text(str(folder), encoding="utf-8")
+        draft.write_text(f"{folder}\n{folder_revision(folder)}\n", encoding="utf-8")
         draft.replace(record)
     except OSError as error:
         raise StorageFailed(f"{record} can't be written: {error.strerror}; make room in {scratch}") from error

@@ -11,17 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.errors import InvalidTrainingRun
+from finetune_api.errors import InvalidTrainingRun, StorageFailed
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.pod_result import PodResult
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.hub_data import DataUnreachable
-from finetune_trainer.models import ModelUnreachable
+from finetune_trainer.hub_models import ModelUnreachable
 from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.progress import Event, to_json
 from finetune_trainer.publication import GateClosed
 from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.storage_errors import no_room
 
 JOB_FILE = Path("/etc/finetune/job/job.json")
 RUN_ENV = "FINETUNE_RUN"
@@ -73,7 +74,10 @@ class JsonLines:
 
 
 def failed_result(error: BaseException) -> PodResult:
-    """How a stage ended that raised: what a Hub that was away refused may go well later, and a gate stays closed."""
+    """How a stage ended that raised: what a Hub that was away refused, or a full disk, may go well later, and a gate stays closed."""
+    if not isinstance(error, StorageFailed) and (why := no_room(error)):
+        full = f"there is no room on the pod's disk ({why}); raise ephemeral-storage in spec.cpuPods.resources"
+        return PodResult.failed(StorageFailed(full))
     result = PodResult.failed(error)
     if isinstance(error, ModelUnreachable | DataUnreachable):
         return result.model_copy(update={"permanent": False})

@@ -1,11 +1,19 @@
-"""The preparation pod: everything that would fail hours later is tried now, on CPUs; then the data is tokenised, once, for all ranks."""
+"""The preparation pod: everything that would fail hours later is tried now, on CPUs; then the data is tokenised, once, for all ranks.
+
+A pod that comes after another one, or a job that is applied again, finds the data in storage and doesn't tokenise it. Weights are
+nobody's business here: their headers are read where they are.
+"""
 
 from finetune_api.pod_result import PodResult, PreparationResult
-from finetune_trainer.pipeline import base_model, check_places
+from finetune_api.training_run import DataShape
+from finetune_trainer.models import ModelFiles
+from finetune_trainer.pipeline import LocalRun, base_model, check_places
 from finetune_trainer.pods.pod import Pod, run_stage
-from finetune_trainer.pods.prepared_objects import upload_prepared
+from finetune_trainer.pods.prepared_objects import prepared_key, upload_prepared, uploaded_meta
 from finetune_trainer.pods.run_objects import storage_of
-from finetune_trainer.preparation import prepare, vocabulary
+from finetune_trainer.preparation import find_data, shape_of, tokenise, vocabulary
+from finetune_trainer.progress import Notice
+from finetune_trainer.storage_errors import answered_before
 
 
 def prepared(pod: Pod) -> PodResult:
@@ -14,26 +22,32 @@ def prepared(pod: Pod) -> PodResult:
     local = pod.local(job)
     pod.scratch.mkdir(parents=True, exist_ok=True)
     check_places(local)
-    model = base_model(local)
-    data = prepare(
-        job,
-        base=local.base,
-        model_folder=model.folder,
-        folder=local.folder.prepared,
-        secrets=local.secrets,
-        on_progress=local.sink.record,
-    )
+    with answered_before():
+        model = base_model(local, fetches_weights=False)
+        return PodResult(
+            outcome="Done",
+            preparation=PreparationResult(
+                model_revision=model.revision,
+                model_shape=model.shape,
+                vocabulary=vocabulary(job.spec.template, model.folder),
+                data=_data(local, model),
+            ),
+        )
+
+
+def _data(local: LocalRun, model: ModelFiles) -> DataShape:
+    """The shape of the data, which is in the job's storage then."""
+    record = local.sink.record
+    found = find_data(local.job, base=local.base, model_folder=model.folder, secrets=local.secrets, on_progress=record)
     # The prefix is this run's only from the first attempt on: until then the job may be changed, and prepared again.
-    upload_prepared(storage_of(local), data.folder)
-    return PodResult(
-        outcome="Done",
-        preparation=PreparationResult(
-            model_revision=model.revision,
-            model_shape=model.shape,
-            vocabulary=vocabulary(job.spec.template, model.folder),
-            data=data.data_shape,
-        ),
-    )
+    storage = storage_of(local)
+    meta = uploaded_meta(storage, found.fingerprint)
+    if meta is not None:
+        record(Notice(message=f"data prepared earlier is used again: {storage.url}/{prepared_key(found.fingerprint, '')}"))
+        return shape_of(meta)
+    data = tokenise(found, local.folder.prepared, record)
+    upload_prepared(storage, data.folder)
+    return data.data_shape
 
 
 def main() -> int:

@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from finetune_api.errors import StorageFailed
 from finetune_trainer.objects import Storage
@@ -46,7 +45,8 @@ def upload_prepared(storage: Storage, folder: Path) -> None:
     Reads every file to the end. Raises StorageFailed when the folder holds no store, or one that was altered.
     """
     files, marker = _files(folder), prepared_key(folder.name, COMPLETE)
-    if _is_uploaded(storage, folder.name, files):
+    uploaded = _uploaded(storage, folder.name)
+    if uploaded is not None and set(uploaded[0]) == set(files):
         return
     storage.delete([marker])  # it would vouch for a mixture of old and new objects meanwhile
     for file in files:
@@ -78,6 +78,15 @@ def fetch_prepared(storage: Storage, fingerprint: str, target: Path) -> Path:
     return folder
 
 
+def uploaded_meta(storage: Storage, fingerprint: str) -> dict[str, Any] | None:
+    """meta.json of a store that was uploaded to the end, its objects as long as they were; None without one. Reads small objects only."""
+    uploaded = _uploaded(storage, fingerprint)
+    if uploaded is None:
+        return None
+    meta: dict[str, Any] = json.loads(uploaded[1])
+    return meta
+
+
 def _files(folder: Path) -> tuple[_File, ...]:
     """The files of a store with their digests, after a look at every byte."""
     meta = read_meta(folder)
@@ -87,14 +96,17 @@ def _files(folder: Path) -> tuple[_File, ...]:
     return (*listed, _File(META, *_measured(folder / META)))
 
 
-def _is_uploaded(storage: Storage, fingerprint: str, files: Sequence[_File]) -> bool:
-    """Whether complete.json lists exactly these files, and objects of their sizes are there."""
+def _uploaded(storage: Storage, fingerprint: str) -> tuple[tuple[_File, ...], bytes] | None:
+    """What complete.json lists, and meta.json; None unless that is what was written, and objects of the others' sizes are there."""
     try:
-        listed = _parsed(storage.get(prepared_key(fingerprint, COMPLETE)))
+        files = _parsed(storage.get(prepared_key(fingerprint, COMPLETE)))
+        meta = storage.get(prepared_key(fingerprint, META))
     except (MissingObject, *_NOT_OURS):
-        return False
+        return None
     sizes = dict(storage.list(prepared_key(fingerprint, "")))
-    return set(listed) == set(files) and all(sizes.get(prepared_key(fingerprint, file.name)) == file.size for file in files)
+    whole = all(sizes.get(prepared_key(fingerprint, file.name)) == file.size for file in files)
+    written = _File(META, len(meta), hashlib.sha256(meta).hexdigest())
+    return (files, meta) if whole and written in files else None
 
 
 def _is_whole(folder: Path) -> bool:

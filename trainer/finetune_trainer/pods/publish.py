@@ -3,9 +3,11 @@
 import threading
 
 from finetune_api.pod_result import PodResult, PublicationResult
+from finetune_trainer.models import check_same
 from finetune_trainer.pipeline import base_model, export_model, publish_model, write_run_report
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.run_objects import fetch_metrics, put_report
+from finetune_trainer.storage_errors import answered_before
 
 
 def published(pod: Pod) -> PodResult:
@@ -13,7 +15,10 @@ def published(pod: Pod) -> PodResult:
     run = pod.run()
     local = pod.local(run.job, threading.Event())
     fetch_metrics(local)
-    model = base_model(local, run.model_revision)
+    with answered_before():
+        model = base_model(local, run.model_revision, fetches_weights=False)
+    # Its tokenizer and config become part of what is published.
+    check_same(run.job.spec.model, run.model_revision, model.revision)
     step, evaluation_loss = export_model(local, run, model, local.sink)
     done = publish_model(local, run, step, evaluation_loss, local.sink)
     write_run_report(local, run, local.sink, published=done.where if done else "")

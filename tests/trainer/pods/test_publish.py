@@ -1,0 +1,95 @@
+"""The publication pod: it exports a checkpoint with no more of the base model than its small files."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from examples.demo.s3_server import S3Server
+from safetensors.numpy import save_file
+from tests.conftest import BUCKET
+from tests.exported_models import ModelWeights, base_folder, source_model, training_run
+from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
+
+from finetune_api.pod_result import PodResult, parse_pod_result
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.checkpoints import Piece
+from finetune_trainer.exported import read_exported
+from finetune_trainer.job_storage import job_checkpoints, storage_at
+from finetune_trainer.models import resolve_model
+from finetune_trainer.pods.pod import Pod, run_stage
+from finetune_trainer.pods.publish import published
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage import Storage
+
+ROWS = 837  # of the tiny tokenizer with four control tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A run that was trained to step 4: base model and checkpoint are in one bucket, behind a proxy."""
+
+    run: TrainingRun
+    base: Storage
+    proxy: Proxy
+    folder: Path
+
+    def publish(self, pod: str) -> tuple[int, PodResult]:
+        """Exit code and result of a pod with a disk of its own."""
+        run_file, log = self.folder / "run.json", self.folder / "termination-log"
+        run_file.write_text(self.run.to_json())
+        code = run_stage(published, Pod(scratch=self.folder / pod, run_file=run_file, termination_log=log))
+        result = parse_pod_result(log.read_text())
+        assert result is not None
+        return code, result
+
+
+@pytest.fixture
+def trained(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    model = base_folder(tmp_path / "base", "llama")
+    save_file({"model.embed_tokens.weight": np.zeros((1024, 1024), np.float32)}, model / "model.safetensors")
+    with faulty_proxy(s3.endpoint) as proxy:
+        settings = {"storage": f"{url}/run", "endpoint": proxy.endpoint}
+        publish = {"directory": {"path": str(tmp_path / "published")}}
+        run = training_run(model, checkpoints=settings, model={"name": f"{url}/base"}, publish=publish)
+        base = storage_at(f"{url}/base", run.job, base=tmp_path, secrets=Secrets())
+        for path in model.iterdir():
+            base.put_file(path.name, path)
+        found = resolve_model(run.job.spec.model, base=tmp_path, cache=tmp_path / "cache", secrets=Secrets(), storage_opener=lambda _: base)
+        run = run.model_copy(update={"model_revision": found.revision})
+        weights = ModelWeights(source_model(model, rows=ROWS))
+        store = job_checkpoints(run.job, base=tmp_path, default=tmp_path, secrets=Secrets()).claimed()
+        store.commit(4, [store.write_part(4, 0, [_piece(weights, name) for name in weights.shapes])], {"evaluationLoss": 1.5})
+        yield Trained(run=run, base=base, proxy=proxy, folder=tmp_path)
+
+
+def _piece(weights: ModelWeights, name: str) -> Piece:
+    shape = weights.shapes[name]
+    size = int(np.prod(shape))
+    return Piece(kind="master", name=name, shape=shape, start=0, stop=size, data=weights.read(name, 0, size))
+
+
+def test_a_checkpoint_is_published_without_the_base_models_weights(trained: Trained, tmp_path: Path) -> None:
+    whole = Fault(match=r"HEAD .*/base/model\.safetensors", action="refuse", times=0)  # counts: a file is measured before it is fetched
+    trained.proxy.faults.append(whole)
+    code, result = trained.publish("pod")
+    assert (code, result.outcome) == (0, "Done")
+    assert result.publication is not None
+    assert (result.publication.step, result.publication.evaluation_loss) == (4, 1.5)
+    assert read_exported(tmp_path / "published").step == 4
+    assert whole.seen == 0
+    assert list((tmp_path / "pod").rglob("model.safetensors")) == [tmp_path / "pod/run/model/model.safetensors"], "the exported one"
+
+
+def test_another_tokenizer_than_the_runs_is_never_published(trained: Trained, tmp_path: Path) -> None:
+    trained.base.put("tokenizer_config.json", b'{"eos_token": "other"}')
+    code, result = trained.publish("pod")
+    assert (code, result.reason, result.permanent) == (2, "RunConflict", True)
+    assert f"has changed since this run was prepared: revision {trained.run.model_revision} then, " in str(result.message)
+    assert "put it back" in str(result.message)
+    assert not (tmp_path / "published").exists()

@@ -1,0 +1,97 @@
+"""What the events of an attempt come to: the status that the driver reports. Pure; the newest wins, and it stays small."""
+
+import math
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, ReportedEvaluation
+from finetune_api.times import timestamp
+from finetune_trainer.progress import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone
+
+_RECENT_STEPS: Final = 20
+_ATTEMPT: Final = re.compile(r"/attempt-0*([1-9]\d*)/")
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the events of this attempt come to."""
+
+    status: FineTuneReportStatus
+    now: Callable[[], datetime]
+    _seconds: dict[int, float] = field(default_factory=dict)  # of each step that counts
+    _goodput: float = 0.0  # their sum
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
+
+    def take(self, event: Event) -> Literal["now", "later", "no"]:
+        """Enter one event; when it should be reported."""
+        match event:
+            case StepDone():
+                self._set(**self._step(event))
+                return "later"
+            case EvaluationDone():
+                loss = _number(event.loss)
+                self._set(evaluation=None if loss is None else ReportedEvaluation(step=event.step, loss=loss))
+                return "now"
+            case CheckpointCommitted():
+                attempt = _ATTEMPT.search(event.key)
+                if attempt is None:  # never ours; but training doesn't fail for a report
+                    return "no"
+                self._set(
+                    checkpoint=ReportedCheckpoint(
+                        step=event.step, attempt=int(attempt[1]), bytes=event.bytes, committed_at=timestamp(self.now())
+                    )
+                )
+                return "now"
+            case Resumed():
+                self._resume(event.step)
+                return "now"
+        return "no"
+
+    def _step(self, event: StepDone) -> dict[str, Any]:
+        if event.step in self._seconds:  # done again: the run began anew without Resumed
+            self._forget_after(event.step - 1)
+        seconds = _not_negative(event.seconds) or 0.0
+        self._seconds[event.step] = seconds
+        self._goodput += seconds
+        self._recent.append(seconds)
+        left = max(event.total_steps - event.step, 0)
+        return {
+            "step": event.step,
+            "total_steps": event.total_steps,
+            # For kubectl's columns, which can't round; metrics.jsonl has all digits.
+            "loss": _rounded(_number(event.loss), 4),
+            "tokens_per_second": _rounded(_not_negative(event.tokens_per_second), 1),
+            "eta_seconds": round(left * sum(self._recent) / len(self._recent), 1),
+            "goodput_seconds": round(self._goodput, 3),
+        }
+
+    def _resume(self, step: int) -> None:
+        """What came after that step will be done again."""
+        self._forget_after(step)
+        beyond = [kept for kept in ("evaluation", "checkpoint") if (one := getattr(self.status, kept)) is not None and one.step > step]
+        measured = ("loss", "tokens_per_second", "eta_seconds")
+        self._set(step=step, goodput_seconds=round(self._goodput, 3), **dict.fromkeys((*beyond, *measured)))
+
+    def _forget_after(self, step: int) -> None:
+        self._seconds = {done: seconds for done, seconds in self._seconds.items() if done <= step}
+        self._goodput = math.fsum(self._seconds.values())
+
+    def _set(self, **values: Any) -> None:
+        self.status = self.status.model_copy(update=values)
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _not_negative(value: float) -> float | None:
+    return value if math.isfinite(value) and value >= 0 else None
