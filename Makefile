@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format generate benchmarks cluster cluster-down images lock clean
+.PHONY: help demo test check format generate benchmarks cluster cluster-env cluster-down images lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,13 +49,16 @@ generate: $(READY)  ## Write what is generated: CRDs, the chart's copies, tables
 	@$(BIN)/python -m finetune_api.crd finetunereports > manifests/crd/finetunereports.yaml
 	@$(BIN)/python -m charts.generate $(if $(HELM),--helm $(HELM))
 
-benchmarks: $(READY)  ## Measure against TRL and the Transformers Trainer; writes docs/benchmarks.md
+benchmarks: $(READY)  ## Measure against TRL, the Transformers Trainer and Kubeflow Trainer; writes docs/benchmarks.md
 	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks
 	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
 	@$(BIN)/python -m benchmarks
 
-cluster: $(READY)  ## Start a real two-node cluster on this machine (root), with KubeRay and an S3 server
+cluster: $(READY)  ## Start a real two-node cluster on this machine (root), with KubeRay, an S3 server and a Hub: docs/try-it.md
 	@$(BIN)/python -m tests.testcluster up
+
+cluster-env: $(READY)  ## Print what a shell evaluates to use that cluster
+	@$(BIN)/python -m tests.testcluster environment
 
 cluster-down: $(READY)  ## Stop it and remove all of it
 	@$(BIN)/python -m tests.testcluster down

@@ -128,8 +128,8 @@ def test_a_failure_in_the_thread_reaches_the_caller() -> None:
     ("sampling", "expected"),
     [
         (Sampling(), {"do_sample": True, "temperature": 0.2, "top_k": 50, "max_new_tokens": 16}),
-        (Sampling(greedy=True), {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}),
-        (Sampling(temperature=0.0), {"do_sample": False, "temperature": None}),
+        (Sampling(greedy=True), {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}),
+        (Sampling(temperature=0.0), {"do_sample": False, "temperature": 1.0}),
         (Sampling(temperature=0.9, max_new_tokens=5), {"do_sample": True, "temperature": 0.9, "max_new_tokens": 5, "top_k": 50}),
     ],
 )

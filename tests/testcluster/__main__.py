@@ -1,14 +1,17 @@
-"""A Kubernetes cluster for a person to try things on: `python -m tests.testcluster up|down|status`. Needs root."""
+"""A Kubernetes cluster for a person to try things on: `python -m tests.testcluster up|down|status|environment`. Needs root."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from tests.testcluster.cluster import Cluster, kubectl_program, remove, start
-from tests.testcluster.hub import WRITE_TOKEN, hub_url
-from tests.testcluster.images import TRAINER_IMAGE
+from tests.testcluster import first_job
+from tests.testcluster.cluster import DEBIAN_PACKAGES, Cluster, remove, start
+from tests.testcluster.hub import hub_url
 from tests.testcluster.machine import existing, leftovers
+from tests.testcluster.operator_image import operator_image
+
+INSTALL = "apt-get install --no-install-recommends"
 
 
 def default_folder() -> Path:
@@ -24,16 +27,24 @@ def main() -> int:
     up.add_argument("--nodes", type=int, default=2, choices=range(1, 5), help="absent: %(default)s")
     commands.add_parser("down", help="remove it, and whatever a crash left of one")
     commands.add_parser("status", help="what runs")
+    commands.add_parser("environment", help="print what a shell evaluates to use it")
     arguments = parser.parse_args()
+    doing = {"up": lambda: _up(arguments.folder, arguments.nodes), "down": _down, "status": _status, "environment": _environment}
     try:
-        return {"up": lambda: _up(arguments.folder, arguments.nodes), "down": _down, "status": _status}[arguments.command]()
+        return doing[arguments.command]()
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
 
 
 def _up(folder: Path, nodes: int) -> int:
+    if missing := first_job.missing_builders():
+        wanted = f"{DEBIAN_PACKAGES} {' '.join(missing)}"
+        raise RuntimeError(f"building the operator's image needs {', '.join(missing)}; on Debian: {INSTALL} {wanted}")
+    # First, so that a build that fails leaves no cluster behind.
+    operator_image()
     cluster = start(folder, nodes=nodes, outlive=True)
+    first_job.prepare(cluster)
     print(_what_to_try(cluster))
     return 0
 
@@ -48,31 +59,46 @@ def _down() -> int:
 
 
 def _status() -> int:
-    folder = existing()
-    if folder is None:
-        print("there is no test cluster; make one: python -m tests.testcluster up")
-        return 1
-    cluster = Cluster.load(folder)
+    cluster = _existing()
     for process in cluster.processes.recorded():
         print(f"{process.name:<26} {'runs' if process.is_running() else 'has ended':<10} {process.pid:>8}  {process.log}")
     print(_what_to_try(cluster))
     return 0
 
 
+def _environment() -> int:
+    print(first_job.environment(_existing()))
+    return 0
+
+
+def _existing() -> Cluster:
+    """The cluster that is up. Raises RuntimeError when there is none."""
+    folder = existing()
+    if folder is None:
+        raise RuntimeError("there is no test cluster; make one: make cluster")
+    return Cluster.load(folder)
+
+
 def _what_to_try(cluster: Cluster) -> str:
     # One line, so that it can be pasted.
-    patch = f"for n in {' '.join(node.name for node in cluster.nodes)}; do kubectl patch node $n --subresource=status --type=json"
-    patch += """ -p '[{"op":"add","path":"/status/capacity/nvidia.com~1gpu","value":"8"}]'; done"""
+    gpus = f"for n in {' '.join(node.name for node in cluster.nodes)}; do kubectl patch node $n --subresource=status --type=json"
+    gpus += """ -p '[{"op":"add","path":"/status/capacity/nvidia.com~1gpu","value":"8"}]'; done"""
     return f"""
-export KUBECONFIG={cluster.kubeconfig} PATH={kubectl_program().parent}:$PATH
+{len(cluster.nodes)} nodes run, with KubeRay's operator beside them. docs/try-it.md goes on from here, and begins with
 
-kubectl get nodes -o wide                       # {len(cluster.nodes)} nodes, with KubeRay's operator beside them
-{patch}
-S3 for pods and for you: {cluster.s3.endpoint}  access key {cluster.s3.access_key}, secret key in {cluster.folder}/s3/s3.json
-Hub for pods and for you: HF_ENDPOINT={hub_url()}  token {WRITE_TOKEN} (organisation `org`)
-Trainer pods: image {TRAINER_IMAGE} with runtimeClassName: host-python
+    eval "$(make -s cluster-env)"       # kubectl, helm and finetune of this cluster, the keys of its S3 and Hub
+    helm install finetune-operator charts/finetune-operator --namespace finetune-system --create-namespace --wait
+    kubectl create secret generic s3 --from-literal=AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID \\
+      --from-literal=AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
+    kubectl create secret generic hub --from-literal=token=$HF_TOKEN
+    kubectl apply -f manifests/samples/tiny.yaml
+    kubectl get finetunejob tiny -o wide -w
+
+S3 for pods and for you: {cluster.s3.endpoint}, bucket {first_job.BUCKET}
+Hub for pods and for you: {hub_url()}, organisation org
+GPUs that are none, to see pods placed: {gpus}
 logs: {cluster.folder}/processes
-remove it all: python -m tests.testcluster down"""
+remove it all: make cluster-down"""
 
 
 if __name__ == "__main__":

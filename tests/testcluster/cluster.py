@@ -20,9 +20,9 @@ from tests.testcluster.binaries import binaries, kuberay_crds
 from tests.testcluster.certificates import write_kubeconfig
 from tests.testcluster.control_plane import ControlPlane, ExtraFlags
 from tests.testcluster.dns import dns_command
-from tests.testcluster.host_python import RUNTIME_CLASS, unreadable_files
-from tests.testcluster.hub import HUB_PORT, hub_command
-from tests.testcluster.images import ImageArchive, import_image, trainer_image
+from tests.testcluster.host_python import HANDLER, RUNTIME_CLASS, unreadable_files
+from tests.testcluster.hub import HUB_PORT, hub_command, hub_url
+from tests.testcluster.images import TRAINER_IMAGE, ImageArchive, import_image, trainer_image
 from tests.testcluster.kuberay import HEALTH_PORT, apply_crds, kuberay_command
 from tests.testcluster.node import (
     KUBELET_PORT,
@@ -36,7 +36,7 @@ from tests.testcluster.node import (
 )
 from tests.testcluster.pause import pause_image
 from tests.testcluster.processes import Processes
-from tests.testcluster.s3 import S3, S3_PORT, s3, s3_command
+from tests.testcluster.s3 import S3, s3, s3_command, s3_is_ready
 
 DEBIAN_PACKAGES: Final = "containerd runc containernetworking-plugins iptables conntrack nftables iproute2 util-linux"
 Say = Callable[[str], None]
@@ -73,6 +73,21 @@ class Cluster:
     def s3(self) -> S3:
         """The object store."""
         return s3(self.folder / "s3")
+
+    @property
+    def hub_url(self) -> str:
+        """Where pods look for the Hub, if there is one."""
+        return hub_url()
+
+    @property
+    def trainer_image(self) -> str:
+        """What pods of jobs run: nearly empty, since the runtime class shows them this machine's Python."""
+        return TRAINER_IMAGE
+
+    @property
+    def runtime_class(self) -> str:
+        """What runs it."""
+        return HANDLER
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_seconds: float = 120.0) -> str:
         """What kubectl prints. Raises RuntimeError with what it complains of."""
@@ -237,7 +252,8 @@ def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Clus
 
     say("waiting until the nodes are ready")
     made.wait_ready()
-    for name, port in (("s3", S3_PORT), ("kuberay-operator", HEALTH_PORT), *([("hub", HUB_PORT)] if hub else [])):
+    plane.processes.wait_until("s3", s3_is_ready, seconds=60.0)
+    for name, port in (("kuberay-operator", HEALTH_PORT), *([("hub", HUB_PORT)] if hub else [])):
         plane.processes.wait_until(name, functools.partial(_listens, port), seconds=60.0)
     say("ready")
     return made

@@ -118,6 +118,11 @@ def import_image(containerd: Path, archive: ImageArchive) -> None:
         raise RuntimeError(f"{archive.path} does not hold {archive.name}; containerd has {', '.join(found)}")
 
 
+def tag_image(containerd: Path, name: str, another: str) -> None:
+    """Let pods call the image `name` by `another` name too, which takes the place of an image that had it."""
+    ctr(containerd, "images", "tag", "--force", name, another)
+
+
 def ctr(containerd: Path, *command: str) -> str:
     """What containerd's own client prints. Raises RuntimeError with its error."""
     done = subprocess.run(["ctr", "-a", str(containerd), "-n", "k8s.io", *command], capture_output=True, text=True, check=False)

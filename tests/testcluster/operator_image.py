@@ -37,6 +37,8 @@ REPOSITORY: Final = "cluster.test/finetune-"
 # What stands in for python:3.11-slim-bookworm. Bump the number when the base itself has to be made anew.
 BASE: Final = "bookworm-1"
 BASE_PACKAGES: Final = "python3,python3-venv,ca-certificates"
+# Programs that a build needs; on Debian their packages are called so too.
+BUILDERS: Final = ("buildah", "debootstrap")
 # Settings of this machine's pip that a build needs too; paths of files on this machine are no use to it.
 PIP_SETTINGS: Final = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout", "retries")
 
@@ -89,7 +91,7 @@ def _alone(folder: Path, target: str) -> Iterator[None]:
 
 def _build(folder: Path, target: str, image: ImageArchive) -> None:
     """Base, Dockerfile, archive. buildah's storage lives only as long as this."""
-    missing = [name for name in ("buildah", "debootstrap") if shutil.which(name) is None]
+    missing = [name for name in BUILDERS if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
         raise RuntimeError(f"building an image needs root, buildah and debootstrap{_lacking(missing)}")
     with _alone(folder, "base"):

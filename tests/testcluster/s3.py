@@ -3,7 +3,9 @@
 import json
 import secrets
 import shutil
+import socket
 import sys
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +75,17 @@ def s3_command(folder: Path) -> list[str]:
         "s3.port.iceberg": 0, "s3.port.lance": 0, "s3.iam": "false", "s3.autoCreateBucket": "false",
     }  # fmt: skip
     return [_weed(), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in (options | _PORTS).items())]
+
+
+def s3_is_ready() -> bool:
+    """Whether objects can be written: the S3 port answers, and the master knows the volume server, which registers seconds later."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        socket.create_connection((HOST_ADDRESS, S3_PORT), timeout=1).close()
+        with opener.open(f"http://{HOST_ADDRESS}:{_PORTS['master.port']}/dir/status", timeout=2) as answer:
+            return b'"DataNodes":[' in answer.read()
+    except OSError:
+        return False
 
 
 def remove_s3_sockets() -> None:

@@ -153,8 +153,8 @@ class Chat:
         elif any(value is not None for value in given.values()):
             config.do_sample = True
         if not config.do_sample:
-            # Left in place, transformers remarks on each of them.
-            config.temperature, config.top_k, config.top_p = None, None, None
+            # Transformers' own defaults: it remarks on others, and for None takes the model's (5.23).
+            config.temperature, config.top_k, config.top_p = 1.0, 50, 1.0
         for name, value in given.items():
             if value is not None:
                 setattr(config, name, value)
