@@ -65,7 +65,6 @@ NOT_BUILT: Final = (
         "publishing every checkpoint is not built yet",
         "use when: end; `finetune export RUN --step N` gives any checkpoint",
     ),
-    Rule("spec.budget.gpuHours", lambda s: s.budget.gpu_hours is not None, "budgets are not built yet", "remove it"),
 )
 
 
@@ -98,6 +97,12 @@ CONTRADICTIONS: Final = (
         lambda s: s.checkpoints.endpoint is not None and not _uses_s3(s),
         "is given, but nothing in this job is at s3://",
         "set checkpoints.storage: s3://bucket/prefix, or remove it",
+    ),
+    Rule(
+        "spec.budget.gpuHours",
+        lambda s: s.budget.gpu_hours is not None and device(s) == "cpu",
+        "is given, and workers on CPUs hold no GPU",
+        "use budget.activeDeadlineSeconds, or remove it",
     ),
     Rule(
         "spec.workers.gpusPerNode",
@@ -212,7 +217,7 @@ def cluster_only_fields(job: FineTuneJob) -> list[str]:
         *_set_fields("spec.workers", spec.workers, workers),
         *_set_fields("spec.cpuPods", spec.cpu_pods, list(type(spec.cpu_pods).model_fields)),
         *_set_fields("spec.failurePolicy", spec.failure_policy, list(type(spec.failure_policy).model_fields)),
-        *_set_fields("spec.budget", spec.budget, ["active_deadline_seconds"]),
+        *_set_fields("spec.budget", spec.budget, ["gpu_hours", "active_deadline_seconds"]),
         *_set_fields("spec", spec, ["suspend", "retry", "ttl_seconds_after_finished"]),
     ]
     return [*(["metadata.namespace"] if job.metadata.namespace else []), *found]

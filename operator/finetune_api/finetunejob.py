@@ -590,7 +590,9 @@ class FailurePolicy(Spec):
 class Budget(Spec):
     """What a job may use at most."""
 
-    gpu_hours: Annotated[float, Field(gt=0.0)] | None = Field(default=None, description="GPU hours over all attempts.")
+    gpu_hours: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="GPU hours over all attempts. Used up, a checkpoint is committed and the job fails."
+    )
     active_deadline_seconds: Positive | None = Field(default=None, description="Time from the first start.")
 
 

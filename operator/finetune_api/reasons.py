@@ -52,6 +52,7 @@ class Reason(StrEnum):
     TRAINING_FAILED = "TrainingFailed"  # from the driver: a worker died or the loss is not finite; also when nothing was reported
     TOO_MANY_FAILURES = "TooManyFailures"  # False and Failed: more charged failures than failurePolicy.maxFailures
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # False and Failed: budget.activeDeadlineSeconds since the first attempt
+    BUDGET_EXCEEDED = "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; the last attempt was asked for a checkpoint
     # Why an attempt ended that isn't charged.
     PREEMPTED = "Preempted"  # Kueue or the scheduler took the GPUs, or the node was drained
     NODE_LOST = "NodeLost"  # the node of a pod is gone or not ready

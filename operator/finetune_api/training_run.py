@@ -149,8 +149,13 @@ class TrainingRun(Model):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """`digest_of` the canonical JSON, which it writes anew each time."""
+        return digest_of(self.to_json())
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 (hex) of a run's canonical JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_contract(text: str | bytes) -> None:

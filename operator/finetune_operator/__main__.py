@@ -8,7 +8,7 @@ from types import FrameType
 
 import structlog
 from kubernetes.config import ConfigException
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from finetune_operator import kinds, logs
 from finetune_operator.process import Process
@@ -25,6 +25,8 @@ def main() -> None:
     told = settings(sys.argv[1:], os.environ)
     logs.configure(told)
     stop = stop_on_signals()
+    # When a series began is of no use here, and doubles what is scraped.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     metrics, clock = RuntimeMetrics(registry), SystemClock()
     # Each watch holds a connection, each worker needs one, and so do the lease and a spare.

@@ -4,28 +4,26 @@ Reads come from the reflectors' stores, which may be behind. So what this proces
 have it; that a RayJob is gone is asked of the API server itself; and a RayJob is only made when the job hasn't changed since.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
 from finetune_api.errors import InvalidSpec, InvalidTrainingRun
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
-from finetune_api.reasons import Reason
 from finetune_api.report import FineTuneReport, parse_report
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus, parse_status
-from finetune_api.training_run import TrainingRun
+from finetune_api.training_run import TrainingRun, digest_of
 from finetune_operator import events, keys, kinds
-from finetune_operator.observation import KubeRay, Observed, Refusal, is_finished, is_settled, last_attempt
+from finetune_operator.caches import Newest, Stores
+from finetune_operator.observation import KubeRay, Observed, is_finished, is_settled, last_attempt
 from finetune_operator.reconcile import Key, Refused
+from finetune_operator.refusals import refusal, taken
 from finetune_operator.resources.owner import is_owned, owner_of
 from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict, Forbidden, Invalid, Json, NotFound, Resource
 from finetune_operator.runtime.clock import Clock
-from finetune_operator.runtime.store import Store
 from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, WithdrawStop
 from finetune_operator.status import changed, is_reopened
 
@@ -33,75 +31,12 @@ log = structlog.get_logger()
 
 # How long an object that we made counts before a watch has shown it.
 _MADE_SECONDS: Final = 30.0
-# Parsed specs and runs that are kept; what isn't kept is parsed or read again.
-_KEPT: Final = 512
+# Parsed specs (10 KB each) and runs (50 KB) that are kept; what isn't kept is parsed or read again.
+_KEPT_SPECS: Final = 1024
+_KEPT_RUNS: Final = 128
 # How the API server says that there is no such kind, not just no such object.
 _UNKNOWN_KIND: Final = "could not find the requested resource"
 _MICRO_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stores:
-    """What the reflectors know. All but `jobs` are indexed by `of_job`."""
-
-    jobs: Store
-    reports: Store
-    batch_jobs: Store
-    rayjobs: Store
-    pods: Store
-
-    def of(self, resource: Resource) -> Store:
-        """The store of a watched resource."""
-        known = {
-            kinds.FINETUNEJOBS: self.jobs,
-            kinds.FINETUNEREPORTS: self.reports,
-            kinds.JOBS: self.batch_jobs,
-            kinds.RAYJOBS: self.rayjobs,
-            kinds.PODS: self.pods,
-        }
-        return known[resource]
-
-
-def job_key(item: Json) -> Key | None:
-    """The job that an object says it belongs to; a job is its own."""
-    metadata = item["metadata"]
-    name = metadata["name"] if item.get("kind") == kinds.FINETUNEJOBS.kind else (metadata.get("labels") or {}).get(keys.JOB_LABEL)
-    return (metadata["namespace"], name) if name else None
-
-
-def of_job(item: Json) -> Iterable[str]:
-    """Index of the stores: the job."""
-    key = job_key(item)
-    return ["/".join(key)] if key else []
-
-
-def stores() -> Stores:
-    """Empty stores."""
-    return Stores(jobs=Store(), reports=Store(of_job), batch_jobs=Store(of_job), rayjobs=Store(of_job), pods=Store(of_job))
-
-
-class _Newest(Generic[Value]):
-    """The values that were used last, by key; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: OrderedDict[Any, Value] = OrderedDict()
-
-    def get(self, key: object) -> Value | None:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: object, value: Value) -> Value:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            if len(self._values) > _KEPT:
-                self._values.popitem(last=False)
-        return value
 
 
 class Cluster:
@@ -124,8 +59,8 @@ class Cluster:
         self._instance = instance
         self._written: dict[Key, Json] = {}
         self._made: dict[Key, dict[tuple[str, str], tuple[float, Json]]] = {}
-        self._specs: _Newest[tuple[FineTuneJob | None, str]] = _Newest()
-        self._runs: _Newest[TrainingRun] = _Newest()
+        self._specs: Newest[tuple[FineTuneJob | None, str]] = Newest(_KEPT_SPECS)
+        self._runs: Newest[TrainingRun] = Newest(_KEPT_RUNS)
         self._kuberay = kuberay
         self._on_written = on_written
 
@@ -161,7 +96,7 @@ class Cluster:
         return self._with_run(observed)
 
     def _job(self, key: Key) -> Json | None:
-        """The job: as the store has it, or as we wrote it last, whichever is newer."""
+        """The job: as the store has it, or as we wrote or read it last, whichever is newer."""
         known, written = self._known.jobs.get(*key), self._written.get(key)
         if known is None or written is None:
             return known
@@ -271,6 +206,7 @@ class Cluster:
         """Raise Conflict when the job isn't the one that was observed: another process may have gone on with it."""
         current = self._api.get(kinds.FINETUNEJOBS, observed.owner.namespace, observed.owner.name)
         if current["metadata"]["resourceVersion"] != observed.raw["metadata"]["resourceVersion"]:
+            self._remember(current)
             raise Conflict("the job has changed since it was observed", status=409, reason="Conflict")
 
     def _existing(self, observed: Observed, resource: Resource, action: Create) -> Json:
@@ -279,7 +215,7 @@ class Cluster:
         name = manifest["metadata"]["name"]
         found = self._api.get(resource, owner.namespace, name)
         if not is_owned(found, owner):
-            raise Refused(_taken(resource, name))
+            raise Refused(taken(resource, name))
         if "deletionTimestamp" in found["metadata"]:
             raise Conflict(f"{resource.kind} {name} is still being deleted", status=409, reason="Conflict")
         different = {field: manifest[field] for field in action.update if found.get(field) != manifest[field]}
@@ -306,22 +242,28 @@ class Cluster:
 
     # ---- writing
 
-    def write_status(self, observed: Observed, status: FineTuneJobStatus) -> bool:
-        """One patch with what changed, on the version that was observed; whether there was anything. Raises Conflict."""
+    def write_status(self, observed: Observed, status: FineTuneJobStatus) -> None:
+        """One patch with what changed, on the version that was observed. Raises Conflict."""
         patch = changed(observed.status, status)
         if not patch:
-            return False
+            return
         owner = observed.owner
         body = {"metadata": {"resourceVersion": observed.raw["metadata"]["resourceVersion"]}, "status": patch}
         try:
             written = self._api.merge_patch(kinds.FINETUNEJOBS, owner.namespace, owner.name, body, subresource="status")
         except NotFound:  # the job was deleted meanwhile
-            return False
-        written["metadata"].pop("managedFields", None)
-        self._written[owner.namespace, owner.name] = written
+            return
+        except Conflict:  # the store is behind, or its watch is down: the next look begins with what there is
+            self._remember(self._api.get(kinds.FINETUNEJOBS, owner.namespace, owner.name))
+            raise
+        self._remember(written)
         self._on_written(observed.status, status)
         log.info("status written", stage=status.stage, attempt=status.attempt)
-        return True
+
+    def _remember(self, raw: Json) -> None:
+        """The job as the API server has it, until the store is as new."""
+        raw["metadata"].pop("managedFields", None)
+        self._written[raw["metadata"]["namespace"], raw["metadata"]["name"]] = raw
 
     def emit(self, observed: Observed, told: tuple[events.Event, ...]) -> None:
         """Make the events. They are for people: one that can't be made is logged, and that is all."""
@@ -333,7 +275,7 @@ class Cluster:
             except AlreadyExists:
                 continue
             except ApiError as error:
-                log.warning("event not made", event=event.reason, note=event.note, error=str(error))
+                log.warning("event not made", reason=event.reason, note=event.note, error=str(error))
 
 
 def _report(reports: list[Json], name: str) -> FineTuneReport | None:
@@ -348,25 +290,5 @@ def _run(text: str, digest: str) -> TrainingRun | str:
         run = TrainingRun.from_json(text)
     except InvalidTrainingRun as error:
         return str(error)
-    return run if run.digest == digest else "run.json is not the run that the status names; delete its ConfigMap to have it made again"
-
-
-def _taken(resource: Resource, name: str) -> Refusal:
-    told = f"{resource.kind} {name} exists and isn't this job's; delete or rename it, or apply the job under another name"
-    return Refusal(reason=Reason.NAME_TAKEN, name=f"{resource.kind} {name}", message=told, needs_person=True)
-
-
-def refusal(resource: Resource, manifest: Json, error: ApiError) -> Refusal:
-    """What a refused creation means to a person."""
-    name = f"{resource.kind} {manifest['metadata']['name']}"
-    words, for_ray = error.message, resource == kinds.RAYJOBS
-    if isinstance(error, NotFound):
-        reason = Reason.KUBERAY_ABSENT if for_ray else Reason.FORBIDDEN
-        return Refusal(reason=reason, name=name, message=f"its kind or namespace isn't there: {words}", needs_person=True)
-    if isinstance(error, Forbidden) and any(verb in words for verb in ("cannot create", "cannot patch")):
-        reason = Reason.KUBERAY_FORBIDDEN if for_ray else Reason.FORBIDDEN
-        return Refusal(reason=reason, name=name, message=f"give the operator's role the right: {words}", needs_person=True)
-    if for_ray and ("unknown field" in words or "Unsupported value" in words):
-        told = f"KubeRay's CRDs lack what we need; upgrade KubeRay to 1.6 or newer: {words}"
-        return Refusal(reason=Reason.KUBERAY_TOO_OLD, name=name, message=told, needs_person=True)
-    return Refusal(reason=Reason.REJECTED, name=name, message=words, needs_person=isinstance(error, Invalid))
+    # Of the text, which a newer operator's models might write otherwise.
+    return run if digest_of(text) == digest else "run.json is not the run that the status names; delete its ConfigMap to have it made again"

@@ -1,7 +1,8 @@
 """Events: what `kubectl describe` tells of a job, once per transition.
 
 In: the status before and after. Out: events with names that the transition decides, so that the same one is never there
-twice. They are for people; nothing reads them.
+twice: they are made before the status is written, and again by whoever comes after a process that died in between. They are
+for people; nothing reads them.
 """
 
 import hashlib
@@ -87,21 +88,22 @@ def _of_conditions(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[E
         known = find(old.conditions, condition.type)
         if known is not None and (known.status, known.reason) == (condition.status, condition.reason):
             continue
+        since = known.last_transition_time if known else ""
         if condition.status == "True" and condition.reason != Reason.NOT_REQUESTED and condition.type in _GOOD:
-            yield _told("Normal", condition.type.value, condition)
+            yield _told("Normal", condition.type.value, condition, since)
         elif condition.status == "True" and condition.type in (ConditionType.FAILED, ConditionType.STALLED):
-            yield from _bad(condition, new)
+            yield from _bad(condition, new, since)
         elif condition.status == "False" and condition.type in _STAGES and condition.reason not in _USUAL and not _ends(condition, new):
-            yield _told("Warning" if condition.reason != Reason.QUEUED else "Normal", condition.reason, condition)
+            yield _told("Warning" if condition.reason != Reason.QUEUED else "Normal", condition.reason, condition, since)
 
 
-def _bad(condition: Condition, new: FineTuneJobStatus) -> Iterator[Event]:
+def _bad(condition: Condition, new: FineTuneJobStatus, since: str) -> Iterator[Event]:
     """A failed job is stalled with its failure's words, which are told once."""
     failed = find(new.conditions, ConditionType.FAILED)
     if condition.type is ConditionType.FAILED:
-        yield _told("Warning", ConditionType.FAILED.value, condition, prefix=f"{condition.reason}: ")
+        yield _told("Warning", ConditionType.FAILED.value, condition, since, prefix=f"{condition.reason}: ")
     elif failed is None or failed.status != "True":
-        yield _told("Warning", condition.reason, condition)
+        yield _told("Warning", condition.reason, condition, since)
 
 
 def _ends(condition: Condition, new: FineTuneJobStatus) -> bool:
@@ -110,13 +112,14 @@ def _ends(condition: Condition, new: FineTuneJobStatus) -> bool:
     return any(other is not None and other.status == "True" and other.reason == condition.reason for other in others)
 
 
-def _told(kind: Literal["Normal", "Warning"], reason: str, condition: Condition, prefix: str = "") -> Event:
+def _told(kind: Literal["Normal", "Warning"], reason: str, condition: Condition, since: str, prefix: str = "") -> Event:
+    """`since`: when the condition's former status began, which is the same to whoever sees the transition, at any time."""
     return Event(
         type=kind,
         reason=reason,
         action=condition.type.value,
         note=prefix + (condition.message or condition.reason),
-        moment=f"{condition.last_transition_time}/{condition.observed_generation}",
+        moment=f"{since}/{condition.observed_generation}",
     )
 
 

@@ -15,10 +15,10 @@ from finetune_api.pod_result import EXIT_STOPPED, PodResult
 from finetune_api.reasons import Reason
 from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus
-from finetune_api.times import moment, seconds_between
+from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import RayJob
-from finetune_operator.waiting import disruption, ended, is_unreachable
+from finetune_operator.waiting import disruption, ended, is_unreachable, phase
 
 Json = dict[str, Any]
 
@@ -29,6 +29,8 @@ LONGEST_BACKOFF_SECONDS: Final = 3600.0
 LONGEST_UNCHARGED_BACKOFF_SECONDS: Final = 600.0
 # RayJob, report and pods come by three watches: how long the driver's last words may come after the RayJob's end.
 LAST_WORDS_SECONDS: Final = 10.0
+# How long a driver that says nothing is taken for one that trains, when its RayJob is gone and nobody deletes its pods.
+SILENT_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +57,9 @@ def ending(evidence: Evidence) -> Ending | None:
     """How the attempt ended; None while it hasn't, or while its last words may still come."""
     attempt, rayjob, report = evidence.attempt, evidence.rayjob, evidence.report
     if rayjob is None or rayjob.deleting:
-        return _said(evidence) or _gone(attempt)
+        return _by_others(evidence, _gone(attempt))
     if _left_its_cluster(attempt, rayjob):
-        told = "the RayJob was suspended by others, as Kueue does to take GPUs back; it goes on when they let it"
-        return (
-            _stopped(attempt) if attempt.stop_requested else Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
-        )
+        return _by_others(evidence, _suspended(attempt))
     if rayjob.terminal:
         return None if _last_words_may_come(evidence) else _ended(evidence)
     if report is not None and report.outcome is ReportOutcome.STOPPED and attempt.stop_requested:
@@ -76,12 +75,40 @@ def _left_its_cluster(attempt: AttemptStatus, rayjob: RayJob) -> bool:
     return rayjob.deployment in ("Suspending", "Suspended") or rayjob.cluster not in ("", recorded)
 
 
+def _by_others(evidence: Evidence, taken: Ending) -> Ending | None:
+    """The ending of an attempt whose RayCluster others take away; None while its pods may still commit a checkpoint.
+
+    The next attempt would take over the storage, and what isn't committed by then would be lost. A driver that fails while its
+    pods go isn't charged for it.
+    """
+    said = _said(evidence)
+    if said is not None:
+        return said if said.outcome in (AttemptOutcome.FINISHED, AttemptOutcome.INVALID_INPUT) else taken
+    return None if _may_commit(evidence) else taken
+
+
+def _may_commit(evidence: Evidence) -> bool:
+    """Whether a driver is at work in the pods of an attempt that has lost its RayJob.
+
+    Pods that are being deleted end with their grace period, and those of a lost node don't count. Pods that nobody deletes, since
+    the RayJob was deleted without what it owns, count as long as their driver reports.
+    """
+    alive = [pod for pod in evidence.pods if phase(pod) == "Running" and not is_unreachable(pod)]
+    if evidence.report is None or not alive:
+        return False
+    if any("deletionTimestamp" in pod["metadata"] for pod in alive):
+        return True
+    silent = seconds_between(evidence.report.reported_at, evidence.now)
+    return silent is not None and silent < SILENT_SECONDS and not is_ahead(evidence.report.reported_at, evidence.now)
+
+
 def _last_words_may_come(evidence: Evidence) -> bool:
     report, rayjob = evidence.report, evidence.rayjob
     if report is not None and report.outcome not in (None, ReportOutcome.RUNNING):
         return False
-    waited = seconds_between(rayjob.ended if rayjob else None, evidence.now)
-    return waited is not None and waited < LAST_WORDS_SECONDS
+    at = rayjob.ended if rayjob else None
+    waited = seconds_between(at, evidence.now)
+    return waited is not None and waited < LAST_WORDS_SECONDS and not is_ahead(at, evidence.now)
 
 
 def _ended(evidence: Evidence) -> Ending:
@@ -176,6 +203,14 @@ def _gone(attempt: AttemptStatus) -> Ending:
     return Ending(outcome=AttemptOutcome.DELETED, reason=Reason.RAYJOB_DELETED, message=told)
 
 
+def _suspended(attempt: AttemptStatus) -> Ending:
+    """Others suspended the RayJob, or have let it go on by now, in another RayCluster."""
+    if attempt.stop_requested:
+        return _stopped(attempt)
+    told = "the RayJob was suspended by others, as Kueue does to take GPUs back; it goes on when they let it"
+    return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
+
+
 def _stopped(attempt: AttemptStatus) -> Ending:
     told = f"asked to stop: {attempt.stop_requested}" if attempt.stop_requested else "stopped before it ran"
     return Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.STOP_REQUESTED, message=told)
@@ -184,14 +219,16 @@ def _stopped(attempt: AttemptStatus) -> Ending:
 # ---- after an ending
 
 
-def next_start(attempts: Sequence[AttemptStatus], policy: FailurePolicy, seed: str) -> datetime | None:
+def next_start(attempts: Sequence[AttemptStatus], policy: FailurePolicy, seed: str, *, now: datetime) -> datetime | None:
     """When the next attempt may begin; None is at once. Doubles as long as attempts end in the same way.
 
-    `seed` spreads the attempts of jobs that wait for the same GPUs.
+    `seed` spreads the attempts of jobs that wait for the same GPUs. A clock that was set back doesn't lengthen the wait.
     """
     last = attempts[-1] if attempts else None
     done = moment(last.completion_time) if last else None
     if last is None or done is None or last.outcome in (None, AttemptOutcome.FINISHED, AttemptOutcome.STOPPED):
+        return None
+    if is_ahead(last.completion_time, now):
         return None
     again = _repetitions(attempts)
     if last.outcome in CHARGED:

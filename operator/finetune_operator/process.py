@@ -15,7 +15,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from finetune_operator import keys, kinds
-from finetune_operator.cluster import Cluster, job_key, stores
+from finetune_operator.caches import job_key, stores
+from finetune_operator.cluster import Cluster
 from finetune_operator.metrics import JobMetrics
 from finetune_operator.observation import KubeRay
 from finetune_operator.reconcile import Key, look

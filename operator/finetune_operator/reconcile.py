@@ -2,8 +2,9 @@
 
 `reconcile` is a pure function of what is observed of one job. It walks the pipeline's stages in order, each deciding from the
 state of the cluster and never from the stage that it wrote before; so it may run at any time, any number of times, and be
-killed anywhere. What it decides is applied in this order: the actions, then one write of the status, then the events.
-Only an attempt's entry is written before anything of the attempt is made.
+killed anywhere. What it decides is applied in this order: the actions, then the events, which are named by the transition, then
+one write of the status: who dies in between does all of it again, and what is there already is as good. Only an attempt's entry
+is written before anything of the attempt is made.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Protocol
 from finetune_api.conditions import STAGES, ConditionType, is_true
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus
-from finetune_api.times import moment, seconds_between
+from finetune_api.times import seconds_between
 from finetune_operator.events import Event, transitions
 from finetune_operator.failures import Ending
 from finetune_operator.observation import Observed, Refusal, is_finished, is_running, is_settled
@@ -24,7 +25,8 @@ from finetune_operator.stages.freezing import freezing
 from finetune_operator.stages.planning import planning
 from finetune_operator.stages.preparation import facts_of_run, preparation
 from finetune_operator.stages.publication import publication
-from finetune_operator.stages.training import is_at_rest, leftovers, training
+from finetune_operator.stages.resting import is_at_rest, leftovers
+from finetune_operator.stages.training import training
 from finetune_operator.status import begun, concluded, is_reopened, looked_at
 
 Key = tuple[str, str]  # namespace, name of a FineTuneJob
@@ -52,11 +54,11 @@ class Cluster(Protocol):
     def apply(self, observed: Observed, action: Action) -> None:
         """Do it. Raises Refused where the API server doesn't let us, ApiError where trying again may help."""
 
-    def write_status(self, observed: Observed, status: FineTuneJobStatus) -> bool:
-        """Write what changed, if anything did and nobody else wrote since."""
-
     def emit(self, observed: Observed, events: tuple[Event, ...]) -> None:
         """Tell people. Never fails."""
+
+    def write_status(self, observed: Observed, status: FineTuneJobStatus) -> None:
+        """Write what changed, if anything did and nobody else wrote since."""
 
 
 class Refused(Exception):
@@ -79,8 +81,8 @@ def look(cluster: Cluster, key: Key, settings: Settings) -> Decision | None:
     except Refused as refused:
         observed = replace(observed, refusal=refused.refusal)
         decision = reconcile(observed, settings)
-    if cluster.write_status(observed, decision.status):
-        cluster.emit(observed, decision.events)
+    cluster.emit(observed, decision.events)
+    cluster.write_status(observed, decision.status)
     return decision
 
 
@@ -175,10 +177,10 @@ def _finished(observed: Observed) -> Decision:
 def _ttl_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
     """Seconds until a finished job is deleted; None is never."""
     ttl = observed.job.spec.ttl_seconds_after_finished if observed.job else None
-    done = moment(status.completion_time)
-    if ttl is None or done is None or not is_finished(status):
+    waited = seconds_between(status.completion_time, observed.now)
+    if ttl is None or waited is None or not is_finished(status):
         return None
-    return max(ttl - (observed.now - done).total_seconds(), 0.0)
+    return max(ttl - waited, 0.0)
 
 
 def _refused(observed: Observed) -> Decision:

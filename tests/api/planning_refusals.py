@@ -79,8 +79,12 @@ REFUSALS: Final = (
     Refusal(
         name="benchmarks", spec={"evaluation": {"benchmarks": ["mmlu"]}}, words=("spec.evaluation.benchmarks: benchmarks are not built",)
     ),
-    Refusal(name="gpu-hours", spec={"budget": {"gpuHours": 64}}, words=("spec.budget.gpuHours: budgets are not built yet", "remove it")),
     # ---- contradictions
+    Refusal(
+        name="gpu-hours",
+        spec={"budget": {"gpuHours": 64}, "workers": {"device": "cpu"}},
+        words=("spec.budget.gpuHours: is given, and workers on CPUs hold no GPU", "use budget.activeDeadlineSeconds"),
+    ),
     Refusal(
         name="random-without-directory",
         spec={"model": {"initialization": "random"}},
@@ -165,7 +169,16 @@ REFUSALS: Final = (
             "workers": {"volumes": [_CLAIM]},
             "cpuPods": {"volumes": [_volume(persistentVolumeClaim={"claimName": "other"})]},
         },
-        words=('"/data/x" is on claim data in the workers, and on claim other in cpuPods',),
+        words=('"/data/x" is on claim data (mounted at /data) in the workers, and on claim other (mounted at /data) in cpuPods',),
+    ),
+    Refusal(
+        name="storage-at-two-places-of-a-claim",
+        spec={
+            "checkpoints": {"storage": "/data/x/run"},
+            "workers": {"volumes": [_CLAIM]},
+            "cpuPods": {"volumes": [{**_CLAIM, "mountPath": "/data/x"}]},
+        },
+        words=("on claim data (mounted at /data) in the workers, and on claim data (mounted at /data/x) in cpuPods",),
     ),
     Refusal(
         name="storage-leaves-its-volume",
@@ -226,6 +239,46 @@ REFUSALS: Final = (
         name="our-mount",
         spec={"workers": {"volumes": [{**_CLAIM, "mountPath": "/etc"}]}},
         words=("spec.workers.volumes[0].mountPath: /etc would hide /etc/finetune",),
+    ),
+    Refusal(
+        name="our-cache",
+        spec={"workers": {"volumes": [{**_CLAIM, "mountPath": "/var/lib/finetune/model-cache"}]}},
+        words=("spec.workers.volumes[0].mountPath: /var/lib/finetune/model-cache would hide",),
+    ),
+    Refusal(
+        name="our-variable",
+        spec={"workers": {"env": [{"name": "FINETUNE_RUN", "value": "x"}]}},
+        words=("spec.workers.env[0].name: FINETUNE_RUN is set by the operator or by KubeRay; remove it",),
+    ),
+    Refusal(
+        name="kuberay-variable",
+        spec={"cpuPods": {"env": [{"name": "RAY_AUTH_MODE", "value": "disabled"}]}},
+        words=("spec.cpuPods.env[0].name: RAY_AUTH_MODE is set by the operator or by KubeRay",),
+    ),
+    Refusal(
+        name="variable-twice",
+        spec={"workers": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
+        words=("spec.workers.env[1].name: A is there twice; keep one",),
+    ),
+    Refusal(
+        name="unknown-affinity",
+        spec={"workers": {"affinity": {"podAffinty": {}}}},
+        words=("spec.workers.affinity.podAffinty: there is no such field", "podAffinity"),
+    ),
+    Refusal(
+        name="affinity-that-is-a-list",
+        spec={"cpuPods": {"affinity": {"podAntiAffinity": []}}},
+        words=("spec.cpuPods.affinity.podAntiAffinity: is not an object; write it as in a pod",),
+    ),
+    Refusal(
+        name="affinity-without-terms",
+        spec={"workers": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}}},
+        words=("spec.workers.affinity.podAntiAffinity: has terms that are no list",),
+    ),
+    Refusal(
+        name="job-that-fits-no-pod",
+        spec={"cpuPods": {"env": [{"name": f"A{number}", "value": "x" * 16_000} for number in range(15)]}},
+        words=("spec: has 24", "and pods can be given 229376; shorten lists"),
     ),
     Refusal(
         name="gpu-as-a-resource",

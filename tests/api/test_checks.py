@@ -17,7 +17,6 @@ NOT_BUILT_CASES = [
     ({"evaluation": {"benchmarks": ["mmlu"]}}, "spec.evaluation.benchmarks: benchmarks are not built yet; remove them"),
     ({"evaluation": {"judge": {"model": "m", "endpoint": "http://x"}}}, "spec.evaluation.judge: the judge is not built yet; remove it"),
     ({"publish": {"hub": {**HUB, "when": "everyCheckpoint"}}}, "spec.publish.hub.when: publishing every checkpoint is not built yet"),
-    ({"budget": {"gpuHours": 64.0}}, "spec.budget.gpuHours: budgets are not built yet; remove it"),
 ]
 
 CONTRADICTION_CASES = [
@@ -25,6 +24,7 @@ CONTRADICTION_CASES = [
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
     ({"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}}, "spec.publish.gate.evaluationLoss: a gate needs an evaluation loss"),
     ({"checkpoints": {"endpoint": "http://s3"}}, "spec.checkpoints.endpoint: is given, but nothing in this job is at s3://"),
+    ({"budget": {"gpuHours": 64.0}, "workers": {"device": "cpu"}}, "spec.budget.gpuHours: is given, and workers on CPUs hold no GPU"),
     ({"workers": {"device": "gpu", "gpusPerNode": 0}}, "spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs"),
     ({"workers": {"gpusPerNode": 0}}, "spec.workers.workersPerNode: is missing, and gpusPerNode is 0"),
     ({"workers": {"workersPerNode": 2}}, "spec.workers.workersPerNode: differs from gpusPerNode, and a GPU has exactly one worker"),
@@ -122,7 +122,7 @@ def test_fields_that_act_on_a_cluster_only_are_named():
         "workers": {"queueName": "q", "image": "i", "startDeadlineSeconds": 600},
         "cpuPods": {"nodeSelector": {"a": "b"}},
         "failurePolicy": {"maxFailures": 1},
-        "budget": {"activeDeadlineSeconds": 60},
+        "budget": {"gpuHours": 64.0, "activeDeadlineSeconds": 60},
         "suspend": True,
         "retry": 1,
         "ttlSecondsAfterFinished": 60,
@@ -133,6 +133,7 @@ def test_fields_that_act_on_a_cluster_only_are_named():
         "spec.workers.queueName",
         "spec.cpuPods.nodeSelector",
         "spec.failurePolicy.maxFailures",
+        "spec.budget.gpuHours",
         "spec.budget.activeDeadlineSeconds",
         "spec.suspend",
         "spec.retry",

@@ -11,6 +11,7 @@ from finetune_api.plan import cluster_plan
 
 CLAIM = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}
 DEVICES = {"requests": {"cpu": "500m", "rdma/hca": "1"}, "limits": {"cpu": "1", "rdma/hca": "1"}}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
@@ -50,6 +51,9 @@ def test_names_of_the_rows_are_names_of_jobs():
         {"publish": {"hub": {"repository": "a/b"}}, "checkpoints": STORAGE, "cpuPods": {"env": [{"name": "HF_TOKEN", "value": "t"}]}},
         {"workers": {"resources": DEVICES}, "checkpoints": STORAGE},
         {"workers": {"volumes": [{**CLAIM, "mountPath": "/tmp/inner"}]}, "checkpoints": STORAGE},
+        {"workers": {"env": [{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "OMP_NUM_THREADS", "value": "4"}]}, "checkpoints": STORAGE},
+        {"workers": {"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}}, "checkpoints": STORAGE},
+        {"workers": {"affinity": {"podAntiAffinity": {REQUIRED: []}}}, "checkpoints": STORAGE},
     ],
 )
 def test_what_a_cluster_does_not_refuse(spec):

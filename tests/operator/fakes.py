@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from finetune_api.pod_result import PodResult
 from finetune_operator import keys, kinds
-from finetune_operator.cluster import Cluster, Stores, stores
+from finetune_operator.caches import Stores, stores
+from finetune_operator.cluster import Cluster
 from finetune_operator.observation import KubeRay
 from finetune_operator.reconcile import Decision, Key, look
 from finetune_operator.runtime.api import AlreadyExists, ApiError, Conflict, NotFound, Resource

@@ -1,10 +1,13 @@
 """Events: once per transition, with names that the transition decides."""
 
+import pytest
+
 from finetune_operator import kinds
 from finetune_operator.events import Event, manifest
+from finetune_operator.runtime.api import ServerError
 
 from . import builders
-from .fakes import Kubelet, World
+from .fakes import Died, Kubelet, World, failing
 
 EVENT = Event(type="Warning", reason="Failed", action="Failed", note="row 3 is wrong", moment="1")
 
@@ -45,3 +48,32 @@ def test_looking_again_tells_nothing_again() -> None:
     world.change(ttlSecondsAfterFinished=5)
     world.settle()
     assert world.events == told
+
+
+def test_an_event_that_cannot_be_made_holds_nothing_up() -> None:
+    world = World()
+    world.api.before = failing(ServerError("etcd is away", status=500), call="POST events")
+    world.submit()
+    world.settle()
+    assert world.events == []
+    assert world.condition("Planned")[0] == "True"
+
+
+def test_who_dies_between_an_event_and_the_status_tells_it_once() -> None:
+    world = World()
+    world.submit(training={"globalBatchSize": 100})
+
+    def die(number: int, call: str) -> None:
+        if call.startswith("PATCH finetunejobs/status"):
+            raise Died
+
+    world.api.before = die
+    for _ in range(2):
+        with pytest.raises(Died):
+            world.look()
+        world.clock.advance(60)
+        world.restart()
+    world.api.before = lambda number, call: None
+    world.settle()
+    assert [reason for reason, _ in world.events] == ["InvalidSpec"]
+    assert len([call for call in world.api.calls if call.startswith("POST events")]) == 3

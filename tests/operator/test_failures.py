@@ -47,6 +47,9 @@ def attempt(**changes: Any) -> AttemptStatus:
 FAILED = rayjob("Failed", job="FAILED", message="Job failed due to an application error")
 SUCCEEDED = rayjob("Complete", job="SUCCEEDED")
 STOPPED = rayjob("Complete", job="STOPPED")
+SUSPENDED = rayjob("Suspended", cluster="", suspend=True)
+GONE_AT = timestamp(START + timedelta(seconds=300))
+LONG_AGO = timestamp(START - timedelta(seconds=300))
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,54 @@ CASES = [
     Case("is gone", None, AttemptOutcome.DELETED, "RayJobDeleted"),
     Case("is gone after it finished", None, AttemptOutcome.FINISHED, "Finished", report("Finished")),
     Case("is gone because we asked", None, AttemptOutcome.STOPPED, "StopRequested", stop="Suspended"),
+    Case("is gone, and its pods still commit", None, None, report=report("Running"), pods=(head(deleted=GONE_AT),)),
+    Case("is gone, and its pods aren't yet", None, None, report=report("Running", reported_at=timestamp(START)), pods=(head(),)),
+    Case(
+        "is gone, its pods stay and are silent",
+        None,
+        AttemptOutcome.DELETED,
+        "RayJobDeleted",
+        report("Running", reported_at=LONG_AGO),
+        (head(),),
+    ),
+    Case(
+        "is gone, its pods have ended",
+        None,
+        AttemptOutcome.DELETED,
+        "RayJobDeleted",
+        report("Running"),
+        (head(phase="Failed", exit_code=137),),
+    ),
+    Case(
+        "is gone, its node is lost",
+        None,
+        AttemptOutcome.DELETED,
+        "RayJobDeleted",
+        report("Running"),
+        (head(deleted=GONE_AT, conditions=(UNREADY,)),),
+    ),
+    Case("is gone, and it committed", None, AttemptOutcome.DELETED, "RayJobDeleted", report("Stopped"), (head(deleted=GONE_AT),)),
+    Case(
+        "is gone, and that made it fail",
+        None,
+        AttemptOutcome.DELETED,
+        "RayJobDeleted",
+        report("Failed", message="worker 1 died"),
+        (head(deleted=GONE_AT),),
+    ),
+    Case("is gone, and nothing trained yet", None, AttemptOutcome.DELETED, "RayJobDeleted", pods=(head(deleted=GONE_AT),)),
+    Case("suspended by others, and it still commits", SUSPENDED, None, report=report("Running"), pods=(head(deleted=GONE_AT),)),
+    Case(
+        "suspended by others, and it committed",
+        SUSPENDED,
+        AttemptOutcome.PREEMPTED,
+        "Preempted",
+        report("Stopped"),
+        (head(deleted=GONE_AT),),
+    ),
+    Case(
+        "suspended by others, and it was done", SUSPENDED, AttemptOutcome.FINISHED, "Finished", report("Finished"), (head(deleted=GONE_AT),)
+    ),
     Case("finished", SUCCEEDED, AttemptOutcome.FINISHED, "Finished", report("Finished")),
     Case("finished, and could not report", SUCCEEDED, AttemptOutcome.FINISHED, "Finished"),
     Case("finished, and KubeRay lost its head", FAILED, AttemptOutcome.FINISHED, "Finished", report("Finished")),
@@ -145,7 +196,7 @@ def test_a_queued_rayjob_without_a_cluster_has_not_ended() -> None:
     assert ending(Evidence(attempt=queued, rayjob=waiting, report=None, pods=(), now=LATER)) is None
 
 
-@pytest.mark.parametrize(("seconds", "ended"), [(0, False), (9, False), (10, True)])
+@pytest.mark.parametrize(("seconds", "ended"), [(0, False), (9, False), (10, True), (-30, False), (-3600, True)])
 def test_the_drivers_last_words_have_ten_seconds(seconds: float, ended: bool) -> None:
     failed = rayjob("Failed", job="FAILED", endTime=timestamp(START))
     evidence = Evidence(attempt=attempt(), rayjob=failed, report=report("Running"), pods=(), now=START + timedelta(seconds=seconds))
@@ -184,16 +235,22 @@ def ended(*outcomes: AttemptOutcome) -> list[AttemptStatus]:
     ],
 )
 def test_backoff(outcomes: list[AttemptOutcome], least: float, most: float) -> None:
-    start = next_start(ended(*outcomes), FailurePolicy(backoff_seconds=30), "uid")
+    start = next_start(ended(*outcomes), FailurePolicy(backoff_seconds=30), "uid", now=START)
     assert start is not None
     assert least <= (start - START).total_seconds() <= most
 
 
 @pytest.mark.parametrize("outcomes", [[], [AttemptOutcome.STOPPED], [AttemptOutcome.FAILED, AttemptOutcome.STOPPED]])
 def test_nothing_to_wait_for(outcomes: list[AttemptOutcome]) -> None:
-    assert next_start(ended(*outcomes), FailurePolicy(), "uid") is None
+    assert next_start(ended(*outcomes), FailurePolicy(), "uid", now=START) is None
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(0, True), (-59, True), (-61, False), (-5 * 3600, False)])
+def test_a_clock_that_is_set_back_makes_nobody_wait(seconds: float, waits: bool) -> None:
+    found = next_start(ended(AttemptOutcome.FAILED), FailurePolicy(), "uid", now=START + timedelta(seconds=seconds))
+    assert (found is not None) is waits
 
 
 def test_jobs_that_wait_for_the_same_gpus_come_back_apart() -> None:
-    starts = {next_start(ended(AttemptOutcome.NOT_STARTED), FailurePolicy(), f"uid-{number}") for number in range(20)}
+    starts = {next_start(ended(AttemptOutcome.NOT_STARTED), FailurePolicy(), f"uid-{number}", now=START) for number in range(20)}
     assert len(starts) > 15

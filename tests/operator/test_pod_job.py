@@ -80,6 +80,8 @@ CASES = [
     ),
     Case("done, in words that aren't ours", "Complete", (pod(phase="Succeeded", exit_code=0, result="{}"),), "failed", "ResultUnreadable"),
     Case("done, its words may still come", "Complete", (), "active", "Preparing", "awaited", seconds=5),
+    Case("done, by a clock that is ahead", "Complete", (), "active", "Preparing", "awaited", seconds=-50),
+    Case("done, and the clock was set back", "Complete", (), "lost", "Preparing", "runs again", seconds=-5 * 3600),
     Case("done, and its words are lost", "Complete", (), "lost", "Preparing", "runs again"),
 ]
 

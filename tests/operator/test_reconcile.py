@@ -6,7 +6,7 @@ import pytest
 
 from finetune_operator import kinds
 from finetune_operator.observation import KubeRay
-from finetune_operator.runtime.api import ApiError, Forbidden, Invalid, NotFound, ServerError
+from finetune_operator.runtime.api import ApiError, Conflict, Forbidden, Invalid, NotFound, ServerError
 
 from . import builders
 from .fakes import Died, Kubelet, World, failing
@@ -138,16 +138,18 @@ def yield_to_operator(world: World) -> None:
             return
         except Died:
             world.api.before = world.api.after = lambda number, call: None
+            world.clock.advance(5)  # no name may depend on when somebody looked
             world.restart()
     raise AssertionError("it dies again and again")
 
 
 def end_state(world: World) -> tuple[object, ...]:
-    """What has to be the same however the operator died: names and owners of all objects but events, and the status."""
+    """What has to be the same however the operator died: names of all objects, what events tell, and the status."""
     kept = sorted((plural, name) for plural, _, name in world.api.objects if plural != "events")
+    told = sorted(reason for reason, _ in world.events)
     attempts = [(a["number"], a["outcome"], a["charged"]) for a in world.status["attempts"]]
     conditions = [(c["type"], c["status"], c["reason"]) for c in world.status["conditions"]]
-    return kept, attempts, conditions, world.status["usage"]["chargedFailures"], world.status["publication"]
+    return kept, told, attempts, conditions, world.status["usage"]["chargedFailures"], world.status["publication"]
 
 
 def test_killed_before_or_after_any_call_the_end_is_the_same() -> None:
@@ -202,6 +204,16 @@ def test_a_leader_whose_cache_is_old_makes_no_rayjob(world: World, kubelet: Kube
     with pytest.raises(ApiError, match="changed since"):
         world.look()
     assert world.names(kinds.RAYJOBS) == []
+
+
+def test_after_a_conflict_the_next_look_reads_the_job_itself(world: World) -> None:
+    world.submit()
+    world.api.behind = True  # its watch is down
+    world.api.change(kinds.FINETUNEJOBS, *world.key, metadata={"labels": {"touched": "yes"}})
+    with pytest.raises(Conflict):
+        world.look()
+    world.look()
+    assert world.condition("Planned") == ("True", "Planned")
 
 
 # ---- planning
@@ -415,6 +427,24 @@ def test_a_deleted_rayjob_is_followed_by_another_attempt(world: World, kubelet: 
     world.clock.advance(30)
     world.settle()
     assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+
+
+def test_a_deleted_rayjobs_pods_commit_before_the_next_attempt(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Running", step=4)
+    world.settle()
+    world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    assert world.condition("Trained") == ("False", "Stopping")
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=5, checkpoint={"step": 5, "attempt": 1, "bytes": 9})
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"], attempt["lastStep"]) == ("Deleted", False, 5)
+    assert world.status["checkpoints"]["latest"]["step"] == 5
 
 
 def test_a_rayjob_that_only_the_cache_lacks_is_not_gone(world: World, kubelet: Kubelet) -> None:
@@ -752,3 +782,160 @@ def test_no_call_touches_secrets_or_the_spec(world: World, kubelet: Kubelet) -> 
     assert "secrets" not in touched
     assert "PATCH finetunejobs starchat" not in world.api.calls
     assert not [call for call in world.api.calls if call.startswith(("PATCH rayjobs", "PATCH jobs", "PATCH configmaps"))]
+
+
+# ---- GPU hours
+
+
+def training_with_a_budget(world: World, kubelet: Kubelet, **spec: Any) -> None:
+    """16 GPUs, an attempt that runs, and a budget of an hour of them."""
+    prepared(world, kubelet, budget={"gpuHours": 16}, **spec)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+
+
+def test_a_used_up_budget_ends_the_job_with_a_checkpoint(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(120)  # the silent driver is sooner than the budget
+    world.clock.advance(3599)
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(1)
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"].get("stop") is None
+
+    world.clock.advance(2)
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"]["stop"] == {"cluster": "starchat-1-abcde", "reason": "BudgetExceeded"}
+    assert world.condition("Trained") == ("False", "Stopping")
+    assert world.condition("Failed")[0] == "False"
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7, checkpoint={"step": 7, "attempt": 1})
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    assert "budget.gpuHours is 16, and 16.00 were used" in world.message("Failed")
+    assert world.names(kinds.RAYJOBS) == []
+    assert [(a["outcome"], a["charged"]) for a in world.status["attempts"]] == [("Stopped", False)]
+    assert world.status["usage"]["gpuHours"] == pytest.approx(16 * 3601 / 3600, abs=1e-3)
+    assert [reason for reason, _ in world.events].count("Failed") == 1
+
+    world.change(retry=1)
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded"), "the budget is still used up"
+    world.change(retry=2, budget={"gpuHours": 32})
+    world.settle()
+    assert world.condition("Failed")[0] == "False"
+    assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+    assert world.status["attempts"][1]["firstStep"] == 7
+
+
+def test_a_driver_that_ignores_the_budget_has_its_time_and_no_more(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(3601)
+    world.settle()
+    world.clock.advance(world.settings.stop_seconds + 61)
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    assert world.names(kinds.RAYJOBS) == []
+
+
+def test_a_budget_that_is_raised_in_time_stops_nothing(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(3601)
+    world.settle()
+    world.change(budget={"gpuHours": 17})
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"].get("stop") is None
+    assert world.condition("Trained") == ("False", "Training")
+    kubelet.train("starchat-1")
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_an_attempt_that_finishes_over_its_budget_is_published(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet, publish=HUB)
+    world.settle()
+    world.clock.advance(3601)
+    world.settle()
+    kubelet.train("starchat-1")
+    world.settle()
+    assert world.condition("Trained") == ("True", "Trained")
+    kubelet.complete("-publish-", builders.published())
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_no_attempt_begins_when_failed_ones_used_up_the_budget(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(3590)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=3)
+    world.settle()
+    world.clock.advance(20)
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="rank 3 died")
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    assert world.status["attempts"][0]["outcome"] == "Failed"
+    assert world.status["attempt"] == 1
+
+
+# ---- clocks that are set
+
+
+def test_a_clock_that_is_set_back_after_a_failure_delays_no_attempt(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    kubelet.finish("starchat-1", "FAILED")  # by KubeRay's clock, which is right
+    world.clock.advance(-5 * 3600)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Failed"
+    world.clock.advance(31)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1", "starchat-2"]
+
+
+def test_a_clock_that_is_set_back_begins_the_start_deadline_anew(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Initializing")
+    world.settle()
+    world.clock.advance(-5 * 3600)
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    world.clock.advance(101)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "NotStarted"
+
+
+def test_a_clock_that_is_set_back_does_not_let_a_driver_take_hours_to_stop(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.change(suspend=True)
+    world.settle()
+    world.clock.advance(-5 * 3600)
+    world.settle()
+    world.clock.advance(world.settings.stop_seconds + 61)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    assert [a["outcome"] for a in world.status["attempts"]] == ["Stopped"]
+
+
+def test_a_clock_that_is_set_back_postpones_no_deletion_by_hours(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, ttlSecondsAfterFinished=60)
+    kubelet.train("starchat-1")
+    world.settle()
+    world.clock.advance(-5 * 3600)
+    decision = world.look()
+    assert decision is not None
+    assert decision.requeue_after_seconds == 60, "looked at again when the clock may be right"
+    world.clock.advance(5 * 3600 + 61)
+    world.look()
+    assert world.look() is None

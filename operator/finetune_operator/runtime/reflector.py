@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from finetune_operator.runtime.api import Api, ApiError, Forbidden, Gone, Json, NotFound, Resource, Unreachable, Watch, WatchEvent
+from finetune_operator.runtime.api import PAGE, Api, ApiError, Forbidden, Gone, Json, NotFound, Resource, Unreachable, Watch, WatchEvent
 from finetune_operator.runtime.backoff import Backoff
 from finetune_operator.runtime.clock import Clock
 from finetune_operator.runtime.store import Name, Store, name_of
@@ -179,7 +179,7 @@ class _Scope:
     def _list(self) -> str:
         """Make the store equal to a list; its version."""
         try:
-            seen, version = self._read_pages(limit=500)
+            seen, version = self._read_pages(limit=PAGE)
         except Gone:  # compacted between two pages: all at once, then
             seen, version = self._read_pages(limit=0)
         for name in self._store.names(self.namespace) - seen:

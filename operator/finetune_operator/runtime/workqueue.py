@@ -17,8 +17,9 @@ from finetune_operator.runtime.clock import Clock
 Key = TypeVar("Key", bound=Hashable)
 
 FIRST_RETRY_SECONDS: Final = 0.005
-LAST_RETRY_SECONDS: Final = 1000.0
-MOST_DOUBLINGS: Final = 18  # 5 ms x 2^18 is beyond the last
+# client-go's is 1,000: after an hour without an API server that would be another quarter of an hour.
+LAST_RETRY_SECONDS: Final = 60.0
+MOST_DOUBLINGS: Final = 14  # 5 ms x 2^14 is beyond the last
 RETRY_JITTER: Final = 0.2
 LITTER: Final = 64
 
@@ -97,7 +98,7 @@ class WorkQueue(Generic[Key]):
                 self._condition.notify_all()
 
     def add_rate_limited(self, key: Key, at_least_seconds: float = 0.0) -> None:
-        """Process `key` again after its back-off, which doubles with every call until `forget`: 5 ms to 1,000 s, and up to 20 % more."""
+        """Process `key` again after its back-off, which doubles with every call until `forget`: 5 ms to a minute, and up to 20 % more."""
         with self._condition:
             failures = self._failures.get(key, 0)
             self._failures[key] = failures + 1

@@ -24,6 +24,7 @@ from finetune_api.status import (
 from finetune_api.times import moment, seconds_between, timestamp
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
+from finetune_operator.stages.budget import gpu_hours
 from finetune_operator.stages.planning import job_of
 
 # The driver reports every 10 s. Longer silence while an attempt runs is told.
@@ -143,11 +144,10 @@ def _used(observed: Observed, usage: UsageStatus, attempt: AttemptStatus, charge
     held = seconds_between(attempt.running_time, observed.now) or 0.0
     report = observed.report_of(attempt)
     good = min(report.goodput_seconds or 0.0, held) if report else 0.0
-    workers = job_of(observed).spec.workers
     before = usage.goodput_seconds / usage.goodput if usage.goodput else 0.0
     goodput_seconds = usage.goodput_seconds + good
     return UsageStatus(
-        gpu_hours=round(usage.gpu_hours + held * workers.nodes * workers.gpus_per_node / 3600, 6),
+        gpu_hours=round(usage.gpu_hours + gpu_hours(job_of(observed), held), 6),
         goodput_seconds=round(goodput_seconds, 3),
         goodput=round(goodput_seconds / (before + held), 4) if before + held and goodput_seconds else usage.goodput,
         charged_failures=usage.charged_failures + (1 if charged else 0),

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from finetune_api.pod_result import EXIT_INVALID_INPUT, PodResult
 from finetune_api.reasons import Reason
-from finetune_api.times import seconds_between
+from finetune_api.times import is_ahead, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import Observed
 from finetune_operator.waiting import ended, phase, waits_for
@@ -45,8 +45,7 @@ def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJo
     if newest is not None and newest.permanent:
         return PodJob(state="failed", reason=newest.reason or failed, message=newest.message or "")
     if end == "Failed":
-        waited = seconds_between(moment, observed.now)
-        if newest is None and waited is not None and waited < _LAST_WORDS_SECONDS:
+        if newest is None and _is_recent(moment, observed):
             return PodJob(state="active", reason=active, message="it failed; its last words are awaited")
         reason, message = _told(pods, newest, failed)
         return PodJob(state="failed", reason=reason, message=message or _job_message(job))
@@ -69,6 +68,12 @@ def _end(job: Json) -> tuple[str | None, str | None]:
     return None, None
 
 
+def _is_recent(moment: str | None, observed: Observed) -> bool:
+    """Whether the pods' last words may still be on their way."""
+    waited = seconds_between(moment, observed.now)
+    return waited is not None and waited < _LAST_WORDS_SECONDS and not is_ahead(moment, observed.now)
+
+
 def _completed(observed: Observed, pods: Sequence[Json], moment: str | None, active: str) -> PodJob:
     for pod in reversed(pods):
         found = ended(pod, keys.MAIN_CONTAINER)
@@ -77,8 +82,7 @@ def _completed(observed: Observed, pods: Sequence[Json], moment: str | None, act
                 told = "the pod ended well, but its termination message is not a result; is spec.workers.image of another version?"
                 return PodJob(state="failed", reason=Reason.RESULT_UNREADABLE, message=told)
             return PodJob(state="done", result=found.result, image_id=_image_id(pod))
-    waited = seconds_between(moment, observed.now)
-    if waited is not None and waited < _LAST_WORDS_SECONDS:
+    if _is_recent(moment, observed):
         return PodJob(state="active", reason=active, message="it is done; its result is awaited")
     return PodJob(state="lost", reason=active, message="its pod was deleted before its result was read; it runs again")
 

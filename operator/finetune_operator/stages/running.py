@@ -1,0 +1,164 @@
+"""An attempt that runs: since when, how many of its pods, what it waits for, and when it has to end. Pure.
+
+In: the attempt, its RayJob, its driver's report and its pods. Out: the status with what is seen of it, the request to its driver
+to stop, and its ending. Deadlines are here; how it ended otherwise is judged in `failures`.
+"""
+
+from typing import Any, Final
+
+from finetune_api.conditions import ConditionType
+from finetune_api.reasons import Reason
+from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
+from finetune_api.times import is_ahead, seconds_between, timestamp
+from finetune_operator.failures import Ending, Evidence, ending
+from finetune_operator.observation import CLUSTER_LABEL, Observed, RayJob
+from finetune_operator.resources.report import report as report_manifest
+from finetune_operator.settings import Settings
+from finetune_operator.stages import attempts, budget
+from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, observe
+from finetune_operator.stages.planning import job_of
+from finetune_operator.waiting import is_gone, phase, waits_for
+
+Json = dict[str, Any]
+
+# What a pod's end takes besides the checkpoint that it may commit.
+_STOP_MARGIN_SECONDS: Final = 60.0
+_STOP_FOR_SUSPENSION: Final = "Suspended"
+
+
+def _pods(observed: Observed, attempt: AttemptStatus) -> list[Json]:
+    """Pods of the attempt's RayCluster."""
+    cluster = attempt.ray_job.cluster if attempt.ray_job else None
+    return observed.pods_of(CLUSTER_LABEL, cluster) if cluster else []
+
+
+def running_time(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> FineTuneJobStatus:
+    """The status with when the attempt was admitted, and when all of its pods first ran.
+
+    While others hold the RayJob back no time runs: it begins anew when they let it go, and when the clock was set back.
+    """
+    attempt = status.attempts[-1]
+    if rayjob is not None and rayjob.queued:
+        return attempts.with_last(status, start_time=None) if attempt.running_time is None else status
+    set_back = attempt.running_time is None and is_ahead(attempt.start_time, observed.now)
+    if attempt.start_time is None or set_back:
+        status = attempts.with_last(status, start_time=timestamp(observed.now))
+    running = [pod for pod in _pods(observed, attempt) if phase(pod) == "Running"]
+    if attempt.running_time is None and len(running) >= _expected_pods(observed):
+        status = attempts.with_last(status, running_time=timestamp(observed.now))
+    return status
+
+
+def _expected_pods(observed: Observed) -> int:
+    """The workers and the head."""
+    return job_of(observed).spec.workers.nodes + 1
+
+
+def ending_of(
+    observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None, settings: Settings
+) -> tuple[Ending | None, float | None]:
+    """How the attempt ended, or when to look again."""
+    attempt = status.attempts[-1]
+    pods = _pods(observed, attempt)
+    report = observed.report_of(attempt)
+    found = ending(Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, now=observed.now))
+    if found is not None:
+        return found, None
+    if rayjob is None or rayjob.deleting or rayjob.terminal:  # a checkpoint or its last words are awaited
+        return None, 5.0
+    if attempt.stop_requested is not None:
+        return _stop_deadline(observed, attempt, report is not None, settings), None
+    return _start_deadline(observed, attempt, rayjob, pods)
+
+
+def _stop_deadline(observed: Observed, attempt: AttemptStatus, has_reported: bool, settings: Settings) -> Ending | None:
+    """An attempt that was asked to stop ends when it has had its time, and at once when there is nothing to save."""
+    if attempt.running_time is None and not has_reported:
+        return Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.STOP_REQUESTED, message="stopped before all of its pods ran")
+    waited = seconds_between(attempt.stop_requested_time, observed.now)
+    if waited is not None and waited < _stop_seconds(settings):
+        return None
+    told = f"asked to stop, and hadn't after {_stop_seconds(settings):.0f} s; its newest checkpoint counts"
+    return Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.STOP_REQUESTED, message=told)
+
+
+def _stop_seconds(settings: Settings) -> float:
+    return settings.stop_seconds + _STOP_MARGIN_SECONDS
+
+
+def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, pods: list[Json]) -> tuple[Ending | None, float | None]:
+    """All or nothing: pods that wait longer than startDeadlineSeconds give back what the others hold."""
+    since = _waiting_since(attempt, pods)
+    waited = seconds_between(since, observed.now)
+    if rayjob.queued or waited is None:
+        return None, None
+    allowed = job_of(observed).spec.workers.start_deadline_seconds
+    if waited < allowed:
+        return None, allowed - waited
+    running = sum(phase(pod) == "Running" for pod in pods)
+    words = waits_for(pods) or f"see `kubectl describe rayjob {rayjob.name}`"
+    told = f"{running} of {_expected_pods(observed)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
+    return Ending(outcome=AttemptOutcome.NOT_STARTED, reason=Reason.START_DEADLINE_EXCEEDED, message=told), None
+
+
+def _waiting_since(attempt: AttemptStatus, pods: list[Json]) -> str | None:
+    """Since when pods are missing; None when none is. A pod that replaces one that ran counts from its own beginning."""
+    if attempt.running_time is None:
+        return attempt.start_time
+    pending = [pod["metadata"].get("creationTimestamp") for pod in pods if phase(pod) == "Pending" and not is_gone(pod)]
+    return min(filter(None, pending), default=None)
+
+
+def stop_asked(
+    observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None, settings: Settings
+) -> tuple[FineTuneJobStatus, tuple[Action, ...], float | None]:
+    """Ask the driver to stop while there is a reason to, and withdraw that when there no longer is; and when to look again."""
+    attempt, asked = status.attempts[-1], observed.report.spec.stop if observed.report else None
+    reason = _reason_to_stop(observed, status)
+    made: tuple[Action, ...] = (
+        () if observed.report or rayjob is None or rayjob.terminal else (Create(manifest=report_manifest(observed.owner)),)
+    )
+    if reason is None:
+        withdraw: tuple[Action, ...] = (WithdrawStop(),) if asked is not None else ()
+        if attempt.stop_requested is not None:
+            status = attempts.with_last(status, stop_requested=None, stop_requested_time=None)
+        return status, (*made, *withdraw), budget.seconds_left(observed, status) if attempt.running_time else None
+    if attempt.stop_requested is None or is_ahead(attempt.stop_requested_time, observed.now):
+        status = attempts.with_last(status, stop_requested=attempt.stop_requested or reason, stop_requested_time=timestamp(observed.now))
+    cluster = attempt.ray_job.cluster if attempt.ray_job else None
+    if cluster is None or rayjob is None or rayjob.terminal:
+        return status, (), None
+    waited = seconds_between(status.attempts[-1].stop_requested_time, observed.now) or 0.0
+    ask: tuple[Action, ...] = ()
+    if observed.report is not None and not (asked is not None and asked.cluster == cluster):
+        ask = (AskToStop(cluster=cluster, reason=reason),)
+    return status, (*made, *ask), max(_stop_seconds(settings) - waited, 1.0)
+
+
+def _reason_to_stop(observed: Observed, status: FineTuneJobStatus) -> str | None:
+    """Why the attempt should commit a checkpoint and stop."""
+    if job_of(observed).spec.suspend:
+        return _STOP_FOR_SUSPENSION
+    used_up = budget.used_up(observed, status)
+    return str(used_up[0]) if used_up else None
+
+
+def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> FineTuneJobStatus:
+    """The condition of an attempt that goes on."""
+    attempt = status.attempts[-1]
+    name = f"attempt {attempt.number}"
+    if attempt.stop_requested is not None:
+        why = "" if job_of(observed).spec.suspend else ": budget.gpuHours is used up"
+        reason, message = Reason.STOPPING, f"{name} was asked to commit a checkpoint and stop{why}"
+    elif rayjob is None or rayjob.deleting:
+        reason, message = Reason.STOPPING, f"{name}: somebody deleted its RayJob; its pods may still commit a checkpoint"
+    elif rayjob.queued:
+        reason, message = Reason.QUEUED, f"{name}: RayJob {rayjob.name} is suspended by others, as Kueue does until there is quota"
+    elif attempt.running_time is None:
+        pods = _pods(observed, attempt)
+        running = sum(phase(pod) == "Running" for pod in pods)
+        words = waits_for(pods)
+        reason, message = Reason.STARTING, f"{name}: {running} of {_expected_pods(observed)} pods run" + (f"; {words}" if words else "")
+    else:
+        reason, message = Reason.TRAINING, f"{name} runs"
+    return observe(observed, status, ConditionType.TRAINED, "False", reason, message)
