@@ -33,7 +33,7 @@ def main() -> None:
         "machine": machine.describe(),
         "versions": {"ours": {name: version(name) for name in OURS}, "peers": _peer_versions(options.peers)},
     }
-    for name in ("preparation", "training"):
+    for name in ("preparation", "training", "operator"):
         print(f"measuring {name}", file=sys.stderr, flush=True)
         results[name] = _measured(name, options)
     if options.json:
@@ -54,7 +54,8 @@ def _options() -> argparse.Namespace:
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The JSON object that a benchmark prints. What it says on stderr is shown as it comes."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--data", options.data, "--peers", options.peers, "--wait", str(options.wait)]
+    sides = [] if name == "operator" else ["--data", options.data, "--peers", options.peers]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *sides, "--wait", str(options.wait)]
     with tempfile.TemporaryFile("w+") as output:
         subprocess.run(command, check=True, stdout=output)
         output.seek(0)

@@ -1,10 +1,12 @@
 """docs/benchmarks.md as a function of what was measured: the same figures give the same text. Its words are in document.md.j2."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import MOST_OTHERS
+from benchmarks.operator_document import operator_section
+from benchmarks.tables import others, table
 from jinja2 import Environment, StrictUndefined
 
 FLOORS = {"1": 3.0, "2": 2.4}  # times TRL, by processes
@@ -20,7 +22,7 @@ _SIDES = {
 
 
 def document(results: dict[str, Any]) -> str:
-    """The whole file. `results`: date, machine, versions, and what `preparation` and `training` print."""
+    """The whole file. `results`: date, machine, versions, and what `preparation`, `training` and `operator` print."""
     template = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True).from_string(
         Path(__file__).with_name("document.md.j2").read_text(encoding="utf-8")
     )
@@ -31,12 +33,13 @@ def document(results: dict[str, Any]) -> str:
         versions={side: ", ".join(f"{name} {number}" for name, number in its.items()) for side, its in results["versions"].items()},
         **_preparation(results["preparation"]),
         **_training(results["training"]),
+        **operator_section(results["operator"]),
     )
 
 
 def _machine(found: dict[str, Any]) -> str:
     cells = [found["processor"], found["cores"], f"{found['memory_gib']} GiB", found["system"], found["python"]]
-    return _table(["processor", "cores", "memory", "system", "Python"], [cells])
+    return table(["processor", "cores", "memory", "system", "Python"], [cells])
 
 
 def _preparation(found: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _goals(found: dict[str, Any], packing: dict[str, Any]) -> str:
         memory < MOST_MEMORY_MIB,
         packing["seconds"] <= MOST_PACKING_SECONDS,
     ]
-    return _table(["", "goal", "measured", ""], [[*row, "met" if one else "**missed**"] for row, one in zip(rows, met, strict=True)])
+    return table(["", "goal", "measured", ""], [[*row, "met" if one else "**missed**"] for row, one in zip(rows, met, strict=True)])
 
 
 def _preparation_table(found: dict[str, Any]) -> str:
@@ -87,13 +90,13 @@ def _preparation_table(found: dict[str, Any]) -> str:
             f"{run['tokens']:,}",
             f"{run['supervised_tokens']:,}",
             f"{run['rows']:,}",
-            _others(run),
+            others(run),
         ]
         for side in ("ours", "trl")
         for processes, run in found[side].items()
     ]
     header = ["", "processes", "seconds", "all runs", "tokens/s", "CPU s", "peak MiB", "tokens", "supervised", "rows", "others"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _memory(run: dict[str, Any], processes: int) -> int:
@@ -133,26 +136,17 @@ def _training_table(vocabulary: int, sides: dict[str, Any]) -> str:
             f"{side['losses'][0]:.6f}",
             f"{side['losses'][-1]:.6f}",
             "" if name == "reference" else f"{_difference(side['losses'], right):.0e}",
-            _others(side),
+            others(side),
         ]
         for name, side in sides.items()
     ]
     header = [f"vocabulary {vocabulary:,}", "tokens/s", "slowest to fastest", "ours / this", "peak MiB"]
-    return _table([*header, "first loss", "last loss", "off by", "others"], rows)
+    return table([*header, "first loss", "last loss", "off by", "others"], rows)
 
 
 def _difference(losses: Sequence[float], right: Sequence[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(losses, right, strict=True))
 
 
-def _others(run: dict[str, Any]) -> str:
-    return "?" if run["others"] is None else f"{run['others']:.0%}"
-
-
 def _times(ratio: float) -> str:
     return f"{ratio:.2f}x"
-
-
-def _table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
