@@ -64,7 +64,7 @@ class RayJob:
     @property
     def terminal(self) -> bool:
         """Whether KubeRay does nothing more with it."""
-        return self.deployment in ("Complete", "Failed") or self.job_status in ("SUCCEEDED", "FAILED", "STOPPED")
+        return self.deployment in ("Complete", "Failed", "ValidationFailed") or self.job_status in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
     def queued(self) -> bool:

@@ -47,6 +47,7 @@ def attempt(**changes: Any) -> AttemptStatus:
 FAILED = rayjob("Failed", job="FAILED", message="Job failed due to an application error")
 SUCCEEDED = rayjob("Complete", job="SUCCEEDED")
 STOPPED = rayjob("Complete", job="STOPPED")
+REFUSED = rayjob("ValidationFailed", job="", cluster="", message="authOptions is not supported")
 SUSPENDED = rayjob("Suspended", cluster="", suspend=True)
 GONE_AT = timestamp(START + timedelta(seconds=300))
 LONG_AGO = timestamp(START - timedelta(seconds=300))
@@ -122,6 +123,7 @@ CASES = [
     Case("finished", SUCCEEDED, AttemptOutcome.FINISHED, "Finished", report("Finished")),
     Case("finished, and could not report", SUCCEEDED, AttemptOutcome.FINISHED, "Finished"),
     Case("finished, and KubeRay lost its head", FAILED, AttemptOutcome.FINISHED, "Finished", report("Finished")),
+    Case("KubeRay refuses it", REFUSED, AttemptOutcome.FAILED, "TrainingFailed", words="authOptions is not supported"),
     Case("stopped as asked", FAILED, AttemptOutcome.STOPPED, "StopRequested", report("Stopped"), stop="Suspended"),
     Case("stopped as asked, still running", rayjob(), AttemptOutcome.STOPPED, "StopRequested", report("Stopped"), stop="Suspended"),
     Case("stopped, and nobody of us asked", FAILED, AttemptOutcome.PREEMPTED, "Preempted", report("Stopped")),
