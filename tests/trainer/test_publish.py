@@ -294,6 +294,11 @@ def test_a_server_that_does_not_answer_is_left(server: HubServer, loopback: Plac
         publish_to_hub(exported(tmp_path / "model"), loopback.hub(), "hf_write", endpoint=server.url, patience=patience)
 
 
+def test_a_check_of_an_unreachable_hub_promises_no_exported_model(loopback: Place) -> None:
+    with pytest.raises(PublicationFailed, match=r"org/demo on http://127\.0\.0\.1:1 can't be reached: .*; nothing was sent to it"):
+        check_hub(loopback.hub(), "hf_write", endpoint="http://127.0.0.1:1")
+
+
 def test_an_unreachable_hub_fails_with_its_address(loopback: Place, tmp_path: Path) -> None:
     with pytest.raises(PublicationFailed, match=r"org/demo on http://127\.0\.0\.1:1 failed"):
         publish_to_hub(exported(tmp_path / "model"), loopback.hub(), "hf_write", endpoint="http://127.0.0.1:1", patience=IMPATIENT)

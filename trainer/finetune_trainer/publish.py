@@ -144,6 +144,7 @@ class _Remote:
         self.hub = hub
         self.patience = patience
         self.created = False
+        self.sending = False
 
     def check(self) -> None:
         """Refuse a token that may not write to the repository, or to its namespace when there is no repository yet."""
@@ -163,6 +164,7 @@ class _Remote:
 
     def publish(self, folder: Path, record: ExportRecord, progress: Progress) -> Publication:
         """One try, from the start: it looks at the remote, sends what is missing, commits, and compares."""
+        self.sending = True
         self.check()
         if not self._exists():
             self.api.create_repo(self.hub.repository, private=self.hub.private, exist_ok=True)
@@ -371,4 +373,6 @@ def _failure(error: BaseException, remote: _Remote) -> FineTuneError:
             return InvalidPublication(f"{where}: the token may not write there ({said}); give one that may, or choose another repository")
         if status < 500 and status not in _PASSING_STATUS:
             return InvalidPublication(f"{where}: the Hub refuses ({status}: {said})")
+    if not remote.sending:
+        return PublicationFailed(f"{where} can't be reached: {said}; nothing was sent to it, try again when it answers")
     return PublicationFailed(f"{where} failed in the middle: {said}; the exported model is kept, publish again with `finetune publish`")
