@@ -1,6 +1,7 @@
 """The operator as a user has it: its real image, installed with Helm, on the test cluster; and jobs small enough for two cores."""
 
 import contextlib
+import copy
 import json
 import subprocess
 import time
@@ -9,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tests.conftest import ROOT
 from tests.testcluster.binaries import binaries
 from tests.testcluster.cluster import Cluster
-from tests.testcluster.host_python import HANDLER
-from tests.testcluster.hub import WRITE_TOKEN, hub_url
-from tests.testcluster.images import TRAINER_IMAGE
+from tests.testcluster.hub import WRITE_TOKEN
 from tests.testcluster.operator_image import operator_image
 
 NAMESPACE = "finetune-system"
@@ -29,7 +29,7 @@ def installed(cluster: Cluster) -> Iterator[None]:
     image = operator_image()
     cluster.import_image(image)
     repository, _, tag = image.name.rpartition(":")
-    trainer_repository, _, trainer_tag = TRAINER_IMAGE.rpartition(":")
+    trainer_repository, _, trainer_tag = cluster.trainer_image.rpartition(":")
     values = {
         "image.repository": repository,
         "image.tag": tag,
@@ -80,6 +80,9 @@ class Jobs:
             client.create_bucket(Bucket=BUCKET)
         for path in sorted((ROOT / "examples/tiny").iterdir()):
             client.upload_file(str(path), BUCKET, f"base/tiny/{path.name}")
+        # Rows of samples are longer than those that the tiny model was written for.
+        config = json.loads((ROOT / "examples/tiny/config.json").read_text(encoding="utf-8")) | {"n_positions": 1024}
+        client.put_object(Bucket=BUCKET, Key="base/tiny/config.json", Body=json.dumps(config).encode())
         client.upload_file(str(data), BUCKET, f"data/{data.name}")
         hub = {
             "apiVersion": "v1",
@@ -108,13 +111,13 @@ class Jobs:
                 "device": "cpu",
                 "gpusPerNode": 0,
                 "workersPerNode": 1,
-                "runtimeClassName": HANDLER,
+                "runtimeClassName": self.cluster.runtime_class,
                 "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
             },
             "cpuPods": {
-                "runtimeClassName": HANDLER,
+                "runtimeClassName": self.cluster.runtime_class,
                 "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
-                "env": [{"name": "HF_ENDPOINT", "value": hub_url()}],
+                "env": [{"name": "HF_ENDPOINT", "value": self.cluster.hub_url}],
             },
             "checkpoints": {
                 "storage": f"s3://{BUCKET}/{self.namespace}/{name}",
@@ -123,22 +126,47 @@ class Jobs:
             },
             "publish": {"hub": {"repository": f"org/{name}", "tokenSecret": {"name": "hub"}}},
         }
-        for path, value in changes.items():
-            *parents, last = path.split("__")
-            target = spec
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[last] = value
         return {
             "apiVersion": "finetune.dev/v1alpha1",
             "kind": "FineTuneJob",
             "metadata": {"name": name, "namespace": self.namespace},
-            "spec": spec,
+            "spec": changed(spec, changes),
         }
 
     def apply(self, name: str, **changes: Any) -> None:
         """`kubectl apply` of such a job."""
         self.cluster.apply(self.job(name, **changes))
+
+    def apply_sample(self, sample: str, **changes: Any) -> str:
+        """`kubectl apply` of a sample: the lines that are its reader's are this cluster's, and `changes`. The job's name."""
+        manifest = yaml.safe_load((ROOT / f"manifests/samples/{sample}.yaml").read_text(encoding="utf-8"))
+        name = str(manifest["metadata"]["name"])
+        manifest["metadata"]["namespace"] = self.namespace
+        runtime = self.cluster.runtime_class
+        readers = {
+            "checkpoints__storage": f"s3://{BUCKET}/{self.namespace}/{name}",
+            "checkpoints__endpoint": self.cluster.s3.endpoint,
+            "publish__hub__repository": f"org/{name}",
+            "cpuPods__env": [{"name": "HF_ENDPOINT", "value": self.cluster.hub_url}],
+            "cpuPods__runtimeClassName": runtime,
+            "workers__runtimeClassName": runtime,
+        }
+        manifest["spec"] = changed(manifest["spec"], readers | changes)
+        self.cluster.apply(manifest)
+        return name
+
+    def patch(self, kind: str, name: str, **spec: Any) -> None:
+        """`kubectl patch` of fields of a spec."""
+        self.cluster.kubectl("patch", kind, name, "--type=merge", f"--patch={json.dumps({'spec': spec})}", f"--namespace={self.namespace}")
+
+    def delete(self, kind: str, name: str) -> None:
+        """`kubectl delete`, without waiting for what belongs to it."""
+        self.cluster.kubectl("delete", kind, name, f"--namespace={self.namespace}", "--wait=false")
+
+    def upload(self, name: str, content: bytes) -> str:
+        """Put a file beside the data; its URL."""
+        self.cluster.s3.client().put_object(Bucket=BUCKET, Key=f"data/{name}", Body=content)
+        return f"s3://{BUCKET}/data/{name}"
 
     def get(self, name: str) -> dict[str, Any]:
         """The FineTuneJob now."""
@@ -171,22 +199,43 @@ class Jobs:
             time.sleep(1)
         return found
 
+    def wait_until_trains(self, name: str, attempt: int) -> int:
+        """A step of this attempt, once it has done one more than the attempt before."""
+
+        def does(status: dict[str, Any]) -> bool:
+            last = (status.get("attempts") or [{}])[-1]
+            return last.get("number") == attempt and status.get("progress", {}).get("step", 0) > last.get("firstStep", 0)
+
+        return int(self.wait(name, does)["status"]["progress"]["step"])
+
+    def wait_until_ended(self, name: str, attempt: int) -> dict[str, Any]:
+        """The job once this attempt has ended."""
+        return self.wait(name, lambda status: any(a["number"] == attempt and "outcome" in a for a in status.get("attempts", [])))
+
     def wait_until_told(self, name: str, words: list[str], seconds: float = 240.0) -> None:
-        """Until the conditions of planning and preparation hold all of these words."""
+        """Until the job's conditions hold all of these words."""
         deadline = time.monotonic() + seconds
         while True:
-            said = " ".join(self.condition(name, kind).get("message", "") for kind in ("Planned", "Prepared"))
+            conditions = self.get(name).get("status", {}).get("conditions", [])
+            said = " ".join(f"{one['reason']}: {one['message']}" for one in conditions)
             if all(word in said for word in words):
                 return
             assert time.monotonic() < deadline, f"{words} not in the conditions:\n{self.told(name)}"
             time.sleep(1)
 
-    def wait_until_no_ray_pods(self, seconds: float = 120.0) -> None:
-        """Until head and workers are gone, and with them their GPUs."""
+    def wait_until_no_ray_pods(self, *names: str, seconds: float = 120.0) -> None:
+        """Until head and workers of these jobs are gone, and with them their GPUs."""
         deadline = time.monotonic() + seconds
-        while left := [pod["metadata"]["name"] for pod in self.objects("pods") if pod["metadata"]["labels"].get("ray.io/node-type")]:
+        while left := [pod["metadata"]["name"] for name in names for pod in self.ray_pods(name)]:
             assert time.monotonic() < deadline, f"still there: {left}"
             time.sleep(1)
+
+    def ray_pods(self, name: str, kind: str = "head worker") -> list[dict[str, Any]]:
+        """Pods of a job's RayClusters: head, workers or both."""
+        labels = [(pod, pod["metadata"].get("labels", {})) for pod in self.objects("pods")]
+        return [
+            pod for pod, label in labels if label.get("finetune.dev/job") == name and label.get("ray.io/node-type", "-") in kind.split()
+        ]
 
     def told(self, name: str) -> str:
         """Everything a person would look at."""
@@ -209,7 +258,32 @@ class Jobs:
         ]
         return found
 
+    def measured_steps(self, name: str) -> list[int]:
+        """The steps in the job's metrics.jsonl, in its order."""
+        key = f"{self.namespace}/{name}/metrics.jsonl"
+        text = self.cluster.s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+        return [event["step"] for event in map(json.loads, text.splitlines()) if event["kind"] == "StepDone"]
+
     def stored(self, name: str) -> list[str]:
         """Keys in the job's storage."""
         pages = self.cluster.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.namespace}/{name}/")
         return [one["Key"].removeprefix(f"{self.namespace}/{name}/") for page in pages for one in page.get("Contents", [])]
+
+
+def changed(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `spec`; `changes` name fields, `__` between them, and None takes a field out.
+
+    >>> changed({"a": {"b": 1, "c": 2}}, {"a__b": None, "a__d__e": 3})
+    {'a': {'c': 2, 'd': {'e': 3}}}
+    """
+    spec = copy.deepcopy(spec)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        target = spec
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        if value is None:
+            target.pop(last, None)
+        else:
+            target[last] = value
+    return spec

@@ -1,11 +1,15 @@
 """`kubectl apply` of a FineTuneJob on a real cluster: real KubeRay, real pods, a real S3 server, a Hub over HTTP."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.cluster.operator import HUB_TOKEN, Jobs, installed
+from tests.cluster.operator import BUCKET, HUB_TOKEN, Jobs, installed
 from tests.conftest import REAL_FILES, Tiny
 from tests.testcluster.cluster import Cluster
 from tests.trainer.hub_server import HubServer
@@ -21,43 +25,70 @@ def operator(cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def jobs(operator: Cluster, namespace: str, tiny: Tiny) -> Jobs:
-    """A namespace that is ready for jobs, with data written for tests."""
+def jobs(operator: Cluster, hub: HubServer, namespace: str, tiny: Tiny) -> Jobs:
+    """A namespace that is ready for jobs, with data written for tests, and a Hub to publish to."""
     return Jobs.ready(operator, namespace, tiny.dialogues)
 
 
-def test_applied_it_is_prepared_trained_across_nodes_and_published(
+# ---- a whole life
+
+TINY_MODEL = {"name": f"s3://{BUCKET}/base/tiny", "initialization": "random"}
+# What a user of the published model types.
+ANSWER = """
+import sys
+from huggingface_hub import snapshot_download
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = snapshot_download(sys.argv[1], revision=sys.argv[2])
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+question = [{"role": "user", "content": "What is a mutex?"}]
+prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+print(len(answer), repr(tokenizer.decode(answer)))
+"""
+
+
+def test_the_first_sample_is_prepared_trained_across_nodes_and_published(
     operator: Cluster, hub: HubServer, namespace: str, tiny: Tiny, tmp_path: Path
 ) -> None:
-    """The whole life. Real data where there is some; then everything that a user and an auditor would look at."""
+    """The whole life of the README's first `kubectl apply`, on two nodes of two processes; then all that a user and an auditor look at."""
     data = REAL_FILES / "oasst1_en_trees.jsonl"
     jobs = Jobs.ready(operator, namespace, data if data.exists() else tiny.dialogues)
-    jobs.apply("whole")
-    jobs.wait_for("whole", "Prepared", seconds=300)
-    jobs.wait("whole", lambda status: status.get("progress", {}).get("step", 0) >= 1)
-    workers = [pod for pod in jobs.objects("pods") if pod["metadata"]["labels"].get("ray.io/node-type") == "worker"]
-    assert len({pod["spec"]["nodeName"] for pod in workers}) == 2, "one worker pod a node"
-    logs = operator.kubectl("logs", f"--namespace={namespace}", "--selector=finetune.dev/job=whole", "--all-containers", "--tail=-1")
+    name = jobs.apply_sample(
+        "finetunejob",
+        model=TINY_MODEL,
+        dataset__sources=[{"name": f"s3://{BUCKET}/data/{jobs.data}", "limit": 200}],
+        training__epochs=None,
+        training__maxSteps=3,
+        workers__nodes=2,
+        workers__device="cpu",
+        workers__gpusPerNode=0,
+        workers__workersPerNode=2,
+    )
+    jobs.wait_for(name, "Prepared", seconds=300)
+    jobs.wait_until_trains(name, attempt=1)
+    assert len({pod["spec"]["nodeName"] for pod in jobs.ray_pods(name, "worker")}) == 2, "one worker pod a node"
+    logs = operator.kubectl("logs", f"--namespace={namespace}", f"--selector=finetune.dev/job={name}", "--all-containers", "--tail=-1")
 
     told = operator.kubectl(
-        "wait", "finetunejob/whole", "--for=condition=Succeeded", "--timeout=600s", f"--namespace={namespace}", timeout_seconds=610
+        "wait", f"finetunejob/{name}", "--for=condition=Succeeded", "--timeout=600s", f"--namespace={namespace}", timeout_seconds=610
     )
-    assert told.strip() == "finetunejob.finetune.dev/whole condition met", jobs.told("whole")
-    status = jobs.get("whole")["status"]
+    assert told.strip() == f"finetunejob.finetune.dev/{name} condition met", jobs.told(name)
+    status = jobs.get(name)["status"]
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["Finished"]
-    assert status["checkpoints"]["latest"]["step"] == 6
-    assert status["publication"]["repository"].endswith("org/whole")
+    assert status["checkpoints"]["latest"]["step"] == 3
+    assert status["publication"]["repository"].endswith(f"org/{name}")
 
-    stored = jobs.stored("whole")
-    parts = [key for key in stored if key.startswith("checkpoints/step-00000006/")]
-    assert {key.rsplit("/", 1)[1] for key in parts} == {"manifest.json", "rank-00000.bin", "rank-00001.bin"}
+    # Two ranks on each of two nodes hold a quarter of every tensor each: no step is done without the network between them.
+    parts = [key for key in jobs.stored(name) if key.startswith("checkpoints/step-00000003/")]
+    assert {key.rsplit("/", 1)[1] for key in parts} == {"manifest.json", *(f"rank-0000{rank}.bin" for rank in range(4))}
 
-    published = hub.repositories["org/whole"].at("main")
+    published = hub.repositories[f"org/{name}"].at("main")
     assert published is not None
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= published.files.keys()
     assert status["publication"]["revision"] == published.oid
+    assert answer_of(hub, f"org/{name}", published.oid, tmp_path).split()[0] == "8", "tokens of an answer"
 
-    table = operator.kubectl("get", "ftj", "whole", "-o=wide", f"--namespace={namespace}").splitlines()
+    table = operator.kubectl("get", "ftj", name, "-o=wide", f"--namespace={namespace}").splitlines()
     assert "STAGE" in table[0], table
     assert "Succeeded" in table[1], table
     assert (
@@ -70,31 +101,172 @@ def test_applied_it_is_prepared_trained_across_nodes_and_published(
     for secret in (HUB_TOKEN, operator.s3.secret_key):
         assert secret not in everything
         assert secret not in logs
-    jobs.wait_until_no_ray_pods()
+    jobs.wait_until_no_ray_pods(name)
 
 
-def test_suspended_it_commits_and_gives_its_pods_back_then_goes_on(jobs: Jobs, hub: HubServer) -> None:
-    """The operator asks, the driver commits. Deleted and applied again, the job goes on where that ended."""
-    jobs.apply("paused", training__maxSteps=40, checkpoints__every={"steps": 1000})
-    jobs.wait("paused", lambda status: status.get("progress", {}).get("step", 0) >= 2)
-    patch = '{"spec":{"suspend":true}}'
-    jobs.cluster.kubectl("patch", "finetunejob", "paused", "--type=merge", f"--patch={patch}", f"--namespace={jobs.namespace}")
-    jobs.wait_for("paused", "Suspended", seconds=240)
-    assert jobs.objects("rayjobs") == []
-    first = jobs.get("paused")["status"]
-    assert [attempt["outcome"] for attempt in first["attempts"]] == ["Stopped"]
-    committed = first["checkpoints"]["latest"]["step"]
-    assert 2 <= committed < 40
-    assert f"checkpoints/step-{committed:08d}" in " ".join(jobs.stored("paused"))
+def answer_of(hub: HubServer, repository: str, revision: str, folder: Path) -> str:
+    """What the model says that the Hub has, to somebody who has nothing but Transformers."""
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder), "HF_TOKEN": HUB_TOKEN, "NO_PROXY": "*", "no_proxy": "*"}
+    command = [sys.executable, "-c", ANSWER, repository, revision]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
-    jobs.cluster.kubectl("delete", "finetunejob", "paused", f"--namespace={jobs.namespace}")
-    jobs.apply("paused", training__maxSteps=40, checkpoints__every={"steps": 1000})
-    done = jobs.wait("paused", lambda status: any(c["type"] == "Succeeded" and c["status"] == "True" for c in status.get("conditions", [])))
-    assert done["status"]["checkpoints"]["latest"]["step"] == 40
-    metrics = jobs.cluster.s3.client().get_object(Bucket="finetune", Key=f"{jobs.namespace}/paused/metrics.jsonl")["Body"].read().decode()
-    steps = [json.loads(line)["step"] for line in metrics.splitlines() if json.loads(line)["kind"] == "StepDone"]
-    assert steps == list(range(1, 41)), "every step once: the second life began where the first ended"
 
+# ---- stops
+
+
+# Enough steps that a job is still at work when somebody stops it; no checkpoint but those of stops and of the end.
+LONG: dict[str, Any] = {
+    "training__maxSteps": 60,
+    "training__globalBatchSize": 16,
+    "checkpoints__every": {"steps": 1000},
+    "publish": None,
+}
+
+
+def test_suspended_it_commits_and_another_job_gets_its_place_then_it_goes_on(jobs: Jobs) -> None:
+    """Its workers leave no room on any node: a second job waits and says for what, and runs once the first one is suspended.
+
+    Deleted and applied again, the first goes on where its former life ended.
+    """
+    long = LONG | {"training__maxSteps": 40, "workers__resources": {"requests": {"cpu": "100m", "memory": most_of_a_node(jobs)}}}
+    jobs.apply("long", **long)
+    jobs.wait_for("long", "Prepared", seconds=300)
+    jobs.apply("short", **long | {"training__maxSteps": 2, "workers__nodes": 1})
+    step = jobs.wait_until_trains("long", attempt=1)
+    jobs.wait_until_told("short", ["Insufficient memory"])
+
+    jobs.patch("finetunejob", "long", suspend=True)
+    jobs.wait_for("long", "Suspended", seconds=240)
+    assert [rayjob["metadata"]["name"] for rayjob in jobs.objects("rayjobs")] == ["short-1"]
+    assert_committed(jobs, "long", attempt=1, outcome="Stopped", since=step)
+
+    jobs.delete("finetunejob", "long")
+    jobs.wait_until_no_ray_pods("long")
+    jobs.apply("long", **long)
+    jobs.wait_for("short", "Succeeded")
+    jobs.wait_for("long", "Succeeded")
+    assert [attempt["outcome"] for attempt in jobs.get("long")["status"]["attempts"]] == ["Finished"]
+    assert jobs.measured_steps("long") == list(range(1, 41)), "every step once, over two lives"
+
+
+def test_stopped_by_others_it_commits_and_loses_no_step(jobs: Jobs) -> None:
+    """Its RayJob is suspended, as Kueue does, then deleted; a worker's node is drained. Nothing of that is charged."""
+    jobs.apply("long", **LONG)
+    step = jobs.wait_until_trains("long", attempt=1)
+    jobs.patch("rayjob", "long-1", suspend=True)
+    assert_committed(jobs, "long", attempt=1, outcome="Preempted", since=step)
+    jobs.wait_until_no_ray_pods("long")
+    jobs.wait_until_told("long", ["Queued", "RayJob long-1 is suspended by others"])
+    jobs.patch("rayjob", "long-1", suspend=False)
+
+    step = jobs.wait_until_trains("long", attempt=2)
+    jobs.delete("rayjob", "long-1")
+    assert_committed(jobs, "long", attempt=2, outcome="Deleted", since=step)
+
+    step = jobs.wait_until_trains("long", attempt=3)
+    drained = next(
+        iter({node_of(pod) for pod in jobs.ray_pods("long", "worker")} - {node_of(pod) for pod in jobs.ray_pods("long", "head")})
+    )
+    try:
+        jobs.cluster.kubectl("drain", drained, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=200s", timeout_seconds=210)
+        assert_committed(jobs, "long", attempt=3, outcome="Preempted", since=step)
+    finally:
+        jobs.cluster.kubectl("uncordon", drained)
+
+    jobs.wait_for("long", "Succeeded")
+    status = jobs.get("long")["status"]
+    attempts = status["attempts"]
+    assert [attempt["outcome"] for attempt in attempts] == ["Preempted", "Deleted", "Preempted", "Finished"]
+    assert [attempt["firstStep"] for attempt in attempts[1:]] == [attempt["lastStep"] for attempt in attempts[:-1]], "a step was lost"
+    assert status["usage"]["chargedFailures"] == 0
+    assert jobs.measured_steps("long") == list(range(1, 61)), "every step once, over four attempts"
+
+
+def assert_committed(jobs: Jobs, name: str, *, attempt: int, outcome: str, since: int) -> None:
+    """The attempt ended so, and in storage there is a checkpoint of the last step that it did, which is newer than `since`."""
+    status = jobs.wait_until_ended(name, attempt)["status"]
+    ended = next(one for one in status["attempts"] if one["number"] == attempt)
+    assert (ended["outcome"], ended.get("charged", False)) == (outcome, False), jobs.told(name)
+    step = status["checkpoints"]["latest"]["step"]
+    assert since <= step == ended["lastStep"], jobs.told(name)
+    assert f"checkpoints/step-{step:08d}/" in " ".join(jobs.stored(name)), jobs.stored(name)
+
+
+def most_of_a_node(jobs: Jobs) -> str:
+    """More than half of a node's memory, as a request: nothing needs to be there."""
+    nodes = json.loads(jobs.cluster.kubectl("get", "nodes", "-o=json"))["items"]
+    kibibytes = max(int(node["status"]["allocatable"]["memory"].removesuffix("Ki")) for node in nodes)
+    return f"{kibibytes * 55 // 100}Ki"
+
+
+def node_of(pod: dict[str, Any]) -> str:
+    return str(pod["spec"].get("nodeName", ""))
+
+
+# ---- GPUs
+
+# Of config.json of bigcode/starcoderbase, what its shape is read from.
+STARCODERBASE = {
+    "architectures": ["GPTBigCodeForCausalLM"],
+    "model_type": "gpt_bigcode",
+    "n_layer": 40,
+    "n_embd": 6144,
+    "n_inner": 24576,
+    "n_head": 48,
+    "n_positions": 8192,
+    "vocab_size": 49152,
+    "multi_query": True,
+    "activation_function": "gelu",
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def test_gpus_are_taken_by_the_node_and_missing_ones_are_told(jobs: Jobs, tiny: Tiny) -> None:
+    """Nodes that say they have GPUs get the 2 x 8 sample's pods. A worker that was given a GPU and sees none says what to do."""
+    for node in jobs.cluster.nodes:
+        jobs.cluster.advertise_gpus(node, 8)
+    jobs.upload("starcoderbase/config.json", json.dumps(STARCODERBASE).encode())
+    jobs.upload("starcoderbase/tokenizer.json", tiny.tokenizer.read_bytes())
+    dialogues = tiny.dialogues.read_bytes().splitlines(keepends=True)
+    jobs.upload("chats/train.jsonl", b"".join(dialogues[8:]))
+    jobs.upload("chats/test.jsonl", b"".join(dialogues[:8]))
+    name = jobs.apply_sample(
+        "starchat-alpha-2x8",
+        model__name=f"s3://{BUCKET}/data/starcoderbase",
+        model__initialization="random",  # its weights are 31 GB
+        model__tokenSecret=None,
+        dataset__sources=[{"name": f"s3://{BUCKET}/data/chats", "format": "messages"}],
+    )
+    one_gpu = {"workers__nodes": 1, "workers__device": "auto", "workers__gpusPerNode": 1, "workers__workersPerNode": None}
+    jobs.apply("blind", **one_gpu, failurePolicy={"maxFailures": 0}, publish=None)
+
+    def placed(status: dict[str, Any]) -> bool:
+        return len([pod for pod in jobs.ray_pods(name, "worker") if node_of(pod)]) == 2
+
+    status = jobs.wait(name, placed)["status"]
+    pods = jobs.ray_pods(name)
+    jobs.delete("finetunejob", name)  # before sixteen ranks look for their GPUs on two cores
+    assert status["plan"]["worldSize"] == 16
+    assert {pod["metadata"]["labels"]["ray.io/node-type"]: gpus_of(pod) for pod in pods} == {"head": None, "worker": "8"}
+    assert len({node_of(pod) for pod in pods if gpus_of(pod)}) == 2, "one a node"
+
+    failed = jobs.wait_for("blind", "Failed")
+    assert "were given GPUs and see none; check the NVIDIA driver" in failed["message"], failed
+    assert "or set spec.workers.device: cpu" in failed["message"], failed
+    jobs.wait_until_no_ray_pods(name, "blind")
+
+
+def gpus_of(pod: dict[str, Any]) -> str | None:
+    """GPUs that the pod's first container, which is Ray's, asks for."""
+    limit: str | None = pod["spec"]["containers"][0]["resources"].get("limits", {}).get("nvidia.com/gpu")
+    return limit
+
+
+# ---- wrong input
 
 # A model of 70 billion parameters on one 40 GB card.
 TOO_LARGE = {
@@ -112,21 +284,25 @@ TOO_LARGE = {
         "parameters": 68_976_648_192,
     },
 }
+BAD_ROW = b'{"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]}\n{"messages": "not a list"}\n'
 
 
 WRONG: dict[str, tuple[dict[str, object], list[str]]] = {
     "no-secret": ({"checkpoints__credentialsSecret": {"name": "absent"}}, ["Secret absent"]),
     "no-s3": ({"checkpoints__endpoint": "http://10.244.0.1:1"}, ["10.244.0.1:1"]),
     "no-bucket": ({"checkpoints__storage": "s3://missing-bucket/x"}, ["missing-bucket"]),
+    "bad-row": ({"dataset__sources": [{"name": f"s3://{BUCKET}/data/bad.jsonl"}]}, ["InvalidData", "data/bad.jsonl row 2"]),
     "too-large": (TOO_LARGE, ["GiB"]),
 }
 
 
 def test_wrong_input_ends_in_a_condition_and_no_training_pod(jobs: Jobs) -> None:
-    """A Secret or bucket that isn't there, an endpoint that is silent, a model that can't fit: told, and no RayJob is made."""
+    """A Secret, bucket or endpoint that isn't there, a row that is no dialogue, a model that can't fit: told, and no RayJob is made."""
+    jobs.upload("bad.jsonl", BAD_ROW)
     for name, (changes, _) in WRONG.items():
         jobs.apply(name, **changes)
     for name, (_, words) in WRONG.items():
         jobs.wait_until_told(name, words)
+    assert jobs.condition("bad-row", "Prepared")["status"] == "False"
     assert jobs.objects("rayjobs") == []
     assert [pod for pod in jobs.objects("pods") if pod["metadata"]["labels"].get("finetune.dev/stage") == "training"] == []
