@@ -151,6 +151,7 @@ def test_suspended_it_commits_and_another_job_gets_its_place_then_it_goes_on(job
     assert jobs.measured_steps("long") == list(range(1, 41)), "every step once, over two lives"
 
 
+@pytest.mark.cluster_long
 def test_stopped_by_others_it_commits_and_loses_no_step(jobs: Jobs) -> None:
     """Its RayJob is suspended, as Kueue does, then deleted; a worker's node is drained. Nothing of that is charged."""
     jobs.apply("long", **LONG)
