@@ -258,7 +258,8 @@ def test_gpus_are_taken_by_the_node_and_missing_ones_are_told(jobs: Jobs, tiny: 
     failed = jobs.wait_for("blind", "Failed")
     assert "were given GPUs and see none; check the NVIDIA driver" in failed["message"], failed
     assert "or set spec.workers.device: cpu" in failed["message"], failed
-    jobs.wait_until_no_ray_pods(name, "blind")
+    # KubeRay's init container, in which a worker waits for its head, doesn't heed SIGTERM: such a pod stays for its whole grace period.
+    jobs.wait_until_no_ray_pods(name, "blind", seconds=240)
 
 
 def gpus_of(pod: dict[str, Any]) -> str | None:
