@@ -87,7 +87,8 @@ def _what_to_try(cluster: Cluster) -> str:
 {len(cluster.nodes)} nodes run, with KubeRay's operator beside them. docs/try-it.md goes on from here, and begins with
 
     eval "$(make -s cluster-env)"       # kubectl, helm and finetune of this cluster, the keys of its S3 and Hub
-    helm install finetune-operator charts/finetune-operator --namespace finetune-system --create-namespace --wait
+    helm install finetune-operator charts/finetune-operator --namespace finetune-system --create-namespace --wait \\
+      --set image.repository=cluster.test/finetune-operator --set trainer.image.repository=cluster.test/finetune-trainer
     kubectl create secret generic s3 --from-literal=AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID \\
       --from-literal=AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
     kubectl create secret generic hub --from-literal=token=$HF_TOKEN

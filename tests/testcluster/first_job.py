@@ -1,7 +1,7 @@
-"""What docs/try-it.md finds on the cluster of `make cluster`: images by the chart's own names, a tiny base model and data in S3, and
+"""What docs/try-it.md finds on the cluster of `make cluster`: images, a tiny base model and data in S3, and
 the variables of a shell.
 
-So `helm install` and `kubectl apply` are typed there as on any cluster. Makes no object in Kubernetes: those are the reader's part.
+Makes no object in Kubernetes: those are the reader's part.
 """
 
 import shlex
@@ -48,7 +48,7 @@ def prepare(cluster: Cluster, say: Say = print) -> None:
 
 
 def chart_images() -> dict[str, str]:
-    """Full names of the images that the chart asks for, when no value is set."""
+    """Names of the images for the chart's release, in a registry that doesn't exist: docs/try-it.md gives them to Helm."""
     chart = ROOT / "charts/finetune-operator"
     values = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
     version = yaml.safe_load((chart / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
