@@ -16,6 +16,7 @@ class Reason(StrEnum):
     WAITING = "Waiting"  # a former stage is not done yet: False
     NAME_TAKEN = "NameTaken"  # an object of the name that we need belongs to someone else: False and Stalled, naming it
     FORBIDDEN = "Forbidden"  # the API server refuses the operator an action: False and Stalled, with its words
+    EVICTED = "Evicted"  # False and Failed: nodes evicted the pod of preparation or publication too often; the message has their words
     REJECTED = "Rejected"  # the API server or an admission webhook refuses an object that we make (quota, policy): False, tried again
 
     # ---- Planned

@@ -16,8 +16,9 @@ from finetune_api.jobfile import parse_job
 from finetune_api.report import FineTuneReport, parse_report
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus, parse_status
 from finetune_api.training_run import TrainingRun, digest_of
-from finetune_operator import events, keys, kinds
+from finetune_operator import keys, kinds
 from finetune_operator.caches import Newest, Stores
+from finetune_operator.events import Event
 from finetune_operator.observation import KubeRay, Observed, is_finished, is_settled, last_attempt
 from finetune_operator.reconcile import Key, Refused
 from finetune_operator.refusals import refusal, taken
@@ -26,6 +27,7 @@ from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict
 from finetune_operator.runtime.clock import Clock
 from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, WithdrawStop
 from finetune_operator.status import changed, is_reopened
+from finetune_operator.telling import Telling
 
 log = structlog.get_logger()
 
@@ -34,9 +36,10 @@ _MADE_SECONDS: Final = 30.0
 # Parsed specs (10 KB each) and runs (50 KB) that are kept; what isn't kept is parsed or read again.
 _KEPT_SPECS: Final = 1024
 _KEPT_RUNS: Final = 128
+# For so long an answer of the API server counts as the job's state: another question's would be as old when it is acted upon.
+_FRESH_SECONDS: Final = 1.0
 # How the API server says that there is no such kind, not just no such object.
 _UNKNOWN_KIND: Final = "could not find the requested resource"
-_MICRO_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class Cluster:
@@ -56,8 +59,9 @@ class Cluster:
         self._api = api
         self._known = known
         self._clock = clock
-        self._instance = instance
+        self._telling = Telling(api, clock, instance=instance)
         self._written: dict[Key, Json] = {}
+        self._heard: dict[Key, tuple[str, float]] = {}
         self._made: dict[Key, dict[tuple[str, str], tuple[float, Json]]] = {}
         self._specs: Newest[tuple[FineTuneJob | None, str]] = Newest(_KEPT_SPECS)
         self._runs: Newest[TrainingRun] = Newest(_KEPT_RUNS)
@@ -72,6 +76,8 @@ class Cluster:
         if raw is None:
             self._made.pop(key, None)
             self._written.pop(key, None)
+            self._heard.pop(key, None)
+            self._telling.forget(key)
             return None
         status = parse_status(raw.get("status"))
         structlog.contextvars.bind_contextvars(attempt=status.attempt)
@@ -196,16 +202,28 @@ class Cluster:
             if error.status != 400:
                 raise
             raise Refused(refusal(resource, manifest, error)) from None
+        else:
+            self._keep_run(observed, made)
         log.info("made", kind=resource.kind, object=manifest["metadata"]["name"])
         if resource in kinds.CHILDREN:
             name = made["metadata"]["name"]
             key = (observed.owner.namespace, observed.owner.name)
             self._made.setdefault(key, {})[resource.kind, name] = (self._clock.monotonic(), made)
 
+    def _keep_run(self, observed: Observed, made: Json) -> None:
+        """The run of a ConfigMap that was just made need not be read again."""
+        text = (made.get("data") or {}).get(keys.RUN_FILE)
+        if text is not None and isinstance(run := _run(text, digest_of(text)), TrainingRun):
+            self._runs.put((observed.owner.uid, made["metadata"]["name"]), run)
+
     def _check_current(self, observed: Observed) -> None:
         """Raise Conflict when the job isn't the one that was observed: another process may have gone on with it."""
+        version = observed.raw["metadata"]["resourceVersion"]
+        heard, at = self._heard.get((observed.owner.namespace, observed.owner.name), ("", 0.0))
+        if heard == version and self._clock.monotonic() - at < _FRESH_SECONDS:
+            return
         current = self._api.get(kinds.FINETUNEJOBS, observed.owner.namespace, observed.owner.name)
-        if current["metadata"]["resourceVersion"] != observed.raw["metadata"]["resourceVersion"]:
+        if current["metadata"]["resourceVersion"] != version:
             self._remember(current)
             raise Conflict("the job has changed since it was observed", status=409, reason="Conflict")
 
@@ -263,19 +281,13 @@ class Cluster:
     def _remember(self, raw: Json) -> None:
         """The job as the API server has it, until the store is as new."""
         raw["metadata"].pop("managedFields", None)
-        self._written[raw["metadata"]["namespace"], raw["metadata"]["name"]] = raw
+        key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
+        self._written[key] = raw
+        self._heard[key] = (raw["metadata"]["resourceVersion"], self._clock.monotonic())
 
-    def emit(self, observed: Observed, told: tuple[events.Event, ...]) -> None:
-        """Make the events. They are for people: one that can't be made is logged, and that is all."""
-        at = self._clock.now().strftime(_MICRO_TIME)
-        for event in told:
-            manifest = events.manifest(event, observed.owner, at=at, instance=self._instance)
-            try:
-                self._api.create(kinds.EVENTS, observed.owner.namespace, manifest)
-            except AlreadyExists:
-                continue
-            except ApiError as error:
-                log.warning("event not made", reason=event.reason, note=event.note, error=str(error))
+    def emit(self, observed: Observed, events: tuple[Event, ...]) -> float | None:
+        """Make the events, and those that couldn't be made before; seconds until a look that tries what is left, if any is."""
+        return self._telling.tell(observed.owner, events)
 
 
 def _report(reports: list[Json], name: str) -> FineTuneReport | None:

@@ -37,6 +37,8 @@ _NAME: Final = "finetunejob"
 # Less than the reflector's own patience, after which it forgets the RayJobs.
 _ABSENT_SECONDS: Final = 20.0
 _TICK_SECONDS: Final = 0.1
+# An attempt that is entered, begun and recorded.
+_STEPS_AT_ONCE: Final = 2
 
 
 class Process:
@@ -113,9 +115,12 @@ class Process:
         self._controller.stop()
 
     def _look(self, key: Key) -> Requeue | None:
-        """Look at one job."""
+        """Look at one job, and at the first steps of an attempt without waiting for events."""
         with structlog.contextvars.bound_contextvars(namespace=key[0], name=key[1], attempt=None):
             decision = look(self._cluster, key, self._settings)
+            for _ in range(_STEPS_AT_ONCE):
+                if decision is not None and decision.at_once:
+                    decision = look(self._cluster, key, self._settings)
         if decision is None or decision.requeue_after_seconds is None:
             return None
         return Requeue(decision.requeue_after_seconds)

@@ -19,7 +19,7 @@ from finetune_operator.failures import Ending
 from finetune_operator.observation import Observed, Refusal, is_finished, is_running, is_settled
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
-from finetune_operator.stages.decision import Action, Delete, StageDecision, observe, sooner
+from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe, sooner
 from finetune_operator.stages.evaluation import evaluation
 from finetune_operator.stages.freezing import freezing
 from finetune_operator.stages.planning import planning
@@ -43,6 +43,8 @@ class Decision:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after_seconds: float | None = None
+    # An attempt was entered, or its RayJob made: the next step needs nothing but what this one read and wrote.
+    at_once: bool = False
 
 
 class Cluster(Protocol):
@@ -54,8 +56,8 @@ class Cluster(Protocol):
     def apply(self, observed: Observed, action: Action) -> None:
         """Do it. Raises Refused where the API server doesn't let us, ApiError where trying again may help."""
 
-    def emit(self, observed: Observed, events: tuple[Event, ...]) -> None:
-        """Tell people. Never fails."""
+    def emit(self, observed: Observed, events: tuple[Event, ...]) -> float | None:
+        """Tell people, and what they couldn't be told before. Never fails; seconds until a look that tells the rest, if one is left."""
 
     def write_status(self, observed: Observed, status: FineTuneJobStatus) -> None:
         """Write what changed, if anything did and nobody else wrote since."""
@@ -81,9 +83,9 @@ def look(cluster: Cluster, key: Key, settings: Settings) -> Decision | None:
     except Refused as refused:
         observed = replace(observed, refusal=refused.refusal)
         decision = reconcile(observed, settings)
-    cluster.emit(observed, decision.events)
+    again = cluster.emit(observed, decision.events)
     cluster.write_status(observed, decision.status)
-    return decision
+    return replace(decision, requeue_after_seconds=sooner(decision.requeue_after_seconds, again))
 
 
 def reconcile(observed: Observed, settings: Settings) -> Decision:
@@ -109,7 +111,12 @@ def reconcile(observed: Observed, settings: Settings) -> Decision:
         actions=walked.actions,
         events=transitions(observed.status, status),
         requeue_after_seconds=sooner(walked.requeue_after_seconds, _ttl_seconds(observed, status)),
+        at_once=status.attempt > observed.status.attempt or any(_makes_rayjob(action) for action in walked.actions),
     )
+
+
+def _makes_rayjob(action: Action) -> bool:
+    return isinstance(action, Create) and action.manifest["kind"] == "RayJob"
 
 
 def _walked(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:

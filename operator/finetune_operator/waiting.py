@@ -138,6 +138,14 @@ def disruption(pod: Json) -> tuple[str, str] | None:
     return None
 
 
+def evicted(pod: Json) -> str | None:
+    """The node's words about a pod that used more memory or disk than there was. One that others take away says nothing of the kind."""
+    status = pod.get("status") or {}
+    if phase(pod) != "Failed" or status.get("reason") != "Evicted":
+        return None
+    return shortened(status.get("message") or "the node gave no reason", _LONGEST_WORDS)
+
+
 def is_unreachable(pod: Json) -> bool:
     """Whether the pod's node no longer answers."""
     conditions = (pod.get("status") or {}).get("conditions") or []

@@ -78,14 +78,19 @@ class RealKubelet(Kubelet):
         return result
 
     def complete(self, part: str, result: PodResult | str) -> None:
-        self._end(part, "Succeeded", 0, result)
+        self._end(part, phase="Succeeded", exit_code=0, result=result)
 
     def fail(self, part: str, result: PodResult | str | None, *, exit_code: int | None = None) -> None:
         code = exit_code if exit_code is not None else (result.exit_code if isinstance(result, PodResult) else 1)
-        self._end(part, "Failed", code, result)
+        self._end(part, phase="Failed", exit_code=code, result=result)
 
-    def _end(self, part: str, phase: str, exit_code: int, result: PodResult | str | None) -> None:
-        """The newest pod of the Job ends."""
+    def evict(self, part: str, message: str) -> None:
+        """The node evicts the Job's newest pod for what it uses."""
+        told = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message}
+        self._end(part, phase="Failed", exit_code=137, reason="Evicted", message=message, conditions=(told,))
+
+    def _end(self, part: str, **state: Any) -> None:
+        """The newest pod of the Job ends in that state (see builders.raw_pod)."""
         job = self.named(kinds.JOBS, part)
         name = job["metadata"]["name"]
 
@@ -94,7 +99,7 @@ class RealKubelet(Kubelet):
             return next((p for p in found if p["status"]["phase"] == "Pending"), None)
 
         found = eventually(f"a pod of {name}", pod)
-        status = builders.raw_pod(phase=phase, exit_code=exit_code, result=result)["status"]
+        status = builders.raw_pod(**state)["status"]
         container = status["containerStatuses"][0] | {"image": "trainer:1", "imageID": "", "ready": False, "restartCount": 0}
         self._admin.change(kinds.PODS, self._admin.namespace, found["metadata"]["name"], status=status | {"containerStatuses": [container]})
 

@@ -195,6 +195,18 @@ def test_wrong_data_is_a_condition_and_no_gpu_pod(stage: Stage) -> None:
     assert stage.names(kinds.RAYJOBS) == []
 
 
+def test_a_pod_that_nodes_evict_again_and_again_is_not_made_for_ever(stage: Stage) -> None:
+    """The Job's own limit doesn't count evictions, so that nodes may be drained."""
+    stage.operator()
+    stage.submit()
+    for _ in range(4):
+        assert stage.condition("Failed")[0] != "True"
+        stage.kubelet.evict("-prepare-", "The node was low on resource: ephemeral-storage.")
+    stage.until("Failed", "True", "Evicted")
+    assert "low on resource: ephemeral-storage" in str(stage.status["conditions"])
+    eventually("the Job and its pods are gone", lambda: not [*stage.admin.of(kinds.JOBS), *stage.admin.of(kinds.PODS)], say=stage.told)
+
+
 def test_what_planning_refuses_is_a_condition_and_no_pod(stage: Stage) -> None:
     stage.operator()
     for refusal in REFUSALS:

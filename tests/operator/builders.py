@@ -183,6 +183,7 @@ def raw_pod(
     exit_code: int | None = None,
     result: PodResult | str | None = None,
     reason: str | None = None,
+    message: str | None = None,
     unschedulable: str | None = None,
     conditions: tuple[Mapping[str, Any], ...] = (),
     deleted: str | None = None,
@@ -204,8 +205,7 @@ def raw_pod(
     if unschedulable is not None:
         status["phase"] = "Pending"
         status["conditions"].append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unschedulable})
-    if reason:
-        status["reason"] = reason
+    status |= {name: value for name, value in (("reason", reason), ("message", message)) if value}
     status["containerStatuses"] = [{"name": container, "state": _state(status["phase"], exit_code, result)}]
     return {
         "apiVersion": "v1",

@@ -1,13 +1,16 @@
 """Events: once per transition, with names that the transition decides."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_operator import kinds
 from finetune_operator.events import Event, manifest
-from finetune_operator.runtime.api import ServerError
+from finetune_operator.runtime.api import ApiError, Forbidden, NotFound, ServerError, TooManyRequests, Unreachable
+from finetune_operator.telling import Telling
 
 from . import builders
-from .fakes import Died, Kubelet, World, failing
+from .fakes import Died, FakeApi, HandClock, Kubelet, World, failing
 
 EVENT = Event(type="Warning", reason="Failed", action="Failed", note="row 3 is wrong", moment="1")
 
@@ -50,13 +53,94 @@ def test_looking_again_tells_nothing_again() -> None:
     assert world.events == told
 
 
-def test_an_event_that_cannot_be_made_holds_nothing_up() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerError("etcd is away", status=500),
+        TooManyRequests("wait", status=429, retry_after_seconds=1),
+        Unreachable("cut"),
+        Forbidden("the namespace is being terminated", status=403),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_event_that_cannot_be_made_holds_nothing_up(error: ApiError) -> None:
     world = World()
-    world.api.before = failing(ServerError("etcd is away", status=500), call="POST events")
+    world.api.before = failing(error, call="POST events")
     world.submit()
     world.settle()
     assert world.events == []
     assert world.condition("Planned")[0] == "True"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ServerError("etcd is away", status=500), TooManyRequests("wait", status=429), Unreachable("cut")],
+    ids=lambda e: type(e).__name__,
+)
+def test_what_passes_only_delays_an_event(error: ApiError) -> None:
+    """Also the last one of a job that is over, at which nobody would look again."""
+    world = World()
+    world.submit(training={"globalBatchSize": 100})
+    world.api.before = failing(error, call="POST events")
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == 10
+    assert world.events == []
+    world.change(training={"globalBatchSize": 256})
+    world.settle()
+    world.api.before = lambda number, call: None
+    world.settle()
+    assert [reason for reason, _ in world.events] == ["InvalidSpec", "Planned"]
+    calls = len(world.api.calls)
+    world.settle()
+    assert len(world.api.calls) == calls
+
+
+def test_an_event_whose_answer_was_lost_is_there_once() -> None:
+    world = World()
+    world.submit(training={"globalBatchSize": 100})
+    world.api.after = failing(Unreachable("no answer"), call="POST events")
+    world.look()
+    world.api.after = lambda number, call: None
+    world.settle()
+    assert [reason for reason, _ in world.events] == ["InvalidSpec"]
+    assert [call.split()[1] for call in world.api.calls].count("events") == 2
+
+
+@pytest.mark.parametrize("error", [Forbidden("the namespace is being terminated", status=403), NotFound("no such namespace", status=404)])
+def test_what_is_refused_for_good_is_not_tried_again(error: ApiError) -> None:
+    world = World()
+    world.submit(training={"globalBatchSize": 100})
+    world.api.before = failing(error, call="POST events")
+    world.look()
+    world.api.before = lambda number, call: None
+    decision = world.settle()
+    assert world.events == []
+    assert decision is not None
+    assert decision.requeue_after_seconds is None
+
+
+def test_events_are_kept_for_a_time_and_not_beyond_their_job() -> None:
+    clock = HandClock()
+    api, owner = FakeApi(clock), builders.owner()
+    telling = Telling(api, clock, instance="i")  # type: ignore[arg-type]
+    api.before = failing(ServerError("etcd is away", status=500), call="POST events")
+    for moment in range(50):
+        assert telling.tell(owner, (replace(EVENT, moment=str(moment)),)) == 10
+    telling.forget(("ml", "other"))
+    api.before = lambda number, call: None
+    clock.advance(599)
+    assert telling.tell(owner, ()) is None
+    assert len(api.of(kinds.EVENTS)) == 20
+
+    api.before = failing(ServerError("etcd is away", status=500), call="POST events")
+    assert telling.tell(owner, (replace(EVENT, moment="too old"),)) == 10
+    clock.advance(600)
+    assert telling.tell(owner, (replace(EVENT, moment="its job goes"),)) == 10
+    telling.forget((owner.namespace, owner.name))
+    api.before = lambda number, call: None
+    assert telling.tell(owner, ()) is None
+    assert len(api.of(kinds.EVENTS)) == 20
 
 
 def test_who_dies_between_an_event_and_the_status_tells_it_once() -> None:

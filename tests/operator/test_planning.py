@@ -9,11 +9,12 @@ from tests.api.planning_refusals import REFUSALS, STORAGE, Refusal
 
 from finetune_api.conditions import ConditionType, find
 from finetune_api.jobfile import parse_job
+from finetune_operator import kinds
 from finetune_operator.observation import Observed
 from finetune_operator.reconcile import reconcile
 
 from . import builders
-from .fakes import START
+from .fakes import START, Kubelet, World
 
 
 def observed(spec: dict[str, Any]) -> Observed:
@@ -51,3 +52,50 @@ def test_a_good_plan_is_told_in_a_line() -> None:
     assert planned is not None
     assert planned.status == "True"
     assert planned.message.startswith("8 gpu workers on 1 node, ")
+
+
+# ---- in the life of a job
+
+
+def test_a_plan_that_is_refused_makes_no_object_and_is_looked_at_again(world: World) -> None:
+    world.submit(training={"globalBatchSize": 100, "method": "lora"})
+    world.settle()
+    assert world.condition("Planned") == ("False", "InvalidSpec")
+    assert world.condition("Stalled") == ("True", "InvalidSpec")
+    assert world.condition("Reconciling") == ("False", "Stalled")
+    assert world.condition("Failed")[0] == "False"
+    assert "spec.training.method" in world.message("Planned")
+    assert "spec.training.globalBatchSize" in world.message("Planned")
+    assert {call.split()[1] for call in world.api.calls} == {"finetunejobs/status", "events"}
+    world.change(training={"globalBatchSize": 256, "method": "full"})
+    world.settle()
+    assert world.condition("Planned") == ("True", "Planned")
+    assert world.condition("Stalled") == ("False", "NotStalled")
+    assert world.status["observedGeneration"] == 2
+
+
+def test_what_cannot_fit_is_refused_after_preparation(world: World, kubelet: Kubelet) -> None:
+    world.submit(training={"maxSequenceLength": 4096})
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())  # the model has 2048 positions
+    world.settle()
+    assert world.condition("Planned") == ("False", "InvalidSpec")
+    assert world.condition("Stalled")[0] == "True"
+    assert world.names(kinds.RAYJOBS) == []
+    assert world.names(kinds.CONFIG_MAPS) == []
+    world.change(training={"maxSequenceLength": 1024})
+    world.settle()
+    assert world.condition("Prepared") == ("False", "Preparing")
+
+
+def test_a_spec_that_changes_before_the_first_attempt_is_prepared_again(world: World, kubelet: Kubelet) -> None:
+    world.submit()
+    world.settle()
+    first = world.names(kinds.JOBS)
+    world.change(model={"revision": "v2"})
+    world.settle()
+    assert len(world.names(kinds.JOBS)) == 1
+    assert world.names(kinds.JOBS) != first
+    kubelet.complete("-prepare-", builders.prepared())
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]

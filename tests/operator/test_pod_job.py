@@ -27,6 +27,17 @@ def pod(name: str = "one", **state: Any) -> dict[str, Any]:
     return builders.raw_pod(name, labels={"job-name": JOB["metadata"]["name"]}, controller=JOB, **state)
 
 
+def evicted(times: int) -> tuple[dict[str, Any], ...]:
+    return tuple(pod("abcd"[n], phase="Failed", reason="Evicted", message="The node was low on resource: memory. ") for n in range(times))
+
+
+def done(name: str) -> dict[str, Any]:
+    return pod(name, phase="Succeeded", exit_code=0, result=builders.prepared())
+
+
+DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -57,6 +68,24 @@ CASES = [
         "active",
         "Preparing",
         "the pod before it failed: the bucket answers 503",
+    ),
+    Case("evicted as often as it may be", "Running", (*evicted(3), pod("d")), "active", "Preparing", "pod d runs"),
+    Case(
+        "evicted too often",
+        "Running",
+        evicted(4),
+        "evicted",
+        "Evicted",
+        "4 pods, the last: The node was low on resource: memory; give spec.cpu",
+    ),
+    Case("evicted too often, and another pod was made", "Running", (*evicted(4), pod("e")), "evicted", "Evicted"),
+    Case("evicted too often, and done at last", "Complete", (*evicted(4), done("e")), "done", ""),
+    Case(
+        "drained any number of times",
+        "Running",
+        tuple(pod(f"{n}", phase="Failed", conditions=(DRAINED,)) for n in range(9)),
+        "active",
+        "PreparationFailed",
     ),
     Case("wrong data", "Failed", (pod(phase="Failed", exit_code=2, result=builders.failed()),), "failed", "InvalidData", "row 3"),
     Case(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_operator import keys
-from finetune_operator.waiting import disruption, ended, is_unreachable, waits_for
+from finetune_operator.waiting import disruption, ended, evicted, is_unreachable, waits_for
 
 from . import builders
 
@@ -56,12 +56,18 @@ def test_a_container_that_failed_without_our_result_shows_nothing_of_its_text() 
 
 
 def test_an_evicted_pod_has_ended() -> None:
-    pod = builders.raw_pod(phase="Failed", reason="Evicted")
-    pod["status"]["message"] = "The node was low on resource: memory."
+    pod = builders.raw_pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
     found = ended(pod, keys.MAIN_CONTAINER)
     assert found is not None
     assert "low on resource" in found.message
     assert disruption(pod) == ("Evicted", "The node was low on resource: memory.")
+    assert evicted(pod) == "The node was low on resource: memory."
+
+
+def test_a_pod_that_was_drained_was_not_evicted_for_what_it_used() -> None:
+    drained = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+    assert evicted(builders.raw_pod(phase="Failed", conditions=(drained,))) is None
+    assert evicted(builders.raw_pod(phase="Failed", reason="Terminated", message="imminent node shutdown", conditions=(drained,))) is None
 
 
 def test_a_pod_on_a_lost_node() -> None:

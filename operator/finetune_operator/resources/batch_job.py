@@ -23,7 +23,10 @@ def batch_job(name: str, stage: str, template: Manifest, owner: Owner) -> Manife
 
 
 def _failure_rules() -> list[Manifest]:
-    """The first rule that matches counts: wrong input stays wrong on another node; a pod that was drained may exit as stopped."""
+    """The first rule that matches counts: wrong input stays wrong on another node; a pod that was drained may exit as stopped.
+
+    Pods that are evicted for what they use match the second one, too; stages/pod_job.py counts those.
+    """
     return [
         _fails_on(EXIT_INVALID_INPUT),
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -5,12 +5,14 @@ that an attempt or the publication reads and that may change (workers, credentia
 operator that would plan otherwise doesn't touch it.
 """
 
+from dataclasses import replace
+
 from finetune_api.conditions import ConditionType
 from finetune_api.errors import InvalidSpec
 from finetune_api.finetunejob import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, RunStatus, plan_status
-from finetune_api.training_run import TrainingRun, run_identity
+from finetune_api.training_run import TrainingRun, digest_of, run_identity
 from finetune_operator import keys
 from finetune_operator.observation import Observed, is_running
 from finetune_operator.resources.run_config_map import run_config_map
@@ -39,12 +41,20 @@ def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_
     )
     if conflict := _conflict(status, run):
         return StageDecision(status=status, stalled=(Reason.RUN_CONFLICT, conflict))
-    create = Create(manifest=run_config_map(run, observed.owner))
-    digest = run.digest
+    manifest = run_config_map(run, observed.owner)
+    digest = digest_of(manifest["data"][keys.RUN_FILE])
     status = observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
     recorded = _recorded(status, run, digest, job_of(observed), image_id, settings)
     status = status.model_copy(update={"run": recorded, "plan": plan_status(final, final=True)})
-    return StageDecision(status=status, actions=(create,), done=True)
+    return StageDecision(status=status, actions=(Create(manifest=manifest),), done=True)
+
+
+def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:
+    """The settings for pods of the frozen run: its image and that image's Ray, whatever this operator's own are."""
+    run = status.run
+    if run is None or run.image is None:
+        return settings
+    return replace(settings, trainer_image=run.image, ray_version=run.ray_version or settings.ray_version)
 
 
 def executed(job: FineTuneJob) -> FineTuneJob:
@@ -96,13 +106,17 @@ def _recorded(
     """The status' record of it. Once an attempt exists, an operator with another default image changes nothing."""
     former = status.run if status.attempt else None
     assert status.preparation is not None
+    image = job.spec.workers.image or (former.image if former and former.image else settings.trainer_image)
+    # An image keeps its Ray; what this operator is told holds for images that begin with it.
+    known = former.ray_version if former and former.image == image else None
     return RunStatus(
         identity=run.identity,
         digest=digest,
         config_map=keys.run_name(job.metadata.name, digest),
         preparation_digest=former.preparation_digest if former else status.preparation.digest,
         contract_version=run.contract_version,
-        image=job.spec.workers.image or (former.image if former and former.image else settings.trainer_image),
+        image=image,
+        ray_version=known or settings.ray_version,
         image_id=image_id or (former.image_id if former else None),
         model_revision=run.model_revision,
         data_fingerprint=run.data.fingerprint,

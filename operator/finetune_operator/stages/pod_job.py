@@ -13,7 +13,8 @@ from finetune_api.reasons import Reason
 from finetune_api.times import is_ahead, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import Observed
-from finetune_operator.waiting import ended, phase, waits_for
+from finetune_operator.resources.batch_job import RETRIES
+from finetune_operator.waiting import ended, evicted, phase, waits_for
 
 Json = dict[str, Any]
 
@@ -26,9 +27,12 @@ JOB_NAME_LABEL: Final = "job-name"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodJob:
-    """`active`: it goes on, `reason` and `message` say how. `lost`: it ended well, and its result is gone."""
+    """`active`: it goes on, `reason` and `message` say how. `lost`: it ended well, and its result is gone.
 
-    state: Literal["active", "done", "failed", "lost"]
+    `evicted`: it has failed, and yet its controller would go on for ever: who reads this deletes the Job.
+    """
+
+    state: Literal["active", "done", "failed", "evicted", "lost"]
     reason: str = ""
     message: str = ""
     result: PodResult | None = None
@@ -49,6 +53,8 @@ def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJo
             return PodJob(state="active", reason=active, message="it failed; its last words are awaited")
         reason, message = _told(pods, newest, failed)
         return PodJob(state="failed", reason=reason, message=message or _job_message(job))
+    if (words := _evicted_too_often(pods)) is not None:
+        return PodJob(state="evicted", reason=Reason.EVICTED, message=words)
     return _active(pods, newest, active, failed)
 
 
@@ -106,6 +112,18 @@ def _newest_result(pods: Sequence[Json]) -> PodResult | None:
             permanent = found.exit_code == EXIT_INVALID_INPUT and found.result is None
             return PodResult(outcome="Failed", message=found.message, permanent=permanent)
     return None
+
+
+def _evicted_too_often(pods: Sequence[Json]) -> str | None:
+    """Why another pod would fare no better, when nodes have evicted as many as may fail.
+
+    The Job's controller doesn't count them: it can't tell them from pods that were drained or preempted, of which there may be any number.
+    """
+    told = [words for pod in pods if (words := evicted(pod)) is not None]
+    if len(told) <= RETRIES:
+        return None
+    remedy = "give spec.cpuPods.resources requests and limits for what was short, and raise spec.retry"
+    return f"nodes evicted {len(told)} pods, the last: {told[-1].rstrip('. ')}; {remedy}"
 
 
 def _told(pods: Sequence[Json], newest: PodResult | None, failed: str) -> tuple[str, str]:

@@ -59,10 +59,10 @@ def preparation(observed: Observed, status: FineTuneJobStatus, settings: Setting
     if "deletionTimestamp" in found["metadata"]:
         return _waits(observed, status, former, Reason.PREPARING, f"Job {name} is being deleted, and made again")
     read = pod_job(observed, found, active=Reason.PREPARING, failed=Reason.PREPARATION_FAILED)
+    delete = Delete(kind="Job", name=name, uid=found["metadata"]["uid"])
     if read.state == "lost":
-        again = Delete(kind="Job", name=name, uid=found["metadata"]["uid"])
-        return _waits(observed, status, (*former, again), read.reason, read.message)
-    return _judged(observed, status, read, former)
+        return _waits(observed, status, (*former, delete), read.reason, read.message)
+    return _judged(observed, status, read, (*former, delete) if read.state == "evicted" else former)
 
 
 def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, former: tuple[Action, ...]) -> Preparation:

@@ -16,6 +16,7 @@ from finetune_operator.resources.publication_job import publication_job
 from finetune_operator.settings import Settings
 from finetune_operator.stages.attempts import evaluation_status
 from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe
+from finetune_operator.stages.freezing import pinned
 from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, pod_job
 
@@ -42,16 +43,16 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
     if found is None and job.spec.suspend:
         return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former)
     if found is None:
-        pinned = replace(settings, trainer_image=status.run.image) if status.run and status.run.image else settings
-        create = Create(manifest=publication_job(run, job, observed.owner, pinned))
+        create = Create(manifest=publication_job(run, job, observed.owner, pinned(status, settings)))
         return _waits(observed, status, Reason.PUBLISHING, ABOUT_TO_START, *former, create)
     if "deletionTimestamp" in found["metadata"]:
         return _waits(observed, status, Reason.PUBLISHING, f"Job {name} is being deleted, and made again", *former)
     read = pod_job(observed, found, active=Reason.PUBLISHING, failed=Reason.PUBLICATION_FAILED)
+    delete = Delete(kind="Job", name=name, uid=found["metadata"]["uid"])
     if read.state == "lost":
-        again = Delete(kind="Job", name=name, uid=found["metadata"]["uid"])
-        return _waits(observed, status, read.reason, read.message, *former, again)
-    return _judged(observed, status, read, digest)
+        return _waits(observed, status, read.reason, read.message, *former, delete)
+    judged = _judged(observed, status, read, digest)
+    return judged.after(delete) if read.state == "evicted" else judged
 
 
 def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, digest: str) -> StageDecision:

@@ -6,8 +6,6 @@ of an attempt is in `running`, what comes between two in `resting`; how one ende
 `attempts`.
 """
 
-from dataclasses import replace
-
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus
@@ -21,6 +19,7 @@ from finetune_operator.resources.run_config_map import run_config_map
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
 from finetune_operator.stages.decision import Action, Create, StageDecision, observe, sooner
+from finetune_operator.stages.freezing import pinned
 from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.resting import leftovers, next_attempt, resting, without_kuberay
 from finetune_operator.stages.running import ending_of, goes_on, running_time, stop_asked
@@ -72,8 +71,7 @@ def _begun(observed: Observed, status: FineTuneJobStatus, settings: Settings) ->
         return without_kuberay(observed, status)
     if (observed.run is None and not observed.run_problem) or attempt.run_digest is None:
         return _without_run(observed, status)
-    pinned = replace(settings, trainer_image=status.run.image) if status.run and status.run.image else settings
-    manifest = rayjob_manifest(job, attempt.run_digest, attempt.number, owner, pinned)
+    manifest = rayjob_manifest(job, attempt.run_digest, attempt.number, owner, pinned(status, settings))
     # Somebody may have deleted the run's ConfigMap since an attempt mounted it.
     again = (Create(manifest=run_config_map(observed.run, owner)),) if observed.run and attempt.number > 1 else ()
     made: tuple[Action, ...] = (

@@ -1,0 +1,108 @@
+"""`budget.gpuHours` in the life of a job."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator import kinds
+
+from . import builders
+from .fakes import Kubelet, World
+from .lives import HUB, prepared
+
+
+def training_with_a_budget(world: World, kubelet: Kubelet, **spec: Any) -> None:
+    """16 GPUs, an attempt that runs, and a budget of an hour of them."""
+    prepared(world, kubelet, budget={"gpuHours": 16}, **spec)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+
+
+def test_a_used_up_budget_ends_the_job_with_a_checkpoint(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(120)  # the silent driver is sooner than the budget
+    world.clock.advance(3599)
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(1)
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"].get("stop") is None
+
+    world.clock.advance(2)
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"]["stop"] == {"cluster": "starchat-1-abcde", "reason": "BudgetExceeded"}
+    assert world.condition("Trained") == ("False", "Stopping")
+    assert world.condition("Failed")[0] == "False"
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7, checkpoint={"step": 7, "attempt": 1})
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    assert "budget.gpuHours is 16, and 16.00 were used" in world.message("Failed")
+    assert world.names(kinds.RAYJOBS) == []
+    assert [(a["outcome"], a["charged"]) for a in world.status["attempts"]] == [("Stopped", False)]
+    assert world.status["usage"]["gpuHours"] == pytest.approx(16 * 3601 / 3600, abs=1e-3)
+    assert [reason for reason, _ in world.events].count("Failed") == 1
+
+    world.change(retry=1)
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded"), "the budget is still used up"
+    world.change(retry=2, budget={"gpuHours": 32})
+    world.settle()
+    assert world.condition("Failed")[0] == "False"
+    assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+    assert world.status["attempts"][1]["firstStep"] == 7
+
+
+def test_a_driver_that_ignores_the_budget_has_its_time_and_no_more(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(3601)
+    world.settle()
+    world.clock.advance(world.settings.stop_seconds + 61)
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    assert world.names(kinds.RAYJOBS) == []
+
+
+def test_a_budget_that_is_raised_in_time_stops_nothing(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(3601)
+    world.settle()
+    world.change(budget={"gpuHours": 17})
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"].get("stop") is None
+    assert world.condition("Trained") == ("False", "Training")
+    kubelet.train("starchat-1")
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_an_attempt_that_finishes_over_its_budget_is_published(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet, publish=HUB)
+    world.settle()
+    world.clock.advance(3601)
+    world.settle()
+    kubelet.train("starchat-1")
+    world.settle()
+    assert world.condition("Trained") == ("True", "Trained")
+    kubelet.complete("-publish-", builders.published())
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_no_attempt_begins_when_failed_ones_used_up_the_budget(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(3590)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=3)
+    world.settle()
+    world.clock.advance(20)
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="rank 3 died")
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    assert world.status["attempts"][0]["outcome"] == "Failed"
+    assert world.status["attempt"] == 1

@@ -1,0 +1,85 @@
+"""The frozen run in the life of a job: what makes another one, and what an upgraded operator leaves as it is."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator import kinds
+
+from . import builders
+from .fakes import Kubelet, World
+from .lives import prepared
+
+
+def test_workers_that_change_while_suspended_make_another_run(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    first = world.status["run"]
+    world.change(suspend=True)
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7)
+    world.settle()
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    world.change(workers={"nodes": 1})
+    world.settle()
+    world.change(suspend=False)
+    world.settle()
+    second = world.status["run"]
+    assert second["digest"] != first["digest"]
+    assert (second["identity"], second["dataFingerprint"]) == (first["identity"], first["dataFingerprint"])
+    assert world.status["plan"]["worldSize"] == 8
+    rayjob = world.api.of(kinds.RAYJOBS)[0]
+    assert rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 1
+    assert len(world.names(kinds.CONFIG_MAPS)) == 2
+
+
+def test_an_upgraded_operator_runs_the_frozen_run(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    old = world.settings.ray_version
+    upgraded(world, ray_version="2.61.0")
+    world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
+    world.settle()
+    world.clock.advance(60)
+    world.settle()
+    assert image_and_ray(world) == ("registry.example/trainer:1", old)
+    assert len(world.names(kinds.CONFIG_MAPS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "wanted"),
+    [
+        ({"nodes": 1}, ("registry.example/trainer:1", "2.60.0")),
+        ({"image": "registry.example/own:1"}, ("registry.example/own:1", "2.61.0")),
+    ],
+)
+def test_an_image_keeps_its_ray_when_the_run_is_frozen_again(
+    world: World, kubelet: Kubelet, workers: dict[str, Any], wanted: tuple[str, str]
+) -> None:
+    prepared(world, kubelet)
+    world.change(suspend=True)
+    world.settle()
+    first = world.status["run"]["digest"]
+    upgraded(world, ray_version="2.61.0")
+    world.change(suspend=False, workers=workers)
+    world.settle()
+    assert world.status["run"]["digest"] != first
+    assert image_and_ray(world) == wanted
+    assert (world.status["run"]["image"], world.status["run"]["rayVersion"]) == wanted
+
+
+def upgraded(world: World, *, ray_version: str) -> None:
+    """An operator of another version goes on."""
+    world.settings = builders.settings(trainer_image="registry.example/trainer:2", ray_version=ray_version)
+    world.restart()
+
+
+def image_and_ray(world: World) -> tuple[str, str]:
+    """What the only RayJob's head runs, and what KubeRay is told of it."""
+    (rayjob,) = world.api.of(kinds.RAYJOBS)
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    return cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["image"], cluster["rayVersion"]

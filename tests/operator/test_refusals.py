@@ -1,0 +1,63 @@
+"""What the API server refuses in the life of a job: told, and tried again."""
+
+import pytest
+
+from finetune_operator import kinds
+from finetune_operator.runtime.api import ApiError, Forbidden, Invalid, NotFound, ServerError
+
+from . import builders
+from .fakes import Kubelet, World, failing
+
+
+def test_an_object_that_is_not_ours_is_refused(world: World, kubelet: Kubelet) -> None:
+    world.submit()
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    foreign = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "starchat-1", "namespace": builders.NAMESPACE}, "spec": {}}
+    world.api.put(kinds.RAYJOBS, foreign)
+    for _ in range(4):
+        world.look()
+    assert world.condition("Trained") == ("False", "NameTaken")
+    assert world.condition("Stalled") == ("True", "NameTaken")
+    assert "RayJob starchat-1" in world.message("Stalled")
+    assert world.api.of(kinds.RAYJOBS)[0]["spec"] == {}
+    world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
+    world.settle()
+    assert world.condition("Stalled")[0] == "False"
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "stalled"),
+    [
+        (NotFound("the server could not find the requested resource", status=404, reason="NotFound"), "KubeRayAbsent", "True"),
+        (Forbidden('User "x" cannot create resource "rayjobs"', status=403, reason="Forbidden"), "KubeRayForbidden", "True"),
+        (ApiError('unknown field "spec.rayClusterSpec.authOptions"', status=400, reason="BadRequest"), "KubeRayTooOld", "True"),
+        (Forbidden("exceeded quota: gpus", status=403, reason="Forbidden"), "Rejected", "False"),
+        (Invalid("spec is wrong", status=422, reason="Invalid"), "Rejected", "True"),
+    ],
+)
+def test_a_refused_rayjob_is_told_and_tried_again(world: World, kubelet: Kubelet, error: ApiError, reason: str, stalled: str) -> None:
+    world.submit()
+    world.settle()
+    world.api.before = failing(error, call="POST rayjobs")
+    kubelet.complete("-prepare-", builders.prepared())
+    for _ in range(4):
+        decision = world.look()
+    assert world.condition("Trained") == ("False", reason)
+    assert world.condition("Stalled")[0] == stalled
+    assert decision is not None
+    assert decision.requeue_after_seconds == 30
+    assert world.status["attempt"] == 1
+    world.api.before = lambda number, call: None
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+    assert world.condition("Stalled")[0] == "False"
+
+
+def test_a_server_error_changes_nothing(world: World) -> None:
+    world.submit()
+    world.api.before = failing(ServerError("etcd is away", status=500), call="POST jobs")
+    with pytest.raises(ServerError):
+        world.look()
+    assert world.status == {}

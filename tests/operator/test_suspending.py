@@ -1,0 +1,76 @@
+"""`suspend` in the life of a job: nothing begins, what runs commits a checkpoint and gives its GPUs back."""
+
+from finetune_operator import kinds
+
+from .fakes import Kubelet, World
+from .lives import prepared
+
+
+def test_a_suspended_job_begins_nothing(world: World, kubelet: Kubelet) -> None:
+    world.submit(suspend=True)
+    world.settle()
+    assert world.condition("Suspended") == ("True", "Suspended")
+    assert world.condition("Reconciling") == ("False", "Suspended")
+    assert world.names(kinds.JOBS) == []
+    world.change(suspend=False)
+    world.settle()
+    assert world.condition("Suspended") == ("False", "NotSuspended")
+    assert len(world.names(kinds.JOBS)) == 1
+
+
+def test_suspending_asks_for_a_checkpoint_and_then_frees_the_gpus(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.change(suspend=True)
+    world.settle()
+    report = world.api.of(kinds.FINETUNEREPORTS)[0]
+    assert report["spec"]["stop"] == {"cluster": "starchat-1-abcde", "reason": "Suspended"}
+    assert world.condition("Suspended") == ("False", "Stopping")
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7, checkpoint={"step": 7, "attempt": 1})
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    assert world.status["attempts"][0]["outcome"] == "Stopped"
+    assert world.condition("Suspended") == ("False", "Stopping")  # its pods are still there
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    assert world.condition("Suspended") == ("True", "Suspended")
+
+    world.change(suspend=False)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+    assert world.status["attempts"][1]["firstStep"] == 7
+    assert world.condition("Suspended")[0] == "False"
+
+
+def test_a_driver_that_does_not_stop_has_its_time_and_no_more(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.change(suspend=True)
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds is not None
+    world.clock.advance(decision.requeue_after_seconds + 200)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    assert world.status["attempts"][0]["outcome"] == "Stopped"
+
+
+def test_a_clock_that_is_set_back_does_not_let_a_driver_take_hours_to_stop(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.change(suspend=True)
+    world.settle()
+    world.clock.advance(-5 * 3600)
+    world.settle()
+    world.clock.advance(world.settings.stop_seconds + 61)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    assert [a["outcome"] for a in world.status["attempts"]] == ["Stopped"]

@@ -1,0 +1,242 @@
+"""Attempts in the life of a job: how they start, report, end, and what comes after."""
+
+import pytest
+
+from finetune_operator import kinds
+from finetune_operator.observation import KubeRay
+
+from . import builders
+from .fakes import Kubelet, World
+from .lives import prepared
+
+
+def test_failures_are_charged_and_spaced_until_the_budget_is_used_up(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, failurePolicy={"maxFailures": 1, "backoffSeconds": 30})
+    for number in (1, 2):
+        name = f"starchat-{number}"
+        kubelet.rayjob(name, "Running", job="RUNNING")
+        world.settle()
+        kubelet.report(f"{name}-abcde", outcome="Failed", reason="TrainingFailed", message="a worker died")
+        kubelet.finish(name, "FAILED")
+        decision = world.settle()
+        if number == 1:
+            assert world.condition("Trained") == ("False", "BackingOff")
+            assert decision is not None
+            assert decision.requeue_after_seconds == pytest.approx(30)
+            world.clock.advance(31)
+            world.settle()
+    assert world.condition("Failed") == ("True", "TooManyFailures")
+    assert "a worker died" in world.message("Failed")
+    assert world.status["usage"]["chargedFailures"] == 2
+    assert len(world.names(kinds.RAYJOBS)) == 2
+    world.change(retry=1)
+    world.settle()
+    assert world.condition("Failed")[0] == "False"
+    world.clock.advance(3600)
+    world.settle()
+    assert world.names(kinds.RAYJOBS)[-1] == "starchat-3"
+    kubelet.train("starchat-3")
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_a_permanent_failure_ends_the_job_at_once(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="RunConflict", message="the prefix is another run's", permanent=True)
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    assert world.condition("Failed") == ("True", "RunConflict")
+    assert world.status["attempts"][0]["outcome"] == "InvalidInput"
+    world.change(retry=1)
+    world.clock.advance(3600)
+    world.settle()
+    assert world.condition("Failed")[0] == "False"
+    assert world.names(kinds.RAYJOBS)[-1] == "starchat-2"
+
+
+def test_an_attempt_that_does_not_start_gives_its_gpus_back(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Initializing")
+    kubelet.ray_pods("starchat-1-abcde", phase="Pending", unschedulable="0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")
+    decision = world.settle()
+    assert world.condition("Trained") == ("False", "Starting")
+    assert "Insufficient nvidia.com/gpu" in world.message("Trained")
+    assert decision is not None
+    assert decision.requeue_after_seconds is not None
+    assert decision.requeue_after_seconds <= 100
+    world.clock.advance(101)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"]) == ("NotStarted", False)
+    assert "Insufficient nvidia.com/gpu" in attempt["message"]
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.clock.advance(60)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+
+
+def test_a_deleted_rayjob_is_followed_by_another_attempt(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"]) == ("Deleted", False)
+    world.clock.advance(30)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+
+
+def test_a_deleted_rayjobs_pods_commit_before_the_next_attempt(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Running", step=4)
+    world.settle()
+    world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    assert world.condition("Trained") == ("False", "Stopping")
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=5, checkpoint={"step": 5, "attempt": 1, "bytes": 9})
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"], attempt["lastStep"]) == ("Deleted", False, 5)
+    assert world.status["checkpoints"]["latest"]["step"] == 5
+
+
+def test_a_rayjob_that_only_the_cache_lacks_is_not_gone(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    world.restart()
+    world.api.known.rayjobs.remove((builders.NAMESPACE, "starchat-1"))
+    world.look()
+    assert "outcome" not in world.status["attempts"][0]
+    assert "GET rayjobs starchat-1" in world.api.reads
+
+
+def test_kueue_suspends_and_readmits_the_same_rayjob(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"queueName": "team"})
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.api.change(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1", spec={"suspend": True})
+    kubelet.rayjob("starchat-1", "Suspended", cluster="")
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Preempted"
+    assert world.condition("Trained") == ("False", "Queued")
+    world.clock.advance(3600)
+    world.settle()
+    world.api.change(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1", spec={"suspend": False})
+    kubelet.rayjob("starchat-1", "Initializing", cluster="starchat-1-fghij")
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+    assert world.status["attempt"] == 2
+    assert world.status["attempts"][1]["rayJob"]["cluster"] == "starchat-1-fghij"
+    assert "outcome" not in world.status["attempts"][1]
+
+
+def test_a_queued_rayjob_has_no_start_deadline(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100, "queueName": "team"})
+    world.api.change(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1", spec={"suspend": True})
+    kubelet.rayjob("starchat-1", "Suspended", cluster="")
+    world.settle()
+    assert world.condition("Trained") == ("False", "Queued")
+    world.clock.advance(10_000)
+    world.settle()
+    world.api.change(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1", spec={"suspend": False})
+    kubelet.rayjob("starchat-1", "Initializing")
+    world.settle()
+    assert world.condition("Trained") == ("False", "Starting")
+    world.clock.advance(101)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "NotStarted"
+
+
+def test_a_report_of_another_cluster_is_ignored(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    kubelet.report("starchat-1-zzzzz", outcome="Finished", step=99)
+    before = world.status
+    world.settle()
+    assert world.status == before
+
+
+def test_silence_makes_the_progress_stale_once(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(120)
+    world.clock.advance(121)
+    world.settle()
+    assert world.status["progress"]["stale"] is True
+    before = len(world.api.calls)
+    world.clock.advance(10_000)
+    world.settle()
+    assert len(world.api.calls) == before
+
+
+def test_one_status_write_per_report(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    before = len(world.api.calls)
+    for step in range(1, 4):
+        world.clock.advance(10)
+        kubelet.report("starchat-1-abcde", outcome="Running", step=step, totalSteps=10, loss=1.0 / step)
+        world.settle()
+    assert world.api.calls[before:] == ["PATCH finetunejobs/status starchat"] * 3
+
+
+def test_a_job_waits_for_kuberay_and_starts_when_it_comes(world: World, kubelet: Kubelet) -> None:
+    world.kuberay = KubeRay.ABSENT
+    world.submit()
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    world.settle()
+    assert world.condition("Trained") == ("False", "KubeRayAbsent")
+    assert world.condition("Stalled") == ("True", "KubeRayAbsent")
+    assert "install KubeRay" in world.message("Trained")
+    assert world.status.get("attempt", 0) == 0
+    world.kuberay = KubeRay.PRESENT
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+    assert world.condition("Stalled")[0] == "False"
+
+
+def test_a_clock_that_is_set_back_after_a_failure_delays_no_attempt(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    kubelet.finish("starchat-1", "FAILED")  # by KubeRay's clock, which is right
+    world.clock.advance(-5 * 3600)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Failed"
+    world.clock.advance(31)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1", "starchat-2"]
+
+
+def test_a_clock_that_is_set_back_begins_the_start_deadline_anew(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Initializing")
+    world.settle()
+    world.clock.advance(-5 * 3600)
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    world.clock.advance(101)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "NotStarted"
