@@ -111,6 +111,27 @@ def test_an_earlier_run_of_the_same_job_tells_its_data(folder, capsys):
     assert planned(capsys, "job.yaml", "--set", "training.seed=7")["rowsPerEpoch"] is None
 
 
+def test_what_only_a_cluster_refuses_is_told_and_nothing_fails(folder, capsys):
+    words = (
+        "spec.checkpoints.storage is missing, and a pod's own disk goes with the pod; set it to s3://bucket/prefix, or a path on a volume"
+    )
+    assert main(["plan", "job.yaml"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"On a cluster the operator refuses it (`finetune run` doesn't) {words}" in text
+    (refused,) = planned(capsys, "job.yaml")["clusterRefuses"]
+    assert refused["field"] == "spec.checkpoints.storage"
+    assert words == "{field} {message}; {remedy}".format(**refused)
+
+
+def test_a_file_for_a_cluster_or_for_this_machine_is_told_of_no_refusal(folder, capsys):
+    stored = ["--set", "checkpoints.storage=s3://bucket/prefix"]
+    assert planned(capsys, "job.yaml", *stored)["clusterRefuses"] == []
+    assert planned(capsys, "job.yaml", "--here")["clusterRefuses"] == []
+    for arguments in (stored, ["--here"]):
+        assert main(["plan", "job.yaml", *arguments]) == 0
+        assert "refuses" not in capsys.readouterr().out
+
+
 def test_this_machine_is_compared_when_asked(folder, capsys):
     write(folder / "cpu.yaml", model={"shape": STARCODERBASE.model_dump(by_alias=True)}, workers={**CPU, "workersPerNode": 64})
     assert planned(capsys, "cpu.yaml")["memory"]["capacityBytes"] is None

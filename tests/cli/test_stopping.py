@@ -22,7 +22,11 @@ def reading(folder: Path, job: Path) -> Iterator["tuple[subprocess.Popen[str], i
     command = [sys.executable, "-m", "finetune_cli.app", "run", str(job), "--json", "--set", "dataset.sources.0.name=./rows.jsonl"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    writing = os.open(pipe, os.O_WRONLY)  # returns when the command reads
+    writing = os.open(pipe, os.O_WRONLY)  # returns when the command opens it, too
+    # Python sees a signal between two bytecodes, or when it interrupts a read: one between the last bytecode and the read is not
+    # seen before data comes.
+    while state_of(process.pid) == "R":
+        time.sleep(0.01)
     try:
         yield process, writing
     finally:
@@ -31,6 +35,11 @@ def reading(folder: Path, job: Path) -> Iterator["tuple[subprocess.Popen[str], i
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def state_of(number: int) -> str:
+    """What the process's main thread does, as in proc(5): R runs or waits for a processor, S sleeps."""
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 from tests.api.jobs import mapping
+from tests.api.planning_refusals import REFUSALS, STORAGE
 
 from finetune_cli.app import main
 
@@ -44,6 +45,23 @@ def test_json(folder, capsys):
 def test_overrides_are_checked_too(folder, capsys):
     assert main(["validate", "good.yaml", "--set", "training.globalBatchSize=100"]) == 2
     assert "use 96 or 128" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+def test_for_a_cluster_what_the_operator_refuses_is_refused(folder, capsys, refusal):
+    spec = {"checkpoints": STORAGE} | {name: STORAGE | given if name == "checkpoints" else given for name, given in refusal.spec.items()}
+    (folder / "refused.yaml").write_text(yaml.safe_dump(mapping(**spec)))
+    assert main(["validate", "refused.yaml", "--cluster"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert all(word in text for word in refusal.words), text
+
+
+def test_only_for_a_cluster_storage_is_needed(folder, capsys):
+    assert main(["validate", "good.yaml"]) == 0
+    assert main(["validate", "good.yaml", "--cluster", "--json"]) == 2
+    (entry,) = json.loads(capsys.readouterr().out.partition("\n")[2])["jobs"]
+    assert [problem["field"] for problem in entry["problems"]] == ["spec.checkpoints.storage"]
+    assert main(["validate", "good.yaml", "--cluster", "--set", "checkpoints.storage=s3://bucket/prefix"]) == 0
 
 
 def test_paths_that_lead_nowhere(folder, capsys):

@@ -1,5 +1,6 @@
 """What test_engine.py runs on each rank: several checks in one process group, because starting one costs half a minute."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,15 @@ def not_finite(folder: Path) -> dict[str, Any]:
     raise AssertionError("the step was taken")
 
 
+def warned(folder: Path) -> list[tuple[str, str]]:
+    """File and words of every warning of a step, and of one that anybody else gives meanwhile."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        steps(engine(folder), 1)
+        warnings.warn("a word for programmers", FutureWarning, stacklevel=1)
+    return [(Path(one.filename).name, str(one.message)) for one in seen]
+
+
 def two_ranks(gpt_bigcode: Path, llama: Path) -> dict[str, Any]:
     """Everything that is tried on two ranks."""
     return {
@@ -163,6 +173,7 @@ def two_ranks(gpt_bigcode: Path, llama: Path) -> dict[str, Any]:
         "isolation": {"gpt_bigcode": isolation(gpt_bigcode), "llama": isolation(llama)},
         "groupings": groupings(llama),
         "not_finite": not_finite(gpt_bigcode),
+        "warned": warned(gpt_bigcode),
         "threads": torch.get_num_threads(),
     }
 

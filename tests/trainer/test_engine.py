@@ -76,6 +76,13 @@ def test_ranks_agree(at_two: list[Result]) -> None:
             assert at_two[0][name][key] == at_two[1][name][key]
 
 
+def test_what_torch_wants_of_deepspeed_is_not_told_to_users(at_two: list[Result]) -> None:
+    for result in at_two:
+        files = [file for file, _ in result["warned"]]
+        assert "c10d_logger.py" not in files, result["warned"]
+        assert "engine_runs.py" in files, "a warning of others was silenced, too"
+
+
 @pytest.mark.parametrize("name", ["gpt_bigcode", "bf16"])
 def test_logits_are_those_of_the_folder(folders: dict[str, Path], at_two: list[Result], name: str) -> None:
     """Also the buffers: rotary frequencies in bf16 would be wrong from the third digit on."""

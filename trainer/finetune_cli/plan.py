@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from finetune_api.errors import Problem
     from finetune_api.finetunejob import FineTuneJob, ModelShape
     from finetune_api.plan import Machine
     from finetune_api.training_run import DataShape, Memory, Plan
@@ -29,21 +31,35 @@ def plan(
     here: Annotated[bool, typer.Option("--here", help="Compare CPU workers with the memory of this machine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what a job needs (memory, steps, time, GPU hours) before anything is started, and what doesn't fit."""
+    """Say what a job needs (memory, steps, time, GPU hours) before anything is started, and what doesn't fit.
+
+    Also what a cluster would refuse and `finetune run` doesn't mind, unless with --here; `finetune validate --cluster` refuses it, too.
+    """
+    from finetune_api.checks import in_spec_order
+    from finetune_api.cluster_checks import cluster_problems
     from finetune_api.jobfile import load_job
     from finetune_api.plan import plan as planned
 
     spec = load_job(job, overrides or ())
     shape = local_shape(spec, job.parent)
     result = planned(spec, shape, _data(spec, tokens), _this_machine() if here else None)
+    refused = [] if here else in_spec_order(cluster_problems(spec))
     if as_json:
         cost = None if price is None or result.gpu_hours is None else price * result.gpu_hours
-        value = {"job": spec.metadata.name, **result.model_dump(mode="json", by_alias=True), "cost": cost}
+        value = {
+            "job": spec.metadata.name,
+            **result.model_dump(mode="json", by_alias=True),
+            "cost": cost,
+            "clusterRefuses": [asdict(problem) for problem in refused],
+        }
         print(json.dumps(value, ensure_ascii=False, indent=2))
         return
     from rich.console import Console
 
-    _print(Console(highlight=False), spec, result, shape or spec.spec.model.shape, price)
+    console = Console(highlight=False)
+    _print(console, spec, result, shape or spec.spec.model.shape, price)
+    if refused:
+        console.print(_refusals(refused))
 
 
 # Ends of the names of classes that generate text.
@@ -109,6 +125,12 @@ def _print(console: "Console", job: "FineTuneJob", plan: "Plan", shape: "ModelSh
         console.print(_rows("Not known yet", [(item.name, item.why) for item in plan.unknown]))
     for note in plan.notes:
         console.print(Text.assemble(("note  ", "yellow"), note))
+
+
+def _refusals(problems: "list[Problem]") -> "Table":
+    """What the operator would write as Planned=False."""
+    told = [(problem.field, "; ".join(filter(None, (problem.message, problem.remedy)))) for problem in problems]
+    return _rows("On a cluster the operator refuses it (`finetune run` doesn't)", told)
 
 
 def _run_table(plan: "Plan", shape: "ModelShape | None", price: float | None) -> "Table":

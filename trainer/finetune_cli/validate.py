@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,15 +16,16 @@ if TYPE_CHECKING:
 def validate(
     jobs: Annotated[list[Path], typer.Argument(metavar="JOB.yaml", help="FineTuneJob files.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field of spec; repeatable.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Also refuse what only the operator on a cluster refuses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check jobs: keys, types, ranges, arithmetic, local files. Exit code 2 when one is wrong."""
     from finetune_api.errors import InvalidSpec, Problem
 
-    found = {path: problems_of(path, overrides or []) for path in jobs}
+    found = {path: problems_of(path, overrides or [], cluster=cluster) for path in jobs}
     if as_json:
         described = [
-            {"file": str(path), "valid": not problems, "problems": [_described(p) for p in problems]} for path, problems in found.items()
+            {"file": str(path), "valid": not problems, "problems": [asdict(p) for p in problems]} for path, problems in found.items()
         ]
         print(json.dumps({"valid": not any(found.values()), "jobs": described}, ensure_ascii=False, indent=2))
         if any(found.values()):
@@ -36,11 +38,11 @@ def validate(
         print(f"{path}: valid")
 
 
-def problems_of(path: Path, overrides: list[str]) -> "list[Problem]":
-    """Every problem of one job; what needs the model's shape is checked where it is at hand."""
+def problems_of(path: Path, overrides: list[str], *, cluster: bool = False) -> "list[Problem]":
+    """Every problem of one job; what needs the model's shape is checked where it is at hand. `cluster`: those of the operator's plan."""
     from finetune_api.errors import InvalidModel, InvalidSpec, Problem
     from finetune_api.jobfile import load_job
-    from finetune_api.plan import plan
+    from finetune_api.plan import cluster_plan, plan
     from finetune_cli.plan import local_shape
 
     problems = []
@@ -52,7 +54,7 @@ def problems_of(path: Path, overrides: list[str]) -> "list[Problem]":
         except InvalidModel as error:
             problems.append(Problem("spec.model.name", str(error)))
             shape = None
-        plan(job, shape, None)
+        (cluster_plan if cluster else plan)(job, shape, None)
     except InvalidSpec as error:
         problems += error.problems
     return problems
@@ -70,7 +72,3 @@ def _missing_paths(job: "FineTuneJob", base: Path, typed: set[str]) -> "list[Pro
         for field, name in names
         if is_path(name) and (not Path(name).is_absolute() or name in typed) and not (base / name).exists()
     ]
-
-
-def _described(problem: "Problem") -> dict[str, str]:
-    return {"field": problem.field, "message": problem.message, "remedy": problem.remedy}

@@ -11,6 +11,7 @@ averages gradients over ranks, so each micro-step's sum is scaled by world size 
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,5 +296,8 @@ def _start_deepspeed(device: torch.device) -> Any:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 wants renamed, and torch says so in the wrapper around them: hundreds of
+    # lines a step where every warning is shown, and Ray brings each rank's to the driver's log.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger$")
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
     return deepspeed
