@@ -81,15 +81,24 @@ def submit_trainjobs(api: ApiServer, wanted: Iterable[str]) -> None:
 # ---- the cluster's part
 
 
+def make_preparation_pods(api: ApiServer) -> None:
+    """Every Job has a pod."""
+
+    def make(job: Json) -> None:
+        name = job["metadata"]["name"]
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+        _make_pod(api, f"{name}-0", job["spec"]["template"], {JOB_NAME_LABEL: name}, owners=[owner])
+
+    api.each(api.items(kinds.JOBS, NAMESPACE), make)
+
+
 def complete_preparations(api: ApiServer) -> None:
     """Every Job ends well: its pod says what it found, then the Job's status says that it is complete."""
     said = builders.prepared(rows=25600)
 
     def complete(job: Json) -> None:
         name, now = job["metadata"]["name"], _now()
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
-        template = job["spec"]["template"]
-        _put_pod(api, f"{name}-0", template, {JOB_NAME_LABEL: name}, phase="Succeeded", owners=[owner], exit_code=0, result=said)
+        _say_of_pod(api, f"{name}-0", job["spec"]["template"], phase="Succeeded", exit_code=0, result=said)
         ended = [{"type": kind, "status": "True", "lastProbeTime": now, "lastTransitionTime": now} for kind in _COMPLETE]
         status = {"startTime": now, "completionTime": now, "succeeded": 1, "ready": 0, "conditions": ended}
         api.write_status(kinds.JOBS, NAMESPACE, name, status)
@@ -123,11 +132,12 @@ def put_ray_pods(api: ApiServer, rayjob: Json) -> None:
     templates = [spec["headGroupSpec"]["template"], *[workers["template"]] * workers["replicas"]]
     for number, template in enumerate(templates):
         labels = {CLUSTER_LABEL: cluster, keys.NODE_TYPE_LABEL: "worker" if number else "head"}
-        _put_pod(api, f"{cluster}-{number}", template, labels, phase="Running")
+        _make_pod(api, f"{cluster}-{number}", template, labels)
+        _say_of_pod(api, f"{cluster}-{number}", template, phase="Running")
 
 
-def _put_pod(api: ApiServer, name: str, template: Json, labels: Json, *, phase: str, owners: Iterable[Json] = (), **state: Any) -> None:
-    """A pod of that template which no scheduler touches, in that phase."""
+def _make_pod(api: ApiServer, name: str, template: Json, labels: Json, *, owners: Iterable[Json] = ()) -> None:
+    """A pod of that template which no scheduler touches."""
     metadata = template["metadata"]
     pod = {
         "apiVersion": "v1",
@@ -136,8 +146,12 @@ def _put_pod(api: ApiServer, name: str, template: Json, labels: Json, *, phase: 
         # Service accounts of heads and workers are there, but the API server may not have seen them yet.
         "spec": {**template["spec"], "schedulerName": "nobody", "serviceAccountName": "default", "serviceAccount": "default"},
     }
-    made = api.create(kinds.PODS, NAMESPACE, pod)
-    container = made["spec"]["containers"][0]
+    api.create(kinds.PODS, NAMESPACE, pod)
+
+
+def _say_of_pod(api: ApiServer, name: str, template: Json, *, phase: str, **state: Any) -> None:
+    """What a kubelet says of a pod."""
+    container = template["spec"]["containers"][0]
     status = builders.raw_pod(phase=phase, container=container["name"], **state)["status"]
     (told,) = status["containerStatuses"]
     told |= {"image": container["image"], "imageID": "", "ready": phase == "Running", "restartCount": 0}

@@ -164,7 +164,8 @@ def life(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Preparation Jobs, then RayJobs, then reports: all jobs every ten seconds, and single ones while nothing else happens."""
     with _ours(folder) as (plane, api):
         operator, prepared = _prepared(plane, api, options.jobs)
-        before = operator.used()
+        jobs.make_preparation_pods(api)
+        before = operator.settled()
 
         def complete() -> Controller:
             jobs.complete_preparations(api)
@@ -229,6 +230,7 @@ def many(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with _ours(folder) as (plane, api):
         operator, prepared = _prepared(plane, api, options.jobs)
         operator.stop()
+        jobs.make_preparation_pods(api)
         jobs.complete_preparations(api)
         trains, succeeded = jobs.lives()
         names = jobs.names(options.jobs)
