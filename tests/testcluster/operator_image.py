@@ -56,12 +56,17 @@ def operator_image(folder: Path | None = None) -> ImageArchive:
 def built_image(target: str, folder: Path | None = None) -> ImageArchive:
     """The image of a target, built when no archive of these inputs is there. Raises RuntimeError when it can't be."""
     folder = folder or images_folder()
-    tag = inputs_digest(target, ROOT)[:12]
-    image = ImageArchive(path=folder / f"{target}-{tag}.tar", name=f"{REPOSITORY}{target}:{tag}")
+    name = image_name(target)
+    image = ImageArchive(path=folder / f"{target}-{name.rpartition(':')[2]}.tar", name=name)
     with _alone(folder, target):
         if not image.path.exists():
             _build(folder, target, image)
     return image
+
+
+def image_name(target: str) -> str:
+    """What the target's image of the working tree is called, built or not."""
+    return f"{REPOSITORY}{target}:{inputs_digest(target, ROOT)[:12]}"
 
 
 def inputs_digest(target: str, root: Path) -> str:

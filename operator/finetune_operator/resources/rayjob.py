@@ -133,6 +133,9 @@ def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
         checkpoint_before_stop=True,
     )
     template = pods.pod_template(parts, owner, settings)
+    # The shell of KubeRay's init container, as process 1 of a container, would ignore SIGTERM: a worker that waits for its head would keep
+    # its GPUs for the whole grace period.
+    template["spec"]["shareProcessNamespace"] = True
     if workers.topology_spread_constraints:
         template["spec"]["topologySpreadConstraints"] = workers.topology_spread_constraints
     ranks = ranks_per_node(job)

@@ -146,6 +146,7 @@ def test_time_to_stop(seconds: int) -> None:
     made_templates = templates(finetunejob(), stop_seconds=seconds)
     head, workers = made_templates["head"], made_templates["workers"]
     assert workers["spec"]["terminationGracePeriodSeconds"] == seconds + 30
+    assert workers["spec"]["shareProcessNamespace"], "KubeRay's init container ends when it is asked to"
     assert head["spec"]["terminationGracePeriodSeconds"] == seconds + 60
     for template in (head, workers):
         command = template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
