@@ -28,17 +28,17 @@ class Reason(StrEnum):
     PREPARING = "Preparing"  # False: the preparation pod was made; the message says what it waits for, if it doesn't run
     PREPARATION_FAILED = "PreparationFailed"  # False: the pod failed and said nothing that we understand; Failed when its tries are used up
     RESULT_UNREADABLE = "ResultUnreadable"  # False and Failed: the pod ended well, but its termination message is not a PodResult
-    # From the pod, permanent: False and Failed until the spec or retry changes.
-    INVALID_DATA = "InvalidData"
-    INVALID_MODEL = "InvalidModel"
-    INVALID_STORAGE = "InvalidStorage"
-    INVALID_PUBLICATION = "InvalidPublication"
-    INVALID_TRAINING_RUN = "InvalidTrainingRun"
-    RUN_CONFLICT = "RunConflict"
-    RESULT_TOO_LARGE = "ResultTooLarge"
-    # From the pod, tried again: False.
-    STORAGE_FAILED = "StorageFailed"
-    UNEXPECTED = "Unexpected"
+    # From the pod, until spec or retry changes.
+    INVALID_DATA = "InvalidData"  # False and Failed: a row or a whole source is wrong; the message has source and row
+    INVALID_MODEL = "InvalidModel"  # False and Failed: no such model, or its licence isn't accepted; the message has the link
+    INVALID_STORAGE = "InvalidStorage"  # False and Failed: the bucket isn't there, or the keys may not write to it
+    INVALID_PUBLICATION = "InvalidPublication"  # False and Failed: the token may not write to the repository
+    INVALID_TRAINING_RUN = "InvalidTrainingRun"  # False and Failed: run.json is of another version than the image reads
+    RUN_CONFLICT = "RunConflict"  # False and Failed: the storage is another job's, or model or data changed since
+    RESULT_TOO_LARGE = "ResultTooLarge"  # False and Failed: what preparation found is longer than a termination message may be
+    # From the pod, tried again.
+    STORAGE_FAILED = "StorageFailed"  # False, tried again: the storage did not answer, or not as it should
+    UNEXPECTED = "Unexpected"  # False, tried again: a fault that nobody foresaw; the message has its words
 
     # ---- Trained
     TRAINED = "Trained"  # True: the last attempt finished

@@ -40,6 +40,7 @@ class FineTuneReportSpec(StatusModel):
     """What the operator asks of the driver."""
 
     stop: StopRequest | None = Field(default=None, description="Commit a checkpoint and stop.")
+    service_account: Annotated[str, Field(max_length=253)] | None = Field(default=None, description="Whose token may write the status.")
 
     def asks_to_stop(self, cluster: str) -> bool:
         """Whether the driver of that RayCluster should stop."""

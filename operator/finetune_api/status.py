@@ -137,6 +137,7 @@ class AttemptStatus(StatusModel):
     message: Text | None = Field(default=None, description="What a person should know.")
     charged: bool = Field(default=False, description="Whether it counts against failurePolicy.maxFailures.")
     run_digest: Digest | None = Field(default=None, description="Digest of the run that it executes; other workers make another run.")
+    gpus: Natural | None = Field(default=None, description="GPUs of its workers; a later change of spec.workers is the next attempt's.")
     first_step: Natural | None = Field(default=None, description="Step of the checkpoint that it began from; 0 is the base model.")
     last_step: Natural | None = Field(default=None, description="Newest step that it reported.")
 
@@ -145,6 +146,7 @@ class UsageStatus(StatusModel):
     """What was used over all attempts; only grows."""
 
     gpu_hours: NotNegative = Field(default=0.0, description="GPU hours that were held by attempts that ended.")
+    held_seconds: NotNegative = Field(default=0.0, description="Time for which all pods of attempts that ended ran.")
     goodput_seconds: NotNegative = Field(default=0.0, description="Time that went into steps that count, of attempts that ended.")
     goodput: NotNegative | None = Field(default=None, description="Share of the held time that went into steps that count.")
     charged_failures: Natural = Field(default=0, description="Failures charged.")

@@ -1,7 +1,8 @@
 """The only room that talks to the API server about jobs: observes one, applies what was decided, writes its status.
 
 Reads come from the reflectors' stores, which may be behind. So what this process wrote itself is remembered until the stores
-have it; that a RayJob is gone is asked of the API server itself; and a RayJob is only made when the job hasn't changed since.
+have it; that a RayJob is gone is asked of the API server itself; and a RayJob is only made, and anything only deleted, when the
+job hasn't changed since.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from finetune_operator.events import Event
 from finetune_operator.observation import KubeRay, Observed, is_finished, is_settled, last_attempt
 from finetune_operator.reconcile import Key, Refused
 from finetune_operator.refusals import refusal, taken
-from finetune_operator.resources.owner import is_owned, owner_of
+from finetune_operator.resources.owner import is_of_former, is_owned, owner_of
 from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict, Forbidden, Invalid, Json, NotFound, Resource
 from finetune_operator.runtime.clock import Clock
 from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, WithdrawStop
@@ -52,10 +53,13 @@ class Cluster:
         clock: Clock,
         *,
         instance: str,
-        kuberay: Callable[[], KubeRay] = lambda: KubeRay.PRESENT,
+        kuberay: Callable[[str], KubeRay] = lambda namespace: KubeRay.PRESENT,
         on_written: Callable[[FineTuneJobStatus, FineTuneJobStatus], None] = lambda old, new: None,
     ) -> None:
-        """`instance` names this process in events; `on_written` is told of each status that was written, for metrics."""
+        """`instance` names this process in events; `kuberay` says what a namespace's jobs find of it.
+
+        `on_written` is told of each status that was written, for metrics.
+        """
         self._api = api
         self._known = known
         self._clock = clock
@@ -81,7 +85,7 @@ class Cluster:
             return None
         status = parse_status(raw.get("status"))
         structlog.contextvars.bind_contextvars(attempt=status.attempt)
-        kuberay = self._kuberay()
+        kuberay = self._kuberay(key[0])
         job, problems = self._spec(raw)
         rayjobs = self._owned(raw, kinds.RAYJOBS)
         if kuberay is KubeRay.PRESENT:
@@ -157,7 +161,7 @@ class Cluster:
     def _with_run(self, observed: Observed) -> Observed:
         """The observation with the frozen run, where something may depend on it."""
         recorded, status = observed.status.run, observed.status
-        if recorded is None or is_settled(status, observed.generation) or (is_finished(status) and not is_reopened(observed)):
+        if recorded is None or is_settled(observed, status) or (is_finished(status) and not is_reopened(observed)):
             return observed
         version = (observed.owner.uid, recorded.config_map)
         found = self._runs.get(version)
@@ -218,14 +222,18 @@ class Cluster:
 
     def _check_current(self, observed: Observed) -> None:
         """Raise Conflict when the job isn't the one that was observed: another process may have gone on with it."""
-        version = observed.raw["metadata"]["resourceVersion"]
-        heard, at = self._heard.get((observed.owner.namespace, observed.owner.name), ("", 0.0))
+        key, version = (observed.owner.namespace, observed.owner.name), observed.raw["metadata"]["resourceVersion"]
+        heard, at = self._heard.get(key, ("", 0.0))
         if heard == version and self._clock.monotonic() - at < _FRESH_SECONDS:
             return
-        current = self._api.get(kinds.FINETUNEJOBS, observed.owner.namespace, observed.owner.name)
+        try:
+            current = self._api.get(kinds.FINETUNEJOBS, *key)
+        except NotFound:
+            raise Conflict("the job is gone, and all that it owns with it", status=409, reason="Conflict") from None
         if current["metadata"]["resourceVersion"] != version:
             self._remember(current)
             raise Conflict("the job has changed since it was observed", status=409, reason="Conflict")
+        self._heard[key] = (version, self._clock.monotonic())
 
     def _existing(self, observed: Observed, resource: Resource, action: Create) -> Json:
         """The object of that name, if it is ours; brought in line where the action says so."""
@@ -233,6 +241,9 @@ class Cluster:
         name = manifest["metadata"]["name"]
         found = self._api.get(resource, owner.namespace, name)
         if not is_owned(found, owner):
+            # Who deletes a job and applies it again is faster than the garbage collector.
+            if "deletionTimestamp" in found["metadata"] or is_of_former(found, owner):
+                raise Conflict(f"{resource.kind} {name} of the job before is still being deleted", status=409, reason="Conflict")
             raise Refused(taken(resource, name))
         if "deletionTimestamp" in found["metadata"]:
             raise Conflict(f"{resource.kind} {name} is still being deleted", status=409, reason="Conflict")
@@ -243,6 +254,8 @@ class Cluster:
             raise Refused(refusal(resource, manifest, error)) from None
 
     def _delete(self, observed: Observed, action: Delete) -> None:
+        # A store that is behind takes the RayJob of an attempt that it doesn't know for a leftover, and a TTL that was removed for one.
+        self._check_current(observed)
         key = (observed.owner.namespace, observed.owner.name)
         log.info("deleting", kind=action.kind, object=action.name)
         try:

@@ -44,13 +44,14 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of an attempt. `rayjob` None: it was seen, and it is gone."""
+    """What is known of an attempt. `rayjob` None: it was seen, and it is gone. `submitters` aren't the RayCluster's."""
 
     attempt: AttemptStatus
     rayjob: RayJob | None
     report: FineTuneReportStatus | None
     pods: Sequence[Json]
     now: datetime
+    submitters: Sequence[Json] = ()
 
 
 def ending(evidence: Evidence) -> Ending | None:
@@ -132,7 +133,7 @@ def _ended(evidence: Evidence) -> Ending:
 
 def _said(evidence: Evidence) -> Ending | None:
     """What the driver itself said of its end, in the report or with its last breath."""
-    report, result = evidence.report, _driver_result(evidence.pods)
+    report, result = evidence.report, _driver_result((*evidence.pods, *evidence.submitters))
     if report is not None and report.outcome is ReportOutcome.FINISHED:
         return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.FINISHED)
     stopped = report is not None and report.outcome is ReportOutcome.STOPPED
@@ -174,7 +175,7 @@ def _taken(pods: Sequence[Json]) -> Ending | None:
 
 
 def _driver_result(pods: Sequence[Json]) -> PodResult | None:
-    """What the head's containers said when they ended: the submitter, which has the driver's exit code, or Ray itself."""
+    """What the head's Ray or a submitter said when it ended; the submitter has the driver's exit code."""
     for pod in pods:
         for container in (keys.HEAD_CONTAINER, keys.SUBMITTER_CONTAINER):
             found = ended(pod, container)

@@ -4,7 +4,7 @@ In: objects as the API server gives them. Out: frozen values; what is read of a 
 decided here, and nothing is asked of the API server.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -64,7 +64,12 @@ class RayJob:
     @property
     def terminal(self) -> bool:
         """Whether KubeRay does nothing more with it."""
-        return self.deployment in ("Complete", "Failed", "ValidationFailed") or self.job_status in ("SUCCEEDED", "FAILED", "STOPPED")
+        return self.deployment in ("Complete", "Failed", "ValidationFailed") or self.driver_ended
+
+    @property
+    def driver_ended(self) -> bool:
+        """Whether its driver ran, and ended."""
+        return self.job_status in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
     def queued(self) -> bool:
@@ -124,6 +129,11 @@ class Observed:
         """The RayJob of that name."""
         return next((rayjob for rayjob in map(read_rayjob, self.rayjobs) if rayjob.name == name), None)
 
+    def rayjob_of(self, attempt: AttemptStatus) -> RayJob | None:
+        """The RayJob that the attempt recorded, and not another one of its name."""
+        found = self.rayjob(attempt.ray_job.name) if attempt.ray_job else None
+        return found if found is not None and attempt.ray_job is not None and found.uid == attempt.ray_job.uid else None
+
     def report_of(self, attempt: AttemptStatus) -> FineTuneReportStatus | None:
         """What the attempt's own driver reports; what another cluster reported doesn't count."""
         cluster = attempt.ray_job.cluster if attempt.ray_job else None
@@ -148,7 +158,8 @@ def read_rayjob(raw: Json) -> RayJob:
         reason=status.get("reason") or "",
         message=status.get("message") or "",
         dashboard=status.get("dashboardURL") or "",
-        started=status.get("startTime"),
+        # When its driver started, which is when all pods had; else when KubeRay began with it.
+        started=info.get("startTime") or status.get("startTime"),
         ended=status.get("endTime") or info.get("endTime"),
     )
 
@@ -169,9 +180,25 @@ def is_finished(status: FineTuneJobStatus) -> bool:
     return is_true(status.conditions, ConditionType.SUCCEEDED) or is_true(status.conditions, ConditionType.FAILED)
 
 
-def is_settled(status: FineTuneJobStatus, generation: int) -> bool:
-    """Whether an attempt's RayJob was seen and the spec is the planned one: what comes before training is fixed then."""
+def as_frozen(observed: Observed) -> Observed | None:
+    """What is observed of an attempt that runs under a spec that the models refuse, with the job that its run was frozen from.
+
+    Of what a run leaves out only `suspend` is read. None when the run can't be read either, or the attempt has no RayJob yet.
+    """
+    attempt = last_attempt(observed.status)
+    if observed.run is None or attempt is None or attempt.ray_job is None:
+        return None
+    frozen = observed.run.job
+    spec = frozen.spec.model_copy(update={"suspend": observed.raw["spec"].get("suspend") is True})
+    return replace(observed, job=frozen.model_copy(update={"spec": spec}))
+
+
+def is_settled(observed: Observed, status: FineTuneJobStatus) -> bool:
+    """Whether an attempt's RayJob was seen and the spec is the planned one: what comes before training is fixed then.
+
+    A spec that was planned once may be one that this operator's models refuse: another version of them planned it.
+    """
     attempt, planned = last_attempt(status), find(status.conditions, ConditionType.PLANNED)
-    if attempt is None or attempt.outcome is not None or attempt.ray_job is None or planned is None:
+    if observed.job is None or attempt is None or attempt.outcome is not None or attempt.ray_job is None or planned is None:
         return False
-    return planned.status == "True" and planned.observed_generation == generation
+    return planned.status == "True" and planned.observed_generation == observed.generation

@@ -36,6 +36,8 @@ _NAME: Final = "finetunejob"
 # An API server that starts serves its CRDs some seconds later: KubeRay is believed gone when it stays absent this long.
 # Less than the reflector's own patience, after which it forgets the RayJobs.
 _ABSENT_SECONDS: Final = 20.0
+# When to look again at a job whose namespace isn't readable; that it has become so is noticed by itself.
+_UNREADABLE_SECONDS: Final = 60.0
 _TICK_SECONDS: Final = 0.1
 # An attempt that is entered, begun and recorded.
 _STEPS_AT_ONCE: Final = 2
@@ -51,8 +53,8 @@ class Process:
         self._jobs = JobMetrics(registry)
         self._known = stores()
         self._queue: WorkQueue[Key] = WorkQueue(clock, metrics.queue(_NAME))
+        self._states = threading.Lock()
         self._absent_since: float | None = None
-        self._told: KubeRay | None = None
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self._elector = LeaderElector(
             api,
@@ -116,6 +118,8 @@ class Process:
 
     def _look(self, key: Key) -> Requeue | None:
         """Look at one job, and at the first steps of an attempt without waiting for events."""
+        if self._unlisted(key[0]):
+            return Requeue(_UNREADABLE_SECONDS)
         with structlog.contextvars.bound_contextvars(namespace=key[0], name=key[1], attempt=None):
             decision = look(self._cluster, key, self._settings)
             for _ in range(_STEPS_AT_ONCE):
@@ -150,36 +154,43 @@ class Process:
             self._queue.add(key)
 
     def _state_changed(self) -> None:
-        """A kind appeared or went: what waited for that is looked at again."""
-        now = self._kuberay()
-        if now is self._told:
-            return
-        self._told = now
-        log.info("KubeRay", state=now.value)
+        """A kind appeared or went, or may be read or no longer: every job is looked at again, and once more when KubeRay is believed gone.
+
+        This is rare, and what jobs were told in between isn't known here.
+        """
+        with self._states:  # two reflectors may tell at once, and the later one must not go by what the earlier one saw
+            absent = self._reflectors[kinds.RAYJOBS].absent
+            if absent is not (self._absent_since is not None):
+                self._absent_since = self._clock.monotonic() if absent else None
+                log.info("KubeRay", absent=absent)
         for key in self._known.jobs.names():
             self._queue.add(key)
+            if absent:
+                self._queue.add_after(key, _ABSENT_SECONDS)
 
-    def _kuberay(self) -> KubeRay:
-        reflector = self._reflectors[kinds.RAYJOBS]
-        if reflector.forbidden:
+    def _kuberay(self, namespace: str) -> KubeRay:
+        """What a job of that namespace finds."""
+        reflector, since = self._reflectors[kinds.RAYJOBS], self._absent_since
+        if reflector.forbidden_in(namespace):
             return KubeRay.FORBIDDEN
         if not reflector.absent:
-            self._absent_since = None
             return KubeRay.PRESENT
-        now = self._clock.monotonic()
-        self._absent_since = self._absent_since if self._absent_since is not None else now
-        late = not reflector.synced.is_set() or now - self._absent_since >= _ABSENT_SECONDS
+        late = not reflector.listed_in(namespace) or (since is not None and self._clock.monotonic() - since >= _ABSENT_SECONDS)
         return KubeRay.ABSENT if late else KubeRay.PRESENT
 
     # ---- probes
 
     def _unready(self) -> str | None:
-        """What isn't known yet. A cluster without KubeRay is no reason to wait."""
+        """What isn't known yet. A cluster without KubeRay is no reason to wait, nor is one of several namespaces that we may not read."""
         for resource, reflector in self._reflectors.items():
-            excused = resource == kinds.RAYJOBS and (reflector.absent or reflector.forbidden)
-            if not reflector.synced.is_set() and not excused:
+            if not (reflector.asked if resource == kinds.RAYJOBS else reflector.listed):
                 return f"{resource.plural} are not listed yet"
         return None
+
+    def _unlisted(self, namespace: str) -> bool:
+        """Whether something of that namespace's jobs was never listed: what is missing there would be taken for gone."""
+        needed = (reflector for resource, reflector in self._reflectors.items() if resource != kinds.RAYJOBS)
+        return not all(reflector.listed_in(namespace) for reflector in needed)
 
     def _probes(self) -> ProbeServer:
         healthy: dict[str, Callable[[], str | None]] = {

@@ -16,16 +16,17 @@ from finetune_api.status import AttemptOutcome, FineTuneJobStatus
 from finetune_api.times import seconds_between
 from finetune_operator.events import Event, transitions
 from finetune_operator.failures import Ending
-from finetune_operator.observation import Observed, Refusal, is_finished, is_running, is_settled
+from finetune_operator.observation import Observed, Refusal, as_frozen, is_finished, is_running, is_settled
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
 from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe, sooner
 from finetune_operator.stages.evaluation import evaluation
 from finetune_operator.stages.freezing import freezing
 from finetune_operator.stages.planning import planning
+from finetune_operator.stages.pod_job import unfinished
 from finetune_operator.stages.preparation import facts_of_run, preparation
 from finetune_operator.stages.publication import publication
-from finetune_operator.stages.resting import is_at_rest, leftovers
+from finetune_operator.stages.resting import abandoned, is_at_rest, leftovers
 from finetune_operator.stages.training import training
 from finetune_operator.status import begun, concluded, is_reopened, looked_at
 
@@ -121,22 +122,27 @@ def _makes_rayjob(action: Action) -> bool:
 
 def _walked(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
     """The stages, each with the status of the one before, up to the first that isn't done. Done: the job succeeded."""
-    if is_settled(status, observed.generation):
+    if is_settled(observed, status):
         return replace(training(observed, status, settings, may_start=False), done=False)
+    left = abandoned(observed, status)
     plan = planning(observed, status, facts_of_run(observed, status))
     if not plan.done:
         # A change that is refused stops nothing that runs; nothing new begins.
-        going_on = observed.job is not None and is_running(plan.status)
-        return replace(training(observed, plan.status, settings, may_start=False), stalled=plan.stalled, done=False) if going_on else plan
+        going_on = observed if observed.job is not None else as_frozen(observed)
+        if going_on is None or not is_running(plan.status):
+            return plan.after(*left)
+        followed = training(going_on, plan.status, settings, may_start=False)
+        # What follows a failure is the spec's to say.
+        return replace(followed, stalled=plan.stalled, failed=followed.failed if observed.job is not None else None, done=False)
 
     prepared = preparation(observed, plan.status, settings)
     if not prepared.decision.done:
-        return prepared.decision
+        return prepared.decision.after(*left)
     walked = prepared.decision
     if prepared.facts is not None:
         walked = _then(walked, freezing(observed, walked.status, prepared.facts, prepared.image_id, settings))
         if not walked.done:
-            return walked
+            return walked.after(*left)
 
     walked = _then(walked, training(observed, walked.status, settings, may_start=True))
     if not walked.done:
@@ -175,7 +181,9 @@ def _finished(observed: Observed) -> Decision:
     """Nothing is left to do but to clean up, now or when the time has come."""
     status = looked_at(observed)
     wait = _ttl_seconds(observed, status)
-    actions: tuple[Action, ...] = leftovers(observed)
+    # One that succeeded has nothing that goes on; one that failed publishes nothing any more.
+    going_on = unfinished(observed) if is_true(status.conditions, ConditionType.FAILED) else ()
+    actions: tuple[Action, ...] = (*leftovers(observed), *going_on)
     if wait is not None and wait <= 0:
         actions = (*actions, Delete(kind="FineTuneJob", name=observed.owner.name, uid=observed.owner.uid))
     return Decision(status=status, actions=actions, requeue_after_seconds=wait if wait and wait > 0 else None)
@@ -194,7 +202,7 @@ def _refused(observed: Observed) -> Decision:
     """An object that we need couldn't be made: say so, keep everything else as it was, and try again."""
     refusal, status = observed.refusal, begun(observed)
     assert refusal is not None
-    if not is_settled(status, observed.generation):
+    if not is_settled(observed, status):
         status = planning(observed, status, facts_of_run(observed, status)).status
     kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.PUBLISHED)
     message = f"{refusal.name}: {refusal.message}"

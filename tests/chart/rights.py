@@ -8,19 +8,19 @@ Right = tuple[str, str, str]
 # The operator's rights over the objects of jobs, in full: one more or one less is a decision, not an accident.
 OF_JOBS = {
     ("finetune.dev", "finetunejobs"): {"get", "list", "watch", "delete"},
-    ("finetune.dev", "finetunejobs/status"): {"get", "patch", "update"},
+    ("finetune.dev", "finetunejobs/status"): {"patch"},
     ("finetune.dev", "finetunereports"): {"get", "list", "watch", "create", "patch"},
-    ("finetune.dev", "finetunereports/status"): {"get", "patch", "update"},
+    ("finetune.dev", "finetunereports/status"): {"patch", "update"},
     ("", "configmaps"): {"get", "create"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("ray.io", "rayjobs"): {"get", "list", "watch", "create", "delete"},
-    ("", "pods"): {"get", "list", "watch"},
+    ("", "pods"): {"list", "watch"},
     ("", "serviceaccounts"): {"get", "create"},
     ("rbac.authorization.k8s.io", "roles"): {"get", "create"},
     ("rbac.authorization.k8s.io", "rolebindings"): {"get", "create", "patch"},
-    ("events.k8s.io", "events"): {"create", "patch"},
+    ("events.k8s.io", "events"): {"create"},
 }
-OF_THE_LEASE = {("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"}}
+OF_THE_LEASE = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}
 
 
 def rights(role: dict[str, Any]) -> set[Right]:

@@ -227,7 +227,7 @@ class World:
     def restart(self) -> None:
         self.api.known = stores()
         self.api.deliver()
-        self.cluster = Cluster(self.api, self.api.known, self.clock, instance="test", kuberay=lambda: self.kuberay)  # type: ignore[arg-type]
+        self.cluster = Cluster(self.api, self.api.known, self.clock, instance="test", kuberay=lambda namespace: self.kuberay)  # type: ignore[arg-type]
 
     def submit(self, **spec: Any) -> None:
         """Apply the job."""

@@ -106,3 +106,97 @@ def test_no_attempt_begins_when_failed_ones_used_up_the_budget(world: World, kub
     assert world.condition("Failed") == ("True", "BudgetExceeded")
     assert world.status["attempts"][0]["outcome"] == "Failed"
     assert world.status["attempt"] == 1
+
+
+# ---- what is counted
+
+
+def test_an_attempt_counts_until_its_rayjob_ended_however_late_that_is_seen(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.clock.advance(600)
+    kubelet.finish("starchat-1", "FAILED", message="a worker died")
+    world.clock.advance(8 * 3600)  # the operator is down
+    world.restart()
+    world.settle()
+    assert [(a["outcome"], a["charged"]) for a in world.status["attempts"]] == [("Failed", True)]
+    assert "stopRequested" not in world.status["attempts"][0]
+    assert world.status["usage"]["gpuHours"] == pytest.approx(16 * 600 / 3600, abs=1e-3)
+    assert world.condition("Failed")[0] == "False"
+
+
+def test_a_suspension_after_the_rayjob_failed_hides_no_failure(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    kubelet.finish("starchat-1", "FAILED", message="a worker died")
+    world.clock.advance(60)
+    world.change(suspend=True)
+    world.settle()
+    assert [(a["outcome"], a["charged"]) for a in world.status["attempts"]] == [("Failed", True)]
+
+
+def test_a_request_to_stop_outlives_the_rayjob_that_obeyed_it(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    world.change(suspend=True)
+    world.settle()
+    kubelet.finish("starchat-1", "FAILED")
+    world.change(suspend=False)
+    world.clock.advance(60)
+    world.settle()
+    assert [(a["outcome"], a["charged"]) for a in world.status["attempts"][:1]] == [("Stopped", False)]
+
+
+def test_an_attempt_that_nobody_saw_running_counts_from_its_drivers_start(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    world.clock.advance(600)
+    started = kubelet.timestamp()
+    world.clock.advance(7200)
+    kubelet.finish("starchat-1", rayJobInfo={"startTime": started, "endTime": kubelet.timestamp()})
+    world.clock.advance(3600)
+    world.restart()
+    world.settle()
+    assert [a["runningTime"] for a in world.status["attempts"]] == [started]
+    assert world.status["usage"]["gpuHours"] == pytest.approx(32)
+
+
+def test_a_rayjob_whose_driver_never_ran_counts_nothing(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Failed")
+    world.clock.advance(3600)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Failed"
+    assert world.status["usage"]["gpuHours"] == 0
+
+
+def test_an_attempt_counts_the_gpus_that_it_began_with(world: World, kubelet: Kubelet) -> None:
+    training_with_a_budget(world, kubelet)
+    world.settle()
+    assert world.status["attempts"][0]["gpus"] == 16
+    world.clock.advance(1800)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=2)
+    world.change(workers={"nodes": 1, "gpusPerNode": 1}, suspend=True)
+    decision = world.settle()
+    assert decision is not None
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=3)
+    world.settle()
+    assert world.status["usage"]["gpuHours"] == pytest.approx(8)
+    world.change(suspend=False)
+    world.settle()
+    assert world.status["attempts"][1]["gpus"] == 1
+
+
+def test_attempts_without_any_goodput_count_in_it(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    for number, seconds, good in ((1, 7200, 0), (2, 3600, 3240)):
+        cluster = f"starchat-{number}-abcde"
+        kubelet.rayjob(f"starchat-{number}", "Running", job="RUNNING")
+        kubelet.ray_pods(cluster)
+        world.settle()
+        world.clock.advance(seconds)
+        kubelet.report(cluster, outcome="Failed", reason="TrainingFailed", step=number, goodputSeconds=good)
+        kubelet.finish(f"starchat-{number}", "FAILED")
+        world.settle()
+        world.clock.advance(600)
+        world.settle()
+    assert world.status["usage"]["goodput"] == pytest.approx(0.3)

@@ -1,10 +1,14 @@
 """Metrics about jobs: bounded labels, and nothing counted twice."""
 
+import re
+
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.conftest import ROOT
 
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus, ProgressStatus, UsageStatus
 from finetune_operator.metrics import JobMetrics
+from finetune_operator.runtime.metrics import RuntimeMetrics
 
 from . import builders
 
@@ -54,3 +58,11 @@ def test_an_attempt_is_counted_when_it_begins_steps_and_ends(registry: Collector
     assert registry.get_sample_value("finetune_seconds_to_first_step_sum") == 90
     assert registry.get_sample_value("finetune_gpu_hours_total") == 2
     assert registry.get_sample_value("finetune_status_writes_total") == 5
+
+
+def test_the_documentation_names_every_metric(registry: CollectorRegistry) -> None:
+    JobMetrics(registry)
+    RuntimeMetrics(registry)
+    page = (ROOT / "docs/operator.md").read_text(encoding="utf-8").partition("## Metrics")[2]
+    made = {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
+    assert set(re.findall(r"`([a-z_]+)(?:\{[a-z,]+\})?`", page)) & made == made

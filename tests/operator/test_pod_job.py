@@ -50,7 +50,8 @@ class Case:
 
 
 CASES = [
-    Case("no pod yet", "Running", (), "active", "Preparing", "about to start"),
+    Case("no pod yet", "Running", (), "active", "Preparing", "about to start", seconds=59),
+    Case("no pod, though it is time", "Running", (), "active", "Preparing", "kubectl describe job starchat-prepare-01234567"),
     Case("runs", "Running", (pod(),), "active", "Preparing", "pod one runs"),
     Case("waits", "Running", (pod(unschedulable="no nodes"),), "active", "Preparing", "no nodes"),
     Case(
@@ -122,6 +123,22 @@ def test_pod_jobs(case: Case) -> None:
     found = pod_job(observed, job, active="Preparing", failed="PreparationFailed")
     assert (found.state, str(found.reason)) == (case.state, case.reason)
     assert case.words in found.message
+
+
+def test_a_job_that_others_suspend_has_no_pod_for_that_reason() -> None:
+    held = JOB | {"spec": {"suspend": True}, "status": {}}
+    observed = Observed(raw=builders.raw_job(), now=START + timedelta(days=1))
+    found = pod_job(observed, held, active="Preparing", failed="PreparationFailed")
+    assert (found.state, found.message) == (
+        "active",
+        "Job starchat-prepare-01234567 is suspended by others, as Kueue does until there is quota",
+    )
+
+
+def test_the_time_for_a_pod_counts_from_the_jobs_admission() -> None:
+    admitted = JOB | {"status": {"startTime": "2026-11-24T10:00:00Z"}}
+    observed = Observed(raw=builders.raw_job(), now=START + timedelta(days=1, seconds=59))
+    assert "about to start" in pod_job(observed, admitted, active="Preparing", failed="PreparationFailed").message
 
 
 def test_a_pod_of_another_job_says_nothing() -> None:

@@ -2,48 +2,80 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from tests.operator.runtime.fake_clock import eventually
-from tests.operator.runtime.faulty_api import faulty_api
-from tests.operator.runtime.memory_api import MemoryApi
+from tests.operator.runtime.faulty_api import Fault, faulty_api
+from tests.operator.runtime.memory_api import MemoryApi, Request
 
+from finetune_api.times import timestamp
 from finetune_operator import kinds
 from finetune_operator.__main__ import main
+from finetune_operator.observation import KubeRay
 from finetune_operator.process import Process
 from finetune_operator.runtime.api import Api
-from finetune_operator.runtime.clock import SystemClock
+from finetune_operator.runtime.clock import Clock, SystemClock
 from finetune_operator.runtime.metrics import RuntimeMetrics
 
 from . import builders
 
 RAYJOBS = "apis/ray.io/v1/rayjobs"
 SELECTOR = "&labelSelector=finetune.dev%2Fjob"
+TIMES_FASTER = 20
+
+
+class QuickClock:
+    """The machine's clock, many times as fast: minutes of waiting take seconds."""
+
+    def __init__(self) -> None:
+        self._real = SystemClock()
+
+    def monotonic(self) -> float:
+        return self._real.monotonic() * TIMES_FASTER
+
+    def now(self) -> datetime:
+        return self._real.now()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return self._real.wait(event, seconds / TIMES_FASTER)
+
+    def wait_until(self, condition: threading.Condition, deadline: float | None) -> None:
+        self._real.wait_until(condition, None if deadline is None else deadline / TIMES_FASTER)
 
 
 class OneJobApi(MemoryApi):
-    """An API in which every object belongs to the one job: it knows no selector that only asks for a label's presence."""
+    """An API in which every object belongs to the one job: it knows no selector that only asks for a label's presence.
+
+    A CRD that goes ends the watches of it.
+    """
 
     def call(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         return super().call(method, target.replace(SELECTOR, ""), body)
 
     def watch(self, target: str, stop: threading.Event) -> Iterator[bytes]:
-        return super().watch(target.replace(SELECTOR, ""), stop)
+        for line in super().watch(target.replace(SELECTOR, ""), stop):
+            if Request(target).collection in self.absent:
+                return
+            yield line
 
 
 @contextmanager
-def running(memory: MemoryApi, folder: Path) -> Iterator[tuple[Api, Process]]:
+def running(
+    memory: MemoryApi, folder: Path, *, clock: Clock | None = None, faults: Sequence[Fault] = (), namespaces: tuple[str, ...] | None = None
+) -> Iterator[tuple[Api, Process]]:
     """An operator at work on `memory`."""
     registry = CollectorRegistry()
     with faulty_api(memory) as server:
+        server.faults.extend(faults)
         api = Api.connect(server.kubeconfig(folder), user_agent="tests", timeout_seconds=5)
-        settings = builders.settings(leader_election=False, http_host="127.0.0.1", http_port=0)
-        process = Process(settings, api, SystemClock(), registry, RuntimeMetrics(registry))
+        settings = builders.settings(leader_election=False, http_host="127.0.0.1", http_port=0, namespaces=namespaces)
+        process = Process(settings, api, clock or SystemClock(), registry, RuntimeMetrics(registry))
         stop = threading.Event()
         thread = threading.Thread(target=process.run, args=(stop,))
         thread.start()
@@ -61,10 +93,10 @@ def condition(api: Api, kind: str) -> tuple[str, str]:
     return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
 
 
-def submit(api: Api) -> None:
+def submit(api: Api, namespace: str = builders.NAMESPACE) -> None:
     job = builders.raw_job()
-    job["metadata"] = {"name": builders.NAME, "namespace": builders.NAMESPACE}
-    api.create(kinds.FINETUNEJOBS, builders.NAMESPACE, job)
+    job["metadata"] = {"name": builders.NAME, "namespace": namespace}
+    api.create(kinds.FINETUNEJOBS, namespace, job)
 
 
 def complete_preparation(api: Api) -> None:
@@ -73,6 +105,8 @@ def complete_preparation(api: Api) -> None:
     pod = builders.raw_pod(labels=labels, controller=job, phase="Succeeded", exit_code=0, result=builders.prepared())
     api.create(kinds.PODS, builders.NAMESPACE, pod)
     status = builders.kubernetes_job_status("Complete")
+    # As of now: what the pod said is awaited then, should its watch be the slower one.
+    status["conditions"][0]["lastTransitionTime"] = timestamp(datetime.now(UTC))
     api.merge_patch(kinds.JOBS, builders.NAMESPACE, job["metadata"]["name"], {"status": status}, subresource="status")
 
 
@@ -88,6 +122,38 @@ def test_a_job_is_prepared_without_kuberay_and_trains_when_it_comes(tmp_path: Pa
         memory.absent.clear()
         eventually(lambda: api.list_pages(kinds.RAYJOBS, builders.NAMESPACE)[0], 60)
         eventually(lambda: condition(api, "Stalled")[0] == "False")
+
+
+def test_a_job_that_waits_starts_by_itself_when_kuberay_goes_and_comes_back(tmp_path: Path) -> None:
+    memory, clock = OneJobApi(), QuickClock()
+    with running(memory, tmp_path, clock=clock) as (api, process):
+        eventually(lambda: process._unready() is None)
+        memory.absent.add(RAYJOBS)
+        eventually(lambda: process._kuberay(builders.NAMESPACE) is KubeRay.ABSENT, 60)
+        submit(api)
+        eventually(lambda: api.list_pages(kinds.JOBS, builders.NAMESPACE)[0])
+        complete_preparation(api)
+        eventually(lambda: condition(api, "Stalled") == ("True", "KubeRayAbsent"))
+        looks_of_preparation = clock.monotonic() + 31
+        eventually(lambda: clock.monotonic() > looks_of_preparation)
+        memory.absent.clear()
+        eventually(lambda: api.list_pages(kinds.RAYJOBS, builders.NAMESPACE)[0], 60)
+        eventually(lambda: condition(api, "Stalled")[0] == "False")
+
+
+def test_a_namespace_that_may_not_be_read_holds_up_its_own_jobs_alone(tmp_path: Path) -> None:
+    lost = Fault(match="GET .*/namespaces/other/(pods|rayjobs)", action="refuse", status=403, times=10**6)
+    with running(OneJobApi(), tmp_path, clock=QuickClock(), faults=[lost], namespaces=(builders.NAMESPACE, "other")) as (api, process):
+        submit(api, "other")
+        submit(api)
+        eventually(lambda: api.list_pages(kinds.JOBS, builders.NAMESPACE)[0])
+        complete_preparation(api)
+        eventually(lambda: api.list_pages(kinds.RAYJOBS, builders.NAMESPACE)[0])
+        assert process._kuberay("other") is KubeRay.FORBIDDEN
+        assert api.list_pages(kinds.JOBS, "other")[0] == [], "what is missing there would be taken for gone"
+        lost.times = 0
+        eventually(lambda: api.list_pages(kinds.JOBS, "other")[0], 60)
+        eventually(lambda: process._kuberay("other") is KubeRay.PRESENT, 60)
 
 
 def test_no_job_is_looked_at_before_all_caches_are_full(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Publication in the life of a job."""
 
+from typing import Any
+
 from finetune_operator import kinds
 
 from . import builders
@@ -47,3 +49,72 @@ def test_a_gate_refuses_a_bad_model_before_any_pod(world: World, kubelet: Kubele
     assert world.condition("Failed") == ("True", "GateClosed")
     assert "1.5" in world.message("Failed")
     assert not [name for name in world.names(kinds.JOBS) if "-publish-" in name]
+
+
+def publishing(world: World, kubelet: Kubelet, **spec: Any) -> str:
+    """A trained job whose publication's pod runs; the Job's name."""
+    prepared(world, kubelet, **({"publish": HUB} | spec))
+    kubelet.train("starchat-1", evaluation={"step": 10, "loss": 2.0})
+    world.settle()
+    job = kubelet.named(kinds.JOBS, "-publish-")
+    kubelet.pod_of(job, phase="Running")
+    world.settle()
+    return str(job["metadata"]["name"])
+
+
+def publications(world: World) -> list[str]:
+    return [name for name in world.names(kinds.JOBS) if "-publish-" in name]
+
+
+def test_a_run_that_is_frozen_again_is_published_once(world: World, kubelet: Kubelet) -> None:
+    former = publishing(world, kubelet)
+    before = len(world.api.calls)
+    world.change(publish={"hub": {"repository": "org/other"}})
+    world.settle()
+    calls = [call for call in world.api.calls[before:] if "-publish-" in call]
+    assert calls == [f"DELETE jobs {former}", f"POST jobs {publications(world)[0]}"]
+    kubelet.complete("-publish-", builders.published("org/other"))
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_a_frozen_run_that_is_made_again_as_it_was_stops_no_publication(world: World, kubelet: Kubelet) -> None:
+    former = publishing(world, kubelet)
+    world.api.remove(kinds.CONFIG_MAPS, builders.NAMESPACE, world.status["run"]["configMap"])
+    world.restart()
+    world.settle()
+    assert publications(world) == [former]
+
+
+def test_a_publication_that_is_wanted_no_longer_goes(world: World, kubelet: Kubelet) -> None:
+    publishing(world, kubelet)
+    world.change(publish={"hub": None})
+    world.settle()
+    assert world.condition("Published") == ("True", "NotRequested")
+    assert publications(world) == []
+
+
+def test_a_gate_that_closes_meanwhile_stops_the_publication(world: World, kubelet: Kubelet) -> None:
+    publishing(world, kubelet, dataset={"evaluation": {"fraction": 0.1}})
+    world.change(publish={"gate": {"evaluationLoss": {"max": 1.0}}})
+    world.settle()
+    assert world.condition("Failed") == ("True", "GateClosed")
+    assert publications(world) == []
+
+
+def test_a_job_that_failed_publishes_nothing_any_more(world: World, kubelet: Kubelet) -> None:
+    publishing(world, kubelet, budget={"activeDeadlineSeconds": 3600})
+    world.clock.advance(4000)
+    world.settle()
+    assert world.condition("Failed") == ("True", "DeadlineExceeded")
+    assert publications(world) == []
+    assert len(world.names(kinds.JOBS)) == 1, "the preparation has ended, and keeps its log"
+
+
+def test_a_publication_whose_pod_failed_for_good_keeps_its_log(world: World, kubelet: Kubelet) -> None:
+    name = publishing(world, kubelet)
+    said = builders.failed("InvalidPublication", "the token may not write")
+    kubelet.pod_of(kubelet.named(kinds.JOBS, "-publish-"), phase="Failed", exit_code=said.exit_code, result=said)
+    world.settle()  # the Job's controller hasn't seen it yet
+    assert world.condition("Failed") == ("True", "InvalidPublication")
+    assert publications(world) == [name]

@@ -1,5 +1,7 @@
 """Whole lives of jobs on an API server in memory: each look is one reconcile, each fixed point writes nothing more."""
 
+import json
+
 import pytest
 
 from finetune_operator import kinds
@@ -206,6 +208,28 @@ def test_after_a_conflict_the_next_look_reads_the_job_itself(world: World) -> No
     assert world.condition("Planned") == ("True", "Planned")
 
 
+def test_a_leader_that_has_not_heard_of_an_attempt_leaves_its_rayjob(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    kubelet.finish("starchat-1", "FAILED")
+    world.clock.advance(11)
+    world.settle()
+    old = json.loads(json.dumps(world.job))  # what the next leader's watch, which hangs, has shown it
+    world.clock.advance(600)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1", "starchat-2"]
+    world.restart()
+    world.api.known.jobs.put(old)
+    with pytest.raises(Conflict):
+        world.look()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1", "starchat-2"]
+    world.settle()
+    assert world.status["attempt"] == 2
+    assert world.names(kinds.RAYJOBS) == ["starchat-1", "starchat-2"]
+
+
 # ---- the end
 
 
@@ -219,6 +243,31 @@ def test_a_finished_job_is_deleted_after_its_ttl(world: World, kubelet: Kubelet)
     world.look()
     assert [place for place in world.api.objects if place[0] not in ("events", "pods")] == []
     assert world.look() is None
+
+
+def test_a_job_whose_ttl_was_just_removed_stays(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, ttlSecondsAfterFinished=60)
+    kubelet.train("starchat-1")
+    world.settle()
+    world.clock.advance(59)
+    world.api.behind = True
+    world.change(ttlSecondsAfterFinished=None)
+    world.clock.advance(2)
+    with pytest.raises(Conflict):
+        world.look()
+    world.look()
+    assert ("finetunejobs", *world.key) in world.api.objects
+
+
+def test_a_job_that_is_gone_before_its_ttl_is_no_fault(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, ttlSecondsAfterFinished=60)
+    kubelet.train("starchat-1")
+    world.settle()
+    world.clock.advance(61)
+    world.api.behind = True
+    world.api.remove(kinds.FINETUNEJOBS, *world.key)
+    with pytest.raises(Conflict, match="is gone"):
+        world.look()
 
 
 def test_a_clock_that_is_set_back_postpones_no_deletion_by_hours(world: World, kubelet: Kubelet) -> None:
@@ -251,6 +300,94 @@ def test_a_job_that_is_being_deleted_is_left_alone(world: World) -> None:
     world.api.put(kinds.FINETUNEJOBS, raw)
     world.look()
     assert world.api.calls == []
+
+
+def refused_while_pods_wait(world: World, kubelet: Kubelet) -> None:
+    """An attempt that ended before all of its pods ran, of a job whose plan is refused."""
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Initializing")
+    kubelet.ray_pods("starchat-1-abcde", workers=1)
+    world.settle()
+    world.change(cpuPods={"env": [{"name": "RAY_ADDRESS", "value": "x"}]})
+    world.settle()
+    assert world.condition("Planned")[0] == "False"
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"], "a refused change stops nothing that runs"
+
+
+def test_an_attempt_that_ends_while_the_plan_is_refused_leaves_no_rayjob(world: World, kubelet: Kubelet) -> None:
+    refused_while_pods_wait(world, kubelet)
+    world.clock.advance(700)
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "NotStarted"
+    assert world.condition("Stalled") == ("True", "InvalidSpec")
+    assert world.names(kinds.RAYJOBS) == []
+
+
+def test_a_refused_plan_spares_a_rayjob_that_is_queued_until_it_is_let_go(world: World, kubelet: Kubelet) -> None:
+    refused_while_pods_wait(world, kubelet)
+    kubelet.rayjob("starchat-1", "Suspended", cluster="")
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Preempted"
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+    kubelet.rayjob("starchat-1", "Initializing", cluster="starchat-1-fghij")
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == [], "nobody would follow it"
+
+
+# ---- a spec that another version of the operator has planned
+
+
+def unreadable(world: World, kubelet: Kubelet) -> None:
+    """An attempt runs, and then an operator starts whose models don't know a field of the spec."""
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    kubelet.report("starchat-1-abcde", outcome="Running", step=1)
+    world.settle()
+    job = world.job
+    job["spec"]["workers"]["newField"] = 1
+    world.api.put(kinds.FINETUNEJOBS, job)
+    world.restart()
+
+
+def test_an_attempt_whose_spec_cannot_be_read_is_followed_to_its_end(world: World, kubelet: Kubelet) -> None:
+    unreadable(world, kubelet)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=4)
+    world.settle()
+    assert world.condition("Planned") == ("False", "InvalidSpec")
+    assert "newField" in world.message("Stalled")
+    assert world.status["attempts"][0]["lastStep"] == 4
+    kubelet.report("starchat-1-abcde", outcome="Finished", step=10)
+    kubelet.finish("starchat-1")
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Finished"
+    assert world.condition("Succeeded")[0] == "False"
+    world.change(workers={"newField": None})
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
+def test_an_attempt_whose_spec_cannot_be_read_is_suspended_all_the_same(world: World, kubelet: Kubelet) -> None:
+    unreadable(world, kubelet)
+    world.change(suspend=True)
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"]["stop"]["reason"] == "Suspended"
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=5)
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Stopped"
+
+
+def test_an_attempt_of_which_neither_spec_nor_run_can_be_read_is_let_alone(world: World, kubelet: Kubelet) -> None:
+    unreadable(world, kubelet)
+    [config_map] = world.names(kinds.CONFIG_MAPS)
+    world.api.remove(kinds.CONFIG_MAPS, builders.NAMESPACE, config_map)
+    world.clock.advance(10_000)
+    world.settle()
+    assert world.condition("Stalled") == ("True", "InvalidSpec")
+    assert "outcome" not in world.status["attempts"][0]
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
 
 
 # ---- invariants

@@ -3,10 +3,11 @@
 import pytest
 
 from finetune_operator import kinds
-from finetune_operator.runtime.api import ApiError, Forbidden, Invalid, NotFound, ServerError
+from finetune_operator.runtime.api import ApiError, Conflict, Forbidden, Invalid, NotFound, ServerError
 
 from . import builders
 from .fakes import Kubelet, World, failing
+from .lives import prepared
 
 
 def test_an_object_that_is_not_ours_is_refused(world: World, kubelet: Kubelet) -> None:
@@ -25,6 +26,41 @@ def test_an_object_that_is_not_ours_is_refused(world: World, kubelet: Kubelet) -
     world.settle()
     assert world.condition("Stalled")[0] == "False"
     assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+
+def test_a_job_that_is_applied_again_waits_for_what_the_one_before_left(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    left = kubelet.named(kinds.JOBS, "-prepare-")
+    world.api.remove(kinds.FINETUNEJOBS, *world.key)
+    world.look()
+    world.api.put(kinds.JOBS, left)  # the garbage collector comes later
+    again = builders.raw_job(uid="6f0c4e5e-0000-4000-8000-0000000000ff")
+    world.api.put(kinds.FINETUNEJOBS, again)
+    with pytest.raises(Conflict, match=r"Job starchat-prepare-.* of the job before is still being deleted"):
+        world.look()
+    assert world.condition("Stalled")[0] != "True"
+    world.api.remove(kinds.JOBS, builders.NAMESPACE, left["metadata"]["name"])
+    world.settle()
+    assert kubelet.named(kinds.JOBS, "-prepare-")["metadata"]["ownerReferences"][0]["uid"] == again["metadata"]["uid"]
+
+
+@pytest.mark.parametrize(("deleting", "stalled"), [(True, "False"), (False, "True")])
+def test_an_orphan_has_the_name_unless_it_goes(world: World, deleting: bool, stalled: str) -> None:
+    world.submit()
+    world.look()
+    [made] = world.api.of(kinds.JOBS)
+    world.api.remove(kinds.JOBS, builders.NAMESPACE, made["metadata"]["name"])
+    del made["metadata"]["ownerReferences"]
+    world.api.put(kinds.JOBS, made)
+    if deleting:
+        world.api.change(kinds.JOBS, builders.NAMESPACE, made["metadata"]["name"], metadata={"deletionTimestamp": builders.CREATED})
+        world.restart()
+        with pytest.raises(Conflict, match="still being deleted"):
+            world.look()
+    else:
+        world.restart()
+        world.look()
+    assert world.condition("Stalled")[0] == stalled
 
 
 @pytest.mark.parametrize(

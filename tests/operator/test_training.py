@@ -1,8 +1,10 @@
 """Attempts in the life of a job: how they start, report, end, and what comes after."""
 
+from typing import Any
+
 import pytest
 
-from finetune_operator import kinds
+from finetune_operator import keys, kinds
 from finetune_operator.observation import KubeRay
 
 from . import builders
@@ -76,6 +78,76 @@ def test_an_attempt_that_does_not_start_gives_its_gpus_back(world: World, kubele
     world.clock.advance(60)
     world.settle()
     assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+
+
+def submitter(world: World, **state: Any) -> None:
+    """The pod of the Job that KubeRay makes under the RayJob's name, which has no label of the RayCluster."""
+    labels = {"batch.kubernetes.io/job-name": "starchat-1"}
+    pod = builders.raw_pod("starchat-1-x7x2q", stage=keys.TRAINING, container=keys.SUBMITTER_CONTAINER, labels=labels, **state)
+    world.api.put(kinds.PODS, pod)
+
+
+def test_a_driver_that_nobody_hands_to_ray_gives_the_gpus_back(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Running")
+    kubelet.ray_pods("starchat-1-abcde")
+    submitter(world, unschedulable="0/2 nodes are available: 2 Insufficient memory.")
+    decision = world.settle()
+    assert world.condition("Trained") == ("False", "Starting")
+    assert "all pods run, Ray has no driver yet; pod starchat-1-x7x2q: Unschedulable: 0/2 nodes" in world.message("Trained")
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(100)
+    world.clock.advance(101)
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"]) == ("NotStarted", False)
+    assert "Ray had no driver after 100 s (workers.startDeadlineSeconds): pod starchat-1-x7x2q: " in attempt["message"]
+    assert world.names(kinds.RAYJOBS) == []
+
+
+def test_without_a_submitter_its_job_is_named(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Running")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.clock.advance(101)
+    world.settle()
+    assert "see `kubectl describe job starchat-1`" in world.status["attempts"][0]["message"]
+
+
+def test_a_submitter_is_none_of_the_pods_that_are_counted(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Initializing")
+    kubelet.ray_pods("starchat-1-abcde", workers=1)
+    submitter(world)
+    world.settle()
+    assert "2 of 3 pods run" in world.message("Trained")
+    assert "runningTime" not in world.status["attempts"][0]
+
+
+def test_a_driver_that_reports_is_not_ended_for_a_submitter_that_waits(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Running")
+    kubelet.ray_pods("starchat-1-abcde")
+    kubelet.report("starchat-1-abcde", outcome="Running", step=1)
+    submitter(world, unschedulable="0/2 nodes are available: 2 Insufficient memory.")
+    world.settle()
+    world.clock.advance(10_000)
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    assert world.condition("Trained") == ("False", "Training")
+
+
+def test_a_submitters_last_words_are_the_drivers(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    submitter(world, phase="Failed", exit_code=2, result=builders.failed("RunConflict", "the prefix is another run's"))
+    kubelet.finish("starchat-1", "FAILED")
+    world.clock.advance(11)
+    world.settle()
+    assert world.condition("Failed") == ("True", "RunConflict")
 
 
 def test_a_deleted_rayjob_is_followed_by_another_attempt(world: World, kubelet: Kubelet) -> None:
@@ -205,7 +277,9 @@ def test_a_job_waits_for_kuberay_and_starts_when_it_comes(world: World, kubelet:
     world.submit()
     world.settle()
     kubelet.complete("-prepare-", builders.prepared())
-    world.settle()
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == 60
     assert world.condition("Trained") == ("False", "KubeRayAbsent")
     assert world.condition("Stalled") == ("True", "KubeRayAbsent")
     assert "install KubeRay" in world.message("Trained")

@@ -47,3 +47,10 @@ def is_owned(manifest: Mapping[str, Any], owner: Owner) -> bool:
     """Whether the object's controller is this job: the same uid, so that a job of the same name that was deleted is another one."""
     references = manifest.get("metadata", {}).get("ownerReferences") or []
     return any(reference.get("controller") is True and reference.get("uid") == owner.uid for reference in references)
+
+
+def is_of_former(manifest: Mapping[str, Any], owner: Owner) -> bool:
+    """Whether the object's controller is a deleted job of the same name, with which it will go."""
+    references = manifest.get("metadata", {}).get("ownerReferences") or []
+    wanted = {"controller": True, "kind": KIND, "name": owner.name}
+    return any(wanted.items() <= reference.items() and reference.get("uid") != owner.uid for reference in references)

@@ -76,6 +76,27 @@ class Reflector:
         """We may not list or watch it (somewhere)."""
         return any(scope.forbidden for scope in self._scopes)
 
+    @property
+    def listed(self) -> bool:
+        """Everything that may be listed has been, and something may."""
+        return any(scope.listed for scope in self._scopes) and all(scope.listed or scope.forbidden for scope in self._scopes)
+
+    @property
+    def asked(self) -> bool:
+        """Everything has been listed, or was found absent or forbidden."""
+        return all(scope.listed or scope.absent or scope.forbidden for scope in self._scopes)
+
+    def forbidden_in(self, namespace: str) -> bool:
+        """We may not list or watch it there."""
+        return any(scope.forbidden for scope in self._scopes_of(namespace))
+
+    def listed_in(self, namespace: str) -> bool:
+        """What is there has been listed, and followed for as long as we may."""
+        return any(scope.listed for scope in self._scopes_of(namespace))
+
+    def _scopes_of(self, namespace: str) -> "list[_Scope]":
+        return [scope for scope in self._scopes if scope.namespace in (None, namespace)]
+
     def run(self, stop: threading.Event) -> None:
         """Reflect until `stop` is set."""
         threads = [
@@ -263,7 +284,7 @@ class _Scope:
         if isinstance(error, NotFound):
             self._missing()
         elif isinstance(error, Forbidden):
-            self._state(forbidden=True)
+            self._state(forbidden=True, absent=False)  # who may not ask isn't told whether there is such a kind
         # Said once, not every ten seconds for as long as a CRD is absent.
         say = self._log.debug if isinstance(error, Gone) or (any(known) and known == (self.absent, self.forbidden)) else self._log.warning
         say("list or watch refused", error=str(error), again_in_seconds=round(wait, 1))
@@ -271,7 +292,7 @@ class _Scope:
     def _missing(self) -> None:
         now = self._clock.monotonic()
         self._absent_since = self._absent_since if self._absent_since is not None else now
-        self._state(absent=True)
+        self._state(absent=True, forbidden=False)
         if now - self._absent_since >= FORGET_AFTER_SECONDS:
             for name in self._store.names(self.namespace):
                 self._remove(name)

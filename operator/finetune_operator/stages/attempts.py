@@ -21,10 +21,10 @@ from finetune_api.status import (
     eta_text,
     newest,
 )
-from finetune_api.times import moment, seconds_between, timestamp
+from finetune_api.times import moment, timestamp
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
-from finetune_operator.stages.budget import gpu_hours
+from finetune_operator.stages.budget import gpu_hours, gpus, held_seconds
 from finetune_operator.stages.planning import job_of
 
 # The driver reports every 10 s. Longer silence while an attempt runs is told.
@@ -40,6 +40,7 @@ def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
         number=status.attempt + 1,
         start_time=at,
         run_digest=status.run.digest,
+        gpus=status.attempts[-1].gpus if rayjob else gpus(job_of(observed)),
         first_step=latest.step if latest else 0,
         ray_job=RayJobReference(name=rayjob.name, uid=rayjob.uid, cluster=rayjob.cluster or None) if rayjob else None,
     )
@@ -141,15 +142,15 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
 
 def _used(observed: Observed, usage: UsageStatus, attempt: AttemptStatus, charged: bool) -> UsageStatus:
     """What an attempt adds: its GPUs for as long as all of its pods ran."""
-    held = seconds_between(attempt.running_time, observed.now) or 0.0
+    held = held_seconds(observed, attempt)
     report = observed.report_of(attempt)
-    good = min(report.goodput_seconds or 0.0, held) if report else 0.0
-    before = usage.goodput_seconds / usage.goodput if usage.goodput else 0.0
-    goodput_seconds = usage.goodput_seconds + good
+    goodput_seconds = usage.goodput_seconds + (min(report.goodput_seconds or 0.0, held) if report else 0.0)
+    all_held = usage.held_seconds + held
     return UsageStatus(
-        gpu_hours=round(usage.gpu_hours + gpu_hours(job_of(observed), held), 6),
+        gpu_hours=round(usage.gpu_hours + gpu_hours(observed, attempt), 6),
+        held_seconds=round(all_held, 3),
         goodput_seconds=round(goodput_seconds, 3),
-        goodput=round(goodput_seconds / (before + held), 4) if before + held and goodput_seconds else usage.goodput,
+        goodput=round(goodput_seconds / all_held, 4) if all_held else None,
         charged_failures=usage.charged_failures + (1 if charged else 0),
         forgiven_failures=usage.forgiven_failures,
     )

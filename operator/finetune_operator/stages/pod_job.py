@@ -14,6 +14,7 @@ from finetune_api.times import is_ahead, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import Observed
 from finetune_operator.resources.batch_job import RETRIES
+from finetune_operator.stages.decision import Action, Delete
 from finetune_operator.waiting import ended, evicted, phase, waits_for
 
 Json = dict[str, Any]
@@ -21,6 +22,8 @@ Json = dict[str, Any]
 # Job and pods come by two watches: how long the pods' last words may come after the Job's end.
 _LAST_WORDS_SECONDS: Final = 30.0
 ABOUT_TO_START: Final = "the pod is about to start"
+# A Job's controller makes the pod within a second or two; who doesn't let it says so only in the Job's events.
+_NO_POD_SECONDS: Final = 60.0
 # What the Job's controller writes on pods; the older of two labels, which all versions write.
 JOB_NAME_LABEL: Final = "job-name"
 
@@ -41,7 +44,7 @@ class PodJob:
 
 def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJob:
     """What the Job has come to. `active` and `failed` are the reasons for when the pods gave none."""
-    pods = [pod for pod in observed.pods_of(JOB_NAME_LABEL, job["metadata"]["name"]) if _is_of(pod, job)]
+    pods = _pods(observed, job)
     end, moment = _end(job)
     if end == "Complete":
         return _completed(observed, pods, moment, active)
@@ -55,7 +58,29 @@ def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJo
         return PodJob(state="failed", reason=reason, message=message or _job_message(job))
     if (words := _evicted_too_often(pods)) is not None:
         return PodJob(state="evicted", reason=Reason.EVICTED, message=words)
+    if not pods and (words := _without_pod(observed, job)) is not None:
+        return PodJob(state="active", reason=active, message=words)
     return _active(pods, newest, active, failed)
+
+
+def unfinished(observed: Observed) -> tuple[Action, ...]:
+    """Deletions of preparations and publications that would go on; one whose pod failed for good ends by itself, and keeps its log."""
+    return tuple(
+        Delete(kind="Job", name=job["metadata"]["name"], uid=job["metadata"]["uid"])
+        for stage in (keys.PREPARATION, keys.PUBLICATION)
+        for job in observed.batch_jobs(stage)
+        if "deletionTimestamp" not in job["metadata"] and _goes_on(observed, job)
+    )
+
+
+def _goes_on(observed: Observed, job: Json) -> bool:
+    newest = _newest_result(_pods(observed, job))
+    return _end(job)[0] is None and not (newest is not None and newest.permanent)
+
+
+def _pods(observed: Observed, job: Json) -> list[Json]:
+    """Pods that the Job made, oldest first."""
+    return [pod for pod in observed.pods_of(JOB_NAME_LABEL, job["metadata"]["name"]) if _is_of(pod, job)]
 
 
 def _is_of(pod: Json, job: Json) -> bool:
@@ -134,6 +159,20 @@ def _job_message(job: Json) -> str:
     conditions = (job.get("status") or {}).get("conditions") or []
     words = [f"{c.get('reason', '')}: {c.get('message', '')}" for c in conditions if c.get("type") in ("Failed", "FailureTarget")]
     return words[0] if words else "the Job failed"
+
+
+def _without_pod(observed: Observed, job: Json) -> str | None:
+    """Why there is no pod, where there should be one by now."""
+    name, status = job["metadata"]["name"], job.get("status") or {}
+    if (job.get("spec") or {}).get("suspend"):
+        return f"Job {name} is suspended by others, as Kueue does until there is quota"
+    waited = seconds_between(status.get("startTime") or job["metadata"].get("creationTimestamp"), observed.now)
+    if waited is None or waited < _NO_POD_SECONDS:
+        return None
+    return (
+        f"no pod could be made: see `kubectl describe job {name}`; usual causes: the account that cpuPods.serviceAccountName names "
+        "is missing, a quota that wants cpuPods.resources.limits, a policy"
+    )
 
 
 def _active(pods: Sequence[Json], newest: PodResult | None, active: str, failed: str) -> PodJob:

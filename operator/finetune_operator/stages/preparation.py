@@ -17,6 +17,7 @@ from finetune_operator.settings import Settings
 from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe
 from finetune_operator.stages.planning import Facts, job_of
 from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, pod_job
+from finetune_operator.stages.reporting import reporting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,8 @@ def preparation(observed: Observed, status: FineTuneJobStatus, settings: Setting
 def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, former: tuple[Action, ...]) -> Preparation:
     """What the Job came to."""
     if read.state == "active":
+        # While its pod is there; before, it is what most waits for.
+        former = (*former, *(reporting(observed) if observed.pods_of(keys.STAGE_LABEL, keys.PREPARATION) else ()))
         # Its last words may still be on their way, and nothing announces that they are not.
         waits = _waits(observed, status, former, read.reason, read.message)
         return replace(waits, decision=replace(waits.decision, requeue_after_seconds=30.0))

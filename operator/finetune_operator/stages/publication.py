@@ -26,16 +26,17 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
     job, run = job_of(observed), observed.run
     if job.spec.publish.hub is None and job.spec.publish.directory is None:
         told = "spec.publish names no place; the checkpoints are in the job's storage"
-        return StageDecision(status=observe(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told), done=True)
+        status = observe(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told)
+        return StageDecision(status=status, done=True, actions=_former(observed))
     if observed.run_problem:
         return replace(
             _waits(observed, status, Reason.INVALID_TRAINING_RUN, observed.run_problem),
             stalled=(Reason.INVALID_TRAINING_RUN, observed.run_problem),
         )
-    if run is None:  # it has just been frozen again
-        return _waits(observed, status, Reason.WAITING, "the frozen run is awaited")
+    if (refrozen := _is_refrozen(observed, status)) or run is None:
+        return _waits(observed, status, Reason.WAITING, "the frozen run is awaited", *(_former(observed) if refrozen else ()))
     if (closed := _gate(observed, status)) is not None:
-        return closed
+        return closed.after(*_former(observed))
     digest = publication_digest(run, job)
     name = keys.publication_name(observed.owner.name, digest)
     found = observed.batch_job(name)
@@ -100,7 +101,13 @@ def _gate(observed: Observed, status: FineTuneJobStatus) -> StageDecision | None
     return StageDecision(status=status, failed=(Reason.GATE_CLOSED, message))
 
 
-def _former(observed: Observed, wanted: str) -> tuple[Action, ...]:
+def _is_refrozen(observed: Observed, status: FineTuneJobStatus) -> bool:
+    """Whether this very look has frozen another run than the observed one, which the status named until now."""
+    former, recorded = observed.status.run, status.run
+    return recorded is not None and (former is None or former.digest != recorded.digest)
+
+
+def _former(observed: Observed, wanted: str | None = None) -> tuple[Action, ...]:
     """Deletions of publications that nobody wants any more: two of them would write to one place."""
     return tuple(
         Delete(kind="Job", name=job["metadata"]["name"], uid=job["metadata"]["uid"])

@@ -20,6 +20,8 @@ from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.running import goes_on
 from finetune_operator.waiting import phase
 
+# That KubeRay has come is noticed by itself; this is for what is noticed by nobody.
+_KUBERAY_SECONDS: Final = 60.0
 _WITHOUT_KUBERAY: Final = {
     KubeRay.ABSENT: (Reason.KUBERAY_ABSENT, "there is no RayJob in this cluster; install KubeRay 1.6 or newer, and the job starts"),
     KubeRay.FORBIDDEN: (
@@ -95,7 +97,7 @@ def without_kuberay(observed: Observed, status: FineTuneJobStatus) -> StageDecis
     reason, message = _WITHOUT_KUBERAY[observed.kuberay]
     message = f"{message} ({observed.kuberay_message})" if observed.kuberay_message else message
     status = observe(observed, status, ConditionType.TRAINED, "False", reason, message)
-    return StageDecision(status=status, stalled=(reason, message))
+    return StageDecision(status=status, stalled=(reason, message), requeue_after_seconds=_KUBERAY_SECONDS)
 
 
 def _failed(observed: Observed, status: FineTuneJobStatus) -> StageDecision | None:
@@ -136,7 +138,8 @@ def _left(observed: Observed, status: FineTuneJobStatus) -> _Left:
     last = last_attempt(status)
     alive = [rayjob for rayjob in map(read_rayjob, observed.rayjobs) if not rayjob.terminal]
     queued = None
-    if last is not None and last.outcome is AttemptOutcome.PREEMPTED and last.ray_job is not None and not job_of(observed).spec.suspend:
+    suspended = observed.job is not None and observed.job.spec.suspend
+    if last is not None and last.outcome is AttemptOutcome.PREEMPTED and last.ray_job is not None and not suspended:
         queued = next((rayjob for rayjob in alive if rayjob.uid == last.ray_job.uid and not rayjob.deleting), None)
     return _Left(queued=queued, others=tuple(rayjob for rayjob in alive if rayjob is not queued))
 
@@ -146,6 +149,18 @@ def is_at_rest(observed: Observed, status: FineTuneJobStatus) -> bool:
     alive = any(not read_rayjob(rayjob).terminal for rayjob in observed.rayjobs)
     pods = any(phase(pod) not in ("Succeeded", "Failed") for pod in observed.pods_of(keys.STAGE_LABEL, keys.TRAINING))
     return not (is_running(status) or alive or pods)
+
+
+def abandoned(observed: Observed, status: FineTuneJobStatus) -> tuple[Action, ...]:
+    """Deletions of what ended attempts left, where none may begin: it would hold GPUs for as long as that lasts.
+
+    What others hold back holds none, and may be the next attempt.
+    """
+    last = last_attempt(status)
+    if last is None or last.outcome in (None, AttemptOutcome.FINISHED):
+        return ()
+    queued = _left(observed, status).queued
+    return leftovers(observed, but=queued if queued is not None and queued.queued else None)
 
 
 def leftovers(observed: Observed, but: RayJob | None = None) -> tuple[Action, ...]:

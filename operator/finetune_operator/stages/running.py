@@ -9,7 +9,8 @@ from typing import Any, Final
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
-from finetune_api.times import is_ahead, seconds_between, timestamp
+from finetune_api.times import is_ahead, moment, seconds_between, timestamp
+from finetune_operator import keys
 from finetune_operator.failures import Ending, Evidence, ending
 from finetune_operator.observation import CLUSTER_LABEL, Observed, RayJob
 from finetune_operator.resources.report import report as report_manifest
@@ -24,6 +25,8 @@ Json = dict[str, Any]
 # What a pod's end takes besides the checkpoint that it may commit.
 _STOP_MARGIN_SECONDS: Final = 60.0
 _STOP_FOR_SUSPENSION: Final = "Suspended"
+# What the Job's controller writes on pods; Kubernetes 1.27 gave the older label a prefix.
+_JOB_NAME_LABELS: Final = ("batch.kubernetes.io/job-name", "job-name")
 
 
 def _pods(observed: Observed, attempt: AttemptStatus) -> list[Json]:
@@ -32,12 +35,36 @@ def _pods(observed: Observed, attempt: AttemptStatus) -> list[Json]:
     return observed.pods_of(CLUSTER_LABEL, cluster) if cluster else []
 
 
+def _submitters(observed: Observed, attempt: AttemptStatus) -> list[Json]:
+    """Pods that hand the driver to Ray: KubeRay makes their Job under the RayJob's name, and doesn't label them as the RayCluster's.
+
+    Those that are being deleted are of an attempt before, from which others took the RayJob's RayCluster.
+    """
+    name = attempt.ray_job.name if attempt.ray_job else None
+    return [
+        pod
+        for pod in observed.pods_of(keys.STAGE_LABEL, keys.TRAINING)
+        if name in map(pod["metadata"]["labels"].get, _JOB_NAME_LABELS)
+        and CLUSTER_LABEL not in pod["metadata"]["labels"]
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def _is_submitted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob) -> bool:
+    """Whether Ray has the driver: its job server says so, or the driver itself reports."""
+    return bool(rayjob.job_status) or observed.report_of(attempt) is not None
+
+
 def running_time(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> FineTuneJobStatus:
     """The status with when the attempt was admitted, and when all of its pods first ran.
 
-    While others hold the RayJob back no time runs: it begins anew when they let it go, and when the clock was set back.
+    While others hold the RayJob back no time runs: it begins anew when they let it go, and when the clock was set back. Of an
+    attempt that ended before anybody saw its pods, the RayJob says when they ran.
     """
     attempt = status.attempts[-1]
+    if attempt.running_time is None and rayjob is not None and rayjob.driver_ended and (started := moment(rayjob.started)) is not None:
+        since = max(filter(None, (started, moment(attempt.start_time))))
+        return attempts.with_last(status, start_time=attempt.start_time or timestamp(since), running_time=timestamp(since))
     if rayjob is not None and rayjob.queued:
         return attempts.with_last(status, start_time=None) if attempt.running_time is None else status
     set_back = attempt.running_time is None and is_ahead(attempt.start_time, observed.now)
@@ -61,7 +88,8 @@ def ending_of(
     attempt = status.attempts[-1]
     pods = _pods(observed, attempt)
     report = observed.report_of(attempt)
-    found = ending(Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, now=observed.now))
+    submitters = _submitters(observed, attempt)
+    found = ending(Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, submitters=submitters, now=observed.now))
     if found is not None:
         return found, None
     if rayjob is None or rayjob.deleting or rayjob.terminal:  # a checkpoint or its last words are awaited
@@ -88,16 +116,22 @@ def _stop_seconds(settings: Settings) -> float:
 
 def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, pods: list[Json]) -> tuple[Ending | None, float | None]:
     """All or nothing: pods that wait longer than startDeadlineSeconds give back what the others hold."""
-    since = _waiting_since(attempt, pods)
+    submitted = _is_submitted(observed, attempt, rayjob)
+    since = _waiting_since(attempt, pods) if submitted or attempt.running_time is None else attempt.running_time
     waited = seconds_between(since, observed.now)
     if rayjob.queued or waited is None:
         return None, None
     allowed = job_of(observed).spec.workers.start_deadline_seconds
     if waited < allowed:
         return None, allowed - waited
-    running = sum(phase(pod) == "Running" for pod in pods)
-    words = waits_for(pods) or f"see `kubectl describe rayjob {rayjob.name}`"
-    told = f"{running} of {_expected_pods(observed)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
+    words = waits_for([*pods, *_submitters(observed, attempt)])
+    if submitted or attempt.running_time is None:
+        running = sum(phase(pod) == "Running" for pod in pods)
+        words = words or f"see `kubectl describe rayjob {rayjob.name}`"
+        told = f"{running} of {_expected_pods(observed)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
+    else:
+        words = words or f"see `kubectl describe job {rayjob.name}`"
+        told = f"all pods ran, and Ray had no driver after {allowed} s (workers.startDeadlineSeconds): {words}"
     return Ending(outcome=AttemptOutcome.NOT_STARTED, reason=Reason.START_DEADLINE_EXCEEDED, message=told), None
 
 
@@ -112,11 +146,16 @@ def _waiting_since(attempt: AttemptStatus, pods: list[Json]) -> str | None:
 def stop_asked(
     observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None, settings: Settings
 ) -> tuple[FineTuneJobStatus, tuple[Action, ...], float | None]:
-    """Ask the driver to stop while there is a reason to, and withdraw that when there no longer is; and when to look again."""
+    """Ask the driver to stop while there is a reason to, and withdraw that when there no longer is; and when to look again.
+
+    One that has ended can't be asked: why it ended was settled before.
+    """
+    if rayjob is not None and rayjob.terminal:
+        return status, (), None
     attempt, asked = status.attempts[-1], observed.report.spec.stop if observed.report else None
     reason = _reason_to_stop(observed, status)
     made: tuple[Action, ...] = (
-        () if observed.report or rayjob is None or rayjob.terminal else (Create(manifest=report_manifest(observed.owner)),)
+        () if observed.report or rayjob is None else (Create(manifest=report_manifest(job_of(observed), observed.owner)),)
     )
     if reason is None:
         withdraw: tuple[Action, ...] = (WithdrawStop(),) if asked is not None else ()
@@ -126,7 +165,7 @@ def stop_asked(
     if attempt.stop_requested is None or is_ahead(attempt.stop_requested_time, observed.now):
         status = attempts.with_last(status, stop_requested=attempt.stop_requested or reason, stop_requested_time=timestamp(observed.now))
     cluster = attempt.ray_job.cluster if attempt.ray_job else None
-    if cluster is None or rayjob is None or rayjob.terminal:
+    if cluster is None or rayjob is None:
         return status, (), None
     waited = seconds_between(status.attempts[-1].stop_requested_time, observed.now) or 0.0
     ask: tuple[Action, ...] = ()
@@ -157,8 +196,11 @@ def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     elif attempt.running_time is None:
         pods = _pods(observed, attempt)
         running = sum(phase(pod) == "Running" for pod in pods)
-        words = waits_for(pods)
+        words = waits_for([*pods, *_submitters(observed, attempt)])
         reason, message = Reason.STARTING, f"{name}: {running} of {_expected_pods(observed)} pods run" + (f"; {words}" if words else "")
+    elif not _is_submitted(observed, attempt, rayjob):
+        words = waits_for([*_pods(observed, attempt), *_submitters(observed, attempt)])
+        reason, message = Reason.STARTING, f"{name}: all pods run, Ray has no driver yet" + (f"; {words}" if words else "")
     else:
         reason, message = Reason.TRAINING, f"{name} runs"
     return observe(observed, status, ConditionType.TRAINED, "False", reason, message)

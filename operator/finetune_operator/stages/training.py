@@ -12,15 +12,14 @@ from finetune_api.status import AttemptOutcome, FineTuneJobStatus
 from finetune_operator import keys
 from finetune_operator.failures import Ending
 from finetune_operator.observation import KubeRay, Observed, is_running, last_attempt
-from finetune_operator.resources.access import role, role_binding, service_account
 from finetune_operator.resources.rayjob import rayjob as rayjob_manifest
-from finetune_operator.resources.report import report as report_manifest
 from finetune_operator.resources.run_config_map import run_config_map
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
 from finetune_operator.stages.decision import Action, Create, StageDecision, observe, sooner
 from finetune_operator.stages.freezing import pinned
 from finetune_operator.stages.planning import job_of
+from finetune_operator.stages.reporting import reporting
 from finetune_operator.stages.resting import leftovers, next_attempt, resting, without_kuberay
 from finetune_operator.stages.running import ending_of, goes_on, running_time, stop_asked
 
@@ -76,10 +75,7 @@ def _begun(observed: Observed, status: FineTuneJobStatus, settings: Settings) ->
     again = (Create(manifest=run_config_map(observed.run, owner)),) if observed.run and attempt.number > 1 else ()
     made: tuple[Action, ...] = (
         *again,
-        *(() if observed.report else (Create(manifest=report_manifest(owner)),)),
-        Create(manifest=service_account(owner)),
-        Create(manifest=role(owner)),
-        Create(manifest=role_binding(job, owner), update=("subjects",)),
+        *reporting(observed, again=attempt.number > 1),
         Create(manifest=manifest, if_current=True),
     )
     return StageDecision(status=status, actions=made)

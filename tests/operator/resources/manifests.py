@@ -23,7 +23,7 @@ def manifests(job: FineTuneJob, **changes: Any) -> dict[str, Json]:
     return {
         "preparation": preparation_job(job, whose, given),
         "run": run_config_map(run, whose),
-        "report": report(whose),
+        "report": report(job, whose),
         "service account": service_account(whose),
         "role": role(whose),
         "role binding": role_binding(job, whose),

@@ -29,7 +29,7 @@ class Backend(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """What happens to the next `times` requests whose `METHOD target` matches.
+    """What happens to the next `times` requests whose `METHOD target` matches, with any Authorization or with `token`.
 
     refuse: a Status with this code; cut: no answer; lose: done, the answer is lost; page: a web page with status 200; hang: no answer
     until the server ends; and of watches: silent (headers, then nothing for ever), end (an empty watch), expired (410 as an event),
@@ -42,6 +42,7 @@ class Fault:
     after: int = 0  # matching requests that are let through first
     status: int = 500
     retry_after: int | None = None
+    token: str | None = None
     seen: int = field(default=0, init=False)
 
 
@@ -66,11 +67,11 @@ class FaultyApi(ThreadingHTTPServer):
         self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
 
-    def due(self, request: str) -> Fault | None:
+    def due(self, request: str, token: str | None = None) -> Fault | None:
         with self._lock:
             self.requests.append(request)
             for fault in self.faults:
-                if re.search(fault.match, request):
+                if re.search(fault.match, request) and fault.token in (None, token):
                     fault.seen += 1
                     if fault.after < fault.seen <= fault.after + fault.times:
                         return fault
@@ -126,8 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.due(f"{self.command} {self.path}")
-        self.server.tokens.append(self.headers.get("Authorization"))
+        token = self.headers.get("Authorization")
+        fault = self.server.due(f"{self.command} {self.path}", token)
+        self.server.tokens.append(token)
         self.server.bodies.append(body)
         if fault and fault.action in ("cut", "hang"):
             self._hang_up(wait=fault.action == "hang")

@@ -203,6 +203,7 @@ class ReflectorCases:
         with mirror(api, [NAMESPACE]) as seen:
             eventually(lambda: seen.reflector.forbidden and server.count(LIST) > 8)
             assert not seen.reflector.synced.is_set()
+            assert not seen.reflector.listed, "where nothing may be read, nothing is known"
             assert max(seen.clock.waits) <= 10
             forbidden.times = 0
             seen.knows(a="1")

@@ -227,7 +227,7 @@ def test_threads_that_are_refused_together_all_go_on_with_the_new_credentials(se
     api = Api.connect(server.kubeconfig(tmp_path, token="first"), user_agent="tests", clock=clock)
     api.create(CONFIG_MAPS, "default", config_map("a"))
     server.kubeconfig(tmp_path, token="second")
-    server.faults.append(Fault(match="GET", action="refuse", status=401, times=4))
+    server.faults.append(Fault(match="GET", action="refuse", status=401, times=4, token="Bearer first"))
     clock.advance(10)
     together = threading.Barrier(4)
     got: list[str] = []

@@ -39,6 +39,11 @@ def test_one_forbidden_namespace_holds_up_synced_but_not_the_other_namespace(api
         seen.knows(a="1")
         eventually(lambda: seen.reflector.forbidden)
         assert not seen.reflector.synced.is_set()
+        eventually(lambda: seen.reflector.listed)
+        assert seen.reflector.listed_in("one")
+        assert not seen.reflector.forbidden_in("one")
+        assert not seen.reflector.listed_in("two")
+        assert seen.reflector.forbidden_in("two")
         refused.times = 0
         assert seen.reflector.synced.wait(20)
         eventually(lambda: not seen.reflector.forbidden)
