@@ -66,7 +66,7 @@ def _of_attempts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Eve
     before = {attempt.number: attempt for attempt in old.attempts}
     for attempt in new.attempts:
         known = before.get(attempt.number)
-        if known is None and attempt.number > old.attempt:
+        if known is None and attempt.number > max(old.attempt, 1):  # the first one begins with what made it ready
             note = f"attempt {attempt.number} begins" + (f" from step {attempt.first_step}" if attempt.first_step else "")
             yield Event(type="Normal", reason="AttemptStarted", action="Training", note=note, moment=str(attempt.number))
         if known is not None and known.running_time is None and attempt.running_time is not None:

@@ -64,7 +64,6 @@ def test_a_job_goes_from_apply_to_published(world: World, kubelet: Kubelet) -> N
     assert world.status["stage"] == "Succeeded"
     assert [reason for reason, _ in world.events] == [
         "Planned",
-        "AttemptStarted",
         "Prepared",
         "AttemptRunning",
         "AttemptFinished",
