@@ -30,13 +30,13 @@ def operator_section(found: dict[str, Any]) -> dict[str, Any]:
 
 def _goals(found: dict[str, Any]) -> str:
     life, count = found["life"], f"{found['jobs']:,}"
-    ours, rayjobs, peer = life["preparations"]["seconds"], life["rayjobs"]["seconds"], found["trainer"]["seconds"]
+    ours, rayjobs, peer = life["preparations"]["seconds"], life["rayjobs"]["seconds_afterwards"], found["trainer"]["seconds"]
     busy, reaction = life["busy"], life["calm"]["reaction_ms"]["p50"]
     written = busy["status_writes"] / busy["reports"]
     rows = [
         (f"{count} jobs to preparation Jobs", f"at most {MOST_PREPARATION_SECONDS:g} s", f"{ours:.1f} s", ours <= MOST_PREPARATION_SECONDS),
         ("the same, beside Trainer's defaults", f"at most {peer:.1f} s", f"{ours:.1f} s", ours <= peer),
-        (f"all prepared, to {count} RayJobs", f"at most {MOST_RAYJOB_SECONDS:g} s", f"{rayjobs:.1f} s", rayjobs <= MOST_RAYJOB_SECONDS),
+        (f"from the last preparation's end to {count} RayJobs", f"at most {MOST_RAYJOB_SECONDS:g} s", f"{rayjobs:.1f} s", rayjobs <= MOST_RAYJOB_SECONDS),
         ("a report to its status, median", f"below {MOST_REACTION_MS:g} ms", f"{reaction:.0f} ms", reaction < MOST_REACTION_MS),
         ("status writes per report", "at most 1", f"{written:.3f}", written <= 1),
     ]
@@ -61,9 +61,9 @@ def _sides(found: dict[str, Any]) -> str:
 
 
 def _table_of_rayjobs(count: int, life: dict[str, Any]) -> str:
-    return table(
-        ["", "seconds", "CPU s", "calls a job", "CPU ms a call", "MiB"], [["prepared to RayJobs", *_spent(count, life["rayjobs"])]]
-    )
+    seconds, *spent = _spent(count, life["rayjobs"])
+    header = ["", "seconds", "after the last preparation's end", "CPU s", "calls a job", "CPU ms a call", "MiB"]
+    return table(header, [["prepared to RayJobs", seconds, f"{life['rayjobs']['seconds_afterwards']:.1f}", *spent]])
 
 
 def _spent(count: int, run: dict[str, Any]) -> list[str]:
