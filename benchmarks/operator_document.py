@@ -36,7 +36,12 @@ def _goals(found: dict[str, Any]) -> str:
     rows = [
         (f"{count} jobs to preparation Jobs", f"at most {MOST_PREPARATION_SECONDS:g} s", f"{ours:.1f} s", ours <= MOST_PREPARATION_SECONDS),
         ("the same, beside Trainer's defaults", f"at most {peer:.1f} s", f"{ours:.1f} s", ours <= peer),
-        (f"from the last preparation's end to {count} RayJobs", f"at most {MOST_RAYJOB_SECONDS:g} s", f"{rayjobs:.1f} s", rayjobs <= MOST_RAYJOB_SECONDS),
+        (
+            f"from the last preparation's end to {count} RayJobs",
+            f"at most {MOST_RAYJOB_SECONDS:g} s",
+            f"{rayjobs:.1f} s",
+            rayjobs <= MOST_RAYJOB_SECONDS,
+        ),
         ("a report to its status, median", f"below {MOST_REACTION_MS:g} ms", f"{reaction:.0f} ms", reaction < MOST_REACTION_MS),
         ("status writes per report", "at most 1", f"{written:.3f}", written <= 1),
     ]

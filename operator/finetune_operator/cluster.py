@@ -16,13 +16,14 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.report import FineTuneReport, parse_report
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus, parse_status
+from finetune_api.times import seconds_between
 from finetune_api.training_run import TrainingRun, digest_of
 from finetune_operator import keys, kinds
 from finetune_operator.caches import Newest, Stores
 from finetune_operator.events import Event
 from finetune_operator.observation import KubeRay, Observed, is_finished, is_settled, last_attempt
 from finetune_operator.reconcile import Key, Refused
-from finetune_operator.refusals import refusal, taken
+from finetune_operator.refusals import of_former, refusal, taken
 from finetune_operator.resources.owner import is_of_former, is_owned, owner_of
 from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict, Forbidden, Invalid, Json, NotFound, Resource
 from finetune_operator.runtime.clock import Clock
@@ -39,6 +40,8 @@ _KEPT_SPECS: Final = 1024
 _KEPT_RUNS: Final = 128
 # For so long an answer of the API server counts as the job's state: another question's would be as old when it is acted upon.
 _FRESH_SECONDS: Final = 1.0
+# The garbage collector is done by then; what is left has a finalizer that nobody takes away.
+_COLLECTED_SECONDS: Final = 60.0
 # How the API server says that there is no such kind, not just no such object.
 _UNKNOWN_KIND: Final = "could not find the requested resource"
 
@@ -201,11 +204,11 @@ class Cluster:
         except AlreadyExists:
             made = self._existing(observed, resource, action)
         except (Forbidden, Invalid, NotFound) as error:
-            raise Refused(refusal(resource, manifest, error)) from None
+            raise Refused(refusal(resource, manifest["metadata"]["name"], error)) from None
         except ApiError as error:
             if error.status != 400:
                 raise
-            raise Refused(refusal(resource, manifest, error)) from None
+            raise Refused(refusal(resource, manifest["metadata"]["name"], error)) from None
         else:
             self._keep_run(observed, made)
         log.info("made", kind=resource.kind, object=manifest["metadata"]["name"])
@@ -241,17 +244,21 @@ class Cluster:
         name = manifest["metadata"]["name"]
         found = self._api.get(resource, owner.namespace, name)
         if not is_owned(found, owner):
+            gone_since = found["metadata"].get("deletionTimestamp")
+            if gone_since is None and not is_of_former(found, owner):
+                raise Refused(taken(resource, name))
             # Who deletes a job and applies it again is faster than the garbage collector.
-            if "deletionTimestamp" in found["metadata"] or is_of_former(found, owner):
-                raise Conflict(f"{resource.kind} {name} of the job before is still being deleted", status=409, reason="Conflict")
-            raise Refused(taken(resource, name))
+            waited = seconds_between(gone_since or observed.raw["metadata"].get("creationTimestamp"), observed.now)
+            if waited is not None and waited >= _COLLECTED_SECONDS:
+                raise Refused(of_former(resource, name))
+            raise Conflict(f"{resource.kind} {name} of the job before is still being deleted", status=409, reason="Conflict")
         if "deletionTimestamp" in found["metadata"]:
             raise Conflict(f"{resource.kind} {name} is still being deleted", status=409, reason="Conflict")
         different = {field: manifest[field] for field in action.update if found.get(field) != manifest[field]}
         try:
             return self._api.merge_patch(resource, owner.namespace, name, different) if different else found
         except Forbidden as error:
-            raise Refused(refusal(resource, manifest, error)) from None
+            raise Refused(refusal(resource, name, error)) from None
 
     def _delete(self, observed: Observed, action: Delete) -> None:
         # A store that is behind takes the RayJob of an attempt that it doesn't know for a leftover, and a TTL that was removed for one.
@@ -260,6 +267,8 @@ class Cluster:
         log.info("deleting", kind=action.kind, object=action.name)
         try:
             self._api.delete(kinds.MADE[action.kind], observed.owner.namespace, action.name, uid=action.uid)
+        except Forbidden as error:
+            raise Refused(refusal(kinds.MADE[action.kind], action.name, error)) from None
         except (NotFound, Conflict):  # it is gone, or another one of that name came
             log.debug("gone already", kind=action.kind, object=action.name)
         self._made.get(key, {}).pop((action.kind, action.name), None)

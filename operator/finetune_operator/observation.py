@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from finetune_api.conditions import ConditionType, find, is_true
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.finetunejob import Budget, FineTuneJob
 from finetune_api.report import FineTuneReport, FineTuneReportStatus
 from finetune_api.status import AttemptStatus, FineTuneJobStatus
 from finetune_api.training_run import TrainingRun
@@ -183,13 +183,17 @@ def is_finished(status: FineTuneJobStatus) -> bool:
 def as_frozen(observed: Observed) -> Observed | None:
     """What is observed of an attempt that runs under a spec that the models refuse, with the job that its run was frozen from.
 
-    Of what a run leaves out only `suspend` is read. None when the run can't be read either, or the attempt has no RayJob yet.
+    Of what a run leaves out `suspend` and the GPU hours are read, which stop an attempt. None when the run can't be read either, or
+    the attempt has no RayJob yet.
     """
     attempt = last_attempt(observed.status)
     if observed.run is None or attempt is None or attempt.ray_job is None:
         return None
     frozen = observed.run.job
-    spec = frozen.spec.model_copy(update={"suspend": observed.raw["spec"].get("suspend") is True})
+    raw = observed.raw["spec"]
+    hours = raw["budget"].get("gpuHours") if isinstance(raw.get("budget"), dict) else None
+    budget = Budget(gpu_hours=hours) if isinstance(hours, int | float) and hours > 0 else Budget()
+    spec = frozen.spec.model_copy(update={"suspend": raw.get("suspend") is True, "budget": budget})
     return replace(observed, job=frozen.model_copy(update={"spec": spec}))
 
 

@@ -34,9 +34,14 @@ class Telling:
         self._instance = instance
         # Of each job by the event's name, oldest first, with when it was first tried.
         self._untold: dict[tuple[str, str], dict[str, tuple[float, Json]]] = {}
+        # When its newest try began, while some are left.
+        self._tried: dict[tuple[str, str], float] = {}
 
     def tell(self, owner: Owner, events: tuple[Event, ...]) -> float | None:
-        """Make the job's events, former ones first. Seconds until another call would make those that are left; None: none is."""
+        """Make the job's events, former ones first. Seconds until another call would make those that are left; None: none is.
+
+        Calls before that make none: a look shouldn't wait again for what didn't answer just now.
+        """
         key, now = (owner.namespace, owner.name), self._clock.monotonic()
         kept = self._untold.pop(key, {})
         untold = {name: (since, event) for name, (since, event) in kept.items() if now - since < _KEPT_SECONDS}
@@ -44,18 +49,26 @@ class Telling:
         for event in events:
             made = manifest(event, owner, at=at, instance=self._instance)
             untold.setdefault(made["metadata"]["name"], (now, made))
-        for name, (_, made) in list(untold.items()):
-            if not self._told(made):
-                break  # the others would fare no better
-            del untold[name]
+        if now - self._tried.get(key, now - _AGAIN_SECONDS) >= _AGAIN_SECONDS:
+            self._tried[key] = now
+            self._make(untold)
         if not untold:
+            self._tried.pop(key, None)
             return None
         self._untold[key] = dict(list(untold.items())[-_MOST_KEPT:])
-        return _AGAIN_SECONDS
+        return self._tried[key] + _AGAIN_SECONDS - now
+
+    def _make(self, untold: dict[str, tuple[float, Json]]) -> None:
+        """Make them in their order, up to one that can't be made now: the others would fare no better."""
+        for name, (_, made) in list(untold.items()):
+            if not self._told(made):
+                return
+            del untold[name]
 
     def forget(self, key: tuple[str, str]) -> None:
         """The job is gone."""
         self._untold.pop(key, None)
+        self._tried.pop(key, None)
 
     def _told(self, event: Json) -> bool:
         """Make it; False when that may go better the next time."""

@@ -200,3 +200,23 @@ def test_attempts_without_any_goodput_count_in_it(world: World, kubelet: Kubelet
         world.clock.advance(600)
         world.settle()
     assert world.status["usage"]["goodput"] == pytest.approx(0.3)
+
+
+def test_a_status_of_an_older_operator_without_the_time_held_keeps_its_share(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, failurePolicy={"maxFailures": 5})
+    for number, (seconds, good) in enumerate([(4000, 3600), (200, 100)], start=1):
+        name = f"starchat-{number}"
+        kubelet.rayjob(name, "Running", job="RUNNING")
+        kubelet.ray_pods(f"{name}-abcde")
+        world.settle()
+        world.clock.advance(seconds)
+        kubelet.report(f"{name}-abcde", outcome="Failed", reason="TrainingFailed", message="x", goodputSeconds=good)
+        kubelet.finish(name, "FAILED")
+        world.settle()
+        job = world.job
+        job["status"]["usage"].pop("heldSeconds")
+        world.api.put(kinds.FINETUNEJOBS, job)
+        world.restart()
+        world.clock.advance(3600)
+        world.settle()
+    assert world.status["usage"]["goodput"] == pytest.approx(3700 / 4200, abs=0.01)

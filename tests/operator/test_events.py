@@ -87,8 +87,10 @@ def test_what_passes_only_delays_an_event(error: ApiError) -> None:
     assert decision.requeue_after_seconds == 10
     assert world.events == []
     world.change(training={"globalBatchSize": 256})
-    world.settle()
     world.api.before = lambda number, call: None
+    world.settle()
+    assert world.events == [], "a look doesn't wait again for what didn't answer just now"
+    world.clock.advance(10)
     world.settle()
     assert [reason for reason, _ in world.events] == ["InvalidSpec", "Planned"]
     calls = len(world.api.calls)
@@ -102,6 +104,7 @@ def test_an_event_whose_answer_was_lost_is_there_once() -> None:
     world.api.after = failing(Unreachable("no answer"), call="POST events")
     world.look()
     world.api.after = lambda number, call: None
+    world.clock.advance(10)
     world.settle()
     assert [reason for reason, _ in world.events] == ["InvalidSpec"]
     assert [call.split()[1] for call in world.api.calls].count("events") == 2

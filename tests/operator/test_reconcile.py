@@ -1,6 +1,7 @@
 """Whole lives of jobs on an API server in memory: each look is one reconcile, each fixed point writes nothing more."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -337,9 +338,9 @@ def test_a_refused_plan_spares_a_rayjob_that_is_queued_until_it_is_let_go(world:
 # ---- a spec that another version of the operator has planned
 
 
-def unreadable(world: World, kubelet: Kubelet) -> None:
+def unreadable(world: World, kubelet: Kubelet, **spec: Any) -> None:
     """An attempt runs, and then an operator starts whose models don't know a field of the spec."""
-    prepared(world, kubelet)
+    prepared(world, kubelet, **spec)
     kubelet.rayjob("starchat-1", "Running", job="RUNNING")
     kubelet.ray_pods("starchat-1-abcde")
     kubelet.report("starchat-1-abcde", outcome="Running", step=1)
@@ -376,6 +377,14 @@ def test_an_attempt_whose_spec_cannot_be_read_is_suspended_all_the_same(world: W
     kubelet.finish("starchat-1", "FAILED")
     world.settle()
     assert world.status["attempts"][0]["outcome"] == "Stopped"
+
+
+def test_an_attempt_whose_spec_cannot_be_read_ends_with_its_gpu_hours(world: World, kubelet: Kubelet) -> None:
+    unreadable(world, kubelet, budget={"gpuHours": 16})
+    world.settle()
+    world.clock.advance(3600)
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"]["stop"]["reason"] == "BudgetExceeded"
 
 
 def test_an_attempt_of_which_neither_spec_nor_run_can_be_read_is_let_alone(world: World, kubelet: Kubelet) -> None:

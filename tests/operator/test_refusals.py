@@ -44,6 +44,40 @@ def test_a_job_that_is_applied_again_waits_for_what_the_one_before_left(world: W
     assert kubelet.named(kinds.JOBS, "-prepare-")["metadata"]["ownerReferences"][0]["uid"] == again["metadata"]["uid"]
 
 
+def test_what_the_one_before_left_for_good_is_told(world: World, kubelet: Kubelet) -> None:
+    """Its finalizer's controller is gone."""
+    world.submit()
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    reference = {"controller": True, "kind": "FineTuneJob", "name": builders.NAME, "uid": "6f0c4e5e-0000-4000-8000-0000000000ff"}
+    metadata = {
+        "name": "starchat-1",
+        "namespace": builders.NAMESPACE,
+        "ownerReferences": [reference],
+        "deletionTimestamp": builders.CREATED,
+    }
+    world.api.put(kinds.RAYJOBS, {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": {}})
+    world.clock.advance(3600)
+    for _ in range(3):
+        world.look()
+    assert world.condition("Trained") == ("False", "Rejected")
+    assert "RayJob starchat-1 of the job before is still being deleted; see its finalizers" in world.message("Trained")
+
+
+def test_a_refused_deletion_is_told(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
+    kubelet.rayjob("starchat-1", "Initializing")
+    kubelet.ray_pods("starchat-1-abcde", workers=1)
+    world.settle()
+    refused = Forbidden('User "x" cannot delete resource "rayjobs"', status=403, reason="Forbidden")
+    world.api.before = failing(refused, call="DELETE rayjobs")
+    world.clock.advance(101)
+    for _ in range(3):
+        world.look()
+    assert world.condition("Trained") == ("False", "KubeRayForbidden")
+    assert "cannot delete" in world.message("Trained")
+
+
 @pytest.mark.parametrize(("deleting", "stalled"), [(True, "False"), (False, "True")])
 def test_an_orphan_has_the_name_unless_it_goes(world: World, deleting: bool, stalled: str) -> None:
     world.submit()

@@ -125,6 +125,23 @@ def test_a_submitter_is_none_of_the_pods_that_are_counted(world: World, kubelet:
     assert "runningTime" not in world.status["attempts"][0]
 
 
+def test_a_worker_that_is_replaced_before_ray_has_the_driver_has_its_own_time_to_start(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, workers={"startDeadlineSeconds": 600})
+    kubelet.rayjob("starchat-1", "Initializing")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    world.clock.advance(400)
+    world.api.remove(kinds.PODS, builders.NAMESPACE, "starchat-1-abcde-2")
+    kubelet.ray_pod("starchat-1-abcde", 3, keys.WORKER_CONTAINER, phase="Pending")
+    world.settle()
+    world.clock.advance(300)
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    world.clock.advance(300)
+    world.settle()
+    assert "2 of 3 pods ran after 600 s" in world.status["attempts"][0]["message"]
+
+
 def test_a_driver_that_reports_is_not_ended_for_a_submitter_that_waits(world: World, kubelet: Kubelet) -> None:
     prepared(world, kubelet, workers={"startDeadlineSeconds": 100})
     kubelet.rayjob("starchat-1", "Running")

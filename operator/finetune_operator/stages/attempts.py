@@ -145,7 +145,9 @@ def _used(observed: Observed, usage: UsageStatus, attempt: AttemptStatus, charge
     held = held_seconds(observed, attempt)
     report = observed.report_of(attempt)
     goodput_seconds = usage.goodput_seconds + (min(report.goodput_seconds or 0.0, held) if report else 0.0)
-    all_held = usage.held_seconds + held
+    # A status that an older operator wrote has the share alone.
+    before = usage.held_seconds or (usage.goodput_seconds / usage.goodput if usage.goodput else 0.0)
+    all_held = before + held
     return UsageStatus(
         gpu_hours=round(usage.gpu_hours + gpu_hours(observed, attempt), 6),
         held_seconds=round(all_held, 3),

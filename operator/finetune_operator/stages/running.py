@@ -116,8 +116,8 @@ def _stop_seconds(settings: Settings) -> float:
 
 def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, pods: list[Json]) -> tuple[Ending | None, float | None]:
     """All or nothing: pods that wait longer than startDeadlineSeconds give back what the others hold."""
-    submitted = _is_submitted(observed, attempt, rayjob)
-    since = _waiting_since(attempt, pods) if submitted or attempt.running_time is None else attempt.running_time
+    pods_wait_since = _waiting_since(attempt, pods)
+    since = pods_wait_since or (None if _is_submitted(observed, attempt, rayjob) else attempt.running_time)
     waited = seconds_between(since, observed.now)
     if rayjob.queued or waited is None:
         return None, None
@@ -125,7 +125,7 @@ def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, 
     if waited < allowed:
         return None, allowed - waited
     words = waits_for([*pods, *_submitters(observed, attempt)])
-    if submitted or attempt.running_time is None:
+    if pods_wait_since is not None:
         running = sum(phase(pod) == "Running" for pod in pods)
         words = words or f"see `kubectl describe rayjob {rayjob.name}`"
         told = f"{running} of {_expected_pods(observed)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
