@@ -29,18 +29,18 @@ class Layer:
 
 LAYERS = (
     Layer(name="unit", markers="not training and not control_plane and not cluster", minutes=7, needs="nothing else"),
-    Layer(name="training", markers="training", minutes=12, needs="a C++ compiler"),
+    Layer(name="training", markers="training", minutes=15, needs="a C++ compiler"),
     Layer(
         name="control_plane",
         markers="control_plane",
-        minutes=9,
+        minutes=6,
         needs="etcd, the API server and Helm, built once with Go (20 minutes, in the background)",
         built=True,
     ),
     Layer(
         name="cluster",
         markers="cluster",
-        minutes=30,
+        minutes=27,
         needs="root, containerd, and kubelet, KubeRay and CoreDNS, built with the others",
         built=True,
         root=True,
