@@ -19,6 +19,14 @@ def prepared(world: World, kubelet: Kubelet, **spec: Any) -> None:
     world.settle()
 
 
+def running(world: World, kubelet: Kubelet, **spec: Any) -> None:
+    """A job whose first attempt has all of its pods."""
+    prepared(world, kubelet, **spec)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+
+
 def evicted_too_often(world: World, kubelet: Kubelet, part: str) -> None:
     """The Job's pod is evicted, and as often its controller makes another."""
     job = kubelet.named(kinds.JOBS, part)

@@ -8,14 +8,11 @@ from finetune_operator import kinds
 
 from . import builders
 from .fakes import Kubelet, World
-from .lives import prepared
+from .lives import prepared, running
 
 
 def test_workers_that_change_while_suspended_make_another_run(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     first = world.status["run"]
     world.change(suspend=True)
     world.settle()

@@ -10,7 +10,7 @@ from finetune_operator.runtime.api import ApiError, Conflict
 
 from . import builders
 from .fakes import Died, Kubelet, World
-from .lives import HUB, prepared
+from .lives import HUB, prepared, running
 
 
 def test_a_job_goes_from_apply_to_published(world: World, kubelet: Kubelet) -> None:
@@ -209,10 +209,7 @@ def test_after_a_conflict_the_next_look_reads_the_job_itself(world: World) -> No
 
 
 def test_a_leader_that_has_not_heard_of_an_attempt_leaves_its_rayjob(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     kubelet.finish("starchat-1", "FAILED")
     world.clock.advance(11)
     world.settle()
@@ -284,10 +281,7 @@ def test_a_clock_that_is_set_back_postpones_no_deletion_by_hours(world: World, k
 
 
 def test_the_deadline_ends_a_job_that_runs(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet, budget={"activeDeadlineSeconds": 1000})
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet, budget={"activeDeadlineSeconds": 1000})
     world.clock.advance(1001)
     world.settle()
     assert world.condition("Failed") == ("True", "DeadlineExceeded")

@@ -3,7 +3,7 @@
 from finetune_operator import kinds
 
 from .fakes import Kubelet, World
-from .lives import prepared
+from .lives import running
 
 
 def test_a_suspended_job_begins_nothing(world: World, kubelet: Kubelet) -> None:
@@ -19,10 +19,7 @@ def test_a_suspended_job_begins_nothing(world: World, kubelet: Kubelet) -> None:
 
 
 def test_suspending_asks_for_a_checkpoint_and_then_frees_the_gpus(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     world.change(suspend=True)
     world.settle()
     report = world.api.of(kinds.FINETUNEREPORTS)[0]
@@ -47,10 +44,7 @@ def test_suspending_asks_for_a_checkpoint_and_then_frees_the_gpus(world: World, 
 
 
 def test_a_driver_that_does_not_stop_has_its_time_and_no_more(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     world.change(suspend=True)
     decision = world.settle()
     assert decision is not None
@@ -62,10 +56,7 @@ def test_a_driver_that_does_not_stop_has_its_time_and_no_more(world: World, kube
 
 
 def test_a_clock_that_is_set_back_does_not_let_a_driver_take_hours_to_stop(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     world.change(suspend=True)
     world.settle()
     world.clock.advance(-5 * 3600)

@@ -9,7 +9,7 @@ from finetune_operator.observation import KubeRay
 
 from . import builders
 from .fakes import Kubelet, World
-from .lives import prepared
+from .lives import prepared, running
 
 
 def test_failures_are_charged_and_spaced_until_the_budget_is_used_up(world: World, kubelet: Kubelet) -> None:
@@ -156,10 +156,7 @@ def test_a_driver_that_reports_is_not_ended_for_a_submitter_that_waits(world: Wo
 
 
 def test_a_submitters_last_words_are_the_drivers(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     submitter(world, phase="Failed", exit_code=2, result=builders.failed("RunConflict", "the prefix is another run's"))
     kubelet.finish("starchat-1", "FAILED")
     world.clock.advance(11)
@@ -168,10 +165,7 @@ def test_a_submitters_last_words_are_the_drivers(world: World, kubelet: Kubelet)
 
 
 def test_a_deleted_rayjob_is_followed_by_another_attempt(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
     kubelet.remove_ray_pods("starchat-1-abcde")
     world.settle()
@@ -183,10 +177,7 @@ def test_a_deleted_rayjob_is_followed_by_another_attempt(world: World, kubelet: 
 
 
 def test_a_deleted_rayjobs_pods_commit_before_the_next_attempt(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     kubelet.report("starchat-1-abcde", outcome="Running", step=4)
     world.settle()
     world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
@@ -212,10 +203,7 @@ def test_a_rayjob_that_only_the_cache_lacks_is_not_gone(world: World, kubelet: K
 
 
 def test_kueue_suspends_and_readmits_the_same_rayjob(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet, workers={"queueName": "team"})
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet, workers={"queueName": "team"})
     world.api.change(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1", spec={"suspend": True})
     kubelet.rayjob("starchat-1", "Suspended", cluster="")
     kubelet.remove_ray_pods("starchat-1-abcde")
@@ -277,10 +265,7 @@ def test_silence_makes_the_progress_stale_once(world: World, kubelet: Kubelet) -
 
 
 def test_one_status_write_per_report(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     before = len(world.api.calls)
     for step in range(1, 4):
         world.clock.advance(10)
@@ -308,10 +293,7 @@ def test_a_job_waits_for_kuberay_and_starts_when_it_comes(world: World, kubelet:
 
 
 def test_a_clock_that_is_set_back_after_a_failure_delays_no_attempt(world: World, kubelet: Kubelet) -> None:
-    prepared(world, kubelet)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    world.settle()
+    running(world, kubelet)
     kubelet.finish("starchat-1", "FAILED")  # by KubeRay's clock, which is right
     world.clock.advance(-5 * 3600)
     world.settle()
