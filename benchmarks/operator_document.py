@@ -31,6 +31,7 @@ def operator_section(found: dict[str, Any]) -> dict[str, Any]:
 def _goals(found: dict[str, Any]) -> str:
     life, count = found["life"], f"{found['jobs']:,}"
     ours, rayjobs, peer = life["preparations"]["seconds"], life["rayjobs"]["seconds_afterwards"], found["trainer"]["seconds"]
+    from_first_write = life["rayjobs"]["seconds"]
     busy, reaction = life["busy"], life["calm"]["reaction_ms"]["p50"]
     written = busy["status_writes"] / busy["reports"]
     rows = [
@@ -41,6 +42,12 @@ def _goals(found: dict[str, Any]) -> str:
             f"at most {MOST_RAYJOB_SECONDS:g} s",
             f"{rayjobs:.1f} s",
             rayjobs <= MOST_RAYJOB_SECONDS,
+        ),
+        (
+            "the same, from the first preparation's end",
+            f"at most {MOST_RAYJOB_SECONDS:g} s",
+            f"{from_first_write:.1f} s",
+            from_first_write <= MOST_RAYJOB_SECONDS,
         ),
         ("a report to its status, median", f"below {MOST_REACTION_MS:g} ms", f"{reaction:.0f} ms", reaction < MOST_REACTION_MS),
         ("status writes per report", "at most 1", f"{written:.3f}", written <= 1),
