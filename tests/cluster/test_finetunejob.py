@@ -125,7 +125,7 @@ LONG: dict[str, Any] = {
 }
 
 
-def test_whoever_stops_it_it_commits_and_loses_no_step(jobs: Jobs) -> None:
+def test_whoever_stops_it_it_commits_and_loses_no_step(own_cluster: Cluster, jobs: Jobs) -> None:
     """One job is stopped by everybody who can, and another waits for its place. Nothing of that is charged.
 
     Its workers leave no room on any node: the second job says for what it waits, and runs once the first is suspended. Deleted and
@@ -164,10 +164,10 @@ def test_whoever_stops_it_it_commits_and_loses_no_step(jobs: Jobs) -> None:
         iter({node_of(pod) for pod in jobs.ray_pods("long", "worker")} - {node_of(pod) for pod in jobs.ray_pods("long", "head")})
     )
     try:
-        jobs.cluster.kubectl("drain", drained, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=200s", timeout_seconds=210)
+        own_cluster.kubectl("drain", drained, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=200s", timeout_seconds=210)
         assert_committed(jobs, "long", attempt=3, outcome="Preempted", since=step)
     finally:
-        jobs.cluster.kubectl("uncordon", drained)
+        own_cluster.kubectl("uncordon", drained)
 
     jobs.wait_for("long", "Succeeded")
     status = jobs.get("long")["status"]

@@ -69,10 +69,10 @@ def preparation(observed: Observed, status: FineTuneJobStatus, settings: Setting
 def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, former: tuple[Action, ...]) -> Preparation:
     """What the Job came to."""
     if read.state == "active":
-        # While its pod is there; before, it is what most waits for.
-        former = (*former, *(reporting(observed) if observed.pods_of(keys.STAGE_LABEL, keys.PREPARATION) else ()))
+        # Not before its pod is there, which is what a new job waits for.
+        ahead = reporting(observed) if observed.pods_of(keys.STAGE_LABEL, keys.PREPARATION) else ()
         # Its last words may still be on their way, and nothing announces that they are not.
-        waits = _waits(observed, status, former, read.reason, read.message)
+        waits = _waits(observed, status, (*former, *ahead), read.reason, read.message)
         return replace(waits, decision=replace(waits.decision, requeue_after_seconds=30.0))
     result = read.result.preparation if read.result else None
     if read.state == "failed" or result is None:

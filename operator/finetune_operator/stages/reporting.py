@@ -1,7 +1,7 @@
 """How a driver will report: the FineTuneReport, and the head's right to it. Pure.
 
-They are made while the job is prepared, so that a right which the operator can't grant is told before any GPU waits for it, and an
-attempt begins with one object less to wait for after another. The report comes last: with it, the others are known to be there.
+They are made while the job is prepared, so that a right which the operator can't grant is told early, and an attempt begins with its
+RayJob alone. The report comes last: with it, the others are known to be there.
 """
 
 from finetune_operator.observation import Observed
