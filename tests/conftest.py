@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -13,6 +14,7 @@ from examples.demo.s3_server import S3Server, s3_server
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FILES = Path(os.environ.get("FINETUNE_TEST_DATA", ROOT.parent / "shared/data"))
 BUCKET = "finetune-tests"
+_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 _NOT_RUN = pytest.StashKey[int]()
 
 
@@ -21,11 +23,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reading = [item for item in items if item.get_closest_marker("real_data")]
     if REAL_FILES.is_dir() or not reading:
         return
-    if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+    told: dict[str, int] | None = getattr(config, "workeroutput", None)
+    if _CI and told is None:
         raise pytest.UsageError(_line(len(reading)))
     items[:] = [item for item in items if item not in reading]
     config.hook.pytest_deselected(items=reading)
-    config.stash[_NOT_RUN] = len(reading)
+    if told is None:
+        config.stash[_NOT_RUN] = len(reading)
+    else:  # one of several processes: who started them says it
+        told["not_run"] = len(reading)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """pytest-xdist: a process has ended, and tells what it left out. All collect the same."""
+    if count := getattr(node, "workeroutput", {}).get("not_run", 0):
+        node.config.stash[_NOT_RUN] = count
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under CI, fail for what several processes left out."""
+    if _CI and session.config.stash.get(_NOT_RUN, 0):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

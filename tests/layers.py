@@ -17,24 +17,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """Tests that need the same parts. `minutes` is what they take on two cores, building what they need not counted."""
+    """Tests that need the same parts. `minutes` is what they take on two cores, building what they need not counted.
+
+    `divided`: they run in several processes, so each of them may run beside any other.
+    """
 
     name: str
     markers: str
     minutes: int
     needs: str
+    divided: bool = False
     built: bool = False
     root: bool = False
 
 
 LAYERS = (
-    Layer(name="unit", markers="not training and not control_plane and not cluster", minutes=7, needs="nothing else"),
-    Layer(name="training", markers="training", minutes=15, needs="a C++ compiler"),
+    Layer(name="unit", markers="not training and not control_plane and not cluster", minutes=4, needs="nothing else", divided=True),
+    Layer(name="training", markers="training", minutes=8, needs="a C++ compiler"),
     Layer(
         name="control_plane",
         markers="control_plane",
         minutes=6,
-        needs="etcd, the API server and Helm, built once with Go (20 minutes, in the background)",
+        needs="etcd, the API server and Helm, built once with Go (about ten minutes, in the background)",
         built=True,
     ),
     Layer(
@@ -48,6 +52,8 @@ LAYERS = (
 )
 
 NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah", "debootstrap")
+
+MOST_PROCESSES = 4
 
 
 def chosen(names: str) -> tuple[Layer, ...]:
@@ -69,6 +75,12 @@ def missing(layer: Layer) -> str:
     if os.geteuid() != 0:
         return "root"
     return ", ".join(name for name in NODE_PROGRAMS if shutil.which(name) is None)
+
+
+def processes(layer: Layer) -> tuple[str, ...]:
+    """Options of pytest: a process per core, up to as many as memory (1.5 GB each) and the start of each are worth."""
+    count = min(MOST_PROCESSES, os.cpu_count() or 1)
+    return ("--numprocesses", str(count), "--dist", "worksteal") if layer.divided and count > 1 else ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,7 +134,7 @@ def run(layers: Sequence[Layer], wait_until_built: Callable[[], None], *, ci: bo
         if layer.built:
             wait_until_built()
         begun = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers]).returncode
+        code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers, *processes(layer)]).returncode
         print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
         failed += [layer.name] if code else []
     if failed:

@@ -8,11 +8,11 @@ import pytest
 from tests.conftest import ROOT
 
 
-def without_files(**environment: str) -> "subprocess.CompletedProcess[str]":
+def without_files(*options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """What pytest says of the group where its folder is missing."""
     inherited = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/trainer/test_real_data.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/trainer/test_real_data.py", *options],
         capture_output=True,
         text=True,
         check=False,
@@ -31,6 +31,12 @@ def test_under_ci_they_are_an_error() -> None:
     done = without_files(CI="true")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "not run: 5 tests that read real files" in done.stderr
+
+
+def test_several_processes_say_it_once_and_fail_under_ci() -> None:
+    done = without_files("--numprocesses=2", CI="true")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    assert done.stdout.count("not run: 5 tests that read real files") == 1
 
 
 def test_operator_is_the_standard_librarys_in_every_process() -> None:

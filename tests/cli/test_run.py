@@ -35,7 +35,7 @@ SETTINGS = {
     "training.maxSteps": TOTAL_STEPS,
     "training.maxSequenceLength": 128,
     "training.microBatchSize": 1,
-    "training.globalBatchSize": 8,
+    "training.globalBatchSize": 4,
     "training.dropout": 0.1,
     "checkpoints.every.steps": 2,
 }
@@ -143,11 +143,12 @@ def measured(place: Place) -> list[tuple[Any, ...]]:
 
 
 def session_processes() -> dict[int, str]:
-    """Every process of a Ray session of ours, by id, with its command line."""
+    """Every process of a Ray session of ours, by id, with its command line: those with its mark, and those that write its log files."""
     found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            if MARK_ENV.encode() in (entry / "environ").read_bytes():
+            files = [os.readlink(file) for file in (entry / "fd").iterdir()]
+            if MARK_ENV.encode() in (entry / "environ").read_bytes() or any("/finetune-ray-" in file for file in files):
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return found
 
@@ -223,8 +224,9 @@ def test_the_same_command_again_changes_nothing(whole: tuple[Place, Run], tiny: 
     assert (place.folder / "metrics.jsonl").read_bytes() == events
 
 
-def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Run], s3: S3Server, tiny: Any, tmp_path: Path) -> None:
-    reference, _ = whole
+def test_killed_and_stopped_it_ends_bit_identical(whole: tuple[Place, Run], s3: S3Server, tiny: Any, tmp_path: Path) -> None:
+    """Damaged, too, it goes on, and that at another world size."""
+    reference, undisturbed = whole
     place = Place(tmp_path / "run", "killed", s3)
 
     # kill -9 of the driver: nothing is left running, and the lock goes with it.
@@ -248,10 +250,12 @@ def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Ru
     wait_until_gone()
     done = place.last().step
 
-    # Ctrl-C: a checkpoint of the step at hand, and exit code 130.
+    # SIGTERM as `timeout` sends it, to its child and to the whole group, in which Ray's processes are too:
+    # a checkpoint of the step at hand, and exit code 130.
     with place.running(tiny.job) as run:
         run.until("StepDone", step=done + 1)
-        run.process.send_signal(signal.SIGINT)
+        run.process.send_signal(signal.SIGTERM)
+        os.killpg(run.process.pid, signal.SIGTERM)
         assert run.end() == 130
         assert run.error["error"] == "Interrupted"
     wait_until_gone()
@@ -263,24 +267,39 @@ def test_killed_stopped_and_damaged_it_ends_bit_identical(whole: tuple[Place, Ru
     with place.running(tiny.job) as run:
         assert run.end() == 0
     assert run.of_kind("Resumed")[0]["step"] == stopped_at
-
-    # A byte of the last checkpoint changes before it is exported again: what came after the one before it is trained again.
-    storage = place.checkpoints().storage
-    key = place.last().objects[1].key
-    content = bytearray(storage.get(key))
-    content[len(content) // 2] ^= 1
-    storage.put(key, content)
-    shutil.rmtree(place.folder / "model")
-    with place.running(tiny.job) as run:
-        assert run.end() == 0
-    notices = [notice["message"] for notice in run.of_kind("Notice")]
-    assert any("what came after the checkpoint before it is trained again" in notice for notice in notices)
-    assert any("can't be used, the one before it is tried" in notice for notice in notices)
-    assert stopped_at <= run.of_kind("Resumed")[0]["step"] < TOTAL_STEPS
-
     assert digests(place) == digests(reference)
     assert exported_digests(place) == exported_digests(reference)
     assert measured(place) == measured(reference)
+
+    # A byte of the last two checkpoints changes before the model is exported again: what came after the one before them is trained again.
+    # Rows and their order are the same with one worker; the sums are taken in another order, so the loss is equal to rounding.
+    damage(place, TOTAL_STEPS)
+    damage(place, TOTAL_STEPS - 2)
+    shutil.rmtree(place.folder / "model")
+    with place.running(tiny.job, workers__workersPerNode=1) as run:
+        first = run.until("StepDone")
+        # Ctrl-C, which a terminal sends to the whole group.
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == 130
+    wait_until_gone()
+    notices = [notice["message"] for notice in run.of_kind("Notice")]
+    assert any("what came after the checkpoint before it is trained again" in notice for notice in notices)
+    assert sum("can't be used, the one before it is tried" in notice for notice in notices) == 2
+    resumed_at = run.of_kind("Resumed")[0]["step"]
+    assert first["step"] == resumed_at + 1 < TOTAL_STEPS - 2
+    assert first["loss"] == pytest.approx(undisturbed.of_kind("StepDone")[resumed_at]["loss"], rel=1e-5)
+    committed = run.of_kind("CheckpointCommitted")[-1]["step"]
+    assert first["step"] <= committed < TOTAL_STEPS
+    assert place.checkpoints().open(committed).world_size == 1
+
+
+def damage(place: Place, step: int) -> None:
+    """Change one byte of a checkpoint in the storage."""
+    checkpoints = place.checkpoints()
+    key = checkpoints.open(step).objects[1].key
+    content = bytearray(checkpoints.storage.get(key))
+    content[len(content) // 2] ^= 1
+    checkpoints.storage.put(key, content)
 
 
 def test_two_runs_at_once_in_one_folder(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
@@ -306,19 +325,3 @@ def test_another_job_on_the_same_storage_is_refused(whole: tuple[Place, Run], ti
         assert run.end() == 2
     assert run.error["error"] == "RunConflict"
     assert "belongs to job 'tiny'" in run.error["message"]
-
-
-def test_a_run_goes_on_at_another_world_size(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
-    """Rows and their order are the same; the sums are taken in another order, so the loss is equal to rounding."""
-    place = Place(tmp_path / "run", "resized", s3)
-    with place.running(tiny.job, checkpoints__every__steps=2) as run:
-        run.until("CheckpointCommitted", step=2)
-        # As `timeout` does: to its child, then to the whole group, in which Ray's processes are too.
-        run.process.send_signal(signal.SIGTERM)
-        os.killpg(run.process.pid, signal.SIGTERM)
-        assert run.end() == 130
-    done = place.last().step
-    with place.running(tiny.job, workers__workersPerNode=1) as run:
-        assert run.end() == 0
-    assert run.of_kind("Resumed")[0]["step"] == done
-    assert place.last().world_size == 1

@@ -1,5 +1,6 @@
 """Run a function on several ranks of a real gloo process group on loopback, and collect what each returns."""
 
+import gc
 import os
 import pickle
 import socket
@@ -39,6 +40,7 @@ def _rank(rank: int, world_size: int, port: int, folder: str, function: Callable
         }
     )
     torch.set_num_threads(1)
+    gc.freeze()  # DeepSpeed collects garbage for each engine; what is loaded by now is none, and takes half a second to look through
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:
         result = function(*arguments)

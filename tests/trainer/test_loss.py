@@ -39,15 +39,16 @@ def test_value_and_gradients_are_those_of_cross_entropy(rows: int, bias: bool, d
 
 
 def test_several_chunks_equal_one() -> None:
-    hidden, weight, _, _ = tensors(torch.float64, 7, False)
-    wide = weight.detach().repeat(loss._CHUNK_ELEMENTS // (2 * 19), 1).requires_grad_()  # two rows a chunk, so four chunks
-    labels = torch.arange(7) * 1000
-    got = cross_entropy_sum(hidden, wide, None, labels)
+    _, weight, _, _ = tensors(torch.float64, 0, False)
+    wide = weight.detach().repeat(200, 1).requires_grad_()
+    rows = 2 * (loss._CHUNK_ELEMENTS // len(wide)) + 1  # two chunks, and one of a single row
+    hidden, *_ = tensors(torch.float64, rows, False)
+    labels = torch.arange(rows) % len(wide)
     expected = cross_entropy(linear(hidden, wide), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(got, [hidden])
-    (wanted,) = torch.autograd.grad(expected, [hidden])
+    wanted = torch.autograd.grad(expected, [hidden, wide])
+    got = cross_entropy_sum(hidden, wide, None, labels)
     torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(gradient, wanted)
+    torch.testing.assert_close(torch.autograd.grad(got, [hidden, wide]), wanted)
 
 
 def test_bf16_is_added_up_in_fp32() -> None:

@@ -2,7 +2,8 @@
 
 `ray.init` starts half a dozen processes. When the process that called it is killed with SIGKILL, Ray's agents and now and
 then a worker live on (seen with Ray 2.60). So a watchdog of ours holds the reading end of a pipe; when the pipe closes, it
-ends every process that carries this session's mark in its environment, by id, and removes the session's folder.
+ends every process of this session, by id, and removes the session's folder. It knows them by the session's mark in their
+environment, and by the session's log files that they write: Ray's agents overwrite their environment with a title.
 """
 
 import os
@@ -25,18 +26,26 @@ _WATCHDOG = """
 import os, shutil, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-mark, folder = sys.argv[1].encode(), sys.argv[2]
+mark, folder, driver = sys.argv[1].encode(), sys.argv[2] + "/", os.getppid()
 sys.stdin.buffer.read()
-def marked():
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            environ = open(f"/proc/{pid}/environ", "rb").read()
-        except OSError:
-            continue
-        if mark in environ.split(b"\\0") and int(pid) != os.getpid():
-            yield int(pid)
+def target(link):
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+def ours(pid):
+    try:
+        if mark in open(f"/proc/{pid}/environ", "rb").read().split(b"\\0"):
+            return True
+        files = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return any(target(f"/proc/{pid}/fd/{file}").startswith(folder) for file in files)
+def living():
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    return [pid for pid in pids if pid not in (os.getpid(), driver) and ours(pid)]
 for _ in range(50):
-    pids = list(marked())
+    pids = living()
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

@@ -451,7 +451,7 @@ BAD_ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("answer", BAD_ANSWERS, ids=str)
+@pytest.mark.parametrize("answer", BAD_ANSWERS, ids=lambda answer: str(answer)[:60])
 def test_a_bad_answer_is_one_warning_and_training_goes_on(
     server: ApiServer, start: Start, listener: Listener, answer: tuple[int, bytes] | type[Cut]
 ) -> None:
