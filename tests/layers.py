@@ -15,12 +15,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.testcluster.binaries import CONTROL_PLANE, TESTED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """Tests that need the same parts. `minutes` is what they take on two cores, building what they need not counted.
 
-    `divided`: they run in several processes, so each of them may run beside any other.
+    `divided`: they run in several processes, so each of them may run beside any other. `programs`: what Go builds for them.
     """
 
     name: str
@@ -28,26 +30,26 @@ class Layer:
     minutes: int
     needs: str
     divided: bool = False
-    built: bool = False
+    programs: tuple[str, ...] = ()
     root: bool = False
 
 
 LAYERS = (
     Layer(name="unit", markers="not training and not control_plane and not cluster", minutes=4, needs="nothing else", divided=True),
-    Layer(name="training", markers="training", minutes=8, needs="a C++ compiler"),
+    Layer(name="training", markers="training", minutes=9, needs="a C++ compiler"),
     Layer(
         name="control_plane",
         markers="control_plane",
         minutes=6,
         needs="etcd, the API server and Helm, built once with Go (about ten minutes, in the background)",
-        built=True,
+        programs=(*CONTROL_PLANE, "helm"),
     ),
     Layer(
         name="cluster",
         markers="cluster",
         minutes=27,
         needs="root, containerd, and kubelet, KubeRay and CoreDNS, built with the others",
-        built=True,
+        programs=TESTED,
         root=True,
     ),
 )
@@ -55,6 +57,8 @@ LAYERS = (
 NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah", "debootstrap")
 
 MOST_PROCESSES = 4
+
+BUILD = (sys.executable, "-m", "tests.testcluster.binaries")
 
 
 def chosen(names: str) -> tuple[Layer, ...]:
@@ -92,31 +96,29 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
-    with building(any(layer.built and not missing(layer) for layer in layers)) as wait_until_built:
+    with building(any(layer.programs and not missing(layer) for layer in layers)) as wait_until_built:
         return run(layers, wait_until_built, ci=ci)
 
 
 @contextmanager
-def building(wanted: bool) -> Iterator[Callable[[], None]]:
-    """Builds the test cluster's programs beside the tests that don't need them, at low priority; gives what waits for them.
+def building(wanted: bool) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Builds the test cluster's programs beside the tests that don't need them, at low priority; gives what waits for some.
 
     A build that fails is told by the first test that needs a program.
     """
     if not wanted:
-        yield lambda: None
+        yield lambda programs: None
         return
     with tempfile.TemporaryFile() as log:
-        builder = subprocess.Popen(
-            ["nice", "-n", "19", sys.executable, "-m", "tests.testcluster.binaries"], stdout=log, stderr=log, start_new_session=True
-        )
+        builder = subprocess.Popen(["nice", "-n", "19", *BUILD], stdout=log, stderr=log, start_new_session=True)
         # Where the kernel shares the processor out by session, niceness only counts within one; this is the session's.
         with suppress(OSError):
             Path(f"/proc/{builder.pid}/autogroup").write_text("19")
 
-        def wait() -> None:
+        def wait(programs: Sequence[str]) -> None:
             if builder.poll() is None:
-                print("waiting for the programs that Go builds", flush=True)
-            builder.wait()
+                print(f"waiting until Go has built {', '.join(programs)}", flush=True)
+                subprocess.run([*BUILD, *programs], stdout=log, stderr=log)
 
         try:
             yield wait
@@ -126,7 +128,7 @@ def building(wanted: bool) -> Iterator[Callable[[], None]]:
                 builder.wait()
 
 
-def run(layers: Sequence[Layer], wait_until_built: Callable[[], None], *, ci: bool) -> int:
+def run(layers: Sequence[Layer], wait_until_built: Callable[[Sequence[str]], None], *, ci: bool) -> int:
     """The layers in their order; 0 when none failed."""
     failed: list[str] = []
     for layer in layers:
@@ -135,8 +137,8 @@ def run(layers: Sequence[Layer], wait_until_built: Callable[[], None], *, ci: bo
             failed += [layer.name] if ci else []
             continue
         print(f"== {layer.name}: about {layer.minutes} minutes; needs {layer.needs}", flush=True)
-        if layer.built:
-            wait_until_built()
+        if layer.programs:
+            wait_until_built(layer.programs)
         begun = time.monotonic()
         code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers, *processes(layer)]).returncode
         print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
