@@ -1,4 +1,4 @@
-"""The driver: which of Ray's nodes train, what the workers came to, and what is said when a GPU isn't there."""
+"""The driver: which of Ray's nodes train, and what the workers came to. Workers without the GPUs that they were given: tests/cluster."""
 
 from typing import Any
 
