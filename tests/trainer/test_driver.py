@@ -1,11 +1,17 @@
-"""The driver: which of Ray's nodes train, and what the workers came to. Workers without the GPUs that they were given: tests/cluster."""
+"""The driver: which of Ray's nodes train, what the workers came to, and what is said when a GPU isn't there."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.errors import InvalidStorage, TrainingFailed
 from finetune_trainer.driver import steps_done, worker_nodes
+from finetune_trainer.machine import this_machine
 
 
 def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -34,3 +40,35 @@ def test_a_worker_that_died_without_a_word() -> None:
 def test_what_a_worker_said_comes_back_as_its_error() -> None:
     with pytest.raises(InvalidStorage, match="no such bucket"):
         steps_done(None, ("InvalidStorage", "no such bucket"), RuntimeError("worker 1 failed"))
+
+
+BLIND = """
+import sys, threading
+from pathlib import Path
+from tests.exported_models import base_folder, training_run
+from finetune_api.errors import TrainingFailed
+from finetune_trainer import driver
+from finetune_trainer.places import Places
+from finetune_trainer.progress import FanOut
+from finetune_trainer.ray_session import local_ray
+folder = Path(sys.argv[1])
+run = training_run(base_folder(folder / "base", "llama"))
+run = run.model_copy(update={"plan": run.plan.model_copy(update={"device": "gpu"})})
+places = Places(model=str(folder / "base"), prepared=str(folder), base=str(folder), storage=str(folder / "storage"))
+with local_ray(num_cpus=2, num_gpus=2, dashboard=False, logs=folder / "logs"):
+    try:
+        driver.train(run, places, sink=FanOut([]), stop=threading.Event())
+    except TrainingFailed as error:
+        told = error
+print(told)
+"""
+
+
+@pytest.mark.training
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(bool(this_machine().gpus), reason="workers see GPUs here")
+def test_workers_that_were_given_gpus_and_see_none(tmp_path: Path) -> None:
+    """Ray believes what it is told of GPUs; NCCL's own words would come from inside it, and name no node."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", BLIND, str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert re.search(r"^workers on \S+ were given GPUs and see none; check the NVIDIA driver .*: cpu$", done.stdout, re.M), done.stderr
