@@ -36,7 +36,7 @@ class Layer:
 
 LAYERS = (
     Layer(name="unit", markers="not training and not control_plane and not cluster", minutes=4, needs="nothing else", divided=True),
-    Layer(name="training", markers="training", minutes=9, needs="a C++ compiler"),
+    Layer(name="training", markers="training", minutes=10, needs="a C++ compiler"),
     Layer(
         name="control_plane",
         markers="control_plane",
