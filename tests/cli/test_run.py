@@ -147,10 +147,19 @@ def session_processes() -> dict[int, str]:
     found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            files = [os.readlink(file) for file in (entry / "fd").iterdir()]
-            if MARK_ENV.encode() in (entry / "environ").read_bytes() or any("/finetune-ray-" in file for file in files):
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            process = int(entry.name)
+            marked = MARK_ENV.encode() in (entry / "environ").read_bytes()
+            if marked or any("/finetune-ray-" in target(file) for file in (entry / "fd").iterdir()):
+                found[process] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return found
+
+
+def target(link: Path) -> str:
+    """Where a link leads; an empty string when it is gone: a living process closes files while they are listed."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def wait_until_gone(seconds: float = 30.0) -> None:
