@@ -18,7 +18,8 @@ $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(VENV) has Python older than 3.11; run: rm -rf $(VENV); make PYTHON=python3.11"; exit 1; }
 	@echo "installing uv"; $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	@echo "installing requirements/dev.txt (about 5 GB the first time)"; $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@# Compiled once and here: the pods of the tests can't write to it, and without it every process of Ray's would compile for itself.
+	@echo "installing requirements/dev.txt (about 5 GB the first time)"; $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -234,18 +234,22 @@ def test_the_same_command_again_changes_nothing(whole: tuple[Place, Run], tiny: 
 
 
 def test_killed_and_stopped_it_ends_bit_identical(whole: tuple[Place, Run], s3: S3Server, tiny: Any, tmp_path: Path) -> None:
-    """Damaged, too, it goes on, and that at another world size."""
+    """Killed, damaged, stopped, and damaged again after its end: it goes on, at another world size, too."""
     reference, undisturbed = whole
     place = Place(tmp_path / "run", "killed", s3)
 
     # kill -9 of the driver: nothing is left running, and the lock goes with it.
     with place.running(tiny.job) as run:
-        run.until("StepDone", step=3)
+        run.until("StepDone", step=5)
         run.process.kill()
         run.process.wait()
     wait_until_gone()
-    done = place.last().step
-    assert 2 <= done < TOTAL_STEPS - 4
+    killed_at = place.last().step
+    assert 4 <= killed_at < TOTAL_STEPS - 2
+
+    # A byte of its last checkpoint changes: the steps after the one before it are trained again.
+    damage(place, killed_at)
+    done = killed_at - 2
 
     # Ctrl-C and `timeout` signal the whole group, in which Ray's processes are too: a checkpoint of the step at hand, and exit code 130.
     with place.running(tiny.job) as run:

@@ -144,7 +144,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def _go(group: str, arguments: list[str], *, stdout: object, stderr: object) -> "subprocess.CompletedProcess[bytes]":
     """Run go in a group's folder. The user's proxy settings hold; what would change the result does not."""
-    fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
+    # GOGC: compilers live for seconds, and collecting garbage in them less often saves a fifth of the processor time.
+    fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off", "GOGC": "400"}
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         [_go_program(), *arguments], cwd=_GO_MODULES / group, env=os.environ | fixed, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
     )

@@ -4,7 +4,6 @@ Keys are ECDSA P-256 (milliseconds to make), files of keys are readable by their
 loaded from it again. Certificates last a week: longer than any test cluster.
 """
 
-import base64
 import datetime
 import ipaddress
 from collections.abc import Sequence
@@ -98,14 +97,17 @@ def signing_key(path: Path) -> Path:
 
 
 def write_kubeconfig(path: Path, *, server: str, authority: Authority, client: KeyPair | None = None, token: str | None = None) -> Path:
-    """A kubeconfig that needs no other file, with a client certificate or a bearer token."""
+    """A kubeconfig with a client certificate or a bearer token.
+
+    It names the files of keys: from keys inside it the official Python client makes files in /tmp, and leaves them there when it is killed.
+    """
     user: dict[str, str] = {"token": token} if token else {}
     if client:
-        user = {"client-certificate-data": _encoded(client.certificate), "client-key-data": _encoded(client.key)}
+        user = {"client-certificate": str(client.certificate.resolve()), "client-key": str(client.key.resolve())}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority-data": _encoded(authority.certificate)}}],
+        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": str(authority.certificate.resolve())}}],
         "users": [{"name": "test", "user": user}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         "current-context": "test",
@@ -151,7 +153,3 @@ def _write_private(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_bytes(content)
-
-
-def _encoded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
