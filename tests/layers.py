@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +57,8 @@ NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah"
 
 MOST_PROCESSES = 4
 
+# What takes long and isn't needed at once: DeepSpeed's op for CPUs, and the test cluster's programs.
+COMPILE = (sys.executable, "-m", "finetune_trainer.compiled_ops")
 BUILD = (sys.executable, "-m", "tests.testcluster.binaries")
 
 
@@ -83,9 +84,9 @@ def missing(layer: Layer) -> str:
 
 
 def processes(layer: Layer) -> tuple[str, ...]:
-    """Options of pytest: a process per core, up to as many as memory (1.5 GB each) and the start of each are worth."""
-    count = min(MOST_PROCESSES, os.cpu_count() or 1)
-    return ("--numprocesses", str(count), "--dist", "worksteal") if layer.divided and count > 1 else ()
+    """Options of pytest: one process more than cores, since tests also wait, up to as many as memory (1.5 GB each) and starts are worth."""
+    count = min(MOST_PROCESSES, (os.cpu_count() or 1) + 1)
+    return ("--numprocesses", str(count), "--dist", "worksteal") if layer.divided else ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -96,39 +97,42 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
-    with building(any(layer.programs and not missing(layer) for layer in layers)) as wait_until_built:
-        return run(layers, wait_until_built, ci=ci)
+    runnable = [layer for layer in layers if not missing(layer)]
+    commands = [COMPILE] if any(layer.name == "training" for layer in runnable) else []
+    commands += [BUILD] if any(layer.programs for layer in runnable) else []
+    with beside_the_tests(commands):
+        return run(layers, ci=ci)
 
 
 @contextmanager
-def building(wanted: bool) -> Iterator[Callable[[Sequence[str]], None]]:
-    """Builds the test cluster's programs beside the tests that don't need them, at low priority; gives what waits for some.
-
-    A build that fails is told by the first test that needs a program.
-    """
-    if not wanted:
-        yield lambda programs: None
-        return
-    with tempfile.TemporaryFile() as log:
-        builder = subprocess.Popen(["nice", "-n", "19", *BUILD], stdout=log, stderr=log, start_new_session=True)
-        # Where the kernel shares the processor out by session, niceness only counts within one; this is the session's.
-        with suppress(OSError):
-            Path(f"/proc/{builder.pid}/autogroup").write_text("19")
-
-        def wait(programs: Sequence[str]) -> None:
-            if builder.poll() is None:
-                print(f"waiting until Go has built {', '.join(programs)}", flush=True)
-                subprocess.run([*BUILD, *programs], stdout=log, stderr=log)
-
-        try:
-            yield wait
-        finally:
-            if builder.poll() is None:
-                os.killpg(builder.pid, signal.SIGTERM)
-                builder.wait()
+def beside_the_tests(commands: Sequence[Sequence[str]]) -> Iterator[None]:
+    """Runs commands at low priority; they end with the block. What fails is told by the first test that needs it."""
+    started = [_at_low_priority(command) for command in commands]
+    try:
+        yield
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
 
-def run(layers: Sequence[Layer], wait_until_built: Callable[[Sequence[str]], None], *, ci: bool) -> int:
+def _at_low_priority(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(["nice", "-n", "19", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    # Where the kernel shares the processor out by session, niceness only counts within one; this is the session's.
+    with suppress(OSError):
+        Path(f"/proc/{process.pid}/autogroup").write_text("19")
+    return process
+
+
+def wait_until_built(programs: Sequence[str]) -> None:
+    """Until Go has built the programs; most of it is done by then."""
+    if programs:
+        print(f"Go builds what isn't there yet of {', '.join(programs)}", flush=True)
+        subprocess.run([*BUILD, *programs], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def run(layers: Sequence[Layer], *, ci: bool) -> int:
     """The layers in their order; 0 when none failed."""
     failed: list[str] = []
     for layer in layers:
@@ -137,8 +141,7 @@ def run(layers: Sequence[Layer], wait_until_built: Callable[[Sequence[str]], Non
             failed += [layer.name] if ci else []
             continue
         print(f"== {layer.name}: about {layer.minutes} minutes; needs {layer.needs}", flush=True)
-        if layer.programs:
-            wait_until_built(layer.programs)
+        wait_until_built(layer.programs)
         begun = time.monotonic()
         code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers, *processes(layer)]).returncode
         print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)

@@ -18,6 +18,7 @@ from examples.demo.s3_server import S3Server
 
 from finetune_api.errors import RunConflict
 from finetune_trainer.checkpoints import CheckpointStore
+from finetune_trainer.compiled_ops import compiled_ops_folder, turn
 from finetune_trainer.manifest import Manifest
 from finetune_trainer.ray_session import MARK_ENV
 from finetune_trainer.run_folder import RunFolder
@@ -172,7 +173,11 @@ def wait_until_gone(seconds: float = 30.0) -> None:
 
 @pytest.fixture(scope="module")
 def whole(s3: S3Server, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Run]:
-    """A run that nobody disturbed."""
+    """A run that nobody disturbed, after one that was killed while it compiled DeepSpeed's op."""
+    with turn(compiled_ops_folder()):
+        left_behind = compiled_ops_folder() / "deepspeed_shm_comm/lock"
+        left_behind.parent.mkdir(exist_ok=True)
+        left_behind.touch()
     place = Place(tmp_path_factory.mktemp("whole") / "run", "whole", s3)
     with place.running(tiny.job) as run:
         assert run.end() == 0, run.events[-1]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_trainer.machine import compiled_ops_folder
+from finetune_trainer.compiled_ops import compiled_ops_folder
 
 TRAINER_IMAGE: Final = "cluster.test/finetune-trainer:1"
 TORCH_EXTENSIONS: Final = "opt/torch_extensions"
@@ -133,16 +133,10 @@ def ctr(containerd: Path, *command: str) -> str:
 
 def _built_torch_extensions() -> Path:
     """DeepSpeed's CPU op in this machine's cache, where the trainer keeps it; compiled the first time (about 90 s)."""
-    folder = compiled_ops_folder()
-    program = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
-    # Ninja and the compiler wrapper are beside this Python.
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path}
-    if not list(folder.rglob("*.so")):
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"DeepSpeed's CPU op does not compile:\n{(done.stdout + done.stderr)[-2000:]}")
-    return folder
+    done = subprocess.run([sys.executable, "-m", "finetune_trainer.compiled_ops"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"DeepSpeed's CPU op does not compile:\n{(done.stdout + done.stderr)[-2000:]}")
+    return compiled_ops_folder()
 
 
 def _torch_extensions(folder: Path) -> list[File]:
@@ -151,7 +145,7 @@ def _torch_extensions(folder: Path) -> list[File]:
     for path in sorted(folder.rglob("*")):
         status = path.stat()
         content = path.read_bytes() if path.is_file() else None
-        if path.name == "lock":
+        if path.name in {"lock", "turn"}:
             continue  # of a process of this machine that builds at this moment
         name = f"{TORCH_EXTENSIONS}/{path.relative_to(folder)}"
         found.append(File(path=name, content=content, mode=status.st_mode & 0o777, owner=USER, modified=int(status.st_mtime)))

@@ -10,11 +10,9 @@ averages gradients over ranks, so each micro-step's sum is scaled by world size 
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -26,8 +24,8 @@ from finetune_api.errors import TrainingFailed
 from finetune_api.finetunejob import Training
 from finetune_trainer.attention import boundary_arguments
 from finetune_trainer.batches import MicroBatch
+from finetune_trainer.compiled_ops import load_cpu_op
 from finetune_trainer.loss import install_loss_head
-from finetune_trainer.machine import compiled_ops_folder
 from finetune_trainer.precision import Precision
 from finetune_trainer.zero import deepspeed_config
 
@@ -283,16 +281,11 @@ def _device() -> torch.device:
 def _start_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed with its surroundings set, and hand it torch's process group.
 
-    On a CPU its first start compiles an op (about 90 s on 2 cores), kept in TORCH_EXTENSIONS_DIR.
+    On a CPU its first start compiles an op (about 90 s on 2 cores).
     """
     os.environ.setdefault("LOCAL_RANK", "0")
-    # This environment's own ninja first: another version rebuilds what is already there.
-    tools = str(Path(sys.executable).parent)
-    if tools not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", os.defpath)])
     if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled_ops_folder()))
+        load_cpu_op()
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

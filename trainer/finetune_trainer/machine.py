@@ -1,13 +1,10 @@
 """What this machine is: CPUs, memory, GPUs, and the versions of what runs on it. Facts for the plan, the report and the card."""
 
-import hashlib
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from finetune_api.accelerators import accelerator
 from finetune_api.plan import Machine
@@ -35,12 +32,6 @@ def this_machine() -> ThisMachine:
         fast_bf16=None if gpus else resolve_precision("auto", gpu_bf16=None, cpu_flags=cpu_flags()) == "bf16",
         cpus=len(os.sched_getaffinity(0)),
     )
-
-
-def compiled_ops_folder() -> Path:
-    """Where torch keeps ops that it compiled. One folder an environment: torch compiles anew when its files have another path."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "finetune/torch_extensions" / hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
 
 
 def hardware_text() -> str:
