@@ -48,7 +48,9 @@ class RunStatus(StatusModel):
     contract_version: Positive = Field(default=1, description="Version of its JSON.")
     image: Text | None = Field(default=None, description="Image of the trainer, for all of the run's pods.")
     ray_version: Word | None = Field(default=None, description="Version of Ray in the image, which KubeRay is told.")
-    image_id: Text | None = Field(default=None, description="Digest of the image that preparation ran on, where the node told it.")
+    image_that_ran: Text | None = Field(
+        default=None, description="Name and digest of the image that preparation ran, where the node told it; later pods run that very one."
+    )
     model_revision: Digest = Field(description="Commit of the base model.")
     data_fingerprint: Digest = Field(description="Fingerprint of the prepared data.")
 

@@ -140,7 +140,7 @@ def _walked(observed: Observed, status: FineTuneJobStatus, settings: Settings) -
         return prepared.decision.after(*left)
     walked = prepared.decision
     if prepared.facts is not None:
-        walked = _then(walked, freezing(observed, walked.status, prepared.facts, prepared.image_id, settings))
+        walked = _then(walked, freezing(observed, walked.status, prepared.facts, prepared.image_that_ran, settings))
         if not walked.done:
             return walked.after(*left)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from finetune_operator import keys
+from finetune_operator.resources.images import by_digest
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
@@ -48,6 +49,21 @@ class Settings:
     kubeconfig: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+
+    def image(self, name: str) -> str:
+        """What a pod runs that is to run the image of that name."""
+        return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings(Settings):
+    """The settings for pods of a frozen run. `image_that_ran`: whole name and digest of what its preparation ran, where that is known."""
+
+    image_that_ran: str | None
+
+    def image(self, name: str) -> str:
+        """The image of that name; the very one that ran, if it is that."""
+        return by_digest(name, self.image_that_ran)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

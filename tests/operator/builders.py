@@ -187,6 +187,8 @@ def raw_pod(
     unschedulable: str | None = None,
     conditions: tuple[Mapping[str, Any], ...] = (),
     deleted: str | None = None,
+    image: str = "",
+    image_id: str = "",
 ) -> Json:
     """A pod of a job. `exit_code` makes its container terminated, with `result` as its termination message."""
     metadata: Json = {
@@ -206,7 +208,8 @@ def raw_pod(
         status["phase"] = "Pending"
         status["conditions"].append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unschedulable})
     status |= {name: value for name, value in (("reason", reason), ("message", message)) if value}
-    status["containerStatuses"] = [{"name": container, "state": _state(status["phase"], exit_code, result)}]
+    ran = {"image": image, "imageID": image_id}
+    status["containerStatuses"] = [{"name": container, "state": _state(status["phase"], exit_code, result), **ran}]
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -351,10 +351,10 @@ class Kubelet:
         pod["metadata"]["creationTimestamp"] = self.timestamp()
         return self._server.put(kinds.PODS, pod)
 
-    def complete(self, part: str, result: PodResult | str) -> None:
+    def complete(self, part: str, result: PodResult | str, **more: Any) -> None:
         """The Job whose name has that part ends well, and its pod says that."""
         job = self.named(kinds.JOBS, part)
-        self.pod_of(job, phase="Succeeded", exit_code=0, result=result)
+        self.pod_of(job, phase="Succeeded", exit_code=0, result=result, **more)
         self._server.change(kinds.JOBS, self._namespace, job["metadata"]["name"], status=self._job_end("Complete"))
 
     def fail(self, part: str, result: PodResult | str | None, *, exit_code: int | None = None) -> None:

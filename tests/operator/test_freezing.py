@@ -69,6 +69,24 @@ def test_an_image_keeps_its_ray_when_the_run_is_frozen_again(
     assert (world.status["run"]["image"], world.status["run"]["rayVersion"]) == wanted
 
 
+def test_a_tag_that_moves_changes_no_attempt(world: World, kubelet: Kubelet) -> None:
+    """Preparation ran the tag's image of that day. What is asked for by another name is another image."""
+    digest = f"@sha256:{'5f' * 32}"
+    world.submit(workers={"image": "registry.example/own:1"})
+    world.settle()
+    job = kubelet.named(kinds.JOBS, "-prepare-")
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "registry.example/own:1"
+    kubelet.complete("-prepare-", builders.prepared(), image="registry.example/own:1", image_id=f"registry.example/own{digest}")
+    world.settle()
+    assert world.status["run"]["imageThatRan"] == f"registry.example/own:1{digest}"
+    assert image_and_ray(world)[0] == f"registry.example/own:1{digest}"
+    world.change(suspend=True)
+    world.settle()
+    world.change(suspend=False, workers={"image": "registry.example/own:2"})
+    world.settle()
+    assert image_and_ray(world)[0] == "registry.example/own:2"
+
+
 def upgraded(world: World, *, ray_version: str) -> None:
     """An operator of another version goes on."""
     world.settings = builders.settings(trainer_image="registry.example/trainer:2", ray_version=ray_version)

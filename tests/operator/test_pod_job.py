@@ -159,8 +159,10 @@ def test_a_pod_that_only_carries_the_label_says_nothing() -> None:
 
 
 def test_the_image_that_ran_is_known_by_its_digest() -> None:
-    ran = pod(phase="Succeeded", exit_code=0, result=builders.prepared())
-    ran["status"]["containerStatuses"][0]["imageID"] = "registry.example/trainer@sha256:" + "a" * 64
+    digest = f"@sha256:{'a' * 64}"
+    told = {"image": "registry.example/trainer:1", "image_id": f"registry.example/trainer{digest}"}
+    ran = pod(phase="Succeeded", exit_code=0, result=builders.prepared(), **told)
     job = JOB | {"status": builders.kubernetes_job_status("Complete")}
     observed = Observed(raw=builders.raw_job(), now=START, pods=(ran,))
-    assert pod_job(observed, job, active="Preparing", failed="PreparationFailed").image_id == "registry.example/trainer@sha256:" + "a" * 64
+    found = pod_job(observed, job, active="Preparing", failed="PreparationFailed")
+    assert found.image_that_ran == f"registry.example/trainer:1{digest}"

@@ -113,12 +113,12 @@ def container_security() -> Manifest:
 
 def worker_image(job: FineTuneJob, settings: Settings) -> str:
     """The workers' image."""
-    return job.spec.workers.image or settings.trainer_image
+    return settings.image(job.spec.workers.image or settings.trainer_image)
 
 
 def cpu_pod_image(job: FineTuneJob, settings: Settings) -> str:
     """The image of head, preparation and publication: the workers', unless said otherwise, for Ray must be the same everywhere."""
-    return job.spec.cpu_pods.image or worker_image(job, settings)
+    return settings.image(job.spec.cpu_pods.image) if job.spec.cpu_pods.image else worker_image(job, settings)
 
 
 def pull_policy(settings: Settings) -> Manifest:

@@ -5,7 +5,7 @@ that an attempt or the publication reads and that may change (workers, credentia
 operator that would plan otherwise doesn't touch it.
 """
 
-from dataclasses import replace
+from dataclasses import fields
 
 from finetune_api.conditions import ConditionType
 from finetune_api.errors import InvalidSpec
@@ -16,12 +16,12 @@ from finetune_api.training_run import TrainingRun, digest_of, run_identity
 from finetune_operator import keys
 from finetune_operator.observation import Observed, is_running
 from finetune_operator.resources.run_config_map import run_config_map
-from finetune_operator.settings import Settings
+from finetune_operator.settings import RunSettings, Settings
 from finetune_operator.stages.decision import Create, StageDecision, observe
 from finetune_operator.stages.planning import Facts, checked_plan, job_of, refused, summary
 
 
-def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_id: str | None, settings: Settings) -> StageDecision:
+def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, ran: str | None, settings: Settings) -> StageDecision:
     """The run that the next attempt or the publication executes: the one that there is, or a new one."""
     if is_running(status) or _is_current(observed, facts):
         return StageDecision(status=status, done=True)
@@ -44,17 +44,22 @@ def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_
     manifest = run_config_map(run, observed.owner)
     digest = digest_of(manifest["data"][keys.RUN_FILE])
     status = observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
-    recorded = _recorded(status, run, digest, job_of(observed), image_id, settings)
+    recorded = _recorded(status, run, digest, job_of(observed), ran, settings)
     status = status.model_copy(update={"run": recorded, "plan": plan_status(final, final=True)})
     return StageDecision(status=status, actions=(Create(manifest=manifest),), done=True)
 
 
 def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:
-    """The settings for pods of the frozen run: its image and that image's Ray, whatever this operator's own are."""
+    """The settings for pods of the frozen run: its image, by digest where that is known, and that image's Ray.
+
+    Neither what this operator's own are, nor where the image's tag points by now, changes it.
+    """
     run = status.run
     if run is None or run.image is None:
         return settings
-    return replace(settings, trainer_image=run.image, ray_version=run.ray_version or settings.ray_version)
+    told = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    told |= {"trainer_image": run.image, "ray_version": run.ray_version or settings.ray_version}
+    return RunSettings(**told, image_that_ran=run.image_that_ran)
 
 
 def executed(job: FineTuneJob) -> FineTuneJob:
@@ -100,9 +105,7 @@ def _conflict(status: FineTuneJobStatus, run: TrainingRun) -> str | None:
     return f"{' and '.join(changed)} changed after the first attempt; delete the job, and apply it under another name and storage"
 
 
-def _recorded(
-    status: FineTuneJobStatus, run: TrainingRun, digest: str, job: FineTuneJob, image_id: str | None, settings: Settings
-) -> RunStatus:
+def _recorded(status: FineTuneJobStatus, run: TrainingRun, digest: str, job: FineTuneJob, ran: str | None, settings: Settings) -> RunStatus:
     """The status' record of it. Once an attempt exists, an operator with another default image changes nothing."""
     former = status.run if status.attempt else None
     assert status.preparation is not None
@@ -117,7 +120,7 @@ def _recorded(
         contract_version=run.contract_version,
         image=image,
         ray_version=known or settings.ray_version,
-        image_id=image_id or (former.image_id if former else None),
+        image_that_ran=ran or (status.run.image_that_ran if status.run else None),
         model_revision=run.model_revision,
         data_fingerprint=run.data.fingerprint,
     )

@@ -10,10 +10,12 @@ from typing import Any, Final, Literal
 
 from finetune_api.pod_result import EXIT_INVALID_INPUT, PodResult
 from finetune_api.reasons import Reason
+from finetune_api.status import LONGEST_MESSAGE
 from finetune_api.times import is_ahead, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import Observed
 from finetune_operator.resources.batch_job import RETRIES
+from finetune_operator.resources.images import image_that_ran
 from finetune_operator.stages.decision import Action, Delete
 from finetune_operator.waiting import ended, evicted, phase, waits_for
 
@@ -39,7 +41,7 @@ class PodJob:
     reason: str = ""
     message: str = ""
     result: PodResult | None = None
-    image_id: str | None = None
+    image_that_ran: str | None = None
 
 
 def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJob:
@@ -112,19 +114,18 @@ def _completed(observed: Observed, pods: Sequence[Json], moment: str | None, act
             if found.result is None or found.result.outcome != "Done":
                 told = "the pod ended well, but its termination message is not a result; is spec.workers.image of another version?"
                 return PodJob(state="failed", reason=Reason.RESULT_UNREADABLE, message=told)
-            return PodJob(state="done", result=found.result, image_id=_image_id(pod))
+            return PodJob(state="done", result=found.result, image_that_ran=_image(pod))
     if _is_recent(moment, observed):
         return PodJob(state="active", reason=active, message="it is done; its result is awaited")
     return PodJob(state="lost", reason=active, message="its pod was deleted before its result was read; it runs again")
 
 
-def _image_id(pod: Json) -> str | None:
-    """The image that ran, by digest, where the node told it."""
-    for container in (pod.get("status") or {}).get("containerStatuses") or []:
-        image = container.get("imageID") or ""
-        if container.get("name") == keys.MAIN_CONTAINER and "@sha256:" in image:
-            return str(image)[:1024]
-    return None
+def _image(pod: Json) -> str | None:
+    """The image that the pod's main container ran, by digest, where the node told it."""
+    told = (pod.get("status") or {}).get("containerStatuses") or []
+    main: Json = next((container for container in told if container.get("name") == keys.MAIN_CONTAINER), {})
+    found = image_that_ran(main.get("image") or "", main.get("imageID") or "")
+    return found if found and len(found) <= LONGEST_MESSAGE else None
 
 
 def _newest_result(pods: Sequence[Json]) -> PodResult | None:

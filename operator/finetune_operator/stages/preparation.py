@@ -26,7 +26,7 @@ class Preparation:
 
     decision: StageDecision
     facts: Facts | None = None
-    image_id: str | None = None
+    image_that_ran: str | None = None
 
 
 def facts_of_run(observed: Observed, status: FineTuneJobStatus) -> Facts | None:
@@ -82,7 +82,7 @@ def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, former:
         return Preparation(decision=StageDecision(status=status, actions=former, failed=(reason, message)))
     facts = Facts(model_revision=result.model_revision, model_shape=result.model_shape, vocabulary=result.vocabulary, data=result.data)
     status = _prepared(observed, _counted(status, facts), facts)
-    return Preparation(decision=StageDecision(status=status, actions=former, done=True), facts=facts, image_id=read.image_id)
+    return Preparation(decision=StageDecision(status=status, actions=former, done=True), facts=facts, image_that_ran=read.image_that_ran)
 
 
 def _waits(observed: Observed, status: FineTuneJobStatus, actions: tuple[Action, ...], reason: str, message: str) -> Preparation:
