@@ -21,6 +21,8 @@ FIRST_RETRY_SECONDS: Final = 0.005
 LAST_RETRY_SECONDS: Final = 60.0
 MOST_DOUBLINGS: Final = 14  # 5 ms x 2^14 is beyond the last
 RETRY_JITTER: Final = 0.2
+# To look once too often is nothing; no clock waits for the 300 years that somebody's number may mean.
+LONGEST_SECONDS: Final = 86400.0
 LITTER: Final = 64
 
 
@@ -78,14 +80,14 @@ class WorkQueue(Generic[Key]):
             self._condition.notify()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Process `key` in `seconds`; of several such wishes for a key the earliest counts."""
+        """Process `key` in `seconds`, and in a day at the latest; of several such wishes for a key the earliest counts."""
         with self._condition:
             if self._shut_down:
                 return
             if seconds <= 0:
                 self._add(key)
                 return
-            deadline = self._clock.monotonic() + seconds
+            deadline = self._clock.monotonic() + min(seconds, LONGEST_SECONDS)
             if deadline >= self._deadlines.get(key, float("inf")):
                 return
             self._deadlines[key] = deadline

@@ -234,3 +234,22 @@ def test_wishes_that_get_earlier_and_earlier_leave_no_litter(queue: WorkQueue[st
     assert len(queue._heap) < 200
     clock.advance(1)
     assert taken(queue) == ["a"]
+
+
+def test_a_delay_that_no_clock_can_wait_for_kills_no_worker() -> None:
+    """Some job's ttlSecondsAfterFinished of 300 years was everybody's end."""
+    queue: WorkQueue[str] = WorkQueue(SystemClock())
+    for number, seconds in enumerate((9_999_999_999, 2.0**63, float("inf"))):
+        queue.add_after(f"late-{number}", seconds)
+    got: list[str | None] = []
+    waiting = threading.Thread(target=lambda: got.append(queue.get()), daemon=True)
+    waiting.start()
+    waiting.join(0.05)  # it waits by now, or has died
+    queue.add("soon")
+    eventually(lambda: got == ["soon"])
+
+
+def test_a_long_delay_ends_early_rather_than_never(queue: WorkQueue[str], clock: FakeClock) -> None:
+    queue.add_after("a", 9_999_999_999)
+    clock.advance(86_401)
+    assert taken(queue) == ["a"]
