@@ -132,9 +132,16 @@ class TrainingRun(Model):
     data: DataShape = Field(description="Size of the prepared data.")
     plan: Plan = Field(description="The final plan.")
 
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, camelCase, defaults written out, one trailing newline."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    def to_json(self, *, readable_with: str = "") -> str:
+        """Canonical JSON: sorted keys, camelCase, defaults written out, one trailing newline.
+
+        `readable_with`, another run's JSON: for a program that may be older than this one and refuses what it doesn't know; a default
+        that isn't in there is left out.
+        """
+        value: Any = self.model_dump(mode="json", by_alias=True)
+        if readable_with:
+            value = _without_new(value, self.model_dump(mode="json", by_alias=True, exclude_defaults=True), json.loads(readable_with))
+        return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "TrainingRun":
@@ -151,6 +158,21 @@ class TrainingRun(Model):
     def digest(self) -> str:
         """`digest_of` the canonical JSON, which it writes anew each time."""
         return digest_of(self.to_json())
+
+
+def _without_new(value: Any, chosen: Any, known: Any) -> Any:
+    """`value` without what is neither `chosen`, as defaults aren't, nor among the keys of `known`.
+
+    >>> _without_new({"a": 1, "new": 0, "list": [{"b": 2, "new": 0}]}, {"a": 1, "list": [{}]}, {"list": [{"b": 1}, {"c": 1}]})
+    {'a': 1, 'list': [{'b': 2}]}
+    """
+    if isinstance(value, dict):
+        chosen, known = (found if isinstance(found, dict) else {} for found in (chosen, known))
+        return {key: _without_new(item, chosen.get(key), known.get(key)) for key, item in value.items() if key in chosen or key in known}
+    if isinstance(value, list):
+        keys = {key: item for one in known or [] if isinstance(one, dict) for key, item in one.items()} if isinstance(known, list) else {}
+        return [_without_new(item, one, keys) for item, one in zip(value, chosen or [None] * len(value), strict=True)]
+    return value
 
 
 def digest_of(text: str) -> str:

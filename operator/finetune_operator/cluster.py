@@ -30,6 +30,7 @@ from finetune_operator.runtime.clock import Clock
 from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, WithdrawStop
 from finetune_operator.status import changed, is_reopened
 from finetune_operator.telling import Telling
+from finetune_operator.trimming import trimmed
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ class Cluster:
         self._heard: dict[Key, tuple[str, float]] = {}
         self._made: dict[Key, dict[tuple[str, str], tuple[float, Json]]] = {}
         self._specs: Newest[tuple[FineTuneJob | None, str]] = Newest(_KEPT_SPECS)
-        self._runs: Newest[TrainingRun] = Newest(_KEPT_RUNS)
+        self._runs: Newest[tuple[TrainingRun, str]] = Newest(_KEPT_RUNS)
         self._kuberay = kuberay
         self._on_written = on_written
 
@@ -175,11 +176,12 @@ class Cluster:
                 return observed
             if not is_owned(raw, observed.owner):
                 return observed
-            read = _run((raw.get("data") or {}).get(keys.RUN_FILE, ""), recorded.digest)
+            text = (raw.get("data") or {}).get(keys.RUN_FILE, "")
+            read = _run(text, recorded.digest)
             if not isinstance(read, TrainingRun):
                 return replace(observed, run_problem=read)
-            found = self._runs.put(version, read)
-        return replace(observed, run=found)
+            found = self._runs.put(version, (read, text))
+        return replace(observed, run=found[0], run_text=found[1])
 
     # ---- applying
 
@@ -215,13 +217,13 @@ class Cluster:
         if resource in kinds.CHILDREN:
             name = made["metadata"]["name"]
             key = (observed.owner.namespace, observed.owner.name)
-            self._made.setdefault(key, {})[resource.kind, name] = (self._clock.monotonic(), made)
+            self._made.setdefault(key, {})[resource.kind, name] = (self._clock.monotonic(), trimmed(made))
 
     def _keep_run(self, observed: Observed, made: Json) -> None:
         """The run of a ConfigMap that was just made need not be read again."""
         text = (made.get("data") or {}).get(keys.RUN_FILE)
         if text is not None and isinstance(run := _run(text, digest_of(text)), TrainingRun):
-            self._runs.put((observed.owner.uid, made["metadata"]["name"]), run)
+            self._runs.put((observed.owner.uid, made["metadata"]["name"]), (run, text))
 
     def _check_current(self, observed: Observed) -> None:
         """Raise Conflict when the job isn't the one that was observed: another process may have gone on with it."""

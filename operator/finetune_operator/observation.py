@@ -30,7 +30,6 @@ class KubeRay(StrEnum):
     PRESENT = "Present"
     ABSENT = "Absent"  # the API server knows no RayJob
     FORBIDDEN = "Forbidden"  # the operator may not read RayJobs
-    TOO_OLD = "TooOld"  # RayJob lacks a field that we need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ class Observed:
     """One job and everything that belongs to it, at one moment.
 
     `job` is None when the models refuse the spec; `problems` says why. `run` is the frozen run that the status names, read
-    from its ConfigMap; with `run_lost` that ConfigMap is gone, with neither it is of another contract version.
+    from `run_text` in its ConfigMap; with `run_lost` that ConfigMap is gone, with neither it is of another contract version.
     """
 
     raw: Json
@@ -95,6 +94,7 @@ class Observed:
     rayjobs: tuple[Json, ...] = ()
     pods: tuple[Json, ...] = ()
     run: TrainingRun | None = None
+    run_text: str = ""
     run_problem: str = ""
     kuberay: KubeRay = KubeRay.PRESENT
     kuberay_message: str = ""

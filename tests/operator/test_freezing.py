@@ -1,14 +1,16 @@
 """The frozen run in the life of a job: what makes another one, and what an upgraded operator leaves as it is."""
 
+import json
 from typing import Any
 
 import pytest
 
-from finetune_operator import kinds
+from finetune_api.training_run import TrainingRun, digest_of
+from finetune_operator import keys, kinds
 
 from . import builders
 from .fakes import Kubelet, World
-from .lives import prepared, running
+from .lives import HUB, prepared, running
 
 
 def test_workers_that_change_while_suspended_make_another_run(world: World, kubelet: Kubelet) -> None:
@@ -85,6 +87,55 @@ def test_a_tag_that_moves_changes_no_attempt(world: World, kubelet: Kubelet) -> 
     world.change(suspend=False, workers={"image": "registry.example/own:2"})
     world.settle()
     assert image_and_ray(world)[0] == "registry.example/own:2"
+
+
+def test_what_an_older_operator_froze_is_published_as_it_is(world: World, kubelet: Kubelet) -> None:
+    """Read and written again by a newer one it would have another digest, of a ConfigMap that there is not."""
+    prepared(world, kubelet, publish=HUB)
+    as_an_older_operator_left_it(world)
+    kubelet.train("starchat-1")
+    world.settle()
+    volumes = kubelet.named(kinds.JOBS, "-publish-")["spec"]["template"]["spec"]["volumes"]
+    assert {volume["configMap"]["name"] for volume in volumes if "configMap" in volume} == {world.status["run"]["configMap"]}
+    assert world.status["run"]["configMap"] in world.names(kinds.CONFIG_MAPS)
+
+
+def test_an_older_image_can_read_what_is_frozen_again(world: World, kubelet: Kubelet) -> None:
+    """It refuses settings that it doesn't know, so those that nobody has set are left out."""
+    prepared(world, kubelet)
+    as_an_older_operator_left_it(world)
+    world.change(suspend=True)
+    world.settle()
+    world.change(suspend=False, checkpoints={"keep": 7})
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-2"]
+    text = world.api.objects["configmaps", builders.NAMESPACE, world.status["run"]["configMap"]]["data"]["run.json"]
+    spec = json.loads(text)["job"]["spec"]
+    assert spec["checkpoints"]["keep"] == 7
+    assert UNKNOWN_BEFORE not in spec["training"]
+    assert TrainingRun.from_json(text).job.spec.checkpoints.keep == 7
+
+
+# A setting with a default, of which an older operator and its image would know nothing.
+UNKNOWN_BEFORE = "activationCheckpointing"
+
+
+def as_an_older_operator_left_it(world: World) -> None:
+    """The frozen run lacks a setting that came later."""
+    recorded = world.status["run"]
+    old = world.api.objects["configmaps", builders.NAMESPACE, recorded["configMap"]]
+    value = json.loads(old["data"]["run.json"])
+    del value["job"]["spec"]["training"][UNKNOWN_BEFORE]
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    digest = digest_of(text)
+    name = keys.run_name(builders.NAME, digest)
+    world.api.remove(kinds.CONFIG_MAPS, builders.NAMESPACE, recorded["configMap"])
+    metadata = {key: value for key, value in old["metadata"].items() if key not in ("uid", "resourceVersion")}
+    world.api.put(kinds.CONFIG_MAPS, {**old, "metadata": {**metadata, "name": name}, "data": {"run.json": text}})
+    attempts = [attempt | {"runDigest": digest} for attempt in world.status["attempts"]]
+    status = {"run": recorded | {"digest": digest, "configMap": name}, "attempts": attempts}
+    world.api.change(kinds.FINETUNEJOBS, *world.key, status=status)
+    world.restart()
 
 
 def upgraded(world: World, *, ray_version: str) -> None:

@@ -51,6 +51,26 @@ def test_a_gate_refuses_a_bad_model_before_any_pod(world: World, kubelet: Kubele
     assert not [name for name in world.names(kinds.JOBS) if "-publish-" in name]
 
 
+def test_the_evaluation_of_an_earlier_checkpoint_closes_no_gate(world: World, kubelet: Kubelet) -> None:
+    """The attempt that reported it was preempted, and the one that finished couldn't report: the pod finds the loss in the storage."""
+    held_out = {"sources": [{"name": "org/data"}], "evaluation": {"fraction": 0.1}}
+    prepared(world, kubelet, dataset=held_out, publish=HUB | {"gate": {"evaluationLoss": {"max": 1.0}}})
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    kubelet.report("starchat-1-abcde", outcome="Running", step=4, evaluation={"step": 4, "loss": 1.5})
+    world.settle()
+    world.api.remove(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1")
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    world.clock.advance(60)
+    world.settle()
+    kubelet.rayjob("starchat-2", "Complete", job="SUCCEEDED")
+    world.clock.advance(11)  # its last words don't come
+    world.settle()
+    assert world.condition("Trained") == ("True", "Trained")
+    assert world.condition("Published") == ("False", "Publishing")
+
+
 def publishing(world: World, kubelet: Kubelet, **spec: Any) -> str:
     """A trained job whose publication's pod runs; the Job's name."""
     prepared(world, kubelet, **({"publish": HUB} | spec))

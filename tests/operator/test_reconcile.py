@@ -395,6 +395,32 @@ def test_an_attempt_of_which_neither_spec_nor_run_can_be_read_is_let_alone(world
 # ---- invariants
 
 
+def test_an_attempt_whose_run_was_deleted_is_followed_to_its_end(world: World, kubelet: Kubelet) -> None:
+    """A newer operator has it no longer in mind, and the preparation that could make it again is gone."""
+    running(world, kubelet)
+    world.api.remove(kinds.CONFIG_MAPS, builders.NAMESPACE, world.status["run"]["configMap"])
+    world.api.remove(kinds.JOBS, builders.NAMESPACE, kubelet.named(kinds.JOBS, "-prepare-")["metadata"]["name"])
+    world.restart()
+    world.change(suspend=True)
+    world.settle()
+    assert world.status["attempts"][0]["stopRequested"] == "Suspended"
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    assert world.status["attempts"][0]["outcome"] == "Stopped"
+
+
+def test_a_rayjob_that_others_suspended_as_it_finished_takes_no_gpus_again(world: World, kubelet: Kubelet) -> None:
+    running(world, kubelet, publish=HUB)
+    kubelet.report("starchat-1-abcde", outcome="Finished", step=10, totalSteps=10)
+    world.api.change(kinds.RAYJOBS, builders.NAMESPACE, "starchat-1", spec={"suspend": True})
+    kubelet.rayjob("starchat-1", "Suspended", cluster="")
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    assert world.status["attempts"][0]["outcome"] == "Finished"
+    assert world.names(kinds.RAYJOBS) == []
+
+
 def test_no_call_touches_secrets_or_the_spec(world: World, kubelet: Kubelet) -> None:
     prepared(world, kubelet, publish=HUB)
     kubelet.train("starchat-1")

@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.training_run import TrainingRun
 
 # How checkpoints are kept and how often they are made is the training's business alone.
 _CHECKPOINTS_IN_TRAINING = {"keep", "every"}
@@ -24,9 +23,9 @@ def preparation_digest(job: FineTuneJob) -> str:
     )
 
 
-def publication_digest(run: TrainingRun, job: FineTuneJob) -> str:
+def publication_digest(run_digest: str, job: FineTuneJob) -> str:
     """The same for publication: the frozen run, and what may have changed since."""
-    return _digest({"run": run.digest, "publication": _fields(job, {"publish", "generation", "cpu_pods", "retry"}), **_shared(job)})
+    return _digest({"run": run_digest, "publication": _fields(job, {"publish", "generation", "cpu_pods", "retry"}), **_shared(job)})
 
 
 def _shared(job: FineTuneJob) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.pod_checks import job_json
-from finetune_api.training_run import TrainingRun
 from finetune_operator import keys
 from finetune_operator.resources import pods, volumes
 from finetune_operator.resources.batch_job import batch_job
@@ -11,8 +10,8 @@ from finetune_operator.resources.owner import Manifest, Owner
 from finetune_operator.settings import Settings
 
 
-def publication_job(run: TrainingRun, job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
-    """The publication's Job. `run` says what was trained; `job`, which may have changed since, where it goes."""
+def publication_job(run_digest: str, job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
+    """The publication's Job. The frozen run of that digest says what was trained; `job`, which may have changed since, where it goes."""
     parts = pods.PodParts(
         stage=keys.PUBLICATION,
         container=keys.MAIN_CONTAINER,
@@ -25,7 +24,7 @@ def publication_job(run: TrainingRun, job: FineTuneJob, owner: Owner, settings: 
         volumes=(
             *volumes.scratch(),
             volumes.job_file(),
-            volumes.run_file(keys.run_name(owner.name, run.digest)),
+            volumes.run_file(keys.run_name(owner.name, run_digest)),
             *volumes.publication_secrets(job),
             *volumes.users(job.spec.cpu_pods),
         ),
@@ -33,5 +32,5 @@ def publication_job(run: TrainingRun, job: FineTuneJob, owner: Owner, settings: 
         annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
         affinity=job.spec.cpu_pods.affinity,
     )
-    name = keys.publication_name(owner.name, publication_digest(run, job))
+    name = keys.publication_name(owner.name, publication_digest(run_digest, job))
     return batch_job(name, keys.PUBLICATION, pods.pod_template(parts, owner, settings), owner)

@@ -1,13 +1,12 @@
 """The frozen run as an immutable ConfigMap: every attempt, also after an upgrade of the operator, mounts exactly it."""
 
-from finetune_api.training_run import TrainingRun, digest_of
+from finetune_api.training_run import digest_of
 from finetune_operator import keys
 from finetune_operator.resources.owner import Manifest, Owner
 
 
-def run_config_map(run: TrainingRun, owner: Owner) -> Manifest:
-    """The ConfigMap; its name carries the run's digest."""
-    text = run.to_json()
+def run_config_map(text: str, owner: Owner) -> Manifest:
+    """The ConfigMap of a run's JSON; its name carries the digest of that, to the letter: another version would write the run otherwise."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

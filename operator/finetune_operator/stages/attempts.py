@@ -39,7 +39,8 @@ def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     attempt = AttemptStatus(
         number=status.attempt + 1,
         start_time=at,
-        run_digest=status.run.digest,
+        # A RayJob that goes on mounts the run that it was made with.
+        run_digest=status.attempts[-1].run_digest if rayjob else status.run.digest,
         gpus=status.attempts[-1].gpus if rayjob else gpus(job_of(observed)),
         first_step=latest.step if latest else 0,
         ray_job=RayJobReference(name=rayjob.name, uid=rayjob.uid, cluster=rayjob.cluster or None) if rayjob else None,

@@ -41,12 +41,13 @@ def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, ran: s
     )
     if conflict := _conflict(status, run):
         return StageDecision(status=status, stalled=(Reason.RUN_CONFLICT, conflict))
-    manifest = run_config_map(run, observed.owner)
-    digest = digest_of(manifest["data"][keys.RUN_FILE])
+    # An image that has begun reads what it knows.
+    text = run.to_json(readable_with=observed.run_text if status.attempt else "")
+    digest = digest_of(text)
     status = observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
     recorded = _recorded(status, run, digest, job_of(observed), ran, settings)
     status = status.model_copy(update={"run": recorded, "plan": plan_status(final, final=True)})
-    return StageDecision(status=status, actions=(Create(manifest=manifest),), done=True)
+    return StageDecision(status=status, actions=(Create(manifest=run_config_map(text, observed.owner)),), done=True)
 
 
 def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, PublicationStatus
+from finetune_api.training_run import TrainingRun
 from finetune_operator import keys
-from finetune_operator.observation import Observed, last_attempt
+from finetune_operator.observation import Observed
 from finetune_operator.resources.digests import publication_digest
 from finetune_operator.resources.publication_job import publication_job
 from finetune_operator.settings import Settings
@@ -33,18 +34,18 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
             _waits(observed, status, Reason.INVALID_TRAINING_RUN, observed.run_problem),
             stalled=(Reason.INVALID_TRAINING_RUN, observed.run_problem),
         )
-    if (refrozen := _is_refrozen(observed, status)) or run is None:
+    if (refrozen := _is_refrozen(observed, status)) or run is None or status.run is None:
         return _waits(observed, status, Reason.WAITING, "the frozen run is awaited", *(_former(observed) if refrozen else ()))
-    if (closed := _gate(observed, status)) is not None:
+    if (closed := _gate(observed, status, run)) is not None:
         return closed.after(*_former(observed))
-    digest = publication_digest(run, job)
+    digest = publication_digest(status.run.digest, job)
     name = keys.publication_name(observed.owner.name, digest)
     found = observed.batch_job(name)
     former = _former(observed, name)
     if found is None and job.spec.suspend:
         return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former)
     if found is None:
-        create = Create(manifest=publication_job(run, job, observed.owner, pinned(status, settings)))
+        create = Create(manifest=publication_job(status.run.digest, job, observed.owner, pinned(status, settings)))
         return _waits(observed, status, Reason.PUBLISHING, ABOUT_TO_START, *former, create)
     if "deletionTimestamp" in found["metadata"]:
         return _waits(observed, status, Reason.PUBLISHING, f"Job {name} is being deleted, and made again", *former)
@@ -85,13 +86,13 @@ def _waits(observed: Observed, status: FineTuneJobStatus, reason: str, message: 
     return StageDecision(status=status, actions=actions)
 
 
-def _gate(observed: Observed, status: FineTuneJobStatus) -> StageDecision | None:
+def _gate(observed: Observed, status: FineTuneJobStatus, run: TrainingRun) -> StageDecision | None:
     """The refusal of a last checkpoint whose evaluation is known and too bad; the pod judges all other cases."""
-    publish, found, last = job_of(observed).spec.publish, status.evaluation, last_attempt(status)
+    publish, found = job_of(observed).spec.publish, status.evaluation
     allowed = publish.gate.evaluation_loss
     if allowed is None or found is None or publish.checkpoint != "last" or found.loss <= allowed.max:
         return None
-    if last is not None and last.last_step not in (None, found.step):
+    if found.step != run.plan.total_steps:  # of an earlier checkpoint: the last one's was not reported
         return None
     message = (
         f"the evaluation loss of step {found.step} is {found.loss:.4f}, and spec.publish.gate.evaluationLoss.max is {allowed.max:g}; "

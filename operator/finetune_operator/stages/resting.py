@@ -28,7 +28,6 @@ _WITHOUT_KUBERAY: Final = {
         Reason.KUBERAY_FORBIDDEN,
         "the operator may not list RayJobs; give its role the verbs get, list, watch, create and delete on rayjobs.ray.io",
     ),
-    KubeRay.TOO_OLD: (Reason.KUBERAY_TOO_OLD, "KubeRay is too old; upgrade it and its CRDs to 1.6 or newer"),
 }
 
 

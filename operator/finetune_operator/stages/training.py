@@ -29,7 +29,9 @@ def training(observed: Observed, status: FineTuneJobStatus, settings: Settings, 
     last = last_attempt(status)
     if last is not None and last.outcome is AttemptOutcome.FINISHED:
         told = f"attempt {last.number} finished" + (f" at step {last.last_step}" if last.last_step is not None else "")
-        return StageDecision(status=observe(observed, status, ConditionType.TRAINED, "True", Reason.TRAINED, told), done=True)
+        status = observe(observed, status, ConditionType.TRAINED, "True", Reason.TRAINED, told)
+        # One that others suspended in the meantime: let go on, it would take its GPUs for nothing.
+        return StageDecision(status=status, actions=leftovers(observed), done=True)
     if is_running(status):
         return _followed(observed, status, settings)
     return next_attempt(observed, status, may_start=may_start)
@@ -72,7 +74,7 @@ def _begun(observed: Observed, status: FineTuneJobStatus, settings: Settings) ->
         return _without_run(observed, status)
     manifest = rayjob_manifest(job, attempt.run_digest, attempt.number, owner, pinned(status, settings))
     # Somebody may have deleted the run's ConfigMap since an attempt mounted it.
-    again = (Create(manifest=run_config_map(observed.run, owner)),) if observed.run and attempt.number > 1 else ()
+    again = (Create(manifest=run_config_map(observed.run_text, owner)),) if observed.run_text and attempt.number > 1 else ()
     made: tuple[Action, ...] = (
         *again,
         *reporting(observed, again=attempt.number > 1),

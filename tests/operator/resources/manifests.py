@@ -22,13 +22,13 @@ def manifests(job: FineTuneJob, **changes: Any) -> dict[str, Json]:
     run, whose, given = training_run(job), owner(job.metadata.name), settings(**changes)
     return {
         "preparation": preparation_job(job, whose, given),
-        "run": run_config_map(run, whose),
+        "run": run_config_map(run.to_json(), whose),
         "report": report(job, whose),
         "service account": service_account(whose),
         "role": role(whose),
         "role binding": role_binding(job, whose),
         "rayjob": rayjob(job, run.digest, 1, whose, given),
-        "publication": publication_job(run, job, whose, given),
+        "publication": publication_job(run.digest, job, whose, given),
     }
 
 

@@ -42,7 +42,7 @@ def test_names_carry_digests() -> None:
     job, run = finetunejob(), training_run()
     made = manifests(job)
     assert made["preparation"]["metadata"]["name"] == f"starchat-prepare-{preparation_digest(job)[:8]}"
-    assert made["publication"]["metadata"]["name"] == f"starchat-publish-{publication_digest(run, job)[:8]}"
+    assert made["publication"]["metadata"]["name"] == f"starchat-publish-{publication_digest(run.digest, job)[:8]}"
     assert made["run"]["metadata"]["name"] == f"starchat-run-{run.digest[:8]}"
 
 
@@ -166,13 +166,13 @@ PUBLISHED_ANEW = {"storage", "credentials", "cpu pods", "image", "identity", "pu
 def test_what_makes_a_new_job(change: str) -> None:
     plain, changed, run = finetunejob(), finetunejob(**CHANGES[change]), training_run()
     assert (preparation_digest(changed) != preparation_digest(plain)) == (change in PREPARED_ANEW)
-    assert (publication_digest(run, changed) != publication_digest(run, plain)) == (change in PUBLISHED_ANEW)
+    assert (publication_digest(run.digest, changed) != publication_digest(run.digest, plain)) == (change in PUBLISHED_ANEW)
 
 
 def test_another_run_is_published_anew() -> None:
     job = finetunejob()
     one, two = training_run(job), training_run(job, rows=5120)
-    names = {publication_job(run, job, owner(), settings())["metadata"]["name"] for run in (one, two)}
+    names = {publication_job(run.digest, job, owner(), settings())["metadata"]["name"] for run in (one, two)}
     assert len(names) == 2
 
 
