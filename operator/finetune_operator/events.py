@@ -16,11 +16,12 @@ from finetune_api.keys import API_VERSION, KIND
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
 from finetune_operator import keys
+from finetune_operator.observation import Refusal
 from finetune_operator.resources.owner import Owner
 
 REPORTING_CONTROLLER: Final = f"{keys.GROUP}/{keys.MANAGED_BY}"
-# events.k8s.io/v1 allows 1 KiB.
-_LONGEST_NOTE: Final = 1000
+# events.k8s.io/v1 allows 1 KiB: bytes, not characters.
+_LONGEST_NOTE_BYTES: Final = 1024
 
 # Conditions whose turning True is told.
 _GOOD: Final = (
@@ -112,6 +113,11 @@ def _ends(condition: Condition, new: FineTuneJobStatus) -> bool:
     return any(other is not None and other.status == "True" and other.reason == condition.reason for other in others)
 
 
+def not_cleaned_up(refusal: Refusal) -> Event:
+    """What is left of a job that is over can't be deleted: told once for each object, for no condition changes any more."""
+    return Event(type="Warning", reason=refusal.reason, action="CleaningUp", note=f"{refusal.name}: {refusal.message}", moment=refusal.name)
+
+
 def _told(kind: Literal["Normal", "Warning"], reason: str, condition: Condition, since: str, prefix: str = "") -> Event:
     """`since`: when the condition's former status began, which is the same to whoever sees the transition, at any time."""
     return Event(
@@ -137,7 +143,7 @@ def manifest(event: Event, owner: Owner, *, at: str, instance: str) -> dict[str,
         "action": event.action,
         "reason": event.reason[:128],
         "type": event.type,
-        "note": shortened(event.note, _LONGEST_NOTE),
+        "note": shortened(event.note, _LONGEST_NOTE_BYTES, in_bytes=True),
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": KIND,

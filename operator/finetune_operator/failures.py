@@ -17,7 +17,7 @@ from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus
 from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
-from finetune_operator.observation import RayJob
+from finetune_operator.observation import HEAD, RayJob
 from finetune_operator.waiting import disruption, ended, is_unreachable, phase
 
 Json = dict[str, Any]
@@ -31,6 +31,11 @@ LONGEST_UNCHARGED_BACKOFF_SECONDS: Final = 600.0
 LAST_WORDS_SECONDS: Final = 10.0
 # How long a driver that says nothing is taken for one that trains, when its RayJob is gone and nobody deletes its pods.
 SILENT_SECONDS: Final = 120.0
+# How long a pod may be late with its end.
+OVERDUE_SECONDS: Final = 60.0
+# A node that vanishes is told of when its grace period is over (50 s in Kubernetes 1.34, 40 before 1.32); its ranks' peers fail at once.
+# Pods of nodes that are there are gone long before.
+NODE_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +94,13 @@ def _by_others(evidence: Evidence, taken: Ending) -> Ending | None:
 
 
 def _may_commit(evidence: Evidence) -> bool:
-    """Whether a driver is at work in the pods of an attempt that has lost its RayJob.
+    """Whether the driver of an attempt that has lost its RayJob is at work. It lives in the head's pod.
 
-    Pods that are being deleted end with their grace period, and those of a lost node don't count. Pods that nobody deletes, since
-    the RayJob was deleted without what it owns, count as long as their driver reports.
+    One that is being deleted ends with its grace period, unless something holds it on its node, and that of a lost node doesn't
+    count. One that nobody deletes, since the RayJob was deleted without what it owns, counts as long as the driver reports.
     """
-    alive = [pod for pod in evidence.pods if phase(pod) == "Running" and not is_unreachable(pod)]
+    heads = [pod for pod in evidence.pods if pod["metadata"].get("labels", {}).get(keys.NODE_TYPE_LABEL) == HEAD]
+    alive = [pod for pod in heads if phase(pod) == "Running" and not is_unreachable(pod) and not _is_overdue(pod, evidence.now)]
     if evidence.report is None or not alive:
         return False
     if any("deletionTimestamp" in pod["metadata"] for pod in alive):
@@ -103,13 +109,24 @@ def _may_commit(evidence: Evidence) -> bool:
     return silent is not None and silent < SILENT_SECONDS and not is_ahead(evidence.report.reported_at, evidence.now)
 
 
+def _is_overdue(pod: Json, now: datetime) -> bool:
+    """Whether the pod should have ended a while ago; its deletionTimestamp is the end of its grace period."""
+    late = seconds_between(pod["metadata"].get("deletionTimestamp"), now)
+    return late is not None and late >= OVERDUE_SECONDS
+
+
 def _last_words_may_come(evidence: Evidence) -> bool:
+    """Whether it may still be told why the RayJob ended: by the driver, or, of a failure that isn't its own, by the nodes."""
     report, rayjob = evidence.report, evidence.rayjob
-    if report is not None and report.outcome not in (None, ReportOutcome.RUNNING):
-        return False
     at = rayjob.ended if rayjob else None
     waited = seconds_between(at, evidence.now)
-    return waited is not None and waited < LAST_WORDS_SECONDS and not is_ahead(at, evidence.now)
+    if waited is None or is_ahead(at, evidence.now):
+        return False
+    if report is None or report.outcome in (None, ReportOutcome.RUNNING):
+        return waited < LAST_WORDS_SECONDS
+    failed = report.outcome is ReportOutcome.FAILED and not report.permanent
+    remains = any(phase(pod) == "Running" for pod in evidence.pods)
+    return failed and remains and waited < NODE_SECONDS and _taken(evidence.pods) is None
 
 
 def _ended(evidence: Evidence) -> Ending:

@@ -53,6 +53,7 @@ class Process:
         self._jobs = JobMetrics(registry)
         self._known = stores()
         self._queue: WorkQueue[Key] = WorkQueue(clock, metrics.queue(_NAME))
+        self._leads = False
         self._states = threading.Lock()
         self._absent_since: float | None = None
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
@@ -109,6 +110,9 @@ class Process:
                 self._clock.wait(stop, _TICK_SECONDS)
             if not stop.is_set():
                 log.info("working", jobs=len(self._known.jobs))
+                self._leads = True  # from now on what changes is looked at; all that there was is looked at first
+                for key in self._known.jobs.names():
+                    self._queue.add(key)
                 self._controller.start()
 
         threading.Thread(target=start, name="start", daemon=True).start()
@@ -150,7 +154,7 @@ class Process:
 
     def _child_changed(self, old: Json | None, new: Json | None) -> None:
         key = job_key(new or old or {"metadata": {}})
-        if key is not None:
+        if key is not None and self._leads:
             self._queue.add(key)
 
     def _state_changed(self) -> None:
@@ -163,7 +167,7 @@ class Process:
             if absent is not (self._absent_since is not None):
                 self._absent_since = self._clock.monotonic() if absent else None
                 log.info("KubeRay", absent=absent)
-        for key in self._known.jobs.names():
+        for key in self._known.jobs.names() if self._leads else ():
             self._queue.add(key)
             if absent:
                 self._queue.add_after(key, _ABSENT_SECONDS)

@@ -14,12 +14,13 @@ from finetune_api.conditions import STAGES, ConditionType, is_true
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus
 from finetune_api.times import seconds_between
-from finetune_operator.events import Event, transitions
+from finetune_operator.events import Event, not_cleaned_up, transitions
 from finetune_operator.failures import Ending
 from finetune_operator.observation import Observed, Refusal, as_frozen, is_finished, is_running, is_settled
+from finetune_operator.runtime.errors import ApiError
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
-from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe, sooner
+from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, StageDecision, observe, sooner
 from finetune_operator.stages.evaluation import evaluation
 from finetune_operator.stages.freezing import freezing
 from finetune_operator.stages.planning import planning
@@ -78,15 +79,46 @@ def look(cluster: Cluster, key: Key, settings: Settings) -> Decision | None:
     if observed is None:
         return None
     decision = reconcile(observed, settings)
-    try:
-        for action in decision.actions:
-            cluster.apply(observed, action)
-    except Refused as refused:
-        observed = replace(observed, refusal=refused.refusal)
-        decision = reconcile(observed, settings)
+    refused, unasked = _applied(cluster, observed, decision.actions)
+    if refused is not None:
+        observed = replace(observed, refusal=refused)
+        decision = _keeping_its_stop(reconcile(observed, settings), decision.status)
     again = cluster.emit(observed, decision.events)
     cluster.write_status(observed, decision.status)
+    if unasked is not None:
+        raise unasked
     return replace(decision, requeue_after_seconds=sooner(decision.requeue_after_seconds, again))
+
+
+def _applied(cluster: Cluster, observed: Observed, actions: tuple[Action, ...]) -> tuple[Refusal | None, ApiError | None]:
+    """Do it all. What was refused first, after which nothing is made any more; and why a driver couldn't be asked to stop.
+
+    Neither keeps the status from being written: the stop's deadline counts from there, asked or not.
+    """
+    refused: Refusal | None = None
+    unasked: ApiError | None = None
+    for action in actions:
+        if refused is not None and not isinstance(action, Delete):
+            continue
+        try:
+            cluster.apply(observed, action)
+        except Refused as found:
+            refused = refused or found.refusal
+        except ApiError as error:
+            if not isinstance(action, AskToStop):
+                raise
+            unasked = error
+    return refused, unasked
+
+
+def _keeping_its_stop(refused: Decision, decided: FineTuneJobStatus) -> Decision:
+    """What follows a refusal, with what was decided about stopping the attempt that runs."""
+    status = refused.status
+    if not (is_running(status) and is_running(decided) and status.attempt == decided.attempt):
+        return refused
+    last = decided.attempts[-1]
+    kept = attempts.with_last(status, stop_requested=last.stop_requested, stop_requested_time=last.stop_requested_time)
+    return replace(refused, status=kept)
 
 
 def reconcile(observed: Observed, settings: Settings) -> Decision:
@@ -183,6 +215,8 @@ def _finished(observed: Observed) -> Decision:
     wait = _ttl_seconds(observed, status)
     # One that succeeded has nothing that goes on; one that failed publishes nothing any more.
     going_on = unfinished(observed) if is_true(status.conditions, ConditionType.FAILED) else ()
+    if observed.refusal is not None:
+        return Decision(status=status, events=(not_cleaned_up(observed.refusal),), requeue_after_seconds=_REFUSED_SECONDS)
     actions: tuple[Action, ...] = (*leftovers(observed), *going_on)
     if wait is not None and wait <= 0:
         actions = (*actions, Delete(kind="FineTuneJob", name=observed.owner.name, uid=observed.owner.uid))

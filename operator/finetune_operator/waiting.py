@@ -115,7 +115,8 @@ def ended(pod: Json, container: str) -> Ended | None:
                 message=shortened(status.get("message") or _described(terminated), _LONGEST_WORDS),
             )
     if phase(pod) == "Failed":
-        return Ended(exit_code=1, result=None, reason=status.get("reason") or "Failed", message=status.get("message") or "the pod failed")
+        message = shortened(status.get("message") or "the pod failed", _LONGEST_WORDS)
+        return Ended(exit_code=1, result=None, reason=status.get("reason") or "Failed", message=message)
     return None
 
 

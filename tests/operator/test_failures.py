@@ -36,7 +36,13 @@ def report(outcome: str, **more: Any) -> FineTuneReportStatus:
 
 
 def head(**state: Any) -> dict[str, Any]:
-    return builders.raw_pod("head", stage=keys.TRAINING, container=keys.HEAD_CONTAINER, **state)
+    labels = {keys.NODE_TYPE_LABEL: "head"}
+    return builders.raw_pod("head", stage=keys.TRAINING, container=keys.HEAD_CONTAINER, labels=labels, **state)
+
+
+def worker(**state: Any) -> dict[str, Any]:
+    labels = {keys.NODE_TYPE_LABEL: "worker"}
+    return builders.raw_pod("worker", stage=keys.TRAINING, container=keys.WORKER_CONTAINER, labels=labels, **state)
 
 
 def attempt(**changes: Any) -> AttemptStatus:
@@ -50,6 +56,9 @@ STOPPED = rayjob("Complete", job="STOPPED")
 REFUSED = rayjob("ValidationFailed", job="", cluster="", message="authOptions is not supported")
 SUSPENDED = rayjob("Suspended", cluster="", suspend=True)
 GONE_AT = timestamp(START + timedelta(seconds=300))
+OVERDUE = timestamp(LATER - timedelta(seconds=60))
+FAILED_NOW = rayjob("Failed", job="FAILED", endTime=timestamp(LATER - timedelta(seconds=20)))
+FAILED_BEFORE = rayjob("Failed", job="FAILED", endTime=timestamp(LATER - timedelta(seconds=60)))
 LONG_AGO = timestamp(START - timedelta(seconds=300))
 
 
@@ -98,6 +107,8 @@ CASES = [
         report("Running"),
         (head(deleted=GONE_AT, conditions=(UNREADY,)),),
     ),
+    Case("is gone, and only a worker hangs", None, AttemptOutcome.DELETED, "RayJobDeleted", report("Running"), (worker(deleted=GONE_AT),)),
+    Case("is gone, and its head hangs", None, AttemptOutcome.DELETED, "RayJobDeleted", report("Running"), (head(deleted=OVERDUE),)),
     Case("is gone, and it committed", None, AttemptOutcome.DELETED, "RayJobDeleted", report("Stopped"), (head(deleted=GONE_AT),)),
     Case(
         "is gone, and that made it fail",
@@ -153,6 +164,9 @@ CASES = [
         report("Failed", message="rank 3"),
         (head(conditions=(UNREADY,)),),
     ),
+    Case("a worker died, and its node may have", FAILED_NOW, None, report=report("Failed", message="rank 3"), pods=(worker(),)),
+    Case("it died, and its node lives", FAILED_BEFORE, AttemptOutcome.FAILED, "TrainingFailed", report("Failed"), (worker(),)),
+    Case("it died, and all pods are gone", FAILED_NOW, AttemptOutcome.FAILED, "TrainingFailed", report("Failed")),
     Case("a pod of a lost node was deleted", FAILED, AttemptOutcome.NODE_LOST, "NodeLost", None, (head(conditions=(TAINTED,)),)),
     Case("its node was drained", FAILED, AttemptOutcome.PREEMPTED, "Preempted", None, (head(phase="Failed", reason="Evicted"),)),
     Case(

@@ -78,6 +78,24 @@ def test_a_refused_deletion_is_told(world: World, kubelet: Kubelet) -> None:
     assert "cannot delete" in world.message("Trained")
 
 
+def test_a_finished_job_that_may_not_be_deleted_is_told_once_and_tried_again(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, ttlSecondsAfterFinished=60)
+    kubelet.train("starchat-1")
+    world.settle()
+    world.clock.advance(61)
+    refused = Forbidden('User "x" cannot delete resource "finetunejobs"', status=403, reason="Forbidden")
+    world.api.before = failing(refused, call="DELETE finetunejobs")
+    for _ in range(3):
+        decision = world.look()
+        assert decision is not None
+        assert decision.requeue_after_seconds == 30
+        assert world.condition("Succeeded")[0] == "True"
+    assert [reason for reason, note in world.events if "cannot delete" in note] == ["Forbidden"]
+    world.api.before = lambda number, call: None
+    world.look()
+    assert ("finetunejobs", *world.key) not in world.api.objects
+
+
 @pytest.mark.parametrize(("deleting", "stalled"), [(True, "False"), (False, "True")])
 def test_an_orphan_has_the_name_unless_it_goes(world: World, deleting: bool, stalled: str) -> None:
     world.submit()

@@ -1,8 +1,13 @@
 """`suspend` in the life of a job: nothing begins, what runs commits a checkpoint and gives its GPUs back."""
 
-from finetune_operator import kinds
+from contextlib import nullcontext
 
-from .fakes import Kubelet, World
+import pytest
+
+from finetune_operator import kinds
+from finetune_operator.runtime.api import Forbidden
+
+from .fakes import Kubelet, World, failing
 from .lives import running
 
 
@@ -50,6 +55,25 @@ def test_a_driver_that_does_not_stop_has_its_time_and_no_more(world: World, kube
     assert decision is not None
     assert decision.requeue_after_seconds is not None
     world.clock.advance(decision.requeue_after_seconds + 200)
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == []
+    assert world.status["attempts"][0]["outcome"] == "Stopped"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_driver_that_cannot_be_asked_has_its_time_and_no_more(world: World, kubelet: Kubelet, lost: bool) -> None:
+    """A policy refuses our patch of the report; or somebody deleted the report and another one may not be made."""
+    running(world, kubelet)
+    if lost:
+        world.api.remove(kinds.FINETUNEREPORTS, *world.key)
+    refused = Forbidden("admission webhook denied the request", status=403, reason="Forbidden")
+    world.api.before = failing(refused, call="POST finetunereports" if lost else "PATCH finetunereports")
+    world.change(suspend=True)
+    for _ in range(3):
+        with nullcontext() if lost else pytest.raises(Forbidden):
+            world.look()
+    assert world.status["attempts"][0]["stopRequested"] == "Suspended"
+    world.clock.advance(world.settings.stop_seconds + 61)
     world.settle()
     assert world.names(kinds.RAYJOBS) == []
     assert world.status["attempts"][0]["outcome"] == "Stopped"
