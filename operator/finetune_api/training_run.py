@@ -195,7 +195,7 @@ def _check_contract(text: str | bytes) -> None:
 
 
 def run_identity(job: FineTuneJob) -> str:
-    """SHA-256 (hex) over what decides the result: model, dataset, template and training, defaults filled in.
+    """SHA-256 (hex) over what decides the result: model, dataset, template and training, as far as it isn't a default.
 
     Equal for jobs that differ only in workers, Secrets, caches, the order of keys, or in whether a default is written out.
     Micro-batch and recomputation are left out: they change memory and speed, and a run may go on with others.
@@ -209,11 +209,13 @@ def identity_differences(one: FineTuneJob, other: FineTuneJob) -> list[str]:
 
 
 def _identity_fields(job: FineTuneJob) -> dict[str, Any]:
-    spec = job.spec.model_dump(mode="json", by_alias=True, include={"model", "dataset", "template", "training"})
+    # Without defaults, so that a setting which comes with a later version changes nobody's identity (docs/decisions/0007).
+    spec = job.spec.model_dump(mode="json", by_alias=True, include={"model", "dataset", "template", "training"}, exclude_defaults=True)
     for path in _EXECUTION_FIELDS:
         _drop(spec, path)
-    training, optimizer = spec["training"], spec["training"]["optimizer"]
-    training["epochs"], optimizer["warmupRatio"] = job.spec.training.effective_epochs, job.spec.training.optimizer.effective_warmup_ratio
+    training = spec.setdefault("training", {})
+    training["epochs"] = job.spec.training.effective_epochs
+    training.setdefault("optimizer", {})["warmupRatio"] = job.spec.training.optimizer.effective_warmup_ratio
     return spec
 
 
@@ -236,5 +238,5 @@ def _drop(value: Any, path: tuple[str, ...]) -> None:
             _drop(item, path)
     elif len(path) == 1:
         value.pop(path[0], None)
-    elif isinstance(value, dict):
+    elif path[0] in value:
         _drop(value[path[0]], path[1:])

@@ -104,6 +104,25 @@ def test_identity_changes_with_each_part(spec):
     assert run_identity(job(**spec)) != run_identity(job())
 
 
+def test_identity_stays_when_settings_are_added_to_the_api():
+    """Whoever changes this value parts every job of everybody from its checkpoints."""
+    assert run_identity(job()) == "30f434ce9caa4254e2adb849f4bf80b79dfa274cd4fc29b3610a8e4623e6e5ab"
+
+
+def test_what_is_written_for_an_older_program_has_no_settings_that_it_does_not_know(run):
+    """As the older one wrote it, two defaults less; what is chosen stays, known or not."""
+    older = json.loads(run.to_json())
+    del older["job"]["spec"]["training"]["activationCheckpointing"], older["job"]["spec"]["training"]["seed"]
+    chosen = run.job.spec.training.model_copy(update={"seed": 7})
+    newer = run.model_copy(update={"job": run.job.model_copy(update={"spec": run.job.spec.model_copy(update={"training": chosen})})})
+    written = newer.to_json(readable_with=json.dumps(older))
+    training = json.loads(written)["job"]["spec"]["training"]
+    assert training["seed"] == 7
+    assert "activationCheckpointing" not in training
+    assert TrainingRun.from_json(written) == newer
+    assert newer.to_json(readable_with=newer.to_json()) == newer.to_json()
+
+
 def test_identity_ignores_the_order_of_keys():
     data = mapping(training={"seed": 1, "epochs": 2}, template={"name": "no_system"})
     turned = {name: data[name] for name in reversed(data)}

@@ -1,7 +1,8 @@
 """Digests that name what a preparation or a publication was made from: another digest is another Job.
 
 They cover the fields that a stage's result or its pod depends on, and none besides, so that a change elsewhere in the spec starts
-nothing anew. An upgrade of the operator, and with it of the default image, doesn't either.
+nothing anew. An upgrade of the operator, and with it of the default image, doesn't either, nor do settings that come with it: defaults
+are left out.
 """
 
 import hashlib
@@ -31,13 +32,13 @@ def publication_digest(run_digest: str, job: FineTuneJob) -> str:
 def _shared(job: FineTuneJob) -> dict[str, Any]:
     spec = job.spec
     return {
-        "checkpoints": spec.checkpoints.model_dump(mode="json", by_alias=True, exclude=_CHECKPOINTS_IN_TRAINING),
-        "workers": spec.workers.model_dump(mode="json", by_alias=True, include=_SHARED_BY_CPU_PODS),
+        "checkpoints": spec.checkpoints.model_dump(mode="json", by_alias=True, exclude=_CHECKPOINTS_IN_TRAINING, exclude_defaults=True),
+        "workers": spec.workers.model_dump(mode="json", by_alias=True, include=_SHARED_BY_CPU_PODS, exclude_defaults=True),
     }
 
 
 def _fields(job: FineTuneJob, names: set[str]) -> dict[str, Any]:
-    return job.spec.model_dump(mode="json", by_alias=True, include=names)
+    return job.spec.model_dump(mode="json", by_alias=True, include=names, exclude_defaults=True)
 
 
 def _digest(value: dict[str, Any]) -> str:
