@@ -1,6 +1,6 @@
 """Conditions: what the operator observes of a job, in the form of Kubernetes' metav1.Condition.
 
-The operator writes them; users, `kubectl wait` and kstatus (Argo CD, Flux) read them. Here are their names and the pure
+The operator writes them; users, `kubectl wait` and kstatus (Flux) read them. Here are their names and the pure
 functions that change a list of them; when one is true is decided by the operator's stages.
 """
 
@@ -105,7 +105,7 @@ def with_health(conditions: Sequence[Condition], stalled: tuple[str, str] | None
     """The conditions with kstatus's two, Reconciling and Stalled, which are never both True.
 
     `stalled` is reason and message of what only a person can mend; a failed job is stalled with its failure's. Reconciling is
-    True until the job has succeeded, is stalled, or rests because it is suspended. So kstatus (Argo CD, Flux, `kubectl wait`
+    True until the job has succeeded, is stalled, or rests because it is suspended. So kstatus (Flux, `kubectl wait`
     on Reconciling=False) calls a job InProgress, Failed or Current rightly at any time; before the first status is
     written its observedGeneration 0, the schema's default, makes it InProgress.
     """

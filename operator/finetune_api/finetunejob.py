@@ -289,8 +289,8 @@ class ZeroOptimization(Spec):
     stage3_max_reuse_distance: Positive = Field(
         default=1_000_000_000, description="Keep a parameter that is used again within this many elements."
     )
-    offload_optimizer: Offload | None = Field(default=None, description="Offload optimizer state.")
-    offload_param: Offload | None = Field(default=None, description="Offload parameters.")
+    offload_optimizer: Offload | None = Field(default=None, description="Offload optimizer state. Not built yet.")
+    offload_param: Offload | None = Field(default=None, description="Offload parameters. Not built yet.")
 
 
 class Lora(Spec):
@@ -307,9 +307,9 @@ class Lora(Spec):
 class Training(Spec):
     """How it is learnt. Rows are packed sequences of at most maxSequenceLength tokens."""
 
-    method: Literal["full", "lora"] = Field(default="full", description="All parameters, or low-rank adapters.")
-    lora: Lora | None = Field(default=None, description="Settings of `method: lora`.")
-    sharding: Literal["zero3", "zero2"] = Field(default="zero3", description="What is partitioned over workers.")
+    method: Literal["full", "lora"] = Field(default="full", description="All parameters, or low-rank adapters. `lora` is not built yet.")
+    lora: Lora | None = Field(default=None, description="Settings of `method: lora`. Not built yet.")
+    sharding: Literal["zero3", "zero2"] = Field(default="zero3", description="What is partitioned over workers. `zero2` is not built yet.")
     deepspeed: ZeroOptimization = Field(default=ZeroOptimization(), description="Keys of DeepSpeed's zero_optimization.")
     epochs: Positive | None = Field(default=None, description="Passes over the data; absent, with maxSteps absent too, means 3.")
     max_steps: Positive | None = Field(default=None, description="Optimizer steps, instead of epochs.")
@@ -445,13 +445,18 @@ class PodSettings(Spec):
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
     service_account_name: ObjectName | None = Field(default=None, description="ServiceAccount of the pods, for example for IRSA.")
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(default=[], description="Volumes mounted in the pods.")
+    queue_name: DnsLabel | None = Field(
+        default=None, description="Kueue LocalQueue: of the workers that of the RayJob, of cpuPods that of preparation and publication."
+    )
 
 
 class Workers(PodSettings):
     """The training workers."""
 
     nodes: Positive = Field(default=1, description="Worker pods, one a node.")
-    min_nodes: Positive | None = Field(default=None, description="Fewest nodes to go on with; absent is `nodes`.")
+    min_nodes: Positive | None = Field(
+        default=None, description="Fewest nodes to go on with; absent is `nodes`. Other values are not built yet."
+    )
     gpus_per_node: Natural = Field(default=8, description="GPUs of each worker pod; one Ray Train worker each.")
     workers_per_node: Positive | None = Field(
         default=None, description="Ray Train workers per node, for `device: cpu`; absent is gpusPerNode."
@@ -461,7 +466,6 @@ class Workers(PodSettings):
     topology_spread_constraints: Annotated[list[FreeObject], Field(max_length=16)] = Field(
         default=[], description="Kubernetes topologySpreadConstraints."
     )
-    queue_name: DnsLabel | None = Field(default=None, description="Kueue LocalQueue.")
     start_deadline_seconds: Positive = Field(
         default=600, description="All pods must run within this time, or the attempt gives its GPUs back."
     )
@@ -520,8 +524,10 @@ class Evaluation(Spec):
     micro_batch_size: Positive | None = Field(
         default=None, description="Rows per worker and forward pass; absent is training.microBatchSize."
     )
-    benchmarks: Annotated[list[Word], Field(max_length=32)] = Field(default=[], description="Benchmarks run on the trained model.")
-    judge: Judge | None = Field(default=None, description="A language model that compares answers.")
+    benchmarks: Annotated[list[Word], Field(max_length=32)] = Field(
+        default=[], description="Benchmarks run on the trained model. Not built yet."
+    )
+    judge: Judge | None = Field(default=None, description="A language model that compares answers. Not built yet.")
 
 
 class Generation(Spec):
@@ -545,7 +551,9 @@ class HubPublication(Spec):
     revision: Word = Field(default="main", description="Branch to publish to; created when absent.")
     message: Prose | None = Field(default=None, description="Commit message; absent names job and step.")
     token_secret: SecretKey | None = Field(default=None, description="Token that may write.")
-    when: Literal["end", "everyCheckpoint"] = Field(default="end", description="After training, or also at each checkpoint.")
+    when: Literal["end", "everyCheckpoint"] = Field(
+        default="end", description="After training, or also at each checkpoint. `everyCheckpoint` is not built yet."
+    )
 
 
 class DirectoryPublication(Spec):

@@ -42,7 +42,7 @@ class Settings:
     leader_election: bool = True
     lease_name: str = keys.MANAGED_BY
     # Health, readiness and metrics.
-    http_host: str = "0.0.0.0"
+    http_host: str = ""
     http_port: int = 8080
     concurrent_reconciles: int = 4
     # None: the pod's own service account.
@@ -179,7 +179,7 @@ _FLAGS: Final = (
     _Flag(field="stop_seconds", metavar="N", read=_whole(1, 3600), help="time that a stopped pod has for a checkpoint; 240"),
     _Flag(field="leader_election", metavar="BOOL", read=_boolean, help="true or false; true"),
     _Flag(field="lease_name", metavar="NAME", read=_name, help=f"name of the Lease; {keys.MANAGED_BY}"),
-    _Flag(field="http_host", metavar="ADDRESS", help="address of health, readiness and metrics; 0.0.0.0"),
+    _Flag(field="http_host", metavar="ADDRESS", help="address of health, readiness and metrics; absent is all, of IPv6 too"),
     _Flag(field="http_port", metavar="PORT", read=_whole(0, 65535), help="port of the same; 8080"),
     _Flag(field="concurrent_reconciles", metavar="N", read=_whole(1, 64), help="jobs looked at at once; 4"),
     _Flag(field="kubeconfig", metavar="FILE", read=Path, help="absent is the pod's own service account"),

@@ -2,6 +2,7 @@ import pytest
 from tests.api.jobs import job
 
 from finetune_api.checks import CONTRADICTIONS, NOT_BUILT, cluster_only_fields, in_spec_order, spec_problems
+from finetune_api.crd import finetunejobs
 from finetune_api.errors import Problem
 from finetune_api.fields import paths
 from finetune_api.finetunejob import FineTuneJobSpec
@@ -114,6 +115,14 @@ def test_every_row_names_a_field_that_exists():
 )
 def test_what_is_not_refused(spec):
     assert spec_problems(job(**spec).spec) == []
+
+
+@pytest.mark.parametrize("rule", NOT_BUILT, ids=lambda rule: rule.field)
+def test_who_asks_kubectl_explain_hears_what_is_not_built(rule):
+    schema = finetunejobs()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for name in rule.field.split("."):
+        schema = schema["properties"][name]
+    assert "ot built yet" in schema["description"]
 
 
 def test_fields_that_act_on_a_cluster_only_are_named():

@@ -1,5 +1,6 @@
 """The chart through Helm: every branch renders, install.yaml is what it makes, namespaced mode touches no cluster-scoped object."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_two_releases_have_names_and_leases_of_their_own(helm: Path, render: Ren
     names = {o["metadata"]["name"] for o in render("--set", "crds.enabled=false")}
     assert "name: second-finetune-operator" in other
     assert not [name for name in names if f"  name: {name}\n" in other]
+    assert re.findall(r"name: FINETUNE_OPERATOR_LEASE_NAME\s+value: (\S+)", other) == ["second-finetune-operator"]
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_a_missing_package_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], raising(ModuleNotFoundError("No module named 'torch'", name="torch"))) == 1
-    assert capsys.readouterr().err == "error: this command needs torch, which isn't installed; pip install 'finetune-operator[trainer]'\n"
+    assert capsys.readouterr().err == "error: this command needs torch, which isn't installed; pip install '.[trainer]' in the repository\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

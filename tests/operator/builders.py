@@ -219,17 +219,6 @@ def raw_pod(
     }
 
 
-def raw_report(*, cluster: str = f"{NAME}-1-abcde", job_name: str = NAME, stop: Mapping[str, Any] | None = None, **status: Any) -> Json:
-    """A FineTuneReport in which that RayCluster's driver reported `status` (camelCase keys)."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "FineTuneReport",
-        "metadata": {"name": job_name, "namespace": NAMESPACE, "uid": "uid-of-report"},
-        "spec": {"stop": dict(stop)} if stop else {},
-        "status": {"cluster": cluster, "outcome": "Running", "reportedAt": CREATED} | status,
-    }
-
-
 def _state(phase: str, exit_code: int | None, result: PodResult | str | None) -> Json:
     if exit_code is None:
         return {"waiting": {"reason": "ContainerCreating"}} if phase == "Pending" else {"running": {"startedAt": CREATED}}

@@ -131,7 +131,8 @@ def test_a_job_that_others_suspend_has_no_pod_for_that_reason() -> None:
     found = pod_job(observed, held, active="Preparing", failed="PreparationFailed")
     assert (found.state, found.message) == (
         "active",
-        "Job starchat-prepare-01234567 is suspended by others, as Kueue does until there is quota",
+        "Job starchat-prepare-01234567 is suspended by others, as Kueue does until there is quota; "
+        "a Kueue that manages all Jobs wants spec.cpuPods.queueName",
     )
 
 

@@ -1,10 +1,12 @@
 """The operator's flags and their variables."""
 
+import re
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT
 
-from finetune_operator.settings import Settings, settings
+from finetune_operator.settings import RAY_VERSION, Settings, settings
 
 IMAGE = ["--trainer-image", "trainer:1"]
 
@@ -58,6 +60,11 @@ def test_refused(arguments: list[str], environment: dict[str, str], told: str, c
         settings(arguments, environment)
     assert exit_.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_kuberay_is_told_the_ray_that_the_trainers_image_has() -> None:
+    pinned = (ROOT / "requirements/trainer.txt").read_text(encoding="utf-8")
+    assert re.search(rf"^ray(\[[a-z,]+\])?=={re.escape(RAY_VERSION)} ", pinned, re.MULTILINE)
 
 
 def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ def _described(error: Exception) -> dict[str, Any]:
 
 
 def _not_installed(error: ModuleNotFoundError) -> str:
-    return f"this command needs {error.name}, which isn't installed; pip install 'finetune-operator[trainer]'"
+    return f"this command needs {error.name}, which isn't installed; pip install '.[trainer]' in the repository"
 
 
 def _unexpected(error: Exception) -> str:

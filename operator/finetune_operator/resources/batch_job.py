@@ -10,8 +10,10 @@ from finetune_operator.resources.owner import Manifest, Owner
 RETRIES: Final = 3
 
 
-def batch_job(name: str, stage: str, template: Manifest, owner: Owner) -> Manifest:
+def batch_job(name: str, stage: str, template: Manifest, owner: Owner, queue: str | None) -> Manifest:
     """A Job around the template. The operator deletes it; it has no deadline or TTL, and Kueue alone may suspend it."""
+    metadata = owner.metadata(name, stage)
+    metadata["labels"] |= {keys.QUEUE_LABEL: queue} if queue else {}
     spec = {
         "backoffLimit": RETRIES,
         "podFailurePolicy": {"rules": _failure_rules()},
@@ -19,7 +21,7 @@ def batch_job(name: str, stage: str, template: Manifest, owner: Owner) -> Manife
         "podReplacementPolicy": "Failed",
         "template": template,
     }
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": owner.metadata(name, stage), "spec": spec}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 def _failure_rules() -> list[Manifest]:

@@ -27,4 +27,4 @@ def preparation_job(job: FineTuneJob, owner: Owner, settings: Settings) -> Manif
         affinity=job.spec.cpu_pods.affinity,
     )
     name = keys.preparation_name(owner.name, preparation_digest(job))
-    return batch_job(name, keys.PREPARATION, pods.pod_template(parts, owner, settings), owner)
+    return batch_job(name, keys.PREPARATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods.queue_name)

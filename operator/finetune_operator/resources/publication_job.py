@@ -33,4 +33,4 @@ def publication_job(run_digest: str, job: FineTuneJob, owner: Owner, settings: S
         affinity=job.spec.cpu_pods.affinity,
     )
     name = keys.publication_name(owner.name, publication_digest(run_digest, job))
-    return batch_job(name, keys.PUBLICATION, pods.pod_template(parts, owner, settings), owner)
+    return batch_job(name, keys.PUBLICATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods.queue_name)

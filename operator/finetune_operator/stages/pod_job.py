@@ -166,7 +166,9 @@ def _without_pod(observed: Observed, job: Json) -> str | None:
     """Why there is no pod, where there should be one by now."""
     name, status = job["metadata"]["name"], job.get("status") or {}
     if (job.get("spec") or {}).get("suspend"):
-        return f"Job {name} is suspended by others, as Kueue does until there is quota"
+        queue = (job["metadata"].get("labels") or {}).get(keys.QUEUE_LABEL)
+        remedy = "" if queue else "; a Kueue that manages all Jobs wants spec.cpuPods.queueName"
+        return f"Job {name} is suspended by others, as Kueue does until there is quota{remedy}"
     waited = seconds_between(status.get("startTime") or job["metadata"].get("creationTimestamp"), observed.now)
     if waited is None or waited < _NO_POD_SECONDS:
         return None

@@ -81,7 +81,7 @@ def full_job() -> FineTuneJob:
             ],
         },
         template={"systemText": f"$({MARK}) `{MARK}`; {MARK}"},
-        workers={"queueName": f"{MARK}-queue", "topologySpreadConstraints": [{"topologyKey": MARK}], **_pod_settings("w")},
+        workers={"topologySpreadConstraints": [{"topologyKey": MARK}], **_pod_settings("w")},
         cpuPods=_pod_settings("c"),
         checkpoints={
             "storage": f"s3://{MARK}/prefix",
@@ -98,6 +98,7 @@ def _pod_settings(letter: str) -> Json:
     """The settings of one kind of pod, every field given."""
     return {
         "image": f"{MARK}/{letter}:1",
+        "queueName": f"{MARK}-queue",
         "resources": {"requests": {"cpu": "4"}, "limits": {"memory": "8Gi", f"{MARK}.example/rdma": "1"}},
         "env": [{"name": f"{MARK}_{letter}", "value": f"$({MARK}) $(id) ; {MARK}"}],
         "nodeSelector": {MARK: MARK},

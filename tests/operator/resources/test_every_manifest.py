@@ -195,7 +195,6 @@ def test_the_full_job_sets_every_field_of_a_pod() -> None:
         "device",
         "accelerator",
         "topology_spread_constraints",
-        "queue_name",
         "start_deadline_seconds",
     }
 

@@ -11,6 +11,7 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.report import parse_report
 from finetune_api.training_run import TrainingRun
+from finetune_operator import keys
 from finetune_operator.resources.digests import preparation_digest, publication_digest
 from finetune_operator.resources.owner import is_owned, owner_of
 from finetune_operator.resources.preparation_job import preparation_job
@@ -53,6 +54,13 @@ def test_the_job_is_a_file_that_reads_back(pod: str) -> None:
     source = mounts(template)["/etc/finetune/job"]["downwardAPI"]["items"]
     assert source == [{"path": "job.json", "fieldRef": {"fieldPath": "metadata.annotations['finetune.dev/job-spec']"}}]
     assert parse_job(json.loads(template["metadata"]["annotations"]["finetune.dev/job-spec"])) == job
+
+
+@pytest.mark.parametrize("stage", ["preparation", "publication"])
+def test_kueue_is_told_of_the_queue_of_cpu_pods_alone(stage: str) -> None:
+    queued = manifests(finetunejob(workers={"queueName": "gpus"}, cpuPods={"queueName": "cpus"}))[stage]
+    assert queued["metadata"]["labels"][keys.QUEUE_LABEL] == "cpus"
+    assert keys.QUEUE_LABEL not in manifests(finetunejob(workers={"queueName": "gpus"}))[stage]["metadata"]["labels"]
 
 
 def test_labels_and_annotations_of_the_job_change_no_pod() -> None:
