@@ -40,7 +40,8 @@ check: $(READY)  ## Format, lint, types, layers, generated files
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory generate && git diff --exit-code -- manifests docs charts
+	@for crd in finetunejobs finetunereports; do $(BIN)/python -m finetune_api.crd $$crd | cmp -s - manifests/crd/$$crd.yaml || { echo "manifests/crd/$$crd.yaml is not as generated; run make generate"; exit 1; }; done
+	@$(BIN)/python -m charts.generate --check
 
 format: $(READY)  ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -74,5 +75,5 @@ lock: $(READY)  ## Resolve requirements/*.txt anew
 	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt
 
-clean:  ## Remove what the other targets made in this folder
-	@rm -rf $(VENV) .venv-benchmarks runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+clean:  ## Remove what the other targets made in this folder; other runs than the demo's stay
+	@rm -rf $(VENV) .venv-benchmarks runs/demo runs/demo-s3 dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -117,10 +118,15 @@ def generated(helm: Path | None) -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write them; templates of CRDs that no longer exist go."""
+    """Write them; templates of CRDs that no longer exist go. With --check, name those that would be changed, and exit with 1."""
     parser = argparse.ArgumentParser(prog="python -m charts.generate", description=main.__doc__)
     parser.add_argument("--helm", type=Path, help="helm 4; without it manifests/install.yaml stays as it is")
-    helm = parser.parse_args(arguments).helm
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args(arguments)
+    if options.check:
+        stale = [path for path, text in generated(options.helm).items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+        sys.exit("".join(f"{path.relative_to(ROOT)} is not as generated; run `make generate`\n" for path in stale) or 0)
+    helm = options.helm
     templates = crd_templates()
     for stale in set((CHART / "templates/crds").glob("*.yaml")) - set(templates):
         stale.unlink()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.existing import KUBECONFIG
 from tests.testcluster.binaries import CONTROL_PLANE, TESTED
 
 
@@ -76,11 +77,21 @@ def chosen(names: str) -> tuple[Layer, ...]:
 
 def missing(layer: Layer) -> str:
     """What this machine lacks for the layer; an empty string when it can run."""
-    if not layer.root:
+    if not layer.root or _is_named(layer):
         return ""
     if os.geteuid() != 0:
         return "root"
     return ", ".join(name for name in NODE_PROGRAMS if shutil.which(name) is None)
+
+
+def programs(layer: Layer) -> tuple[str, ...]:
+    """What Go builds for the layer; a cluster that is there already has all but Helm."""
+    return ("helm",) if _is_named(layer) else layer.programs
+
+
+def _is_named(layer: Layer) -> bool:
+    """Whether the environment names a cluster for the layer that would start nodes of its own."""
+    return layer.root and bool(os.environ.get(KUBECONFIG))
 
 
 def processes(layer: Layer) -> tuple[str, ...]:
@@ -98,8 +109,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
     runnable = [layer for layer in layers if not missing(layer)]
-    commands = [COMPILE] if any(layer.name == "training" for layer in runnable) else []
-    commands += [BUILD] if any(layer.programs for layer in runnable) else []
+    commands: list[Sequence[str]] = [COMPILE] if any(layer.name == "training" for layer in runnable) else []
+    if built := {name: None for layer in runnable for name in programs(layer)}:
+        commands += [[*BUILD, *built]]
     with beside_the_tests(commands):
         return run(layers, ci=ci)
 
@@ -141,9 +153,10 @@ def run(layers: Sequence[Layer], *, ci: bool) -> int:
             failed += [layer.name] if ci else []
             continue
         print(f"== {layer.name}: about {layer.minutes} minutes; needs {layer.needs}", flush=True)
-        wait_until_built(layer.programs)
+        wait_until_built(programs(layer))
         begun = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers, *processes(layer)]).returncode
+        folders = ["tests/cluster"] if _is_named(layer) else []
+        code = subprocess.run([sys.executable, "-m", "pytest", "-m", layer.markers, *processes(layer), *folders]).returncode
         print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
         failed += [layer.name] if code else []
     if failed:

@@ -95,12 +95,6 @@ def remote(place: Place, revision: str = "main") -> dict[str, bytes]:
     return files
 
 
-def somebody_uploads(place: Place, path: str, data: bytes) -> None:
-    from huggingface_hub import HfApi
-
-    HfApi(endpoint=place.endpoint, token=place.token).upload_file(path_or_fileobj=data, path_in_repo=path, repo_id=place.repository)
-
-
 # Both Hubs
 
 
