@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+from tests.conftest import ROOT
 from tests.control_plane.operators import Operator, Operators
 from tests.control_plane.played import Admin, RealKubelet, eventually
 from tests.operator import builders
@@ -108,6 +110,31 @@ class Stage:
         """Reason and note of each event about the job."""
         found = [event for event in self.admin.of(kinds.EVENTS) if event["regarding"].get("kind") == KIND]
         return sorted((event["reason"], event["note"]) for event in found)
+
+
+def operator_of_one_namespace(stage: Stage, *, without: str = "") -> None:
+    """An operator with the chart's own rules in a Role, but for those on one kind."""
+    user = f"operator-{stage.namespace}"
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "operator", "namespace": stage.namespace},
+        "rules": [leases, *(rule for rule in chart_rules() if rule["resources"] != [without])],
+    }
+    stage.api.create(kinds.ROLES, stage.namespace, role)
+    stage.plane.kubectl("create", "rolebinding", "operator", "-n", stage.namespace, "--role=operator", f"--user={user}")
+    stage.operator(stage.plane.user_kubeconfig(user))
+
+
+def chart_rules() -> list[Json]:
+    """The rules that install.yaml gives the operator."""
+    documents = yaml.safe_load_all((ROOT / "manifests/install.yaml").read_text())
+    found = next(
+        d for d in documents if d and d["kind"] in ("ClusterRole", "Role") and any("rayjobs" in r["resources"] for r in d["rules"])
+    )
+    rules: list[Json] = found["rules"]
+    return rules
 
 
 def life(stage: Stage) -> None:

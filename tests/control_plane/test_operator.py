@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.api.jobs import mapping
 from tests.api.planning_refusals import REFUSALS, STORAGE
 from tests.control_plane.operators import Operator
 from tests.control_plane.played import eventually
 from tests.control_plane.proxy import Proxy
-from tests.control_plane.stage import Stage, check_life, life
+from tests.control_plane.stage import Stage, check_life, life, operator_of_one_namespace
 from tests.operator import builders
 
 from finetune_operator import kinds
@@ -25,7 +24,6 @@ from finetune_operator.runtime.api import NotFound
 
 pytestmark = pytest.mark.control_plane
 
-ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
 
 
@@ -36,8 +34,18 @@ def test_a_job_goes_from_apply_to_published_and_everything_goes_with_it(stage: S
     assert "Succeeded" in stage.plane.kubectl("get", "ftj", "-n", stage.namespace, "--no-headers")
     assert '"attempt": 2' in operator.lines()
     stage.api.delete(kinds.FINETUNEJOBS, stage.namespace, builders.NAME)
-    for resource in (kinds.JOBS, kinds.RAYJOBS, kinds.FINETUNEREPORTS, kinds.ROLES, kinds.ROLE_BINDINGS):
-        eventually(f"no {resource.plural} are left", lambda r=resource: not stage.admin.of(r))  # type: ignore[misc]
+    assert_nothing_is_left(stage)
+
+
+def assert_nothing_is_left(stage: Stage) -> None:
+    """Whatever a namespace has from its beginning is all that it has."""
+    made = (kinds.JOBS, kinds.PODS, kinds.RAYJOBS, kinds.FINETUNEREPORTS, kinds.ROLES, kinds.ROLE_BINDINGS)
+    for resource, kept in (
+        *((resource, []) for resource in made),
+        (kinds.SERVICE_ACCOUNTS, ["default"]),
+        (kinds.CONFIG_MAPS, ["kube-root-ca.crt"]),
+    ):
+        eventually(f"no {resource.plural} are left", lambda r=resource, k=kept: stage.names(r) == k)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -146,31 +154,51 @@ def test_suspend_and_resume(stage: Stage) -> None:
     assert stage.status["attempts"][1]["firstStep"] == 7
 
 
+def test_who_cannot_have_all_pods_in_time_gives_back_those_it_has(stage: Stage) -> None:
+    """Of three pods one doesn't run: nobody else waits for it, and it is tried again. It is nobody's failure."""
+    stage.operator()
+    stage.submit(workers={"nodes": 2, "startDeadlineSeconds": 2})
+    stage.kubelet.complete("-prepare-", builders.prepared())
+    stage.rayjob("starchat-1")
+    stage.kubelet.rayjob("starchat-1", "Initializing")
+    stage.kubelet.ray_pods("starchat-1-abcde", workers=1)
+    eventually("the RayJob is deleted", lambda: "starchat-1" not in stage.names(kinds.RAYJOBS), say=stage.told)
+    stage.kubelet.remove_ray_pods("starchat-1-abcde")
+    stage.until("Trained", "False", "BackingOff")
+    stage.rayjob("starchat-2")
+    stage.kubelet.train("starchat-2")
+    stage.until("Succeeded", "True")
+    first, second = stage.status["attempts"]
+    assert (first["outcome"], first.get("charged", False), second["outcome"]) == ("NotStarted", False, "Finished")
+    assert "2 of 3 pods ran after 2 s (workers.startDeadlineSeconds)" in first["message"]
+
+
+def test_a_failed_job_is_reopened_and_gone_when_its_time_has_come(stage: Stage) -> None:
+    """`retry`, then `ttlSecondsAfterFinished`."""
+    operator_of_one_namespace(stage)
+    stage.submit(failurePolicy={"maxFailures": 0}, ttlSecondsAfterFinished=3600)
+    stage.kubelet.complete("-prepare-", builders.prepared())
+    stage.rayjob("starchat-1")
+    stage.kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    stage.kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="loss is nan", step=3)
+    stage.kubelet.finish("starchat-1", "FAILED")
+    stage.until("Failed", "True", "TooManyFailures")
+    stage.change(retry=1)
+    stage.rayjob("starchat-2")
+    stage.kubelet.train("starchat-2")
+    stage.until("Succeeded", "True")
+    stage.change(ttlSecondsAfterFinished=1)
+    eventually("the job is gone", lambda: stage.names(kinds.FINETUNEJOBS) == [])
+    stage.api.delete(kinds.ROLES, stage.namespace, "operator")
+    stage.api.delete(kinds.ROLE_BINDINGS, stage.namespace, "operator")
+    assert_nothing_is_left(stage)
+
+
 def test_an_identity_with_rights_in_one_namespace_is_enough(stage: Stage) -> None:
-    """The chart's own rules, in a Role."""
-    user = f"operator-{stage.namespace}"
-    role = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": {"name": "operator", "namespace": stage.namespace},
-        "rules": [*chart_rules(), {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}],
-    }
-    stage.api.create(kinds.ROLES, stage.namespace, role)
-    stage.plane.kubectl("create", "rolebinding", "operator", "-n", stage.namespace, "--role=operator", f"--user={user}")
-    stage.operator(stage.plane.user_kubeconfig(user))
+    operator_of_one_namespace(stage)
     life(stage)
     assert stage.condition("Succeeded")[0] == "True"
     assert "Forbidden" not in stage.told()
-
-
-def chart_rules() -> list[Json]:
-    """The rules that install.yaml gives the operator."""
-    documents = yaml.safe_load_all((ROOT / "manifests/install.yaml").read_text())
-    found = next(
-        d for d in documents if d and d["kind"] in ("ClusterRole", "Role") and any("rayjobs" in r["resources"] for r in d["rules"])
-    )
-    rules: list[Json] = found["rules"]
-    return rules
 
 
 def test_a_stranger_is_not_adopted(stage: Stage) -> None:
