@@ -54,7 +54,7 @@ LAYERS = (
     ),
 )
 
-NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah", "debootstrap")
+NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah", "debootstrap", "curl")
 
 MOST_PROCESSES = 4
 

@@ -1,8 +1,12 @@
 """layers.py: what is said and what it means when this machine can't run a layer."""
 
+import re
+
 import pytest
 from tests.cluster.existing import KUBECONFIG
+from tests.conftest import ROOT
 from tests.layers import LAYERS, main, missing, programs
+from tests.testcluster.cluster import DEBIAN_PACKAGES
 
 CLUSTER = LAYERS[-1]
 
@@ -23,6 +27,15 @@ def test_a_cluster_that_is_there_needs_nothing_of_this_machine(monkeypatch: pyte
     monkeypatch.setenv(KUBECONFIG, "/home/me/.kube/config")
     assert missing(CLUSTER) == ""
     assert programs(CLUSTER) == ("helm",)
+
+
+def test_ci_and_the_page_install_the_same_packages() -> None:
+    page = (ROOT / "docs/try-it.md").read_text(encoding="utf-8")
+    (typed,) = re.findall(r"apt-get install --no-install-recommends ((?:[^\n]*\\\n)*[^\n]*)", page)
+    (installed,) = re.findall(r'^packages="(.*)"$', (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    wanted = set(typed.replace("\\\n", " ").split())
+    assert set(installed.split()) | {"util-linux"} == wanted  # which every Debian has
+    assert set(DEBIAN_PACKAGES.split()) <= wanted
 
 
 def test_unknown_layers_are_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from finetune_api.errors import Problem
 from finetune_api.finetunejob import FineTuneJob, PodSettings, Volume
+from finetune_api.keys import API_VERSION, KIND
 from finetune_api.quantity import number
 
 # Mounted in the job's pods by the operator. A volume of the user may lie inside one, but the first, and never above or in place of any.
@@ -69,12 +70,16 @@ def is_reserved(variable: str) -> bool:
 
 
 def job_json(job: FineTuneJob) -> str:
-    """The job as pods get it and `parse_job` reads it: canonical JSON, defaults written out.
+    """The job as pods get it and `parse_job` reads it: canonical JSON without defaults, for their image may be older than this program.
 
     Labels and annotations of the job are nobody's business there.
     """
-    value = job.model_dump(mode="json", by_alias=True)
-    value["metadata"] = {"name": job.metadata.name, "namespace": job.metadata.namespace}
+    value = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": job.metadata.name, "namespace": job.metadata.namespace},
+        "spec": job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+    }
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

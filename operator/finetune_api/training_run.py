@@ -200,17 +200,18 @@ def run_identity(job: FineTuneJob) -> str:
     Equal for jobs that differ only in workers, Secrets, caches, the order of keys, or in whether a default is written out.
     Micro-batch and recomputation are left out: they change memory and speed, and a run may go on with others.
     """
-    return hashlib.sha256(json.dumps(_identity_fields(job), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    # Without defaults, so that a setting which comes with a later version changes nobody's identity (docs/decisions/0007).
+    return hashlib.sha256(json.dumps(_identity_fields(job, defaults=False), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def identity_differences(one: FineTuneJob, other: FineTuneJob) -> list[str]:
     """Paths of the fields in which the identities of two jobs differ, sorted; none when `run_identity` is equal."""
-    return sorted(_differences(_identity_fields(one), _identity_fields(other), "spec"))
+    return sorted(_differences(_identity_fields(one, defaults=True), _identity_fields(other, defaults=True), "spec"))
 
 
-def _identity_fields(job: FineTuneJob) -> dict[str, Any]:
-    # Without defaults, so that a setting which comes with a later version changes nobody's identity (docs/decisions/0007).
-    spec = job.spec.model_dump(mode="json", by_alias=True, include={"model", "dataset", "template", "training"}, exclude_defaults=True)
+def _identity_fields(job: FineTuneJob, *, defaults: bool) -> dict[str, Any]:
+    parts = {"model", "dataset", "template", "training"}
+    spec = job.spec.model_dump(mode="json", by_alias=True, include=parts, exclude_defaults=not defaults)
     for path in _EXECUTION_FIELDS:
         _drop(spec, path)
     training = spec.setdefault("training", {})

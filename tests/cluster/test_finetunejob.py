@@ -189,7 +189,7 @@ def test_two_jobs_that_fit_one_at_a_time_both_finish(jobs: Jobs) -> None:
             name,
             training__maxSteps=2,
             workers__resources={"requests": {"cpu": "100m", "memory": most_of_a_node(jobs)}},
-            workers__startDeadlineSeconds=75,
+            workers__startDeadlineSeconds=120,
             publish=None,
         )
     for name in ("one", "other"):

@@ -3,11 +3,11 @@
 import pytest
 
 from finetune_operator import kinds
-from finetune_operator.runtime.api import ApiError, Conflict, Forbidden, Invalid, NotFound, ServerError
+from finetune_operator.runtime.api import ApiError, Conflict, Forbidden, Invalid, NotFound, Resource, ServerError
 
 from . import builders
 from .fakes import Kubelet, World, failing
-from .lives import prepared
+from .lives import HUB, prepared
 
 
 def test_an_object_that_is_not_ours_is_refused(world: World, kubelet: Kubelet) -> None:
@@ -26,6 +26,42 @@ def test_an_object_that_is_not_ours_is_refused(world: World, kubelet: Kubelet) -
     world.settle()
     assert world.condition("Stalled")[0] == "False"
     assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"),
+    [
+        (kinds.CONFIG_MAPS, "run"),
+        (kinds.FINETUNEREPORTS, builders.NAME),
+        (kinds.SERVICE_ACCOUNTS, "starchat-finetune"),
+        (kinds.ROLES, "starchat-finetune"),
+        (kinds.ROLE_BINDINGS, "starchat-finetune"),
+        (kinds.JOBS, "publication"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_nothing_of_a_stranger_is_adopted_or_changed(world: World, kubelet: Kubelet, resource: Resource, name: str) -> None:
+    if name in ("run", "publication"):  # names with a digest: those of another life of this job
+        other = World()
+        prepared(other, Kubelet(other.api, now=other.clock.now), publish=HUB)
+        Kubelet(other.api, now=other.clock.now).train("starchat-1")
+        other.settle()
+        part = "-run-" if name == "run" else "-publish-"
+        (name,) = [found for found in other.names(resource) if part in found]
+    foreign = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name, "namespace": builders.NAMESPACE}}
+    foreign = world.api.put(resource, {**foreign, "spec": {}} if resource is kinds.JOBS else foreign)
+    world.submit(publish=HUB)
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    for _ in range(5):
+        world.look()
+    if resource is kinds.JOBS:
+        kubelet.train("starchat-1")
+        for _ in range(5):
+            world.look()
+    assert world.condition("Stalled") == ("True", "NameTaken")
+    assert f"{resource.kind} {name}" in world.message("Stalled")
+    assert world.api.objects[resource.plural, builders.NAMESPACE, name] == foreign
 
 
 def test_a_job_that_is_applied_again_waits_for_what_the_one_before_left(world: World, kubelet: Kubelet) -> None:

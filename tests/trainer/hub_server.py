@@ -76,6 +76,9 @@ class Commit:
 @dataclass(slots=True)
 class Repository:
     private: bool
+    # Anybody sees what is in it; files are for accounts that accepted its licence.
+    gated: bool = False
+    accepted: set[str] = field(default_factory=set)
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
@@ -431,9 +434,11 @@ class _Handler(BaseHTTPRequestHandler):
         return {"success": True, "commitOid": commit.oid, "commitUrl": f"{self.hub.url}/{name}/commit/{commit.oid}"}
 
     def resolve(self, name: str, revision: str, path: str) -> object:
-        commit = self.commit_at(name, revision)
+        commit, repository, account = self.commit_at(name, revision), self.repository(name), self.account
         if path not in commit.files:
             raise Refusal(404, "Entry not found", "EntryNotFound")
+        if repository.gated and (account is None or account.name not in repository.accepted):
+            raise Refusal(401 if account is None else 403, f"Access to model {name} is restricted.", "GatedRepo")
         blob = commit.files[path]
         etag = blob.sha256 if blob.lfs else blob.oid
         self.extra = {"ETag": f'"{etag}"', "X-Repo-Commit": commit.oid, "Content-Type": "application/octet-stream"}

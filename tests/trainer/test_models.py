@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import GatedRepoError
 from tests.trainer.hub_server import Fault, HubServer
 from tests.trainer.memory_storage import MemoryStorage
 
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import BaseModelSpec
-from finetune_trainer.hub_models import ModelUnreachable, _refusal
+from finetune_trainer.hub_models import ModelUnreachable
 from finetune_trainer.model_shape import read_shape
 from finetune_trainer.models import ModelFiles, check_folder, resolve_model
 from finetune_trainer.secrets import Secrets
@@ -373,10 +372,15 @@ def test_a_hub_that_is_away_is_said(tmp_path: Path) -> None:
         resolve(spec("org/base"), tmp_path, endpoint="http://127.0.0.1:9")
 
 
-def test_a_gated_model_names_its_licence(server: HubServer) -> None:
-    import httpx2
-
-    error = GatedRepoError("gated", response=httpx2.Response(403, request=httpx2.Request("GET", server.url)))
-    refusal = _refusal(error, "org/gated", "main")
-    assert refusal is not None
-    assert "accept its licence at https://huggingface.co/org/gated, then set spec.model.tokenSecret" in refusal
+@pytest.mark.parametrize("token", [None, "hf_read"])
+def test_a_gated_model_names_its_licence(server: HubServer, tmp_path: Path, token: str | None) -> None:
+    """Whoever asks sees what is in it, and gets no file before the account has accepted."""
+    repository = server.create("org/gated", files())
+    repository.gated = True
+    secrets = Secrets({"HF_TOKEN": token} if token else {})
+    with pytest.raises(InvalidModel, match=r"accept its licence at .*/org/gated, then set spec.model.tokenSecret") as caught:
+        resolve(spec("org/gated"), tmp_path, endpoint=server.url, secrets=secrets)
+    assert not isinstance(caught.value, ModelUnreachable), "another try would say the same"
+    if token:
+        repository.accepted.add("ann")
+        assert resolve(spec("org/gated"), tmp_path, endpoint=server.url, secrets=secrets).shape.layers == 2

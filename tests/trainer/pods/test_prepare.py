@@ -271,6 +271,14 @@ def test_a_hub_that_is_away_is_tried_again_and_one_that_refuses_is_not(preparati
     assert "can't be fetched from the Hub" in str(result.message)
 
 
+def test_a_licence_that_is_not_accepted_is_told_with_its_link(preparation: Preparation, hub: HubServer) -> None:
+    hub.create("org/gated", {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"-"}).gated = True
+    preparation.spec["model"] = {"name": "org/gated"}
+    code, result = preparation.run()
+    assert (code, result.reason, result.permanent) == (2, "InvalidModel", True)
+    assert f"accept its licence at {hub.url}/org/gated" in str(result.message)
+
+
 def test_a_token_that_may_only_read_is_refused_before_training(
     preparation: Preparation, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
