@@ -306,7 +306,7 @@ BAD_ROW = b'{"messages": [{"role": "user", "content": "A?"}, {"role": "assistant
 
 
 WRONG: dict[str, tuple[dict[str, object], list[str]]] = {
-    "no-secret": ({"checkpoints__credentialsSecret": {"name": "absent"}}, ["Secret absent: make what is missing"]),
+    "no-secret": ({"checkpoints__credentialsSecret": {"name": "absent"}}, ["Secret absent", "make what is missing"]),
     "wrong-key": (
         {"checkpoints__credentialsSecret": {"name": "wrong"}},
         ["InvalidStorage", "refuses the access key", "correct spec.checkpoints.credentialsSecret"],
