@@ -70,6 +70,10 @@ def test_the_first_sample_is_prepared_trained_across_nodes_and_published(
     jobs.wait_for(name, "Prepared", seconds=300)
     jobs.wait_until_trains(name, attempt=1)
     assert len({pod["spec"]["nodeName"] for pod in jobs.ray_pods(name, "worker")}) == 2, "one worker pod a node"
+    if isinstance(operator, Cluster):  # on whose nodes the image is as if it had been pulled
+        ran = jobs.get(name)["status"]["run"]["imageThatRan"]
+        assert ran.partition("@sha256:")[0] == operator.trainer_image
+        assert {pod["spec"]["containers"][0]["image"] for pod in jobs.ray_pods(name)} == {ran}, "a tag may be moved"
     logs = operator.kubectl("logs", f"--namespace={namespace}", f"--selector=finetune.dev/job={name}", "--all-containers", "--tail=-1")
 
     told = operator.kubectl(

@@ -116,6 +116,9 @@ def import_image(containerd: Path, archive: ImageArchive) -> None:
     found = ctr(containerd, "images", "list", "--quiet").split()
     if archive.name not in found:
         raise RuntimeError(f"{archive.path} does not hold {archive.name}; containerd has {', '.join(found)}")
+    # As if it had been pulled: by this name the node knows its digest, and pods may ask for it so.
+    (digest,) = {word for word in ctr(containerd, "images", "list", f"name=={archive.name}").split() if word.startswith("sha256:")}
+    tag_image(containerd, archive.name, f"{repository}@{digest}")
 
 
 def tag_image(containerd: Path, name: str, another: str) -> None:
