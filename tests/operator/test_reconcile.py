@@ -86,16 +86,22 @@ def test_a_second_look_writes_nothing(world: World, kubelet: Kubelet) -> None:
     assert len(world.api.calls) == before
 
 
-def life(world: World) -> None:
-    """A job from apply to published, with one failed attempt; whoever calls drives the operator between the steps."""
+def trains(world: World, failure_policy: dict[str, Any]) -> Kubelet:
+    """A job whose first attempt has begun."""
     kubelet = Kubelet(world.api, now=world.clock.now)
-    world.submit(publish=HUB, failurePolicy={"backoffSeconds": 10})
+    world.submit(publish=HUB, failurePolicy=failure_policy)
     yield_to_operator(world)
     kubelet.complete("-prepare-", builders.prepared())
     yield_to_operator(world)
     kubelet.rayjob("starchat-1", "Running", job="RUNNING")
     kubelet.ray_pods("starchat-1-abcde")
     yield_to_operator(world)
+    return kubelet
+
+
+def life(world: World) -> None:
+    """A job from apply to published, with one failed attempt; whoever calls drives the operator between the steps."""
+    kubelet = trains(world, {"backoffSeconds": 10})
     kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="loss is nan", step=3)
     kubelet.finish("starchat-1", "FAILED")
     yield_to_operator(world)
@@ -109,14 +115,7 @@ def life(world: World) -> None:
 
 def interrupted_life(world: World) -> None:
     """Suspended and let go on; then training fails for good, and so does publication, and each is asked for again."""
-    kubelet = Kubelet(world.api, now=world.clock.now)
-    world.submit(publish=HUB, failurePolicy={"maxFailures": 0})
-    yield_to_operator(world)
-    kubelet.complete("-prepare-", builders.prepared())
-    yield_to_operator(world)
-    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
-    kubelet.ray_pods("starchat-1-abcde")
-    yield_to_operator(world)
+    kubelet = trains(world, {"maxFailures": 0})
     world.change(suspend=True)
     yield_to_operator(world)
     kubelet.report("starchat-1-abcde", outcome="Stopped", step=7, checkpoint={"step": 7, "attempt": 1})
