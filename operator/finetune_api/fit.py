@@ -12,6 +12,8 @@ from finetune_api.memory import GIB, Load, memory
 from finetune_api.training_run import Memory
 
 _MOST_NODES = 64
+# Of a node, as nodes with A100s and later cards have them.
+_MOST_GPUS = 8
 # Rows of a micro-batch up to which remedies are looked for: a field holds 64 bits, and a search through them would never end.
 MOST_ROWS = 4096
 _MOST_REMEDIES = 3
@@ -60,7 +62,11 @@ def _remedies(load: Load, batch: Batch, capacity: int) -> Iterator[str]:
         setting = "" if option is load else "training.activationCheckpointing: true"
         if setting and (total := _fits(option, capacity)):
             yield f"{setting} ({total} GiB)"
-        for changed in (_smaller_micro_batch(option, batch, capacity), _more_nodes(option, batch, capacity)):
+        for changed in (
+            _smaller_micro_batch(option, batch, capacity),
+            _more_gpus(option, batch, capacity),
+            _more_nodes(option, batch, capacity),
+        ):
             if changed:
                 yield f"{setting} with {changed}" if setting else changed
     if load.device == "gpu" and (card := _larger_card(options[-1])):
@@ -82,18 +88,35 @@ def _smaller_micro_batch(load: Load, batch: Batch, capacity: int) -> str | None:
     return None
 
 
+def _more_gpus(load: Load, batch: Batch, capacity: int) -> str | None:
+    """More GPUs of each node; where all that a node has are too few, of several nodes."""
+    counts = [gpus for gpus in (2, 4, _MOST_GPUS) if gpus > batch.workers_per_node]
+    found = _first_that_fits(load, batch, capacity, (("workers.gpusPerNode", gpus, batch.nodes, gpus) for gpus in counts))
+    if found or not counts:
+        return found
+    nodes = _more_nodes(load, replace(batch, workers_per_node=_MOST_GPUS), capacity)
+    return f"workers.gpusPerNode: {_MOST_GPUS} with {nodes}" if nodes else None
+
+
 def _more_nodes(load: Load, batch: Batch, capacity: int) -> str | None:
-    """More GPU nodes, with the micro-batch as it is or, where that doesn't divide or fit, 1. CPU workers share their machine."""
-    if load.device == "cpu":
-        return None
-    for nodes in range(batch.nodes + 1, _MOST_NODES + 1):
+    """More nodes, with as many GPUs as each has."""
+    counts = range(batch.nodes + 1, _MOST_NODES + 1)
+    return _first_that_fits(load, batch, capacity, (("workers.nodes", nodes, nodes, batch.workers_per_node) for nodes in counts))
+
+
+def _first_that_fits(load: Load, batch: Batch, capacity: int, sizes: Iterator[tuple[str, int, int, int]]) -> str | None:
+    """Of (field, its value, nodes, workers of each) the first that fits; with the micro-batch as it is or, where that doesn't, with 1.
+
+    CPU workers share their machine: more of them need more.
+    """
+    for field, value, nodes, workers in sizes if load.device == "gpu" else ():
         for size in dict.fromkeys((batch.micro_batch_size, 1)):
-            larger = replace(batch, nodes=nodes, micro_batch_size=size)
-            changed = replace(load, world_size=nodes * batch.workers_per_node, tokens=size * batch.max_sequence_length)
+            larger = replace(batch, nodes=nodes, workers_per_node=workers, micro_batch_size=size)
+            changed = replace(load, world_size=nodes * workers, tokens=size * batch.max_sequence_length)
             total = _fits(changed, capacity) if larger.divides() else None
             if total:
                 micro = "" if size == batch.micro_batch_size else f" with training.microBatchSize: {size}"
-                return f"workers.nodes: {nodes}{micro} ({total} GiB)"
+                return f"{field}: {value}{micro} ({total} GiB)"
     return None
 
 

@@ -30,7 +30,12 @@ def test_the_numbers_are_told():
         ({"training": {"activationCheckpointing": False, "microBatchSize": 8}}, "training.activationCheckpointing: true "),
         ({"workers": {"accelerator": "nvidia-l4"}}, "workers.nodes: 4 "),
         ({"workers": {"accelerator": "nvidia-l4"}}, "workers.accelerator: nvidia-rtx-a6000 (45.2 of 48.0 GiB)"),
+        ({"workers": {"gpusPerNode": 1}}, "workers.gpusPerNode: 8 (45.2 GiB)"),
         ({"workers": {"gpusPerNode": 1}}, "workers.nodes: "),
+        (
+            {"workers": {"gpusPerNode": 1, "accelerator": "nvidia-a100-40gb"}, "training": {"globalBatchSize": 64, "microBatchSize": 4}},
+            "workers.gpusPerNode: 8 with workers.nodes: 2 (27.4 GiB)",
+        ),
     ],
 )
 def test_the_nearest_setting_that_fits_is_named(spec, remedy):
@@ -43,6 +48,9 @@ def test_the_nearest_setting_that_fits_is_named(spec, remedy):
         {"training": {"microBatchSize": 32}, "workers": {"accelerator": "nvidia-rtx-a6000"}},
         {"training": {"activationCheckpointing": False, "microBatchSize": 8}},
         {"workers": {"accelerator": "nvidia-l4"}},
+        {"workers": {"gpusPerNode": 1}},
+        {"workers": {"gpusPerNode": 1, "accelerator": "nvidia-l4"}},
+        {"workers": {"gpusPerNode": 1, "accelerator": "nvidia-t4"}, "training": {"precision": "fp32"}},
         {"workers": {"accelerator": "nvidia-a100-40gb"}, "training": {"globalBatchSize": 96}},
     ],
 )
