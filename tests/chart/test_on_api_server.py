@@ -72,6 +72,17 @@ class Administrator:
         answers = self.kubectl("create", "-o", 'jsonpath={.status.allowed}{"\\n"}', "-f", "-", stdin=together).splitlines()
         return {right for right, answer in zip(asked, answers, strict=True) if answer == "true"}
 
+    def wait_until_cached(self, *kinds: str) -> None:
+        """Until the API server answers for these kinds of ours from its cache.
+
+        One deleted before may stay for minutes: "could not list instances: storage is (re)initializing" (seen once, Kubernetes 1.34).
+        """
+        end = time.monotonic() + SECONDS
+        for kind in kinds:
+            while self.run(KUBECTL, "get", "--raw", f"/apis/finetune.dev/v1alpha1/{kind}?resourceVersion=0").returncode:
+                assert time.monotonic() < end, kind
+                time.sleep(0.5)
+
     def pods(self, namespace: str, count: int) -> list[dict[str, Any]]:
         """The namespace's pods, once there are as many; fails with what kept them away."""
         end = time.monotonic() + SECONDS
@@ -118,7 +129,8 @@ def test_install_manifest_applies_and_its_pods_are_admitted(admin: Administrator
     assert_rights(admin, f"{NAMESPACE}:{RELEASE}", "anywhere")
     assert admin.allowed(f"{NAMESPACE}:{RELEASE}", flat(OF_THE_LEASE), NAMESPACE) == flat(OF_THE_LEASE)
     assert not admin.allowed(f"{NAMESPACE}:{RELEASE}", flat(OF_THE_LEASE), "kube-system")
-    admin.kubectl("delete", "--wait", "-f", manifest)
+    admin.wait_until_cached("finetunejobs", "finetunereports")
+    admin.kubectl("delete", "--timeout=90s", "-f", manifest)
 
 
 def test_operator_can_grant_a_head_its_report_and_no_more(admin: Administrator) -> None:
