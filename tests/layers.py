@@ -40,14 +40,14 @@ LAYERS = (
     Layer(
         name="control_plane",
         markers="control_plane",
-        minutes=6,
+        minutes=7,
         needs="etcd, the API server and Helm, built once with Go (about ten minutes, in the background)",
         programs=(*CONTROL_PLANE, "helm"),
     ),
     Layer(
         name="cluster",
         markers="cluster",
-        minutes=27,
+        minutes=30,
         needs="root, containerd, and kubelet, KubeRay and CoreDNS, built with the others",
         programs=TESTED,
         root=True,
