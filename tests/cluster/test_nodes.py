@@ -68,7 +68,7 @@ def test_pods_reach_each_other_services_and_names_and_nothing_outside(cluster: C
         cluster.apply(pod(name, namespace, command, node=f"node-{index}"), service(name, namespace, 8000))
     addresses = {name: wait_for_phase(cluster, namespace, name, "Running")["status"]["podIP"] for name in names}
     for name, other in (("first", "second"), ("second", "first")):
-        _wait_until_served(cluster, namespace, other)
+        _wait_until_served(cluster, namespace, name, other)
         arguments = [addresses[other], f"{other}.{namespace}"]
         seen = json.loads(cluster.kubectl("exec", name, f"--namespace={namespace}", "--", "python", "-c", LOOK_AROUND, *arguments))
         assert seen["other"] == seen["service"] == other
@@ -131,13 +131,13 @@ def test_a_second_cluster_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.kubectl("get", "--raw=/readyz") == "ok"
 
 
-def _wait_until_served(cluster: Cluster, namespace: str, name: str, seconds: float = 30.0) -> None:
-    """Return once kube-proxy knows where the service's pod is and the pod answers."""
+def _wait_until_served(cluster: Cluster, namespace: str, asker: str, name: str, seconds: float = 30.0) -> None:
+    """Return once kube-proxy on the asker's node knows where the service's pod is and the pod answers; each node's hears it by itself."""
     deadline = time.monotonic() + seconds
     probe = f"import urllib.request; urllib.request.urlopen('http://{name}:8000/name', timeout=2)"
     while True:
         try:
-            cluster.kubectl("exec", name, f"--namespace={namespace}", "--", "python", "-c", probe)
+            cluster.kubectl("exec", asker, f"--namespace={namespace}", "--", "python", "-c", probe)
             return
         except RuntimeError:
             if time.monotonic() > deadline:
