@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 # How long an object that we made counts before a watch has shown it.
 _MADE_SECONDS: Final = 30.0
-# Parsed specs (10 KB each) and runs (50 KB) that are kept; what isn't kept is parsed or read again.
+# Parsed specs (10 KB each) and runs with their text (50 KB) that are kept; what isn't kept is parsed or read again.
 _KEPT_SPECS: Final = 1024
 _KEPT_RUNS: Final = 128
 # For so long an answer of the API server counts as the job's state: another question's would be as old when it is acted upon.

@@ -33,7 +33,7 @@ LAST_WORDS_SECONDS: Final = 10.0
 SILENT_SECONDS: Final = 120.0
 # How long a pod may be late with its end.
 OVERDUE_SECONDS: Final = 60.0
-# A node that vanishes is told of when its grace period is over (50 s in Kubernetes 1.34, 40 before 1.32); its ranks' peers fail at once.
+# A node that vanishes is told of when its grace period is over (50 s by default in Kubernetes 1.34); its ranks' peers fail at once.
 # Pods of nodes that are there are gone long before.
 NODE_SECONDS: Final = 60.0
 

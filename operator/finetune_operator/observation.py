@@ -81,7 +81,7 @@ class Observed:
     """One job and everything that belongs to it, at one moment.
 
     `job` is None when the models refuse the spec; `problems` says why. `run` is the frozen run that the status names, read
-    from `run_text` in its ConfigMap; with `run_lost` that ConfigMap is gone, with neither it is of another contract version.
+    from `run_text` in its ConfigMap; `run_problem` says why it can't be read; with neither that ConfigMap is gone.
     """
 
     raw: Json

@@ -212,11 +212,11 @@ def _within_deadline(observed: Observed, walked: StageDecision) -> StageDecision
 def _finished(observed: Observed) -> Decision:
     """Nothing is left to do but to clean up, now or when the time has come."""
     status = looked_at(observed)
+    if observed.refusal is not None:
+        return Decision(status=status, events=(not_cleaned_up(observed.refusal),), requeue_after_seconds=_REFUSED_SECONDS)
     wait = _ttl_seconds(observed, status)
     # One that succeeded has nothing that goes on; one that failed publishes nothing any more.
     going_on = unfinished(observed) if is_true(status.conditions, ConditionType.FAILED) else ()
-    if observed.refusal is not None:
-        return Decision(status=status, events=(not_cleaned_up(observed.refusal),), requeue_after_seconds=_REFUSED_SECONDS)
     actions: tuple[Action, ...] = (*leftovers(observed), *going_on)
     if wait is not None and wait <= 0:
         actions = (*actions, Delete(kind="FineTuneJob", name=observed.owner.name, uid=observed.owner.uid))

@@ -166,6 +166,18 @@ def test_no_job_is_looked_at_before_all_caches_are_full(tmp_path: Path) -> None:
         assert api.list_pages(kinds.JOBS, builders.NAMESPACE)[0] == []
 
 
+def test_who_does_not_lead_keeps_no_queue(tmp_path: Path) -> None:
+    """Nobody takes from it; all jobs are put there when leading begins."""
+    registry = CollectorRegistry()
+    with faulty_api(OneJobApi()) as server:
+        api = Api.connect(server.kubeconfig(tmp_path), user_agent="tests")
+        process = Process(builders.settings(), api, SystemClock(), registry, RuntimeMetrics(registry))
+        process._job_changed(None, builders.raw_job())
+        process._state_changed()
+        api.close()
+    assert len(process._queue) == 0
+
+
 def test_a_kubeconfig_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["finetune-operator", "--trainer-image", "t:1", "--kubeconfig", str(tmp_path / "none")])
     monkeypatch.setattr("signal.signal", lambda number, handler: None)

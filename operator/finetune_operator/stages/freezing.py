@@ -21,7 +21,7 @@ from finetune_operator.stages.decision import Create, StageDecision, observe
 from finetune_operator.stages.planning import Facts, checked_plan, job_of, refused, summary
 
 
-def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, ran: str | None, settings: Settings) -> StageDecision:
+def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_that_ran: str | None, settings: Settings) -> StageDecision:
     """The run that the next attempt or the publication executes: the one that there is, or a new one."""
     if is_running(status) or _is_current(observed, facts):
         return StageDecision(status=status, done=True)
@@ -45,7 +45,7 @@ def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, ran: s
     text = run.to_json(readable_with=observed.run_text if status.attempt else "")
     digest = digest_of(text)
     status = observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
-    recorded = _recorded(status, run, digest, job_of(observed), ran, settings)
+    recorded = _recorded(status, run, digest, job_of(observed), image_that_ran, settings)
     status = status.model_copy(update={"run": recorded, "plan": plan_status(final, final=True)})
     return StageDecision(status=status, actions=(Create(manifest=run_config_map(text, observed.owner)),), done=True)
 
@@ -106,7 +106,9 @@ def _conflict(status: FineTuneJobStatus, run: TrainingRun) -> str | None:
     return f"{' and '.join(changed)} changed after the first attempt; delete the job, and apply it under another name and storage"
 
 
-def _recorded(status: FineTuneJobStatus, run: TrainingRun, digest: str, job: FineTuneJob, ran: str | None, settings: Settings) -> RunStatus:
+def _recorded(
+    status: FineTuneJobStatus, run: TrainingRun, digest: str, job: FineTuneJob, image_that_ran: str | None, settings: Settings
+) -> RunStatus:
     """The status' record of it. Once an attempt exists, an operator with another default image changes nothing."""
     former = status.run if status.attempt else None
     assert status.preparation is not None
@@ -121,7 +123,7 @@ def _recorded(status: FineTuneJobStatus, run: TrainingRun, digest: str, job: Fin
         contract_version=run.contract_version,
         image=image,
         ray_version=known or settings.ray_version,
-        image_that_ran=ran or (status.run.image_that_ran if status.run else None),
+        image_that_ran=image_that_ran or (status.run.image_that_ran if status.run else None),
         model_revision=run.model_revision,
         data_fingerprint=run.data.fingerprint,
     )
