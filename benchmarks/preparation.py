@@ -101,9 +101,9 @@ def write_rows(data: Path, tokens: int, folder: Path, new_words: float) -> int:
     from tokenizers import Tokenizer
 
     from finetune_api.finetunejob import DataSource
-    from finetune_trainer.dialogues import Dialogue, parse
+    from finetune_trainer.data.dialogues import Dialogue, parse
+    from finetune_trainer.data.sources import read
     from finetune_trainer.secrets import Secrets
-    from finetune_trainer.sources import read
 
     source = DataSource(name=str((data / "oasst1_en_trees.jsonl").resolve()), format="oasst")
     found = parse(read(source, "train", base=Path(), secrets=Secrets()), source)
@@ -141,7 +141,7 @@ def _endings() -> Iterator[str]:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """`prepare` as `finetune run` calls it, from the file to the store and the packed rows."""
     from finetune_api.finetunejob import FineTuneJob
-    from finetune_trainer.preparation import prepare
+    from finetune_trainer.preparation.prepare import prepare
     from finetune_trainer.secrets import Secrets
 
     folder = Path(options.folder)
@@ -212,7 +212,7 @@ def packing(options: argparse.Namespace) -> dict[str, Any]:
     """The plan of a million dialogues whose lengths are spread like OpenAssistant's."""
     import numpy as np
 
-    from finetune_trainer.packing import pack
+    from finetune_trainer.preparation.packing import pack
 
     lengths = np.clip(np.random.default_rng(0).lognormal(5.6, 0.9, 1_000_000).astype(np.int64), 8, MAX_LENGTH)
     clock = Clock()

@@ -154,11 +154,11 @@ def inputs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def _packed_dialogues(data: Path, folder: Path, vocabulary: int, count: int) -> list[Row]:
     from finetune_api.finetunejob import FineTuneJob
-    from finetune_trainer.batches import BatchPlan
-    from finetune_trainer.packing import pack
-    from finetune_trainer.preparation import prepare
-    from finetune_trainer.prepared import PreparedData
+    from finetune_trainer.preparation.packing import pack
+    from finetune_trainer.preparation.prepare import prepare
+    from finetune_trainer.preparation.store import PreparedData
     from finetune_trainer.secrets import Secrets
+    from finetune_trainer.training.batches import BatchPlan
 
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()
@@ -214,9 +214,9 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     import torch.distributed as dist
 
     from finetune_api.finetunejob import Optimizer, Training
-    from finetune_trainer.batches import micro_batch
-    from finetune_trainer.engine import DTYPES, Engine
-    from finetune_trainer.weights import build_model
+    from finetune_trainer.model.build import build_model
+    from finetune_trainer.training.batches import micro_batch
+    from finetune_trainer.training.engine import DTYPES, Engine
 
     torch.set_num_threads(options.threads)
     training = Training(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.model_shape import shape_from_config
 from finetune_api.training_run import DataShape, Plan, SplitShape, TrainingRun, run_identity
-from finetune_trainer.preparation import vocabulary
+from finetune_trainer.preparation.prepare import vocabulary
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
 LLAMA: dict[str, Any] = {

@@ -17,6 +17,8 @@ from pathlib import Path
 from tests.cluster.existing import KUBECONFIG
 from tests.testcluster.binaries import CONTROL_PLANE, TESTED
 
+from finetune_trainer.training.compiled_ops import COMPILE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
@@ -58,8 +60,7 @@ NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah"
 
 MOST_PROCESSES = 4
 
-# What takes long and isn't needed at once: DeepSpeed's op for CPUs, and the test cluster's programs.
-COMPILE = (sys.executable, "-m", "finetune_trainer.compiled_ops")
+# What takes long and isn't needed at once, beside DeepSpeed's op for CPUs (COMPILE): the test cluster's programs.
 BUILD = (sys.executable, "-m", "tests.testcluster.binaries")
 
 

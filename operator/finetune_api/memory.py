@@ -59,7 +59,7 @@ def memory(load: Load, capacity_bytes: int | None) -> Memory:
 
 
 def _states(load: Load) -> list[MemoryTerm]:
-    """18 bytes a parameter in bf16, 16 in fp32, shared out: micro-steps are added up in fp32 (see `trainer/finetune_trainer/zero.py`),
+    """18 bytes a parameter in bf16, 16 in fp32, shared out: micro-steps are added up in fp32 (see `training/zero_config.py`),
     and in fp32 DeepSpeed's master copy is the weights' own partition.
     """
     parts = {"weights": load.width, "gradients": 4, "master weights": 4 if load.precision == "bf16" else 0, "Adam moments": 8}

@@ -14,6 +14,7 @@ from finetune_api.crd import CRDS, JOB_COLUMNS, REPORT_COLUMNS, crd_yaml, finetu
 from finetune_api.crd_rules import ROOT_RULES, RULES
 from finetune_api.errors import InvalidSpec
 from finetune_api.finetunejob import LARGEST_INTEGER
+from finetune_api.finetunejob.types import Spec
 from finetune_api.jobfile import parse_job
 from finetune_api.structural import (
     structural,
@@ -258,12 +259,14 @@ RULE_CASES = {
 }
 
 
+def subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
+    direct = model.__subclasses__()
+    return direct + [below for each in direct for below in subclasses(each)]
+
+
 def test_every_validator_of_the_spec_has_a_rule_and_a_case():
-    validated = {
-        model
-        for model in vars(api).values()
-        if isinstance(model, type) and issubclass(model, api.Spec) and model.__pydantic_decorators__.model_validators
-    }
+    sections = [model for model in subclasses(Spec) if model.__module__.startswith("finetune_api.")]
+    validated = {model for model in sections if model.__pydantic_decorators__.model_validators}
     assert validated == RULES.keys() == RULE_CASES.keys()
 
 

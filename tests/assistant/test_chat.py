@@ -19,7 +19,7 @@ from finetune_api.errors import InvalidData, InvalidModel
 from finetune_assistant.chat import Chat, Sampling, load, model_place
 from finetune_cli import app
 from finetune_cli.chat import chat, printable
-from finetune_trainer.dialogues import Message
+from finetune_trainer.data.dialogues import Message
 
 END, OLD_VOCABULARY = 3, 833
 
@@ -146,7 +146,7 @@ def test_sampling_wins_over_the_generation_config(sampling: Sampling, expected: 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from finetune_trainer.export import export
+    from finetune_trainer.publishing.export import export
 
     folder = tmp_path_factory.mktemp("runs") / "demo"
     base = base_folder(folder / "tiny", "gpt_bigcode")
@@ -189,7 +189,7 @@ def test_a_published_model_answers_from_the_hub(run_folder: Path, tmp_path: Path
     from tests.trainer.hub_server import HubServer
 
     from finetune_api.finetunejob import HubPublication
-    from finetune_trainer.publish import publish_to_hub
+    from finetune_trainer.publishing.hub import publish_to_hub
 
     server = HubServer()
     try:

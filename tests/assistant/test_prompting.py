@@ -9,10 +9,10 @@ from tests.exported_models import base_folder
 from finetune_api.errors import InvalidData, InvalidModel
 from finetune_api.finetunejob import TemplateSpec
 from finetune_assistant.prompting import ForeignPrompter, TrainedPrompter, fitted
-from finetune_trainer.dialogues import Dialogue, Message
-from finetune_trainer.labels import Encoder
-from finetune_trainer.template import template_from_spec
-from finetune_trainer.tokenizer_files import read_tokenizer
+from finetune_trainer.data.dialogues import Dialogue, Message
+from finetune_trainer.preparation.labels import Encoder
+from finetune_trainer.templates.registry import template_from_spec
+from finetune_trainer.templates.tokenizer import read_tokenizer
 
 TALK = [
     Message(role="user", content="Hello, can you help me?"),

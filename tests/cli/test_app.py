@@ -16,7 +16,7 @@ from rich.console import Console
 from finetune_api.errors import FineTuneError, Interrupted, InvalidData, InvalidSpec, Problem, TrainingFailed
 from finetune_cli.app import app, main
 from finetune_cli.terminal import BarSink, JsonSink, LineSink, ProgressConsole
-from finetune_trainer.progress import (
+from finetune_trainer.reporting.events import (
     CheckpointCommitted,
     Event,
     FanOut,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.conftest import Tiny
 from tests.trainer.chat_data import encoder, messages
-from tests.trainer.test_labels import STARCODER_IDS, STARCODER_LABELS, TINY_IDS
+from tests.trainer.preparation.test_labels import STARCODER_IDS, STARCODER_LABELS, TINY_IDS
 
 from finetune_cli.app import main
 

@@ -16,11 +16,11 @@ from finetune_api.training_run import TrainingRun
 from finetune_cli import app
 from finetune_cli.export import export
 from finetune_cli.publish import publish
-from finetune_trainer.exported import read_exported
-from finetune_trainer.job_storage import job_checkpoints
-from finetune_trainer.manifest import Manifest
-from finetune_trainer.models import folder_revision
-from finetune_trainer.progress import evaluation_done, to_json
+from finetune_trainer.checkpoints.job_storage import job_checkpoints
+from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.model.resolve import folder_revision
+from finetune_trainer.publishing.model_folder import read_exported
+from finetune_trainer.reporting.events import evaluation_done, to_json
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _checkpoint(run: TrainingRun, folder: RunFolder, step: int, weights: ModelWeights) -> Manifest:
-    from finetune_trainer.checkpoints import Piece
+    from finetune_trainer.checkpoints.store import Piece
 
     def piece(name: str, shape: tuple[int, ...]) -> Piece:
         size = int(np.prod(shape))

@@ -18,11 +18,11 @@ from tests.exported_models import ModelWeights, base_folder, source_model
 from tests.trainer.hub_server import HubServer
 
 from finetune_api.jobfile import load_job
-from finetune_trainer.checkpoints import Piece
-from finetune_trainer.exported import read_exported
-from finetune_trainer.job_storage import job_checkpoints
-from finetune_trainer.models import check_folder
-from finetune_trainer.preparation import prepare
+from finetune_trainer.checkpoints.job_storage import job_checkpoints
+from finetune_trainer.checkpoints.store import Piece
+from finetune_trainer.model.resolve import check_folder
+from finetune_trainer.preparation.prepare import prepare
+from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 

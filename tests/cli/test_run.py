@@ -17,12 +17,12 @@ import pytest
 from examples.demo.s3_server import S3Server
 
 from finetune_api.errors import RunConflict
-from finetune_trainer.checkpoints import CheckpointStore
-from finetune_trainer.compiled_ops import compiled_ops_folder, turn
-from finetune_trainer.manifest import Manifest
-from finetune_trainer.ray_session import MARK_ENV
+from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.checkpoints.store import CheckpointStore
+from finetune_trainer.launch.ray_session import MARK_ENV
 from finetune_trainer.run_folder import RunFolder
-from finetune_trainer.storage import S3Credentials, open_storage
+from finetune_trainer.storage.s3 import S3Credentials, open_storage
+from finetune_trainer.training.compiled_ops import compiled_ops_folder, turn
 
 # Each session of Ray takes its minute on two cores, more on a busy machine.
 pytestmark = [pytest.mark.training, pytest.mark.timeout(1800)]
@@ -210,7 +210,7 @@ def test_the_published_model_loads_in_plain_transformers_and_has_the_evaluation_
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from pathlib import Path
-from finetune_trainer.prepared import PreparedData
+from finetune_trainer.preparation.store import PreparedData
 model = AutoModelForCausalLM.from_pretrained({str(place.folder / "model")!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({str(place.folder / "model")!r})
 assert len(tokenizer.encode("<|assistant|>", add_special_tokens=False)) == 1

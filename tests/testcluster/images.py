@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_trainer.compiled_ops import compiled_ops_folder
+from finetune_trainer.training.compiled_ops import COMPILE, compiled_ops_folder
 
 TRAINER_IMAGE: Final = "cluster.test/finetune-trainer:1"
 TORCH_EXTENSIONS: Final = "opt/torch_extensions"
@@ -136,7 +136,7 @@ def ctr(containerd: Path, *command: str) -> str:
 
 def _built_torch_extensions() -> Path:
     """DeepSpeed's CPU op in this machine's cache, where the trainer keeps it; compiled the first time (about 90 s)."""
-    done = subprocess.run([sys.executable, "-m", "finetune_trainer.compiled_ops"], capture_output=True, text=True, check=False)
+    done = subprocess.run(COMPILE, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"DeepSpeed's CPU op does not compile:\n{(done.stdout + done.stderr)[-2000:]}")
     return compiled_ops_folder()

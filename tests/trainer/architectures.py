@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import transformers
 
-from finetune_trainer.batches import MicroBatch
-from finetune_trainer.labels import IGNORE_INDEX
+from finetune_trainer.model.micro_batch import MicroBatch
+from finetune_trainer.preparation.labels import IGNORE_INDEX
 
 VOCABULARY = 61
 

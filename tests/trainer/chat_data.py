@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.finetunejob import FineTuneJob, TemplateSpec
-from finetune_trainer.dialogues import Dialogue, Message
-from finetune_trainer.labels import Encoder
-from finetune_trainer.template import template_from_spec
-from finetune_trainer.tokenizer_files import read_tokenizer
+from finetune_trainer.data.dialogues import Dialogue, Message
+from finetune_trainer.preparation.labels import Encoder
+from finetune_trainer.templates.registry import template_from_spec
+from finetune_trainer.templates.tokenizer import read_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_MODEL = ROOT / "examples/tiny"

@@ -11,10 +11,10 @@ from tests.trainer.architectures import EMPTY, packed, random_rows
 
 from finetune_api.errors import TrainingFailed
 from finetune_api.finetunejob import Optimizer, Training, ZeroOptimization
-from finetune_trainer.batches import MicroBatch
-from finetune_trainer.engine import DTYPES, KINDS, Engine
-from finetune_trainer.precision import Precision
-from finetune_trainer.weights import build_model
+from finetune_trainer.model.build import build_model
+from finetune_trainer.model.micro_batch import MicroBatch
+from finetune_trainer.model.precision import Precision
+from finetune_trainer.training.engine import DTYPES, KINDS, Engine
 
 State = dict[str, np.ndarray[Any, Any]]
 STEPS = 2

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from finetune_trainer.directory import Bytes, Listing, Versions
-from finetune_trainer.storage_errors import MissingObject, Place, replaced
+from finetune_trainer.storage.directory import Bytes, Listing, Versions
+from finetune_trainer.storage.errors import MissingObject, Place, replaced
 
 
 class MemoryStorage:

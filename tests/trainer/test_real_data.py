@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from finetune_api.finetunejob import DataFilter, DataSource
-from finetune_trainer.dialogues import Dialogue, Dropped, parse
-from finetune_trainer.mixture import held_out
+from finetune_trainer.data.dialogues import Dialogue, Dropped, parse
+from finetune_trainer.data.mixture import held_out
+from finetune_trainer.data.sources import read
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.sources import read
 
 pytestmark = pytest.mark.real_data
 

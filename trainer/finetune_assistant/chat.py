@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_api.errors import InvalidModel
 from finetune_assistant.prompting import ForeignPrompter, Prompter, TrainedPrompter, fitted
-from finetune_trainer.dialogues import Message
+from finetune_trainer.data.dialogues import Message
 
 if TYPE_CHECKING:
     import torch

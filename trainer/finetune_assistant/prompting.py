@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune_api.errors import InvalidData, InvalidModel
-from finetune_trainer.dialogues import Message
+from finetune_trainer.data.dialogues import Message
 
 Encode = Callable[[Sequence[Message]], list[int]]
 
@@ -43,9 +43,9 @@ class TrainedPrompter:
 
     def __init__(self, folder: Path) -> None:
         """`folder` holds dialogue_template.json and the tokenizer. Raises InvalidModel when roles would be mistaken for one another."""
-        from finetune_trainer.labels import Encoder
-        from finetune_trainer.template import template_from_json
-        from finetune_trainer.tokenizer_files import read_tokenizer
+        from finetune_trainer.preparation.labels import Encoder
+        from finetune_trainer.templates.registry import template_from_json
+        from finetune_trainer.templates.tokenizer import read_tokenizer
 
         template = template_from_json((folder / "dialogue_template.json").read_text(encoding="utf-8"))
         self._files = read_tokenizer(folder)

@@ -18,9 +18,9 @@ import typer
 
 if TYPE_CHECKING:
     from finetune_api.finetunejob import DataSource
-    from finetune_trainer.dialogues import Dialogue
-    from finetune_trainer.labels import Encoder, Example
-    from finetune_trainer.objects import Storage
+    from finetune_trainer.data.dialogues import Dialogue
+    from finetune_trainer.preparation.labels import Encoder, Example
+    from finetune_trainer.storage.protocol import Storage
 
 Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly"]
 TemplateName = Literal["default", "no_system", "alpaca", "model", "custom"]
@@ -66,9 +66,9 @@ def preview(
     """
     from finetune_api.errors import InvalidData
     from finetune_api.finetunejob import ControlTokens, TemplateSpec
-    from finetune_trainer.labels import Encoder
-    from finetune_trainer.template import template_from_spec
-    from finetune_trainer.tokenizer_files import read_tokenizer
+    from finetune_trainer.preparation.labels import Encoder
+    from finetune_trainer.templates.registry import template_from_spec
+    from finetune_trainer.templates.tokenizer import read_tokenizer
 
     spec = TemplateSpec(
         name=template,
@@ -104,9 +104,9 @@ def _source(name: str, data_format: Format) -> "DataSource":
 
 def _dialogues(sources: "list[DataSource]", split: str, count: _Count) -> "Iterator[Dialogue]":
     """All dialogues; what is dropped is counted, and wrong rows are named."""
-    from finetune_trainer.dialogues import Dropped, parse
+    from finetune_trainer.data.dialogues import Dropped, parse
+    from finetune_trainer.data.sources import read
     from finetune_trainer.secrets import Secrets
-    from finetune_trainer.sources import read
 
     def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
@@ -124,8 +124,8 @@ def _dialogues(sources: "list[DataSource]", split: str, count: _Count) -> "Itera
 
 def _open_storage(url: str) -> "Storage":
     """Storage with the settings of the environment: a preview has no job whose fields could be corrected."""
-    from finetune_trainer.storage import open_storage
-    from finetune_trainer.storage_errors import StorageFields
+    from finetune_trainer.storage.errors import StorageFields
+    from finetune_trainer.storage.s3 import open_storage
 
     fields = StorageFields(
         storage="SOURCE",

@@ -36,12 +36,12 @@ def export(
 def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: Path, base: Path) -> int:
     """The step that was exported."""
     from finetune_api.errors import InvalidStorage, RunConflict
-    from finetune_trainer.card import base_licence, card_texts
-    from finetune_trainer.export import CheckpointWeights, describe
-    from finetune_trainer.export import export as export_model
-    from finetune_trainer.job_storage import job_checkpoints, storage_at
-    from finetune_trainer.models import resolve_model
-    from finetune_trainer.report import report_data
+    from finetune_trainer.checkpoints.job_storage import job_checkpoints, storage_at
+    from finetune_trainer.model.resolve import resolve_model
+    from finetune_trainer.publishing.card import base_licence, card_texts
+    from finetune_trainer.publishing.export import CheckpointWeights, describe
+    from finetune_trainer.publishing.export import export as export_model
+    from finetune_trainer.reporting.report import report_data
     from finetune_trainer.secrets import Secrets
 
     secrets = Secrets()

@@ -135,7 +135,7 @@ def _refusals(problems: "list[Problem]") -> "Table":
 
 def _run_table(plan: "Plan", shape: "ModelShape | None", price: float | None) -> "Table":
     """Batches, steps, time and sizes: each with how it came about."""
-    from finetune_trainer.readable import size
+    from finetune_trainer.reporting.readable import size
 
     rows = [*_batch_rows(plan), *_step_rows(plan), *_time_rows(plan, price)]
     if shape is not None:
@@ -197,7 +197,7 @@ def _memory_table(memory: "Memory") -> "Table":
     """Terms in the order of the arithmetic; those of the smaller phase are not in the sum and are dimmed."""
     from rich.table import Table
 
-    from finetune_trainer.readable import size
+    from finetune_trainer.reporting.readable import size
 
     table = Table(title="Peak memory of a worker", title_justify="left", box=None, padding=(0, 2, 0, 0), show_footer=True)
     has = "" if memory.capacity_bytes is None else f"of {size(memory.capacity_bytes)} that it has; "

@@ -10,7 +10,7 @@ from finetune_cli.export import frozen_run, origin, progress_bar
 
 if TYPE_CHECKING:
     from finetune_api.finetunejob import Gate, Publish
-    from finetune_trainer.publication import Publication
+    from finetune_trainer.publishing.changes import Publication
     from finetune_trainer.run_folder import RunFolder
 
 
@@ -49,10 +49,10 @@ def publish(
 def _check_gate(gate: "Gate", folder: "RunFolder") -> None:
     """The job's condition for its own place, by what was measured at the exported step. Raises PublicationFailed."""
     from finetune_api.errors import PublicationFailed
-    from finetune_trainer.exported import read_exported
-    from finetune_trainer.metrics import read_metrics
-    from finetune_trainer.progress import EvaluationDone
-    from finetune_trainer.publication import refused_by_gate
+    from finetune_trainer.publishing.changes import refused_by_gate
+    from finetune_trainer.publishing.model_folder import read_exported
+    from finetune_trainer.reporting.events import EvaluationDone
+    from finetune_trainer.reporting.metrics import read_metrics
 
     if gate.evaluation_loss is None:
         return
@@ -91,7 +91,7 @@ def _place(spec: "Publish", hub: str | None, directory: Path | None, revision: s
 
 
 def _publish(model: Path, place: "Publish", base: Path) -> "Publication":
-    from finetune_trainer.publish import publication_directory, publish_to_directory, publish_to_hub
+    from finetune_trainer.publishing.hub import publication_directory, publish_to_directory, publish_to_hub
     from finetune_trainer.secrets import Secrets
 
     if place.directory is not None:

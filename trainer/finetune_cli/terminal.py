@@ -1,6 +1,6 @@
 """Progress for eyes and for machines: bars on a terminal, plain lines elsewhere, JSON lines on request.
 
-In: events. Out: characters. What a number means is said in `finetune_trainer.progress`; here it only gets a shape.
+In: events. Out: characters. What a number means is said in `finetune_trainer.reporting.events`; here it only gets a shape.
 """
 
 import sys
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from finetune_trainer.progress import (
+from finetune_trainer.reporting.events import (
     CheckpointCommitted,
     EvaluationDone,
     Event,
@@ -27,7 +27,7 @@ from finetune_trainer.progress import (
     Stopping,
     to_json,
 )
-from finetune_trainer.readable import count, duration, size
+from finetune_trainer.reporting.readable import count, duration, size
 
 # Seconds between plain lines about the same stage: a log of an hour's run stays readable.
 _PLAIN_PACE_SECONDS = 10.0

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from finetune_api.accelerators import accelerator
 from finetune_api.plan import Machine
-from finetune_trainer.precision import cpu_flags, resolve_precision
+from finetune_trainer.model.precision import cpu_flags, resolve_precision
 
 _LIBRARIES = ("finetune-operator", "torch", "transformers", "deepspeed", "ray", "tokenizers", "safetensors")
 

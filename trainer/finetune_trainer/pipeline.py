@@ -16,20 +16,21 @@ from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, identity_differences, run_identity
-from finetune_trainer import claims, driver
-from finetune_trainer.card import base_licence, card_texts
-from finetune_trainer.checkpoints import CheckpointStore
-from finetune_trainer.export import CheckpointWeights, describe, export, generation_text
-from finetune_trainer.exported import RECORD_NAME, checked_exported
-from finetune_trainer.job_storage import job_checkpoints, job_storage, storage_at
+from finetune_trainer.checkpoints import claims
+from finetune_trainer.checkpoints.job_storage import job_checkpoints, job_storage, storage_at
+from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.checkpoints.store import CheckpointStore
+from finetune_trainer.launch import driver
+from finetune_trainer.launch.ray_session import local_ray
 from finetune_trainer.machine import hardware_text, library_versions, this_machine
-from finetune_trainer.manifest import Manifest
-from finetune_trainer.metrics import MetricsFile, TensorBoardSink, read_metrics
-from finetune_trainer.models import ModelFiles, resolve_model
-from finetune_trainer.objects import check_writable
-from finetune_trainer.places import Places
-from finetune_trainer.preparation import Prepared, prepare, prepared_earlier, vocabulary
-from finetune_trainer.progress import (
+from finetune_trainer.model.resolve import ModelFiles, resolve_model
+from finetune_trainer.preparation.prepare import Prepared, prepare, prepared_earlier, vocabulary
+from finetune_trainer.publishing.card import base_licence, card_texts
+from finetune_trainer.publishing.changes import GateClosed, refused_by_gate
+from finetune_trainer.publishing.export import CheckpointWeights, describe, export, generation_text
+from finetune_trainer.publishing.hub import check_directory, check_hub, publication_directory, publish_to_directory, publish_to_hub
+from finetune_trainer.publishing.model_folder import RECORD_NAME, checked_exported
+from finetune_trainer.reporting.events import (
     CheckpointCommitted,
     Event,
     FanOut,
@@ -41,14 +42,14 @@ from finetune_trainer.progress import (
     StageStarted,
     StepDone,
 )
-from finetune_trainer.publication import GateClosed, refused_by_gate
-from finetune_trainer.publish import check_directory, check_hub, publication_directory, publish_to_directory, publish_to_hub
-from finetune_trainer.ray_session import local_ray
-from finetune_trainer.report import ReportData, report_data, write_report
+from finetune_trainer.reporting.metrics import MetricsFile, TensorBoardSink, read_metrics
+from finetune_trainer.reporting.report import ReportData, report_data, write_report
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage_errors import DamagedCheckpoint
-from finetune_trainer.worker import best_step, check_same_inputs
+from finetune_trainer.storage.errors import DamagedCheckpoint
+from finetune_trainer.storage.protocol import check_writable
+from finetune_trainer.training.places import Places
+from finetune_trainer.training.rank import best_step, check_same_inputs
 
 
 @dataclass(slots=True, kw_only=True)

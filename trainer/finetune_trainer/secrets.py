@@ -12,7 +12,7 @@ from pathlib import Path
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.finetunejob import NamedVolume, SecretKey, SecretName
 from finetune_api.keys import SECRETS_FOLDER_ENV
-from finetune_trainer.storage import S3Credentials
+from finetune_trainer.storage.s3 import S3Credentials
 
 HUB_TOKEN = "HF_TOKEN"
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

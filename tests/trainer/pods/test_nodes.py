@@ -23,13 +23,13 @@ from tests.trainer.hub_server import HubServer
 from finetune_api.errors import RunConflict, StorageFailed, TrainingFailed
 from finetune_api.finetunejob import BaseModelSpec
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.models import folder_revision, resolve_model
-from finetune_trainer.places import Places
+from finetune_trainer.model.resolve import folder_revision, resolve_model
 from finetune_trainer.pods.nodes import MODEL_CACHE_ENV, PodPlaces
 from finetune_trainer.pods.prepared_objects import upload_prepared
-from finetune_trainer.prepared import write_store
+from finetune_trainer.preparation.store import write_store
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage import S3Credentials, Storage, open_storage
+from finetune_trainer.storage.s3 import S3Credentials, Storage, open_storage
+from finetune_trainer.training.places import Places
 
 NAME = "f" * 64  # of the run that tests use
 IN_A_PROCESS = """

@@ -21,11 +21,11 @@ from tests.trainer.hub_server import HubServer
 
 from finetune_api.errors import InvalidData, StorageFailed
 from finetune_api.pod_result import PodResult, parse_pod_result
-from finetune_trainer.claims import IDENTITY_KEY
-from finetune_trainer.hub_models import ModelUnreachable
+from finetune_trainer.checkpoints.claims import IDENTITY_KEY
+from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.pods.pod import Pod, failed_result, run_stage
 from finetune_trainer.pods.prepare import prepared
-from finetune_trainer.storage import open_storage
+from finetune_trainer.storage.s3 import open_storage
 
 
 class Preparation:

@@ -15,14 +15,14 @@ from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 
 from finetune_api.pod_result import PodResult, parse_pod_result
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.checkpoints import Piece
-from finetune_trainer.exported import read_exported
-from finetune_trainer.job_storage import job_checkpoints, storage_at
-from finetune_trainer.models import resolve_model
+from finetune_trainer.checkpoints.job_storage import job_checkpoints, storage_at
+from finetune_trainer.checkpoints.store import Piece
+from finetune_trainer.model.resolve import resolve_model
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.publish import published
+from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage import Storage
+from finetune_trainer.storage.s3 import Storage
 
 ROWS = 837  # of the tiny tokenizer with four control tokens
 

@@ -17,7 +17,7 @@ from tests.testcluster.certificates import Authority
 from finetune_api.report import FineTuneReportStatus, ReportOutcome, parse_report
 from finetune_trainer.pods.report_progress import Progress
 from finetune_trainer.pods.reporting import Pace, Reporter
-from finetune_trainer.progress import CheckpointCommitted, EvaluationDone, Notice, Resumed, StepDone
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Notice, Resumed, StepDone
 
 EVER = 3600.0
 PATH = "/apis/finetune.dev/v1alpha1/namespaces/team/finetunereports/chat"

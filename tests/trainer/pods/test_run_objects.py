@@ -9,7 +9,7 @@ from tests.exported_models import base_folder, training_run
 
 from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.pods.run_objects import METRICS, MetricsCopy, fetch_metrics, put_report
-from finetune_trainer.progress import CheckpointCommitted, Event, Notice
+from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice
 from finetune_trainer.run_folder import RunFolder
 
 COMMITTED = CheckpointCommitted(step=2, seconds=1.0, bytes=10, key="checkpoints/step-00000002/attempt-0001/manifest.json")

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from finetune_trainer.pods.stop_files import StopFiles
+from finetune_trainer.training.stop_files import StopFiles
 
 STOP_SECONDS_ENV = "FINETUNE_STOP_SECONDS"  # set by the operator, which gives the pod's grace period a little more
 _DEFAULT_SECONDS = 240.0

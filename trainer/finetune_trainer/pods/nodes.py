@@ -17,13 +17,13 @@ from typing import Final
 from finetune_api.checks import is_path
 from finetune_api.errors import StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.hub_models import ModelUnreachable
-from finetune_trainer.job_storage import job_storage, storage_at
-from finetune_trainer.models import check_same, folder_revision, one_at_a_time, resolve_model
-from finetune_trainer.places import Places
+from finetune_trainer.checkpoints.job_storage import job_storage, storage_at
+from finetune_trainer.model.hub import ModelUnreachable
+from finetune_trainer.model.resolve import check_same, folder_revision, one_at_a_time, resolve_model
 from finetune_trainer.pods.prepared_objects import fetch_prepared
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage_errors import answered_before
+from finetune_trainer.storage.errors import answered_before
+from finetune_trainer.training.places import Places
 
 # Set by the operator on workers, which alone read weights, when spec.model.cache names a volume.
 MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"

@@ -16,13 +16,13 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.pod_result import PodResult
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.hub_data import DataUnreachable
-from finetune_trainer.hub_models import ModelUnreachable
+from finetune_trainer.data.hub import DataUnreachable
+from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.pipeline import LocalRun
-from finetune_trainer.progress import Event, to_json
-from finetune_trainer.publication import GateClosed
+from finetune_trainer.publishing.changes import GateClosed
+from finetune_trainer.reporting.events import Event, to_json
 from finetune_trainer.run_folder import RunFolder
-from finetune_trainer.storage_errors import no_room
+from finetune_trainer.storage.errors import no_room
 
 JOB_FILE = Path("/etc/finetune/job/job.json")
 RUN_ENV = "FINETUNE_RUN"

@@ -6,14 +6,14 @@ nobody's business here: their headers are read where they are.
 
 from finetune_api.pod_result import PodResult, PreparationResult
 from finetune_api.training_run import DataShape
-from finetune_trainer.models import ModelFiles
+from finetune_trainer.model.resolve import ModelFiles
 from finetune_trainer.pipeline import LocalRun, base_model, check_places
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.prepared_objects import prepared_key, upload_prepared, uploaded_meta
 from finetune_trainer.pods.run_objects import storage_of
-from finetune_trainer.preparation import find_data, shape_of, tokenise, vocabulary
-from finetune_trainer.progress import Notice
-from finetune_trainer.storage_errors import answered_before
+from finetune_trainer.preparation.prepare import find_data, shape_of, tokenise, vocabulary
+from finetune_trainer.reporting.events import Notice
+from finetune_trainer.storage.errors import answered_before
 
 
 def prepared(pod: Pod) -> PodResult:

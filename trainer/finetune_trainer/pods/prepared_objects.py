@@ -1,6 +1,6 @@
 """Prepared data as objects of the job's storage: written by the preparation, read by every node that trains.
 
-    prepared/<fingerprint>/<file>           the files of a store, as `finetune_trainer.prepared` lists them
+    prepared/<fingerprint>/<file>           the files of a store, as `finetune_trainer.preparation.store` lists them
     prepared/<fingerprint>/complete.json    size and SHA-256 of each; written last, so that without it there is nothing
 
 What the files mean is not known here. They are no run's own (`claims`): runs that differ in nothing that shapes rows share them.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from finetune_api.errors import StorageFailed
-from finetune_trainer.objects import Storage
-from finetune_trainer.prepared import META, read_meta, store_folder
-from finetune_trainer.storage_errors import MissingObject
+from finetune_trainer.preparation.store import META, read_meta, store_folder
+from finetune_trainer.storage.errors import MissingObject
+from finetune_trainer.storage.protocol import Storage
 
 COMPLETE: Final = "complete.json"
 _FORMAT: Final = 1

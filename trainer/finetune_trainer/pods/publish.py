@@ -3,11 +3,11 @@
 import threading
 
 from finetune_api.pod_result import PodResult, PublicationResult
-from finetune_trainer.models import check_same
+from finetune_trainer.model.resolve import check_same
 from finetune_trainer.pipeline import base_model, export_model, publish_model, write_run_report
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.run_objects import fetch_metrics, put_report
-from finetune_trainer.storage_errors import answered_before
+from finetune_trainer.storage.errors import answered_before
 
 
 def published(pod: Pod) -> PodResult:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, ReportedEvaluation
 from finetune_api.times import timestamp
-from finetune_trainer.progress import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone
 
 _RECENT_STEPS: Final = 20
 _ATTEMPT: Final = re.compile(r"/attempt-0*([1-9]\d*)/")

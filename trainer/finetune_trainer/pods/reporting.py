@@ -19,7 +19,7 @@ from finetune_api.report import FineTuneReport, FineTuneReportStatus, ReportOutc
 from finetune_api.times import timestamp
 from finetune_trainer.pods.report_api import ReportApi, Unavailable
 from finetune_trainer.pods.report_progress import Progress
-from finetune_trainer.progress import Event
+from finetune_trainer.reporting.events import Event
 
 TOKEN_FOLDER: Final = Path("/etc/finetune/token")
 LONGEST_MESSAGE = 1024  # of FineTuneReportStatus

@@ -1,11 +1,11 @@
 """What of a run's folder outlives its pods: measurements and report, beside the checkpoints in the job's storage."""
 
 from finetune_api.errors import FineTuneError
-from finetune_trainer.job_storage import job_storage
-from finetune_trainer.objects import Storage
+from finetune_trainer.checkpoints.job_storage import job_storage
 from finetune_trainer.pipeline import LocalRun
-from finetune_trainer.progress import CheckpointCommitted, Event, Notice
-from finetune_trainer.storage_errors import MissingObject
+from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice
+from finetune_trainer.storage.errors import MissingObject
+from finetune_trainer.storage.protocol import Storage
 
 METRICS = "metrics.jsonl"
 REPORT = "report.html"

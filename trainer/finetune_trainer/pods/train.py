@@ -13,16 +13,16 @@ from types import FrameType
 from finetune_api.errors import TrainingFailed
 from finetune_api.pod_result import PodResult
 from finetune_api.report import ReportOutcome
-from finetune_trainer import driver
-from finetune_trainer.metrics import MetricsFile
+from finetune_trainer.launch import driver
 from finetune_trainer.pipeline import checkpoints_of
 from finetune_trainer.pods.nodes import PodPlaces
 from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
 from finetune_trainer.pods.reporting import Reporter
 from finetune_trainer.pods.run_objects import MetricsCopy, fetch_metrics
-from finetune_trainer.pods.stop_files import StopFiles
-from finetune_trainer.progress import FanOut, Notice, Sink
-from finetune_trainer.worker import check_same_inputs
+from finetune_trainer.reporting.events import FanOut, Notice, Sink
+from finetune_trainer.reporting.metrics import MetricsFile
+from finetune_trainer.training.rank import check_same_inputs
+from finetune_trainer.training.stop_files import StopFiles
 
 _POLL_SECONDS = 0.5
 

@@ -1,0 +1,73 @@
+"""FineTuneJob: what a user writes. The authority for fields, defaults and descriptions; the CRD is generated from it.
+
+In: a mapping that came from YAML or the API server. Out: a frozen value with every default filled in. Rules that look at
+one object are here, one file a section of the spec; arithmetic over several, and what is not built yet, is in `plan`.
+This room does no I/O.
+"""
+
+from finetune_api.finetunejob.checkpoints import CheckpointInterval, Checkpoints
+from finetune_api.finetunejob.dataset import Columns, DataFilter, Dataset, DataSource, EvaluationData, Format
+from finetune_api.finetunejob.evaluation import Generation
+from finetune_api.finetunejob.job import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.finetunejob.model import BaseModelSpec, ModelShape
+from finetune_api.finetunejob.pods import (
+    NamedVolume,
+    PodSettings,
+    Resources,
+    Toleration,
+    Volume,
+    Workers,
+)
+from finetune_api.finetunejob.publish import DirectoryPublication, Gate, HubPublication, Maximum, Publish
+from finetune_api.finetunejob.template import ControlTokens, TemplateSpec
+from finetune_api.finetunejob.training import Offload, Optimizer, Training, ZeroOptimization
+from finetune_api.finetunejob.types import (
+    LARGEST_INTEGER,
+    Model,
+    Natural,
+    Positive,
+    SecretKey,
+    SecretName,
+)
+
+__all__ = [
+    "LARGEST_INTEGER",
+    "BaseModelSpec",
+    "Budget",
+    "CheckpointInterval",
+    "Checkpoints",
+    "Columns",
+    "ControlTokens",
+    "DataFilter",
+    "DataSource",
+    "Dataset",
+    "DirectoryPublication",
+    "EvaluationData",
+    "FailurePolicy",
+    "FineTuneJob",
+    "FineTuneJobSpec",
+    "Format",
+    "Gate",
+    "Generation",
+    "HubPublication",
+    "Maximum",
+    "Metadata",
+    "Model",
+    "ModelShape",
+    "NamedVolume",
+    "Natural",
+    "Offload",
+    "Optimizer",
+    "PodSettings",
+    "Positive",
+    "Publish",
+    "Resources",
+    "SecretKey",
+    "SecretName",
+    "TemplateSpec",
+    "Toleration",
+    "Training",
+    "Volume",
+    "Workers",
+    "ZeroOptimization",
+]

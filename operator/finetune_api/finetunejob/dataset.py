@@ -1,0 +1,84 @@
+"""`spec.dataset`: sources, filters, what is held out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_api.finetunejob.types import Natural, Place, Positive, SecretKey, SecretName, Spec, Word, at_most_one
+
+
+class Columns(Spec):
+    """Column names that differ from what the format expects."""
+
+    messages: Word | None = Field(default=None, description="Column of `messages` or `conversations`.")
+    prompt: Word | None = Field(default=None, description="Column of the user's text.")
+    completion: Word | None = Field(default=None, description="Column of the assistant's text.")
+    context: Word | None = Field(default=None, description="Column of additional input (alpaca `input`, dolly `context`).")
+    system: Word | None = Field(default=None, description="Column of a system text.")
+    tree: Word | None = Field(default=None, description="Column that groups rows which must stay on one side of the split.")
+
+
+class DataFilter(Spec):
+    """Which paths of an OASST tree become dialogues."""
+
+    languages: Annotated[list[Word], Field(max_length=64)] = Field(
+        default=[], description="Keep paths whose every message is in one of these languages; empty keeps all."
+    )
+    top_answers: Positive | None = Field(default=None, description="Follow only the k best-ranked assistant replies to each message.")
+
+
+Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly"]
+
+
+class DataSource(Spec):
+    """One source of dialogues."""
+
+    name: Place = Field(
+        description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, or a file or folder "
+        "(`./x`, `../x`, `/x`; relative to the job file).",
+    )
+    config: Word | None = Field(default=None, description="Configuration of a Hub data set.")
+    revision: Word = Field(default="main", description="Branch, tag or commit of a Hub data set.")
+    split: Word = Field(default="train", description="Split to train on. `train` falls back to `train_ift`, with a notice.")
+    format: Format = Field(default="auto", description="Schema of the rows; `auto` looks at the first row.")
+    columns: Columns = Field(default=Columns(), description="Column names that differ from the format's own.")
+    filter: DataFilter = Field(default=DataFilter(), description="For `oasst`: which paths are used.")
+    weight: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="Share of the source's dialogues: 0.5 uses a seeded half of its trees, 2.0 each twice."
+    )
+    limit: Positive | None = Field(default=None, description="At most this many dialogues, before the weight.")
+    token_secret: SecretKey | None = Field(default=None, description="Hub token for a gated or private data set.")
+    credentials_secret: SecretName | None = Field(
+        default=None, description="Keys for an `s3://` source; absent uses those of the checkpoints."
+    )
+
+
+class EvaluationData(Spec):
+    """Held-out dialogues: a split of the same sources, or a share of the training split taken by tree."""
+
+    split: Word | None = Field(default=None, description="Split to evaluate on. `test` falls back to `test_ift`, with a notice.")
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(default=None, description="Share of conversation trees held out.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "EvaluationData":
+        at_most_one(self, "split", "fraction")
+        return self
+
+
+class Dataset(Spec):
+    """What is learnt from."""
+
+    sources: Annotated[list[DataSource], Field(min_length=1, max_length=64)] = Field(description="A mixture of sources.")
+    evaluation: EvaluationData | None = Field(default=None, description="Held-out dialogues; absent means no evaluation loss.")
+    max_invalid_rows: Natural = Field(
+        default=0, description="Rows that may be wrong and are then dropped and reported; one more refuses the data."
+    )
+    overlong_turns: Literal["drop", "cut"] = Field(
+        default="drop",
+        description="What happens to one turn that is longer than a row: dropped, or cut without its end token. Counted either way.",
+    )
+    repeated_messages: Literal["every", "once"] = Field(
+        default="every", description="`once` supervises an assistant message that several paths of a tree share in one of them only."
+    )
+    trailing_user_turns: Literal["trim", "keep"] = Field(default="trim", description="Turns after the last assistant turn.")
+    processes: Positive = Field(default=2, description="Processes that read and tokenise.")

@@ -1,0 +1,39 @@
+"""`spec.evaluation` and `spec.generation`: what is measured, and how the published model answers."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.finetunejob.types import Natural, Positive, SecretKey, Spec, Word
+
+
+class Judge(Spec):
+    """A language model that compares answers."""
+
+    model: Word = Field(description="Name of the judging model.")
+    endpoint: str = Field(pattern=r"^https?://", max_length=1024, description="OpenAI-compatible endpoint.")
+    token_secret: SecretKey | None = Field(default=None, description="Token for the endpoint.")
+
+
+class Evaluation(Spec):
+    """What is measured."""
+
+    every_epochs: Positive = Field(default=1, description="Epochs between evaluations; step 0 is always one.")
+    micro_batch_size: Positive | None = Field(
+        default=None, description="Rows per worker and forward pass; absent is training.microBatchSize."
+    )
+    benchmarks: Annotated[list[Word], Field(max_length=32)] = Field(
+        default=[], description="Benchmarks run on the trained model. Not built yet."
+    )
+    judge: Judge | None = Field(default=None, description="A language model that compares answers. Not built yet.")
+
+
+class Generation(Spec):
+    """Defaults written to the published model's generation config."""
+
+    temperature: Annotated[float, Field(ge=0.0)] = Field(default=0.2, description="0 is greedy.")
+    top_k: Natural = Field(default=50, description="Candidates kept; 0 keeps all.")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(default=0.95, description="Probability mass kept.")
+    repetition_penalty: Annotated[float, Field(gt=0.0)] = Field(default=1.2, description="1 is none.")
+    min_new_tokens: Natural = Field(default=1, description="Shortest answer; the blog's 32 forbids short ones.")
+    max_new_tokens: Positive = Field(default=256, description="Longest answer.")

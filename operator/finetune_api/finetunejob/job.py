@@ -1,0 +1,73 @@
+"""FineTuneJob itself: its sections, budgets and name."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.finetunejob.checkpoints import Checkpoints
+from finetune_api.finetunejob.dataset import Dataset
+from finetune_api.finetunejob.evaluation import Evaluation, Generation
+from finetune_api.finetunejob.model import BaseModelSpec
+from finetune_api.finetunejob.pods import PodSettings, Workers
+from finetune_api.finetunejob.publish import Publish
+from finetune_api.finetunejob.template import TemplateSpec
+from finetune_api.finetunejob.training import Training
+from finetune_api.finetunejob.types import JobName, Model, Natural, Positive, Spec
+from finetune_api.keys import API_VERSION, KIND
+
+
+class FailurePolicy(Spec):
+    """How many failures a job survives. Preemption and node loss are not charged."""
+
+    max_failures: Natural = Field(default=3, description="Failures that are charged before the job fails.")
+    backoff_seconds: Positive = Field(default=30, description="Wait before the second attempt; doubles up to an hour.")
+
+
+class Budget(Spec):
+    """What a job may use at most."""
+
+    gpu_hours: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="GPU hours over all attempts. Used up, a checkpoint is committed and the job fails."
+    )
+    active_deadline_seconds: Positive | None = Field(default=None, description="Time from the first start.")
+
+
+class FineTuneJobSpec(Spec):
+    """What is wanted."""
+
+    model: BaseModelSpec = Field(description="The base model.")
+    dataset: Dataset = Field(description="What is learnt from.")
+    template: TemplateSpec = Field(default=TemplateSpec(), description="How a dialogue becomes tokens and labels.")
+    training: Training = Field(default=Training(), description="How it is learnt.")
+    workers: Workers = Field(default=Workers(), description="The training workers.")
+    cpu_pods: PodSettings = Field(default=PodSettings(), description="Head, preparation and publication pods.")
+    checkpoints: Checkpoints = Field(default=Checkpoints(), description="Where and how often the state is saved.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="What is measured.")
+    generation: Generation = Field(default=Generation(), description="Defaults of the published model.")
+    publish: Publish = Field(default=Publish(), description="Where the trained model goes.")
+    failure_policy: FailurePolicy = Field(default=FailurePolicy(), description="How many failures a job survives.")
+    budget: Budget = Field(default=Budget(), description="What a job may use at most.")
+    suspend: bool = Field(default=False, description="Stop after a checkpoint and give the GPUs back.")
+    retry: Natural = Field(default=0, description="Raising it reopens a failed job at the stage that failed.")
+    ttl_seconds_after_finished: Natural | None = Field(
+        default=None, description="Delete the job this long after it finished; absent keeps it."
+    )
+
+
+class Metadata(Model):
+    """The part of Kubernetes metadata that `finetune run` reads; other keys are the API server's business."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: JobName = Field(description="Name of the job; also the name of the run folder.")
+    namespace: str | None = Field(default=None, description="Namespace.")
+    labels: dict[str, str] = Field(default={}, description="Labels.")
+    annotations: dict[str, str] = Field(default={}, description="Annotations.")
+
+
+class FineTuneJob(Model):
+    """Turns a base language model into a chat assistant."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this schema.")
+    kind: Literal["FineTuneJob"] = Field(default=KIND, description="Always FineTuneJob.")
+    metadata: Metadata = Field(description="Name and namespace.")
+    spec: FineTuneJobSpec = Field(description="What is wanted.")

@@ -1,0 +1,45 @@
+"""`spec.model`: the base model."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.finetunejob.types import ObjectName, Place, Positive, SecretKey, Spec, Word
+
+
+class ModelShape(Spec):
+    """The numbers of a decoder-only transformer that memory and time depend on."""
+
+    architecture: Word = Field(description="Transformers class, for example `GPTBigCodeForCausalLM`.")
+    layers: Positive = Field(description="Decoder layers.")
+    hidden_size: Positive = Field(description="Width of the residual stream.")
+    intermediate_size: Positive = Field(description="Width of the feed-forward layer.")
+    attention_heads: Positive = Field(description="Query heads.")
+    key_value_heads: Positive = Field(description="Key and value heads; 1 is multi-query.")
+    head_size: Positive = Field(description="Width of one head.")
+    vocabulary_size: Positive = Field(description="Rows of the embedding, before control tokens are added.")
+    positions: Positive = Field(description="Longest sequence the model can take.")
+    parameters: Positive = Field(description="Parameters in all, tied ones counted once.")
+
+
+class ModelCache(Spec):
+    """A PersistentVolumeClaim that keeps downloaded weights between jobs."""
+
+    claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim.")
+
+
+class BaseModelSpec(Spec):
+    """The base model."""
+
+    name: Place = Field(
+        description="Hub id (`org/name`), `s3://bucket/prefix`, or a directory (`./x`, `../x`, `/x`; relative to the job file).",
+    )
+    revision: Word = Field(default="main", description="Branch, tag or commit on the Hub; resolved to a commit before training.")
+    initialization: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="`random` trains from the directory's config.json with weights drawn from training.seed."
+    )
+    token_secret: SecretKey | None = Field(default=None, description="Hub token for gated or private models.")
+    cache: ModelCache | None = Field(default=None, description="Where weights are kept between jobs.")
+    shape: ModelShape | None = Field(
+        default=None, description="For planning before config.json can be read; checked against it afterwards."
+    )

@@ -1,0 +1,235 @@
+"""The manifest of a checkpoint: where every element of every tensor is, in logical coordinates, and digests to prove it.
+
+In: the parts that the ranks wrote. Out: a Manifest, and its bytes. Pure, no I/O. A tensor is a name, a kind and a shape; its
+flattened elements lie in extents (start, stop, object, byte offset). World size is provenance only, so any world size can restore.
+"""
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from finetune_api.errors import InvalidStorage
+from finetune_trainer.storage.errors import DamagedCheckpoint
+
+Kind = Literal["master", "exp_avg", "exp_avg_sq"]
+DTYPE: Final = "float32"  # little-endian, of every tensor
+ITEM_BYTES: Final = 4
+CHUNK_BYTES: Final = 8 * 2**20  # a digest covers this much of an object
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPiece:
+    """Elements [start, stop) of a flattened tensor, from byte `offset` of the part they are in."""
+
+    kind: Kind
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRecord:
+    """What one rank wrote: one object and the pieces in it. `digests`: SHA-256 of each CHUNK_BYTES of the object, the last shorter."""
+
+    rank: int
+    key: str
+    size: int
+    digests: tuple[str, ...]
+    pieces: tuple[StoredPiece, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, to be gathered on rank 0."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "PartRecord":
+        pieces = tuple(StoredPiece(**{**piece, "shape": tuple(piece["shape"])}) for piece in value["pieces"])
+        return cls(**{**value, "digests": tuple(value["digests"]), "pieces": pieces})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An object of a checkpoint."""
+
+    key: str
+    size: int
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Elements [start, stop) are in objects[object] from byte `offset`."""
+
+    start: int
+    stop: int
+    object: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """A tensor of one kind; the extents follow each other from 0 to its number of elements."""
+
+    kind: Kind
+    name: str
+    shape: tuple[int, ...]
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A whole checkpoint. `extra` is the caller's: JSON values such as the position in the data."""
+
+    identity: str
+    step: int
+    attempt: int
+    world_size: int  # provenance: nothing depends on it
+    objects: tuple[StoredObject, ...]
+    tensors: Mapping[tuple[str, str], StoredTensor]  # by (kind, name)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Where the manifest itself is."""
+        return manifest_key(self.step, self.attempt)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all objects."""
+        return sum(one.size for one in self.objects)
+
+    def to_bytes(self) -> bytes:
+        """As an object: the body and its SHA-256."""
+        body = {
+            "identity": self.identity,
+            "step": self.step,
+            "attempt": self.attempt,
+            "worldSize": self.world_size,
+            "chunkBytes": CHUNK_BYTES,
+            "objects": [[one.key, one.size, list(one.digests)] for one in self.objects],
+            "tensors": [_tensor_json(tensor) for tensor in self.tensors.values()],
+            "extra": dict(self.extra),
+        }
+        return _canonical({"format": _FORMAT, "sha256": _digest(body), "body": body})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, key: str) -> "Manifest":
+        """Raises DamagedCheckpoint if the bytes are not what was written under `key`, InvalidStorage for a format of the future."""
+        try:
+            envelope = json.loads(data)
+            body, version, digest = envelope["body"], envelope["format"], envelope["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{key} is no manifest: {type(error).__name__}") from error
+        if version != _FORMAT:
+            raise InvalidStorage(f"{key} has format {version}, this version reads {_FORMAT}; use the version that wrote it")
+        if _digest(body) != digest:
+            raise DamagedCheckpoint(f"{key} does not match its own digest")
+        manifest = cls._from_body(body)
+        if manifest.key != key:
+            raise DamagedCheckpoint(f"{key} is the manifest of {manifest.key}")
+        return manifest
+
+    @classmethod
+    def _from_body(cls, body: Mapping[str, Any]) -> "Manifest":
+        tensors = [_tensor(one) for one in body["tensors"]]
+        return cls(
+            identity=body["identity"],
+            step=body["step"],
+            attempt=body["attempt"],
+            world_size=body["worldSize"],
+            objects=tuple(StoredObject(key=key, size=size, digests=tuple(digests)) for key, size, digests in body["objects"]),
+            tensors={(one.kind, one.name): one for one in tensors},
+            extra=body["extra"],
+        )
+
+
+def folder(step: int, attempt: int) -> str:
+    """Where a checkpoint's objects are."""
+    return f"checkpoints/step-{step:08d}/attempt-{attempt:04d}/"
+
+
+def manifest_key(step: int, attempt: int) -> str:
+    """Where a checkpoint's manifest is."""
+    return folder(step, attempt) + "manifest.json"
+
+
+def manifest(identity: str, step: int, attempt: int, parts: Sequence[PartRecord], extra: Mapping[str, Any]) -> Manifest:
+    """The manifest of what the ranks wrote. Raises ValueError unless every element of every tensor is there exactly once."""
+    parts = sorted(parts, key=lambda part: part.rank)
+    if [part.rank for part in parts] != list(range(len(parts))):
+        raise ValueError(f"step {step}: parts of ranks {[part.rank for part in parts]}; every rank gives one")
+    found: defaultdict[tuple[Kind, str], list[tuple[StoredPiece, int]]] = defaultdict(list)
+    for index, part in enumerate(parts):
+        for piece in part.pieces:
+            found[piece.kind, piece.name].append((piece, index))
+    tensors: dict[tuple[str, str], StoredTensor] = {key: _assembled(key, pieces) for key, pieces in found.items()}
+    _check_kinds(tensors.values())
+    objects = tuple(StoredObject(key=part.key, size=part.size, digests=part.digests) for part in parts)
+    return Manifest(
+        identity=identity,
+        step=step,
+        attempt=attempt,
+        world_size=len(parts),
+        objects=objects,
+        tensors=tensors,
+        extra=json.loads(_canonical(dict(extra))),
+    )
+
+
+def _assembled(key: tuple[Kind, str], pieces: list[tuple[StoredPiece, int]]) -> StoredTensor:
+    """Pieces in order as one tensor, without the empty ones."""
+    kind, name = key
+    shapes = {piece.shape for piece, _ in pieces}
+    if len(shapes) > 1:
+        raise ValueError(f"{kind} {name}: pieces of shapes {sorted(shapes)}")
+    (shape,) = shapes
+    extents = sorted(
+        (Extent(one.start, one.stop, index, one.offset) for one, index in pieces if one.stop > one.start), key=lambda one: one.start
+    )
+    reached = 0
+    for extent in extents:
+        if extent.start != reached:
+            raise ValueError(
+                f"{kind} {name}: elements {sorted((reached, extent.start))} are {'missing' if extent.start > reached else 'there twice'}"
+            )
+        reached = extent.stop
+    if reached != math.prod(shape):
+        raise ValueError(f"{kind} {name}: {reached} of {math.prod(shape)} elements of shape {shape}")
+    return StoredTensor(kind=kind, name=name, shape=shape, extents=tuple(extents))
+
+
+def _check_kinds(tensors: Iterable[StoredTensor]) -> None:
+    """Raise ValueError unless every kind holds the same tensors."""
+    by_kind: defaultdict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for tensor in tensors:
+        by_kind[tensor.kind][tensor.name] = tensor.shape
+    (first, wanted), *others = by_kind.items() or [("", {})]
+    for kind, shapes in others:
+        if shapes != wanted:
+            raise ValueError(f"{first} and {kind} differ in {sorted(set(wanted.items()) ^ set(shapes.items()))[:4]}")
+
+
+def _tensor_json(tensor: StoredTensor) -> dict[str, Any]:
+    extents = [[one.start, one.stop, one.object, one.offset] for one in tensor.extents]
+    return {"kind": tensor.kind, "name": tensor.name, "dtype": DTYPE, "shape": list(tensor.shape), "extents": extents}
+
+
+def _tensor(value: Mapping[str, Any]) -> StoredTensor:
+    extents = tuple(Extent(*one) for one in value["extents"])
+    return StoredTensor(kind=value["kind"], name=value["name"], shape=tuple(value["shape"]), extents=extents)
+
+
+def _canonical(value: object) -> bytes:
+    """The one way to write a value as JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _digest(body: object) -> str:
+    return hashlib.sha256(_canonical(body)).hexdigest()

@@ -1,0 +1,363 @@
+"""Checkpoints in one logical format: written by many ranks, committed by one, read at any world size.
+
+Each rank streams its pieces to one object (`write_part`); rank 0 then commits the manifest, last. A checkpoint without a verified
+manifest does not exist. Nothing here holds more than a few chunks of 8 MiB. This room knows neither engine nor world size.
+
+    checkpoints/step-00000012/attempt-0001/rank-00000.bin  rank-00001.bin  manifest.json
+"""
+
+import contextlib
+import hashlib
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune_api.errors import InvalidStorage, RunConflict
+from finetune_trainer.checkpoints import claims
+from finetune_trainer.checkpoints.claims import Claim
+from finetune_trainer.checkpoints.manifest import (
+    CHUNK_BYTES,
+    ITEM_BYTES,
+    Kind,
+    Manifest,
+    PartRecord,
+    StoredPiece,
+    folder,
+    manifest,
+    manifest_key,
+)
+from finetune_trainer.storage.errors import DamagedCheckpoint, MissingObject
+from finetune_trainer.storage.protocol import Storage
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
+_KEY = re.compile(r"checkpoints/step-(\d{8,})/attempt-(\d{4,})/(.+)")
+_PARALLEL = 4  # chunks fetched at a time
+_CACHED = 2 * _PARALLEL  # chunks kept by a reader: 64 MiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Elements [start, stop) of a flattened tensor of `shape`; `data`: float32 (stop - start,)."""
+
+    kind: Kind
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    data: Floats
+
+
+class CheckpointStore:
+    """The checkpoints of one run. Reading needs no claim; writing and pruning do."""
+
+    def __init__(self, storage: Storage, *, identity: str, job: str, claim: Claim | None = None) -> None:
+        self.storage = storage
+        self._identity, self._job, self._claim = identity, job, claim
+
+    def claimed(self) -> "CheckpointStore":
+        """A store that may write; earlier attempts may not from now on. One process takes it each time workers start, and tells the ranks.
+
+        Raises RunConflict if the storage belongs to another run.
+        """
+        claim = claims.claim(self.storage, identity=self._identity, job=self._job)
+        # Rubbish costs money, not correctness: keys that may not list uploads are good enough.
+        with contextlib.suppress(InvalidStorage):
+            self.storage.discard_incomplete()
+        return CheckpointStore(self.storage, identity=self._identity, job=self._job, claim=claim)
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that this store writes under."""
+        assert self._claim is not None, "this store only reads; see claimed()"
+        return self._claim
+
+    def write_part(self, step: int, rank: int, pieces: Iterable[Piece]) -> PartRecord:
+        """Stream this rank's pieces to its object: every rank, once a step. `data` may be reused once the next piece is asked for."""
+        part = _Part(pieces)
+        key = f"{folder(step, self.claim.number)}rank-{rank:05d}.bin"
+        size = self.storage.put_stream(key, part.chunks())
+        assert size == part.size, f"{key}: {size} bytes stored, {part.size} given"
+        return PartRecord(rank=rank, key=key, size=size, digests=tuple(part.digests), pieces=tuple(part.pieces))
+
+    def commit(self, step: int, parts: Sequence[PartRecord], extra: Mapping[str, Any]) -> Manifest:
+        """Make the checkpoint exist: rank 0 only, after every rank's `write_part`.
+
+        Raises RunConflict if the claim is old or the step was committed before under this claim, ValueError unless the pieces cover
+        every tensor exactly once.
+        """
+        whole = manifest(self._identity, step, self.claim.number, parts, extra)
+        self.claim.check(self.storage)
+        self.verify(whole)
+        if not self.storage.put_if_absent(whole.key, whole.to_bytes()):
+            raise RunConflict(f"{self.storage.url}/{whole.key} exists already; attempt {self.claim.number} saves step {step} a second time")
+        return whole
+
+    def candidates(self, notice: Callable[[str], None] = lambda message: None) -> Iterator[Manifest]:
+        """Checkpoints that exist, newest first: manifest intact, objects there and of the right size. `notice` hears of the others.
+
+        Contents are verified when they are read: a `DamagedCheckpoint` then means that the next candidate is to be taken.
+        """
+        found = _Listing(self.storage.list("checkpoints/"))
+        for step, attempt in found.committed():
+            try:
+                yield self._verified(step, attempt, found.sizes)
+            except DamagedCheckpoint as error:
+                notice(str(error))
+
+    def newest_verified(self, notice: Callable[[str], None] = lambda message: None) -> Manifest | None:
+        """The newest checkpoint that exists, if there is one."""
+        return next(self.candidates(notice), None)
+
+    def open(self, step: int, attempt: int | None = None) -> Manifest:
+        """The checkpoint of a step, of its newest attempt if not told which. Raises InvalidStorage, naming the steps that there are."""
+        found = _Listing(self.storage.list("checkpoints/"))
+        for one in found.committed():
+            if one[0] == step and attempt in {None, one[1]}:
+                return self._verified(*one, found.sizes)
+        steps = sorted({one for one, _ in found.committed()})
+        raise InvalidStorage(f"{self.storage.url} has no checkpoint of step {step}; there are {steps or 'none'}")
+
+    def verify(self, checkpoint: Manifest, *, deep: bool = False) -> None:
+        """Raise DamagedCheckpoint unless every object is there with its size; `deep` reads every byte."""
+        self._verify_sizes(checkpoint, dict(self.storage.list(folder(checkpoint.step, checkpoint.attempt))))
+        if deep:
+            with self.reader(checkpoint) as reader:
+                reader.verify()
+
+    def reader(self, checkpoint: Manifest) -> "Reader":
+        """Reads ranges of tensors; close it, or use it in a `with`."""
+        return Reader(self.storage, checkpoint)
+
+    def prune(self, keep: int, protect: Collection[int] = ()) -> list[int]:
+        """Delete all but the newest `keep` checkpoints (0 keeps all) and those of the steps `protect`; rank 0 only, after a commit.
+
+        Also deletes what never became a checkpoint. Returns the steps deleted. Raises RunConflict if the claim is old.
+        """
+        found = _Listing(self.storage.list("checkpoints/"))
+        complete = self._complete(found)
+        trusted = [one for one in complete if not self._is_passed_over(one, complete)]
+        steps = sorted({one.step for one in trusted})
+        kept_steps = {*(steps[-keep:] if keep else steps), *protect}
+        kept = {one.step: one.attempt for one in reversed([*trusted, *complete]) if one.step in kept_steps}
+        doomed = [one for one in found.folders() if one not in kept.items() and self._is_ours_to_delete(one, trusted)]
+        if doomed:
+            self._delete(doomed, found)
+        return sorted({one.step for one in complete if (one.step, one.attempt) in doomed} - {*kept})
+
+    def _is_passed_over(self, one: Manifest, complete: list[Manifest]) -> bool:
+        """Whether this attempt went on from before this older attempt's checkpoint, because its content turned out damaged.
+
+        Counted among the newest it would push out whole ones.
+        """
+        own_steps = [other.step for other in complete if other.attempt == self.claim.number]
+        return bool(own_steps) and one.attempt < self.claim.number and one.step > max(own_steps)
+
+    def _complete(self, found: "_Listing") -> list[Manifest]:
+        """Intact checkpoints, newest first."""
+        complete = []
+        for step, attempt in found.committed():
+            with contextlib.suppress(DamagedCheckpoint):
+                complete.append(self._verified(step, attempt, found.sizes))
+        return complete
+
+    def _is_ours_to_delete(self, one: tuple[int, int], complete: list[Manifest]) -> bool:
+        """Not what a newer attempt writes, nor what this one may be writing now: only what lies before the newest checkpoint."""
+        step, attempt = one
+        newest = complete[0].step if complete else -1
+        return attempt < self.claim.number if step >= newest else attempt <= self.claim.number
+
+    def _delete(self, doomed: list[tuple[int, int]], found: "_Listing") -> None:
+        """Delete checkpoints, manifests first, so that none exists in part."""
+        self.claim.check(self.storage)
+        self.storage.delete([manifest_key(*one) for one in doomed if manifest_key(*one) in found.sizes])
+        self.storage.delete([key for one in doomed for key in found.keys(one) if key != manifest_key(*one)])
+
+    def _verified(self, step: int, attempt: int, sizes: Mapping[str, int]) -> Manifest:
+        key = manifest_key(step, attempt)
+        try:
+            checkpoint = Manifest.from_bytes(self.storage.get(key), key)
+        except MissingObject as error:
+            raise DamagedCheckpoint(f"{key} was deleted meanwhile") from error
+        if checkpoint.identity != self._identity:
+            raise DamagedCheckpoint(f"{key} belongs to run {checkpoint.identity[:12]}")
+        self._verify_sizes(checkpoint, sizes)
+        return checkpoint
+
+    def _verify_sizes(self, checkpoint: Manifest, sizes: Mapping[str, int]) -> None:
+        for one in checkpoint.objects:
+            if sizes.get(one.key) != one.size:
+                seen = sizes.get(one.key, "no")
+                raise DamagedCheckpoint(
+                    f"{self.storage.url}: step {checkpoint.step} is damaged: {one.key} has {seen} bytes instead of {one.size}"
+                )
+
+
+class Reader:
+    """Reads ranges of a checkpoint's tensors, every byte checked against its digest. For one thread."""
+
+    def __init__(self, storage: Storage, checkpoint: Manifest) -> None:
+        self._storage, self.manifest = storage, checkpoint
+        self._threads = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="checkpoint")
+        self._chunks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
+        self._last = (-1, -1)  # object and chunk
+        self._in_a_row = 0
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back threads and memory."""
+        self._threads.shutdown(cancel_futures=True)
+        self._chunks.clear()
+
+    def read(self, kind: str, name: str, start: int, stop: int) -> Floats:
+        """Elements [start, stop) of a flattened tensor, float32 (stop - start,).
+
+        Raises DamagedCheckpoint if the objects are not what was written, InvalidStorage if the checkpoint has no such elements.
+        """
+        tensor = self.manifest.tensors.get((kind, name))
+        if tensor is None or not 0 <= start <= stop <= math.prod(tensor.shape):
+            raise InvalidStorage(
+                f"{self._storage.url}: step {self.manifest.step} has no elements {start} to {stop} of {kind} {name!r}; "
+                "was it saved from another model?"
+            )
+        values = np.empty(stop - start, dtype="<f4")
+        target = values.data.cast("B") if stop > start else memoryview(b"")
+        spans = [span for extent in tensor.extents for span in _spans(extent.object, extent.offset, extent.start, extent.stop, start, stop)]
+        for index, (where, begin, end) in enumerate(spans):
+            self._expect([one for one, _, _ in spans[index : index + _PARALLEL]])
+            target[: end - begin] = self._chunk(where)[begin:end]
+            target = target[end - begin :]
+        return values
+
+    def verify(self) -> None:
+        """Read every byte. Raises DamagedCheckpoint."""
+        everything = [(index, chunk) for index, one in enumerate(self.manifest.objects) for chunk in range(len(one.digests))]
+        for position, where in enumerate(everything):
+            self._expect(everything[position : position + _PARALLEL])
+            self._chunk(where)
+
+    def _chunk(self, where: tuple[int, int]) -> memoryview:
+        """A chunk; the next ones are fetched meanwhile if chunks have been read in a row."""
+        index, chunk = where
+        if where != self._last:
+            self._in_a_row = self._in_a_row + 1 if self._last == (index, chunk - 1) else 0
+            self._last = where
+        ahead = min(chunk + 1 + min(self._in_a_row, _PARALLEL - 1), len(self.manifest.objects[index].digests))
+        self._expect([(index, one) for one in range(chunk, ahead)])
+        try:
+            return memoryview(self._chunks[where].result())
+        except BaseException:
+            del self._chunks[where]  # the next read tries again
+            raise
+
+    def _expect(self, wanted: list[tuple[int, int]]) -> None:
+        """Begin to fetch chunks, and forget those that were asked for longest ago."""
+        for where in wanted:
+            if where not in self._chunks:
+                self._chunks[where] = self._threads.submit(self._fetch, *where)
+            self._chunks.move_to_end(where)
+        while len(self._chunks) > _CACHED:
+            self._chunks.popitem(last=False)[1].cancel()
+
+    def _fetch(self, index: int, chunk: int) -> bytes:
+        one = self.manifest.objects[index]
+        start, stop = chunk * CHUNK_BYTES, min((chunk + 1) * CHUNK_BYTES, one.size)
+        try:
+            data = self._storage.get(one.key, start, stop)
+        except MissingObject as error:
+            raise DamagedCheckpoint(f"{self._storage.url}: step {self.manifest.step} is damaged: {one.key} is missing") from error
+        if hashlib.sha256(data).hexdigest() != one.digests[chunk]:
+            raise DamagedCheckpoint(
+                f"{self._storage.url}: step {self.manifest.step} is damaged: {one.key} differs in bytes {start} to {stop}"
+            )
+        return data
+
+
+class _Part:
+    """The bytes of one rank's object, and the record of what is where in it."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._given = pieces
+        self.pieces: list[StoredPiece] = []
+        self.digests: list[str] = []
+        self.size = 0
+
+    def chunks(self) -> Iterator[bytearray]:
+        """Chunks of CHUNK_BYTES, the last shorter; each is a buffer of its own."""
+        chunk = bytearray()
+        for block in self._blocks():
+            while block:
+                taken = block[: CHUNK_BYTES - len(chunk)]
+                chunk += taken
+                block = block[len(taken) :]
+                if len(chunk) == CHUNK_BYTES:
+                    yield self._closed(chunk)
+                    chunk = bytearray()
+        if chunk:
+            yield self._closed(chunk)
+
+    def _closed(self, chunk: bytearray) -> bytearray:
+        self.digests.append(hashlib.sha256(chunk).hexdigest())
+        return chunk
+
+    def _blocks(self) -> Iterator[memoryview]:
+        """The bytes of each piece that has any."""
+        for piece in self._given:
+            assert piece.data.dtype == np.float32, f"{piece.name}: {piece.data.dtype}"
+            assert piece.data.shape == (piece.stop - piece.start,), f"{piece.name}: {piece.data.shape}"
+            self.pieces.append(
+                StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, offset=self.size)
+            )
+            self.size += piece.data.size * ITEM_BYTES
+            if piece.data.size:
+                yield np.ascontiguousarray(piece.data, dtype="<f4").data.cast("B")
+
+
+class _Listing:
+    """What lies under `checkpoints/`."""
+
+    def __init__(self, listed: Iterable[tuple[str, int]]) -> None:
+        self.sizes = dict(listed)
+        self._keys: dict[tuple[int, int], list[str]] = {}
+        for key in self.sizes:
+            if match := _KEY.fullmatch(key):
+                self._keys.setdefault((int(match[1]), int(match[2])), []).append(key)
+
+    def folders(self) -> list[tuple[int, int]]:
+        """(step, attempt), newest first."""
+        return sorted(self._keys, reverse=True)
+
+    def committed(self) -> list[tuple[int, int]]:
+        """(step, attempt) of those with a manifest, newest first."""
+        return [one for one in self.folders() if manifest_key(*one) in self.sizes]
+
+    def keys(self, one: tuple[int, int]) -> list[str]:
+        return self._keys[one]
+
+
+def _spans(index: int, offset: int, first: int, last: int, start: int, stop: int) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """((object, chunk), begin, end) for the elements of [start, stop) that an extent [first, last) at byte `offset` holds.
+
+    >>> list(_spans(0, CHUNK_BYTES - 8, 100, 200, 101, 104))
+    [((0, 0), 8388604, 8388608), ((0, 1), 0, 8)]
+    """
+    begin = offset + (max(first, start) - first) * ITEM_BYTES
+    end = offset + (min(last, stop) - first) * ITEM_BYTES
+    while begin < end:
+        chunk, inside = divmod(begin, CHUNK_BYTES)
+        length = min(CHUNK_BYTES - inside, end - begin)
+        yield (index, chunk), inside, inside + length
+        begin += length
+
+
+__all__ = ["CheckpointStore", "Claim", "DamagedCheckpoint", "Kind", "Manifest", "PartRecord", "Piece", "Reader"]

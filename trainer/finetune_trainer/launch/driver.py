@@ -1,0 +1,208 @@
+"""The driver: a TrainingRun becomes Ray Train workers, and what they report becomes events.
+
+In: a frozen run, where its files are, a sink and a request to stop. Out: the number of steps done. Ray is already running.
+Workers talk to the driver through one small actor, the mailbox, and only rank 0 does; the driver never looks into a worker.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from finetune_api import errors
+from finetune_api.errors import FineTuneError, InvalidSpec, TrainingFailed
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.reporting.events import Event, Sink, Stopping
+from finetune_trainer.training.places import Placement
+from finetune_trainer.training.stop_files import StopFiles
+
+# How often the driver empties the mailbox. Progress bars need no more, and an empty call costs about a millisecond.
+POLL_SECONDS = 0.2
+
+# What Ray Train 2.60 gives for a worker whose process is gone.
+_DEATHS = {"ActorDiedError", "RayActorError", "WorkerCrashedError", "WorkerHealthCheckFailedError", "OutOfMemoryError", "NodeDiedError"}
+
+# How long nodes may take to join Ray. KubeRay starts the driver when its pods run, and their Ray needs a moment more.
+JOIN_SECONDS = 300.0
+
+
+class Mailbox:
+    """What rank 0 wrote and nobody has read yet, and what the driver asks of it. Runs as a Ray actor on the driver's node."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._stop = False
+        self._failure: tuple[str, str] | None = None
+        self._steps_done: int | None = None
+
+    def record(self, event: Event) -> None:
+        """Rank 0: something happened."""
+        self._events.append(event)
+
+    def fail(self, reason: str, message: str) -> None:
+        """Any rank: it ends with this FineTuneError. The first counts, later ones follow from it."""
+        self._failure = self._failure or (reason, message)
+
+    def finish(self, steps_done: int) -> None:
+        """Rank 0: the loop ended after so many steps."""
+        self._steps_done = steps_done
+
+    def request_stop(self) -> None:
+        """Driver: commit a checkpoint after the current step and end."""
+        self._stop = True
+
+    def stop_requested(self) -> bool:
+        """Rank 0: whether the driver asked for a stop."""
+        return self._stop
+
+    def take(self) -> list[Event]:
+        """Driver: the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def outcome(self) -> tuple[int | None, tuple[str, str] | None]:
+        """Driver: steps done if the loop ended, and the first failure."""
+        return self._steps_done, self._failure
+
+
+def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading.Event, stop_files: StopFiles | None = None) -> int:
+    """Run the workers until they are done or stopped; the number of optimizer steps that are done and committed.
+
+    `stop_files`: where each worker's pod is asked to stop; None on one machine.
+    Raises the FineTuneError that a worker ended with, or TrainingFailed when one died without a word.
+    """
+    import ray
+    from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from finetune_trainer.launch.process_group import checked_torch_config
+    from finetune_trainer.training.rank import train_on_rank
+
+    # On the driver's node: a worker's may go away, and with it why.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    trainer = TorchTrainer(
+        train_on_rank,
+        train_loop_config={"run": run.to_json(), "placement": placement, "stop_files": stop_files, "mailbox": mailbox},
+        torch_config=checked_torch_config("nccl" if run.plan.device == "gpu" else "gloo", mailbox),
+        scaling_config=_scaling(run, _joined(placement.nodes(run), gpu=run.plan.device == "gpu")),
+        # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage.
+        run_config=ray.train.RunConfig(
+            name=run.job.metadata.name,
+            storage_path=f"{ray.get_runtime_context().get_temp_dir()}/train",
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
+        ),
+    )
+    failure = _follow(trainer.fit, mailbox, sink=sink, stop=stop)
+    done, reported = ray.get(mailbox.outcome.remote())
+    return steps_done(done, reported, failure)
+
+
+def steps_done(done: int | None, reported: tuple[str, str] | None, failure: Exception | None) -> int:
+    """What the workers came to, from the mailbox's outcome and from what Ray says. Raises the error that they ended with.
+
+    A pod that was asked to stop goes as soon as its checkpoint is committed: Ray may see it die before it sees it done.
+    """
+    if reported is not None:
+        raise _reported_error(*reported) from failure
+    if done is None:
+        raise TrainingFailed(f"{_cause(failure)}; the same command goes on from the newest checkpoint") from failure
+    return done
+
+
+Node = Mapping[str, Any]
+"""One of Ray's nodes, as `ray.nodes()` describes it."""
+
+
+def _joined(count: int, *, gpu: bool) -> list[Node]:
+    """The nodes to train on, by host name. Raises TrainingFailed when fewer than `count` join in time."""
+    import ray
+
+    deadline = time.monotonic() + JOIN_SECONDS
+    while len(found := worker_nodes(ray.nodes(), gpu=gpu)) < count:
+        if time.monotonic() > deadline:
+            kind = "with GPUs " if gpu else ""
+            raise TrainingFailed(f"{len(found)} of {count} nodes {kind}joined Ray within {JOIN_SECONDS:.0f} s; look at the worker pods")
+        time.sleep(1.0)
+    return found[:count]
+
+
+def worker_nodes(nodes: Sequence[Node], *, gpu: bool) -> list[Node]:
+    """Those that are alive and have what workers need; a cluster's head has neither CPUs nor GPUs to give."""
+    able = [node for node in nodes if node["Alive"] and node["Resources"].get("GPU" if gpu else "CPU", 0.0) > 0]
+    return sorted(able, key=lambda node: (node["NodeManagerHostname"], node["NodeID"]))
+
+
+def _scaling(run: TrainingRun, nodes: Sequence[Node]) -> Any:
+    """One Ray Train worker per GPU, or per share of a node's CPUs, and as many on each node."""
+    import ray
+
+    gpu = run.plan.device == "gpu"
+    workers_per_node = run.plan.world_size // len(nodes)
+    share = cpu_share(min(node["Resources"].get("CPU", 0.0) for node in nodes), workers_per_node)
+    resources = ({"CPU": share} if share else {}) | ({"GPU": 1} if gpu else {})
+    # Packing alone would put all workers of two nodes on one that has the CPUs for them. Ray keeps the order of nodes, so that
+    # the ranks of a node follow one another.
+    here = [{"ray.io/node-id": node["NodeID"]} for node in nodes for _ in range(workers_per_node)]
+    return ray.train.ScalingConfig(num_workers=run.plan.world_size, use_gpu=gpu, resources_per_worker=resources, label_selector=here)
+
+
+def cpu_share(cpus: float, workers: int) -> float:
+    """A worker's part of a node's CPUs: whole ones where there are enough, since Ray takes no other number above 1.
+
+    >>> [cpu_share(cpus, 2) for cpus in (8.0, 5.0, 1.0, 0.0)]
+    [4.0, 2.0, 0.5, 0.0]
+    """
+    return cpus // workers or cpus / workers
+
+
+def _follow(fit: Callable[[], Any], mailbox: Any, *, sink: Sink, stop: threading.Event) -> Exception | None:
+    """Pass events on until `fit` ends; what it raised. It runs in a thread, since Ray would take over Ctrl-C in the main one."""
+    import ray
+
+    raised: list[Exception] = []
+
+    def fit_in_thread() -> None:
+        try:
+            fit()
+        except Exception as error:  # whatever it is, it is looked at below, in the thread that can tell the user
+            raised.append(error)
+
+    thread = threading.Thread(target=fit_in_thread, name="ray-train", daemon=True)
+    thread.start()
+    asked = False
+    while thread.is_alive():
+        if stop.is_set() and not asked:
+            sink.record(Stopping(reason="a stop was requested; a checkpoint follows this step"))
+            mailbox.request_stop.remote()
+            asked = True
+        for event in ray.get(mailbox.take.remote()):
+            sink.record(event)
+        thread.join(POLL_SECONDS)
+    for event in ray.get(mailbox.take.remote()):
+        sink.record(event)
+    return raised[0] if raised else None
+
+
+def _reported_error(reason: str, message: str) -> FineTuneError:
+    """The error that a worker named, as the class that has its exit code."""
+    kind = getattr(errors, reason, None)
+    if isinstance(kind, type) and issubclass(kind, FineTuneError) and not issubclass(kind, InvalidSpec):
+        return kind(message)
+    return TrainingFailed(message)
+
+
+def _cause(failure: Exception | None) -> str:
+    """One line about what ended the workers: the rank that died before the ranks that waited for it."""
+    failures: dict[int, Exception] = getattr(failure, "worker_failures", {})
+    died = sorted(rank for rank, error in failures.items() if type(error).__name__ in _DEATHS)
+    if died:
+        return f"worker {', '.join(map(str, died))} of the run died (killed, or out of memory)"
+    for rank, error in sorted(failures.items()):
+        return f"worker {rank} failed: {_last_line(error)}"
+    return f"the workers failed: {_last_line(failure)}" if failure else "the workers ended without a result"
+
+
+def _last_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,121 @@
+"""A base model on the Hugging Face Hub: its files at a commit, and the headers of weights that stay there.
+
+In: `spec.model` and a revision. Out: a folder of the Hub's own cache. What is in the files is not known here. `huggingface_hub` is
+imported when it is used; each way in which the Hub refuses is InvalidModel with what to do.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.errors import InvalidModel
+from finetune_api.finetunejob import BaseModelSpec
+from finetune_trainer.model.headers import INDEX, SINGLE, SUFFIX, Shapes, Weights, damaged, weights_in_folder
+
+
+class ModelUnreachable(InvalidModel):
+    """The Hub did not answer, or not with an answer: another try may go well."""
+
+    @property
+    def reason(self) -> str:
+        return InvalidModel.__name__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubModel:
+    """What was fetched, and its commit; `weights` are in the folder, or still on the Hub."""
+
+    folder: Path
+    commit: str
+    weights: Weights
+
+
+def from_hub(
+    spec: BaseModelSpec,
+    revision: str,
+    *,
+    cache: Path,
+    token: str | None,
+    endpoint: str | None,
+    patterns: Sequence[str],
+    fetches_weights: bool,
+) -> HubModel:
+    """Fetch the files that `patterns` name. Files that are there already are not fetched again. Raises InvalidModel."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    with _as_invalid_model(spec.name, revision):
+        information = HfApi(endpoint=endpoint).model_info(spec.name, revision=revision, token=token or False, files_metadata=True)
+    commit = information.sha
+    assert commit is not None
+    sizes = {sibling.rfilename: sibling.size for sibling in information.siblings or ()}
+    if spec.initialization == "pretrained" and not sizes.keys() & {INDEX, SINGLE}:
+        raise InvalidModel(f"model {spec.name} ({revision}) has no weights in safetensors; choose a revision or a model that has")
+    fetches_weights = fetches_weights and spec.initialization == "pretrained"
+    with _as_invalid_model(spec.name, revision):
+        folder = Path(
+            snapshot_download(
+                spec.name,
+                revision=commit,
+                cache_dir=cache,
+                token=token or False,  # never one that a login left behind: a pod has none
+                endpoint=endpoint,
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*", *([] if fetches_weights else [f"*{SUFFIX}"])],
+            )
+        )
+    weights = weights_in_folder(folder) if fetches_weights else _weights_there(spec.name, commit, sizes, token, endpoint)
+    return HubModel(folder=folder, commit=commit, weights=weights)
+
+
+def _weights_there(name: str, commit: str, sizes: Mapping[str, int | None], token: str | None, endpoint: str | None) -> Weights:
+    """Weights on the Hub. `sizes`: the commit's files and their bytes, None where the Hub doesn't tell."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    def header(file: str) -> Shapes:
+        try:
+            with _as_invalid_model(name, commit):
+                found = HfApi(endpoint=endpoint).parse_safetensors_file_metadata(name, file, revision=commit, token=token or False).tensors
+        except SafetensorsParsingError as error:
+            raise damaged(f"model {name}: {file}") from error
+        # The client keeps to itself how long the header is.
+        size, end = sizes[file], max((tensor.data_offsets[1] for tensor in found.values()), default=0)
+        if size is not None and size <= 8 + end:
+            raise damaged(f"model {name}: {file}")
+        return {tensor: tuple(entry.shape) for tensor, entry in found.items()}
+
+    return Weights(where=f"model {name} ({commit})", names=sizes.keys(), header=header)
+
+
+@contextmanager
+def _as_invalid_model(name: str, revision: str) -> Iterator[None]:
+    """Every way in which the Hub refuses, as InvalidModel with what to do."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library, whichever that is
+
+    try:
+        yield
+    except (HTTPError, OSError, ValueError) as error:
+        kind = InvalidModel if (why := _refusal(error, name, revision)) else ModelUnreachable
+        raise kind(f"model {name}: {why or _unreachable(error)}") from error
+
+
+def _refusal(error: Exception, name: str, revision: str) -> str | None:
+    """What the Hub refuses, and what to do; None when it gave no answer that would stay the same."""
+    from huggingface_hub import HfApi, errors
+
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{HfApi().endpoint}/{name}"
+        return f"it is gated; accept its licence at {page}, then set spec.model.tokenSecret (or HF_TOKEN) to a token of that account"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"no revision {revision!r}; give a branch, a tag or a full commit"
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return "no such model on the Hub, or it is private; check the name, or set spec.model.tokenSecret to a token that may read it"
+    lasting = isinstance(error, ValueError) or (status is not None and status < 500 and status not in (408, 425, 429))
+    return _unreachable(error) if lasting else None
+
+
+def _unreachable(error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"can't be fetched from the Hub ({first_line}); check the network, or give a folder (./name) or s3:// instead"

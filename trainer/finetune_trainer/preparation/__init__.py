@@ -1,0 +1,1 @@
+"""Dialogues become packed rows of ids and labels on disk."""

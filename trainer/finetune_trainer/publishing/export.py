@@ -1,0 +1,257 @@
+"""Export: a checkpoint's master weights become a folder that plain transformers loads.
+
+In: a frozen run, the weights of one step (read in ranges), the base model's folder. Out: safetensors in the arithmetic that the
+run was trained in, so that the exported model gives the engine's logits: bfloat16 for `bf16`, float32 for `fp32`; beside them
+config, tokenizer with control tokens and chat template, generation config with the right stop ids, dialogue_template.json.
+The folder appears whole or not at all. The card and the job file come afterwards, by `describe`: they must not cost the weights.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.errors import InvalidModel, InvalidPublication, StorageFailed, TrainingFailed
+from finetune_api.finetunejob import Generation
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.publishing.model_folder import (
+    RECORD_NAME,
+    ExportRecord,
+    digest_of_file,
+    folder_files,
+    folder_put_in_place,
+    read_exported,
+    write_in_place,
+)
+from finetune_trainer.publishing.safetensors_files import SHARD_BYTES, DType, Shapes, write_weights
+from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
+from finetune_trainer.templates.tokenizer import TokenizerFiles, read_tokenizer
+from finetune_trainer.templates.turns import Template
+
+if TYPE_CHECKING:
+    from finetune_trainer.checkpoints.store import Reader
+
+_DTYPES: dict[str, DType] = {"bf16": "bfloat16", "fp32": "float32"}
+# Fields of the base's tokenizer_config.json that would make transformers build another tokenizer than tokenizer.json says.
+_FOREIGN_SETTINGS = ("added_tokens_decoder", "auto_map", "backend", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path")
+_LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
+
+
+class Weights(Protocol):
+    """The master weights of one verified checkpoint."""
+
+    @property
+    def shapes(self) -> Shapes:
+        """Name and shape of every tensor, tied ones once, in the model's order."""
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """A range of the flat tensor."""
+
+
+class CheckpointWeights:
+    """The masters of an open checkpoint."""
+
+    def __init__(self, reader: "Reader") -> None:
+        self._reader = reader
+
+    @property
+    def shapes(self) -> Shapes:
+        """Of the master weights."""
+        return {name: tuple(tensor.shape) for (kind, name), tensor in self._reader.manifest.tensors.items() if kind == "master"}
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Verified against the checkpoint's digests; raises DamagedCheckpoint."""
+        return self._reader.read("master", name, start, stop)
+
+
+def export(
+    run: TrainingRun,
+    weights: Weights,
+    *,
+    step: int,
+    base: Path,
+    folder: Path,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ExportRecord:
+    """Write the exported model to `folder`, replacing an earlier export there. `progress` gets (parameters written, of how many).
+
+    Memory: 16 MiB at a time. Raises StorageFailed when the disk is full (an earlier export stays), TrainingFailed when a weight is
+    not finite, InvalidModel when the weights don't fit the base model's architecture, RunConflict for a folder of something else.
+    """
+    _check_target(folder, run)
+    files = read_tokenizer(base)
+    template = add_control_tokens(files.tokenizer, template_from_spec(run.job.spec.template, files))
+    stops = stop_ids(template, files, base)
+    config = _config(run, base, stops)
+    try:
+        with folder_put_in_place(folder) as new:
+            for name, text in _small_files(run, base, files, template, config, stops).items():
+                (new / name).write_text(text, encoding="utf-8")
+            check_loadable(new, weights.shapes)
+            written = write_weights(new, weights.shapes, _checked(weights, progress), _DTYPES[run.plan.precision], shard_bytes=shard_bytes)
+            digests = {name: written.get(name) or digest_of_file(new / name) for name in folder_files(new)}
+            record = ExportRecord(
+                job=run.job.metadata.name, identity=run.identity, step=step, dtype=_DTYPES[run.plan.precision], files=digests
+            )
+            (new / RECORD_NAME).write_text(record.to_json())
+    except OSError as error:
+        raise StorageFailed(
+            f"the model can't be exported to {folder}: {error.strerror or error}; make room and run `finetune export`"
+        ) from error
+    return record
+
+
+def generation_text(folder: Path, generation: Generation) -> str:
+    """generation_config.json of an exported folder with these settings: the job may change them without another export."""
+    ids = {name: value for name, value in _json(folder / "generation_config.json").items() if name.endswith("_token_id")}
+    return _pretty(generation_config(generation, ids))
+
+
+def describe(folder: Path, texts: Mapping[str, str]) -> None:
+    """Add the card and other texts to an exported folder, each whole or not at all, and to its record.
+
+    A text that somebody has edited since it was written is left as it is.
+    """
+    record = read_exported(folder)
+    texts = {name: text for name, text in texts.items() if not _is_edited(folder / name, record)}
+    try:
+        for name, text in texts.items():
+            write_in_place(folder / name, text.encode())
+        files = {**record.files, **{name: digest_of_file(folder / name) for name in texts}}
+        whole = ExportRecord(job=record.job, identity=record.identity, step=record.step, dtype=record.dtype, files=files)
+        write_in_place(folder / RECORD_NAME, whole.to_json().encode())
+    except OSError as error:
+        raise StorageFailed(
+            f"{folder} can't be written: {error.strerror or error}; the weights there are whole, make room and export again"
+        ) from error
+
+
+def _is_edited(path: Path, record: ExportRecord) -> bool:
+    return path.name in record.files and path.exists() and digest_of_file(path) != record.files[path.name]
+
+
+def _check_target(folder: Path, run: TrainingRun) -> None:
+    """Only an export of the same job, or nothing, is replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    record = read_exported(folder) if (folder / RECORD_NAME).is_file() else None
+    if record is None or record.job != run.job.metadata.name:
+        holds = "something that is no exported model" if record is None else f"the model of job {record.job}"
+        raise InvalidPublication(f"{folder} holds {holds}; choose another folder with --output")
+
+
+def _checked(weights: Weights, progress: Callable[[int, int], None]) -> Callable[[str, int, int], NDArray[np.float32]]:
+    """Reads as `weights` does, counts, and refuses numbers that no model can hold."""
+    total, done = sum(map(math.prod, weights.shapes.values())), 0
+
+    def read(name: str, start: int, stop: int) -> NDArray[np.float32]:
+        nonlocal done
+        values = weights.read(name, start, stop)
+        if not np.isfinite(values).all():
+            raise TrainingFailed(f"{name} holds values that are not finite; export an earlier step, and train with a lower learning rate")
+        done += stop - start
+        progress(done, total)
+        return values
+
+    return read
+
+
+def stop_ids(template: Template, files: TokenizerFiles, base: Path) -> list[int]:
+    """Ids at which generation ends, the template's end token first: then the base's own end and tokens that only others may write."""
+    tokenizer = files.tokenizer
+    named = (tokenizer.token_to_id(token) for token in (*template.stop_tokens[:1], files.end_of_text or "", *template.stop_tokens[1:]))
+    ids = [token_id for token_id in named if token_id is not None]
+    for file in ("generation_config.json", "config.json"):
+        own = _json(base / file).get("eos_token_id")
+        ids += own if isinstance(own, list) else [] if own is None else [own]
+    return list(dict.fromkeys(ids))
+
+
+def _small_files(
+    run: TrainingRun, base: Path, files: TokenizerFiles, template: Template, config: dict[str, Any], stops: list[int]
+) -> dict[str, str]:
+    """Everything but the weights, as text by file name."""
+    licences = {name: (base / name).read_text(encoding="utf-8", errors="replace") for name in _LICENCE_FILES if (base / name).is_file()}
+    pad = files.named_tokens.get("pad_token") or files.end_of_text
+    pad_id = files.tokenizer.token_to_id(pad) if pad else None
+    ids = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": stops or None, "pad_token_id": pad_id}
+    return {
+        "config.json": _pretty(config),
+        "generation_config.json": _pretty(generation_config(run.job.spec.generation, ids)),
+        "tokenizer.json": str(files.tokenizer.to_str(pretty=True)),
+        "tokenizer_config.json": _pretty(_tokenizer_config(base, files, template, pad)),
+        "dialogue_template.json": template.to_json(),
+        **licences,
+    }
+
+
+def _config(run: TrainingRun, base: Path, stops: list[int]) -> dict[str, Any]:
+    """The base's config.json with the new vocabulary, the end token and the type of the weights."""
+    config = _json(base / "config.json")
+    config.pop("torch_dtype", None)
+    # A base model with more rows than its tokenizer has tokens keeps them.
+    changed = {"vocab_size": max(run.vocabulary.size, run.model_shape.vocabulary_size), "dtype": _DTYPES[run.plan.precision]}
+    return config | changed | ({"eos_token_id": stops[0]} if stops else {})
+
+
+def _tokenizer_config(base: Path, files: TokenizerFiles, template: Template, pad: str | None) -> dict[str, Any]:
+    """Makes AutoTokenizer take tokenizer.json as it is, with the chat template and the end token of an answer."""
+    settings = {name: value for name, value in _json(base / "tokenizer_config.json").items() if name not in _FOREIGN_SETTINGS}
+    end = template.stop_tokens[0] if template.stop_tokens else files.end_of_text
+    known = {"eos_token": end if end and files.tokenizer.token_to_id(end) is not None else files.end_of_text, "pad_token": pad}
+    given = {name: token for name, token in known.items() if token is not None}
+    return settings | given | {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template.chat_template()}
+
+
+def generation_config(generation: Generation, ids: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json. Temperature 0 is greedy: what only sampling uses is left out then."""
+    sampling = {"temperature": generation.temperature, "top_k": generation.top_k, "top_p": generation.top_p}
+    return {
+        **{name: value for name, value in ids.items() if value is not None},
+        "do_sample": generation.temperature > 0,
+        **(sampling if generation.temperature > 0 else {}),
+        "repetition_penalty": generation.repetition_penalty,
+        "min_new_tokens": generation.min_new_tokens,
+        "max_new_tokens": generation.max_new_tokens,
+    }
+
+
+def check_loadable(folder: Path, shapes: Shapes) -> None:
+    """Compare the weights with what transformers will look for, before hours of writing. Raises InvalidModel."""
+    wanted = {name: tuple(parameter.shape) for name, parameter in _skeleton(folder).named_parameters()}
+    wrong = sorted(name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name))
+    if wrong:
+        name = wrong[0]
+        raise InvalidModel(
+            f"the checkpoint does not fit the base model: {name} is {shapes.get(name, 'absent')} in the one and "
+            f"{wanted.get(name, 'absent')} in the other ({len(wrong)} differ); give the model that the run was trained from"
+        )
+
+
+def _skeleton(folder: Path) -> Any:
+    """The model of `folder`'s config.json, without memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty when there is no such file. Raises InvalidModel."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InvalidModel(f"{file}: not JSON ({error}); save the base model again") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _pretty(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

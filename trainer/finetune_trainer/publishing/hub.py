@@ -1,0 +1,378 @@
+"""Publication: an exported folder goes to a Hub repository or to a directory, and is compared with what arrived there.
+
+The only room that publishes to the Hub. One commit holds all files of a model; files that the remote has already are not sent
+again, so a publication that was cut off goes on where it stopped. Files that others put into a repository are never touched.
+Whether a model is good enough to be published is the caller's question.
+
+Large files go by LFS, never by Xet: LFS is the protocol that our tests run over the wire, it needs no compiled client, and it
+resumes by file. Shards are new weights each time, so Xet's deduplication of chunks would save nothing (huggingface_hub 2.4).
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
+from finetune_api.finetunejob import DirectoryPublication, HubPublication
+from finetune_trainer.publishing.changes import Changes, Publication, RemoteFile, changes, check_owner, matches
+from finetune_trainer.publishing.model_folder import (
+    RECORD_NAME,
+    ExportRecord,
+    FileDigest,
+    checked_exported,
+    digest_of,
+    folder_put_in_place,
+    read_exported,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Result = TypeVar("Result")
+# What huggingface_hub's own retries give up on, and what another try may mend (RFC 9110; 412 is the Hub's "somebody else has committed").
+_PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504, 507, 509)
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes sent, bytes to send)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a Hub that fails is tried again: waits double from `wait_seconds` up to a minute."""
+
+    attempts: int = 8
+    wait_seconds: float = 2.0
+    timeout_seconds: float = 300.0
+
+
+def publish_to_directory(folder: Path, destination: Path) -> Publication:
+    """Copy an exported folder to `destination`, whole or not at all, and compare the copy file by file.
+
+    An earlier publication of the same job is replaced; any other folder that isn't empty is refused with InvalidPublication.
+    """
+    record = checked_exported(folder)
+    if destination.resolve() == folder.resolve():
+        raise InvalidPublication(f"{destination} is the exported model itself; choose another directory")
+    check_directory(destination, record.job)
+    try:
+        with folder_put_in_place(destination) as new:
+            for path in record.files:
+                (new / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / path, new / path)
+            (new / RECORD_NAME).write_text(record.to_json())
+            if checked_exported(new) != record:
+                raise PublicationFailed(f"the copy in {destination} differs from {folder}; check that disk and try again")
+    except OSError as error:
+        raise PublicationFailed(
+            f"{destination} can't be written: {error.strerror or error}; the exported model is kept in {folder}"
+        ) from error
+    return Publication(
+        repository=str(destination),
+        revision=hashlib.sha256(record.to_json().encode()).hexdigest(),
+        url=destination.resolve().as_uri(),
+        sent=tuple(record.files),
+        sent_bytes=_total(record.files, record.files),
+    )
+
+
+def publication_directory(directory: DirectoryPublication, base: Path) -> Path:
+    """The directory that a job means: `~` is the user's home, and relative paths begin at `base`. Raises InvalidPublication."""
+    try:
+        return (base / Path(directory.path).expanduser()).resolve()
+    except RuntimeError:
+        raise InvalidPublication(f"spec.publish.directory.path={directory.path}: there is no such home; write a whole path") from None
+
+
+def check_directory(destination: Path, job: str) -> None:
+    """Refuse with InvalidPublication a directory that holds something else than this job's model."""
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if not (destination / RECORD_NAME).is_file():
+        raise InvalidPublication(f"{destination} exists and holds no model of ours; choose another directory or remove it")
+    other = read_exported(destination).job
+    if other != job:
+        raise InvalidPublication(f"{destination} holds the model of job {other}, not of {job}; choose another directory")
+
+
+def check_hub(hub: HubPublication, token: str | None, *, endpoint: str | None = None) -> None:
+    """Refuse with InvalidPublication what would fail after hours of training: no token, a wrong one, one that may not write there.
+
+    Nothing is created. PublicationFailed when the Hub can't be reached.
+    """
+    with _hub(hub, token, endpoint, Patience(attempts=3, timeout_seconds=30.0)) as remote:
+        _repeat(remote, remote.check)
+
+
+def publish_to_hub(
+    folder: Path,
+    hub: HubPublication,
+    token: str | None,
+    *,
+    endpoint: str | None = None,
+    progress: Progress = lambda _sent, _total: None,
+    patience: Patience = Patience(),
+) -> Publication:
+    """Publish an exported folder as one commit and compare every file with the remote. Without `token`, the one of `hf auth login`.
+
+    The repository is created when absent, and the branch too. InvalidPublication when the Hub refuses, or when the repository
+    holds another model; PublicationFailed when it gave up in the middle. Publishing the same model twice makes one commit.
+    """
+    record = checked_exported(folder)
+    with _hub(hub, token, endpoint, patience) as remote:
+        return _repeat(remote, lambda: remote.publish(folder, record, progress))
+
+
+def _total(files: Mapping[str, FileDigest], paths: Iterable[str]) -> int:
+    return sum(files[path].size for path in paths)
+
+
+class _Remote:
+    """One repository on the Hub, as this token sees it. Errors are huggingface_hub's own; `_repeat` translates them."""
+
+    def __init__(self, api: "HfApi", hub: HubPublication, patience: Patience) -> None:
+        self.api = api
+        self.hub = hub
+        self.patience = patience
+        self.created = False
+        self.sending = False
+
+    def check(self) -> None:
+        """Refuse a token that may not write to the repository, or to its namespace when there is no repository yet."""
+        account = self.api.whoami(cache=True)
+        role = account.get("auth", {}).get("accessToken", {}).get("role")
+        if role == "read":
+            raise InvalidPublication(f"the token of {account['name']} may only read; give one with write access to {self.hub.repository}")
+        if self._exists():
+            self.api.auth_check(self.hub.repository, write=True)
+            return
+        namespaces = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
+        # Of a fine-grained token only the Hub knows what it may do.
+        if role == "write" and self.hub.repository.split("/")[0] not in namespaces:
+            raise InvalidPublication(
+                f"{self.hub.repository} can't be created with the token of {account['name']}; publish under one of: {', '.join(namespaces)}"
+            )
+
+    def publish(self, folder: Path, record: ExportRecord, progress: Progress) -> Publication:
+        """One try, from the start: it looks at the remote, sends what is missing, commits, and compares."""
+        self.sending = True
+        self.check()
+        if not self._exists():
+            self.api.create_repo(self.hub.repository, private=self.hub.private, exist_ok=True)
+            self.created = True
+        head, inherited = self._branch()
+        remote = self._files(head)
+        previous = self._record(head) if RECORD_NAME in remote else None
+        if not inherited:
+            check_owner(self.hub.repository, remote, previous, record.job)
+        record_text = record.to_json().encode()
+        local = {**record.files, RECORD_NAME: digest_of(record_text)}
+        todo = changes(local, remote, previous, inherited=inherited)
+        commit = self._commit(folder, record, record_text, todo, head, progress)
+        self._verify(commit, {path: digest for path, digest in local.items() if path not in todo.kept}, todo.delete)
+        return Publication(
+            repository=self.hub.repository,
+            revision=commit,
+            url=f"{self.api.endpoint}/{self.hub.repository}" + ("" if self.hub.revision == "main" else f"/tree/{self.hub.revision}"),
+            sent=todo.send,
+            sent_bytes=_total(local, todo.send),
+            deleted=todo.delete,
+            kept=todo.kept,
+            created=self.created,
+        )
+
+    def _exists(self) -> bool:
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            self.api.model_info(self.hub.repository)
+        except RepositoryNotFoundError:
+            return False
+        return True
+
+    def _branch(self) -> tuple[str, bool]:
+        """The branch's newest commit, and whether it has none of its own yet. The branch is created when absent."""
+        heads = {branch.name: branch.target_commit for branch in self.api.list_repo_refs(self.hub.repository).branches}
+        if self.hub.revision not in heads:
+            self.api.create_branch(self.hub.repository, branch=self.hub.revision, exist_ok=True)
+            heads = {branch.name: branch.target_commit for branch in self.api.list_repo_refs(self.hub.repository).branches}
+        if self.hub.revision not in heads:
+            raise InvalidPublication(
+                f"{self.hub.repository} has no branch {self.hub.revision}, and it can't be created; choose another revision"
+            )
+        head = heads[self.hub.revision]
+        return head, self.hub.revision != "main" and head == heads.get("main")
+
+    def _files(self, revision: str) -> dict[str, RemoteFile]:
+        from huggingface_hub.hf_api import RepoFile
+
+        entries = self.api.list_repo_tree(self.hub.repository, recursive=True, revision=revision)
+        return {
+            entry.path: RemoteFile(size=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None, blob_sha1=entry.blob_id)
+            for entry in entries
+            if isinstance(entry, RepoFile)
+        }
+
+    def _record(self, revision: str) -> ExportRecord | None:
+        """Our record at the remote; None when what lies there under its name is something else."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.api.hf_hub_download(self.hub.repository, RECORD_NAME, revision=revision, local_dir=folder)
+            try:
+                return ExportRecord.from_json(Path(path).read_bytes())
+            except ValueError:
+                return None
+
+    def _commit(self, folder: Path, record: ExportRecord, record_text: bytes, todo: Changes, head: str, progress: Progress) -> str:
+        """Send and commit on top of `head`, so that a commit of somebody else in between is noticed; the commit's id."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        if not todo.send and not todo.delete:
+            return head
+        files = [path for path in todo.send if path != RECORD_NAME]
+        meter = _Meter(total=_total(record.files, files), progress=progress)
+        with ExitStack() as opened:
+            operations: list[Any] = [CommitOperationDelete(path_in_repo=path) for path in todo.delete]
+            for path in files:
+                operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path)
+                operation.upload_info.sha256 = bytes.fromhex(record.files[path].sha256)
+                operation.path_or_fileobj = opened.enter_context(_MeteredFile(folder / path, meter))
+                operations.append(operation)
+            if RECORD_NAME in todo.send:
+                operations.append(CommitOperationAdd(path_in_repo=RECORD_NAME, path_or_fileobj=record_text))
+            message = self.hub.message or f"{record.job}: step {record.step}"
+            commit = self.api.create_commit(
+                self.hub.repository, operations, commit_message=message, revision=self.hub.revision, parent_commit=head
+            )
+        meter.finish()
+        return commit.oid
+
+    def _verify(self, commit: str, expected: Mapping[str, FileDigest], deleted: Iterable[str]) -> None:
+        """Compare the commit's files with ours, by size and digest."""
+        remote = self._files(commit)
+        wrong = [path for path, digest in expected.items() if path not in remote or not matches(digest, remote[path])]
+        wrong += [path for path in deleted if path in remote]
+        if wrong:
+            raise PublicationFailed(
+                f"{self.hub.repository} at {commit[:12]} differs from the exported model in {', '.join(sorted(wrong))}; "
+                "publish again, and look for a .gitignore or a hook in the repository"
+            )
+
+
+class _Meter:
+    """Adds up how far each file has been read; a file that is sent a second time does not count twice."""
+
+    def __init__(self, *, total: int, progress: Progress) -> None:
+        self._total = total
+        self._progress = progress
+        self._positions: dict[Path, int] = {}
+
+    def at(self, path: Path, position: int) -> None:
+        self._positions[path] = max(position, self._positions.get(path, 0))
+        self._progress(min(sum(self._positions.values()), self._total), self._total)
+
+    def finish(self) -> None:
+        """Files that the LFS store held already were never read."""
+        self._progress(self._total, self._total)
+
+
+class _MeteredFile(BufferedReader):
+    """A file that tells the meter how far it has been read. huggingface_hub sends open files over HTTP."""
+
+    def __init__(self, path: Path, meter: _Meter) -> None:
+        super().__init__(FileIO(path))
+        self._path = path
+        self._meter = meter
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._meter.at(self._path, self.tell())
+        return data
+
+
+@contextmanager
+def _hub(hub: HubPublication, token: str | None, endpoint: str | None, patience: Patience) -> Iterator[_Remote]:
+    """The repository through huggingface_hub, by LFS, without its progress bars and its warnings to programmers."""
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    token = token or huggingface_hub.get_token()
+    if token is None:
+        raise InvalidPublication(
+            f"no token to publish to {hub.repository}; set spec.publish.hub.tokenSecret or HF_TOKEN, or log in with `hf auth login`"
+        )
+    xet_was_disabled = constants.HF_HUB_DISABLE_XET
+    with warnings.catch_warnings(), disable_progress_bars():
+        # httpx2 asks huggingface_hub 2.4 to rename an argument; and the Hub remarks on metadata of cards.
+        warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
+        # Read at each upload; the environment variable would be read only once, perhaps before us.
+        constants.HF_HUB_DISABLE_XET = True
+        try:
+            yield _Remote(huggingface_hub.HfApi(endpoint=endpoint, token=token), hub, patience)
+        finally:
+            constants.HF_HUB_DISABLE_XET = xet_was_disabled
+
+
+def _repeat(remote: _Remote, act: Callable[[], Result]) -> Result:
+    """Do it until it succeeds, is refused, or patience is at its end. What arrived in an earlier try is not sent again."""
+    import httpx2
+    from huggingface_hub import get_session
+    from huggingface_hub.errors import HFValidationError
+
+    for attempt in range(remote.patience.attempts):
+        # The client has no time limits of its own (huggingface_hub 2.4): a half-open connection would hold us for ever.
+        get_session().timeout = httpx2.Timeout(remote.patience.timeout_seconds, connect=min(30.0, remote.patience.timeout_seconds))
+        try:
+            return act()
+        except FineTuneError:
+            raise
+        except HFValidationError as error:
+            raise InvalidPublication(f"{remote.hub.repository} is no name of a repository: {error}; use org/name") from None
+        except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+            failure = _failure(error, remote)
+            # A 5xx page that should have been JSON may pass; any other ValueError is about what we sent.
+            lasting = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+        if lasting or isinstance(failure, InvalidPublication) or attempt + 1 == remote.patience.attempts:
+            # Without its cause: a request carries the token in its headers.
+            raise failure from None
+        wait = min(60.0, remote.patience.wait_seconds * 2**attempt)
+        time.sleep(wait * random.uniform(0.75, 1.25))
+    raise AssertionError("patience is at least one attempt")
+
+
+def _failure(error: BaseException, remote: _Remote) -> FineTuneError:
+    """InvalidPublication for what the Hub refuses, PublicationFailed for what another try may mend. Names no token."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    where = f"{remote.hub.repository} on {remote.api.endpoint}"
+    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+        said = " ".join(str(error).split())
+        return InvalidPublication(f"{where}: {said}; mend the metadata at the head of README.md in the exported folder")
+    # Failed uploads of LFS files come wrapped in a RuntimeError.
+    while not isinstance(error, HfHubHTTPError) and error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(getattr(error, "server_message", None) or error or type(error).__name__).split())
+    said = said.replace(str(remote.api.token), "***")
+    if isinstance(error, OfflineModeIsEnabled):
+        return InvalidPublication(f"{where} can't be reached: HF_HUB_OFFLINE is set; unset it to publish")
+    if isinstance(error, HfHubHTTPError) and str(error.response.url).startswith(remote.api.endpoint):
+        status = error.response.status_code
+        if status == 401:
+            return InvalidPublication(f"{where}: the Hub does not accept the token ({said}); give a valid one that may write there")
+        if status in (402, 403):
+            return InvalidPublication(f"{where}: the token may not write there ({said}); give one that may, or choose another repository")
+        if status < 500 and status not in _PASSING_STATUS:
+            return InvalidPublication(f"{where}: the Hub refuses ({status}: {said})")
+    if not remote.sending:
+        return PublicationFailed(f"{where} can't be reached: {said}; nothing was sent to it, try again when it answers")
+    return PublicationFailed(f"{where} failed in the middle: {said}; the exported model is kept, publish again with `finetune publish`")

@@ -1,0 +1,287 @@
+"""report.html: one file that says what a run was, how it went, and what it learnt from.
+
+In: a `ReportData`, made by `report_data` from the run folder's files. Out: HTML that loads nothing: styles inside, charts
+as inline SVG, no script. All text in it is untrusted (it is training data) and is escaped.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.reporting.charts import Series, histogram, line_chart, smoothed
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone
+from finetune_trainer.reporting.metrics import Measurement, read_metrics
+from finetune_trainer.reporting.readable import count, duration, size
+
+# From this many steps on a single step's loss is noise, and a moving average says more.
+_SMOOTH_FROM_STEPS = 40
+# Control characters other than tab and newline have pictures in Unicode; browsers would drop them or stop.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)} | {0x7F: 0x2421}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatistics:
+    """What one data source gave. `dropped` counts by reason what was not used; `places` names the first rows of each reason."""
+
+    name: str
+    dialogues: int
+    tokens: int
+    supervised_tokens: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A stretch of decoded text and whether its tokens count in the loss."""
+
+    text: str
+    supervised: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One training example as the model sees it; `origin` names source and row."""
+
+    origin: str
+    pieces: Sequence[Piece]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataStatistics:
+    """`lengths`: the histogram of training segments' lengths in tokens, as (lower, upper, count) in rising order."""
+
+    sources: Sequence[SourceStatistics] = ()
+    lengths: Sequence[tuple[float, float, int]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """All that the report shows. `outcome` is one word: finished, stopped, failed or running."""
+
+    run: TrainingRun
+    job_text: str
+    measurements: Sequence[Measurement]
+    outcome: str = "finished"
+    statistics: DataStatistics = DataStatistics()
+    checkpoints: Sequence[CheckpointCommitted] = ()
+    samples: Sequence[Sample] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    published: str = ""
+
+    @property
+    def steps(self) -> list[StepDone]:
+        """The measured optimizer steps."""
+        return [event for event in self.measurements if isinstance(event, StepDone)]
+
+    @property
+    def steps_done_per_measured(self) -> float:
+        """What a sum over the measured steps is multiplied with: with logEverySteps above 1 their mean stands for the others."""
+        steps = self.steps
+        return steps[-1].step / len(steps) if steps else 0.0
+
+    @property
+    def seconds_in_steps(self) -> float:
+        """Time of all steps up to the last measured one."""
+        return sum(step.seconds for step in self.steps) * self.steps_done_per_measured
+
+    @property
+    def evaluations(self) -> list[EvaluationDone]:
+        """The evaluations, step 0 first."""
+        return [event for event in self.measurements if isinstance(event, EvaluationDone)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One row of plan against seen, as text; `share` is seen over planned, None when either is unknown."""
+
+    what: str
+    planned: str
+    seen: str
+    share: float | None
+
+
+def report_data(
+    folder: Path,
+    *,
+    run: TrainingRun,
+    outcome: str = "finished",
+    checkpoints: Sequence[CheckpointCommitted] = (),
+    samples: Sequence[Sample] | None = None,
+    versions: Mapping[str, str] | None = None,
+    published: str = "",
+) -> ReportData:
+    """What the run folder's files say; a file that isn't there leaves its part of the report out.
+
+    Samples are those that preparation kept, unless others are given.
+    """
+    job_file, meta_file = folder / "job.yaml", folder / "prepared" / run.data.fingerprint / "meta.json"
+    meta = json.loads(meta_file.read_text(encoding="utf-8")) if meta_file.exists() else {}
+    statistics = meta.get("statistics", {})
+    return ReportData(
+        run=run,
+        job_text=job_file.read_text(encoding="utf-8") if job_file.exists() else "",
+        measurements=read_metrics(folder / "metrics.jsonl"),
+        outcome=outcome,
+        statistics=statistics_from_meta(statistics),
+        checkpoints=checkpoints,
+        samples=samples_from_meta(statistics) if samples is None else samples,
+        versions=versions or {},
+        published=published,
+    )
+
+
+def statistics_from_meta(statistics: Mapping[str, Any]) -> DataStatistics:
+    """The `statistics` object of prepared/*/meta.json: `sources` and `lengths`, each of which may be absent."""
+    sources = [
+        SourceStatistics(
+            name=str(source["name"]),
+            dialogues=int(source.get("dialogues", 0)),
+            tokens=int(source.get("tokens", 0)),
+            supervised_tokens=int(source.get("supervised_tokens", 0)),
+            dropped={str(reason): int(number) for reason, number in source.get("dropped", {}).items()},
+            places=source.get("places", {}),
+        )
+        for source in statistics.get("sources", [])
+    ]
+    lengths = [(float(low), float(high), int(number)) for low, high, number in statistics.get("lengths", [])]
+    return DataStatistics(sources=sources, lengths=lengths)
+
+
+def samples_from_meta(statistics: Mapping[str, Any]) -> list[Sample]:
+    """The `samples` of the same object, which may be absent."""
+    samples = statistics.get("samples", [])
+    return [Sample(origin=sample["origin"], pieces=[Piece(**piece) for piece in sample["pieces"]]) for sample in samples]
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """Write the report at once or not at all. Lone surrogates in training text become question marks."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(report_html(data).encode("utf-8", errors="replace"))
+    os.replace(draft, path)
+
+
+def report_html(data: ReportData) -> str:
+    """The whole page."""
+    return _template().render(
+        data=data,
+        run=data.run,
+        job=data.run.job,
+        plan=data.run.plan,
+        tiles=_tiles(data),
+        charts=_charts(data),
+        lengths=_lengths(data),
+        compared=plan_against_seen(data),
+        note=next((event.note for event in data.evaluations if event.note), ""),
+    )
+
+
+def plan_against_seen(data: ReportData) -> list[Compared]:
+    """What was planned and what was measured: steps, tokens, time, memory, evaluation aside."""
+    plan, train, steps = data.run.plan, data.run.data.train, data.steps
+    done = steps[-1].step if steps else 0
+    scale, seconds = data.steps_done_per_measured, data.seconds_in_steps
+    memory = plan.memory.total_bytes if plan.memory else None
+    passes = plan.total_steps / plan.steps_per_epoch if plan.total_steps and plan.steps_per_epoch else None
+    planned_tokens = None if passes is None else train.tokens * passes
+    planned_supervised = None if passes is None else train.supervised_tokens * passes
+    return [
+        _compared("optimizer steps", plan.total_steps, done, count),
+        _compared("tokens", planned_tokens, sum(step.tokens for step in steps) * scale, count),
+        _compared("supervised tokens", planned_supervised, sum(step.supervised_tokens for step in steps) * scale, count),
+        _compared("time in steps", plan.seconds, seconds, duration),
+        _compared("time a step", plan.seconds_per_step, seconds / done if done else 0.0, duration),
+        _compared("memory of a worker", memory, max((step.memory_bytes for step in steps), default=0), size),
+        _compared("checkpoint", plan.checkpoint_bytes, max((checkpoint.bytes for checkpoint in data.checkpoints), default=0), size),
+    ]
+
+
+def _compared(what: str, planned: float | None, seen: float, text: Any) -> Compared:
+    """A number of 0 means that nothing was measured."""
+    share = seen / planned if planned and seen else None
+    shown = "unknown" if planned is None else text(planned)
+    return Compared(what=what, planned=shown, seen=text(seen) if seen else "not measured", share=share)
+
+
+def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
+    """The numbers to look at first: (label, value, what stands below it)."""
+    return _evaluation_tiles(data) + _step_tiles(data)
+
+
+def _evaluation_tiles(data: ReportData) -> list[tuple[str, str, str]]:
+    if not data.evaluations:
+        return []
+    first, last = data.evaluations[0], data.evaluations[-1]
+    compared = last.step > first.step and first.loss
+    change = f"from {first.loss:.3f}, {(last.loss - first.loss) / first.loss:+.0%}" if compared else f"after step {last.step}"
+    tiles = [("evaluation loss", f"{last.loss:.3f}", change)]
+    if last.perplexity is not None:
+        held_out = data.run.data.evaluation
+        tiles.append(("perplexity", f"{last.perplexity:,.2f}", f"on {count(held_out.dialogues)} dialogues" if held_out else ""))
+    return tiles
+
+
+def _step_tiles(data: ReportData) -> list[tuple[str, str, str]]:
+    steps, plan = data.steps, data.run.plan
+    if not steps:
+        return []
+    last, seconds = steps[-1], sum(step.seconds for step in steps)
+    speed = sum(step.tokens for step in steps) / seconds if seconds else 0.0
+    return [
+        ("training loss", f"{last.loss:.3f}", f"from {steps[0].loss:.3f}"),
+        ("optimizer steps", f"{last.step:,}", f"of {last.total_steps:,}, {last.epoch:.3g} epochs"),
+        ("tokens/s", f"{speed:,.0f}", f"{plan.world_size} workers, {plan.device}, {plan.precision}"),
+        ("time in steps", duration(data.seconds_in_steps), ""),
+    ]
+
+
+def _charts(data: ReportData) -> dict[str, Markup]:
+    """Chart by name; the page decides where it goes."""
+    steps = data.steps
+
+    def points(attribute: str) -> list[tuple[float, float]]:
+        return [(step.step, getattr(step, attribute)) for step in steps]
+
+    def small(attribute: str, title: str, number: Any, *, color: int) -> Markup:
+        line = Series(label=title, points=points(attribute), color=color)
+        return line_chart([line], title=title, number=number, from_zero=True, width=320, height=190)
+
+    return {
+        "loss": line_chart(_loss_series(data), title="Loss by step", number=lambda value: f"{value:.3g}", width=980, height=320),
+        "learning_rate": small("learning_rate", "Learning rate", lambda value: f"{value:.1e}" if value else "0", color=2),
+        "grad_norm": small("grad_norm", "Gradient norm", lambda value: f"{value:.3g}", color=3),
+        "speed": small("tokens_per_second", "Tokens per second", count, color=4),
+    }
+
+
+def _loss_series(data: ReportData) -> list[Series]:
+    train = [(float(step.step), step.loss) for step in data.steps]
+    evaluation = Series(label="evaluation", points=[(event.step, event.loss) for event in data.evaluations], color=1, dots=True)
+    if len(train) < _SMOOTH_FROM_STEPS:
+        return [Series(label="training", points=train, color=0), evaluation]
+    mean = Series(label="training, moving average", points=smoothed(train, window=max(5, len(train) // 20)), color=0)
+    return [Series(label="training", points=train, color=0, faint=True), mean, evaluation]
+
+
+def _lengths(data: ReportData) -> Markup:
+    return histogram(data.statistics.lengths, title="Tokens in a dialogue", x_label="tokens")
+
+
+def _visible(text: str) -> str:
+    return text.translate(_PICTURES)
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": count, "size": size, "duration": duration, "visible": _visible}
+    return environment.get_template("report.html.jinja")

@@ -1,0 +1,113 @@
+"""What storage is: objects by key, and the check that a place can be used as such.
+
+The two places are in `directory.py` and `storage.py`. Whoever reads or writes objects takes a `Storage` and does not know which it is.
+"""
+
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.errors import InvalidStorage
+from finetune_trainer.storage.directory import Bytes, Listing, Versions
+from finetune_trainer.storage.errors import Place, Unreachable, first_contact
+
+
+class Storage(Protocol):
+    """Objects by key. Every method may raise InvalidStorage (settings) or StorageFailed (gave up in the middle)."""
+
+    place: Place
+
+    @property
+    def url(self) -> str:
+        """Where the keys begin, for messages."""
+        ...
+
+    def put(self, key: str, data: Bytes) -> None:
+        """Write or replace an object of at most a few MiB."""
+        ...
+
+    def put_stream(self, key: str, blocks: Iterable[Bytes]) -> int:
+        """Write or replace an object from blocks, a few of them in memory at a time; its size in bytes.
+
+        Nothing appears under the key if `blocks` raises. A block must not change after it was handed over.
+        """
+        ...
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write or replace an object from a local file."""
+        ...
+
+    def put_if_absent(self, key: str, data: Bytes) -> bool:
+        """Create an object; False if there is one already with other bytes. Of two writers with different bytes one gets True."""
+        ...
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes [start, stop) as a slice would give them. Raises MissingObject."""
+        ...
+
+    def get_file(self, key: str, path: Path, version: str | None = None) -> None:
+        """Copy an object to a local file, which appears whole or not at all. Raises MissingObject.
+
+        `version`, of `versions`: raises StorageFailed when the object is another by now.
+        """
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        ...
+
+    def list(self, prefix: str = "") -> Listing:
+        """(key, size in bytes) of every object whose key starts with `prefix`, sorted."""
+        ...
+
+    def versions(self, prefix: str = "") -> Versions:
+        """(key, size in bytes, version) of the same objects: a word of the storage's own, another one when the content is another.
+
+        The same content written again may have another one, too.
+        """
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, in no promised order; keys without one are passed over."""
+        ...
+
+    def discard_incomplete(self) -> None:
+        """Remove what killed writers left of objects that never appeared. Ends uploads that are under way elsewhere."""
+        ...
+
+
+def check_readable(storage: Storage) -> None:
+    """Raise InvalidStorage unless the storage answers and can be listed with these settings."""
+    try:
+        storage.list(f".finetune-probe-{uuid.uuid4().hex}")
+    except Unreachable as error:
+        raise first_contact(storage.place, error) from error
+
+
+def check_writable(storage: Storage) -> None:
+    """Create, read back, list and delete a probe object. Raises InvalidStorage, or StorageFailed if the storage is full.
+
+    A server that ignores `If-None-Match: *` is refused: on it two runs could own one prefix.
+    """
+    key = f".finetune-probe-{uuid.uuid4().hex}"
+    try:
+        storage.put(key, b"probe")
+        try:
+            _check_probe(storage, key)
+        finally:
+            storage.delete([key])
+    except Unreachable as error:
+        raise first_contact(storage.place, error) from error
+
+
+def _check_probe(storage: Storage, key: str) -> None:
+    place = storage.place
+    where = f"{place.fields.storage}={place.url}"
+    if storage.get(key) != b"probe" or (key, 5) not in storage.list(key):
+        raise InvalidStorage(f"{where}: what was written is not what is read back; is a cache in front of {place.endpoint or 'it'}?")
+    if storage.put_if_absent(key, b"other"):
+        raise InvalidStorage(
+            f"{where}: {place.endpoint} ignores `If-None-Match: *`, so two runs could overwrite each other's checkpoints; "
+            "update the S3 server or use another"
+        )

@@ -1,0 +1,478 @@
+"""Objects by key, in a directory or in an S3 bucket: the only file that imports boto3.
+
+In: a URL and settings of `spec.checkpoints`. Out: a Storage. Keys are relative to the URL (`checkpoints/step-00000012/...`).
+An object appears whole or not at all. This room knows nothing about what the objects mean.
+"""
+
+import contextlib
+import ipaddress
+import itertools
+import random
+import re
+import ssl
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from finetune_api.checks import holds_userinfo
+from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
+from finetune_trainer.storage.directory import Bytes, DirectoryStorage, Listing, Versions
+from finetune_trainer.storage.errors import (
+    REFUSED_KEYS,
+    MissingObject,
+    Place,
+    StorageFields,
+    UploadGone,
+    not_s3,
+    replaced,
+    s3_error,
+    unreachable,
+)
+from finetune_trainer.storage.protocol import Storage, check_readable, check_writable
+from finetune_trainer.storage.streams import PART_BYTES, in_order, parts
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+_DELETE_AT_ONCE = 1000  # the most that one DeleteObjects call takes
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Credentials:
+    """Keys of an S3 account. Never printed."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Limits:
+    """How long an S3 call may take and how often it is tried, with exponential back-off and jitter of at most 20 s between tries."""
+
+    connect_seconds: float = 10.0
+    read_seconds: float = 60.0
+    attempts: int = 6
+    parallel: int = 4  # parts in flight of one object
+
+
+def open_storage(
+    url: str,
+    *,
+    endpoint: str | None = None,
+    region: str | None = None,
+    credentials: Callable[[], S3Credentials | None] | None = None,
+    ca_bundle: Path | None = None,
+    base: Path | None = None,
+    fields: StorageFields | None = None,
+    limits: S3Limits | None = None,
+) -> Storage:
+    """Storage at `s3://bucket/prefix` or in a directory, relative to `base`. Touches neither disk nor network.
+
+    `credentials` is asked again after an authentication error, so that rotated keys are picked up; None, or a None from it, means
+    boto3's own chain (environment, pod identity). `fields` names the settings in messages. Raises InvalidStorage.
+    """
+    fields = fields or StorageFields()
+    _check_no_keys_in(url, fields.storage, fields.credentials)
+    _check_no_keys_in(endpoint or "", fields.endpoint, fields.credentials)
+    if "://" not in url:
+        return DirectoryStorage((base or Path()) / Path(url).expanduser(), fields=fields)
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3":
+        raise InvalidStorage(f"{fields.storage}={url}: {scheme}:// is not a storage; use s3://bucket/prefix or a directory")
+    if not _BUCKET.fullmatch(bucket):
+        raise InvalidStorage(
+            f"{fields.storage}={url}: {bucket!r} is no bucket name; "
+            "use s3://bucket/prefix, the bucket with 3 to 63 lower-case letters, digits, dots or hyphens"
+        )
+    place = Place(url=url, bucket=bucket, endpoint=endpoint or "Amazon S3", fields=fields)
+    connection = _Connection(
+        place=place,
+        endpoint=endpoint,
+        region=region,
+        credentials=credentials or (lambda: None),
+        ca_bundle=ca_bundle,
+        limits=limits or S3Limits(),
+    )
+    return S3Storage(connection, prefix.strip("/"))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Connection:
+    """A boto3 client that is made anew when the keys have changed, and the translation of its errors."""
+
+    place: Place
+    endpoint: str | None
+    region: str | None
+    credentials: Callable[[], S3Credentials | None]
+    ca_bundle: Path | None
+    limits: S3Limits
+    _current: "tuple[S3Credentials | None, S3Client] | None" = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def call(self, doing: str, action: "Callable[[S3Client], T]") -> T:
+        """`action(client)`; once more if the keys were refused and have changed since. Raises our errors only."""
+        used, client = self._client()
+        try:
+            with self._errors(doing):
+                return action(client)
+        except InvalidStorage as error:
+            if not _is_refusal(error.__cause__) or not self._renew(used):
+                raise
+        with self._errors(doing):
+            return action(self._client()[1])
+
+    def _client(self) -> "tuple[S3Credentials | None, S3Client]":
+        """Keys, and the client made from them."""
+        with self._lock:
+            if self._current is None:
+                credentials = self.credentials()
+                self._current = (credentials, self._connect(credentials))
+            return self._current
+
+    def _renew(self, refused: S3Credentials | None) -> bool:
+        """Read the keys again; whether they, or those that another thread read meanwhile, are others than the refused ones."""
+        with self._lock:
+            if self._current is None or self._current[0] == refused:
+                fresh = self.credentials()
+                if fresh == refused:
+                    return False
+                self._current = (fresh, self._connect(fresh))
+            return True
+
+    def _connect(self, credentials: S3Credentials | None) -> "S3Client":
+        import boto3
+        from botocore.config import Config
+
+        if self.ca_bundle is not None:
+            _check_ca_bundle(self.ca_bundle, self.place)
+        config = Config(
+            connect_timeout=self.limits.connect_seconds,
+            read_timeout=self.limits.read_seconds,
+            retries={"mode": "standard", "total_max_attempts": self.limits.attempts},
+            max_pool_connections=4 * self.limits.parallel,
+            # Bucket names in host names need DNS that an own server rarely has.
+            s3={"addressing_style": "path" if self.endpoint else "auto"},
+            # boto3 1.36 began to send checksums that older S3 servers refuse; ours are in the manifest.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # Proxies of the environment do not lead back to this machine.
+            proxies={} if _is_loopback(self.endpoint) else None,
+        )
+        with self._errors("connecting"):
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name=self.region or ("us-east-1" if self.endpoint else None),
+                aws_access_key_id=credentials.access_key if credentials else None,
+                aws_secret_access_key=credentials.secret_key if credentials else None,
+                aws_session_token=credentials.session_token if credentials else None,
+                verify=str(self.ca_bundle) if self.ca_bundle else None,
+                config=config,
+            )
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            answer: Any = error.response
+            status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            details = answer.get("Error", {})
+            code = str(details.get("Code", status))
+            if error.operation_name == "HeadObject" and status == 404:  # an answer to HEAD has no body that could say more
+                code = "NoSuchKey"
+            raise s3_error(self.place, doing, code=code, status=status, message=str(details.get("Message", ""))) from error
+        except (BotoCoreError, ValueError) as error:  # botocore raises a bare ValueError for an endpoint that is no URL
+            raise _client_side_error(self.place, doing, error) from error
+
+
+def _check_no_keys_in(url: str, setting: str, credentials: str) -> None:
+    """Raise InvalidStorage for `scheme://user:key@host`: URLs are printed. This message does not print it."""
+    if holds_userinfo(url):
+        raise InvalidStorage(f"{setting} holds a user name or key before '@'; put keys into {credentials}, never into a URL")
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the server refused the keys."""
+    response: Any = getattr(error, "response", {})
+    return response.get("Error", {}).get("Code") in REFUSED_KEYS
+
+
+def _client_side_error(place: Place, doing: str, error: Exception) -> FineTuneError:
+    """The error for what botocore itself found wrong, before or instead of an answer."""
+    from botocore import exceptions, parsers
+
+    fields, where = place.fields, f"{place.fields.storage}={place.url}"
+    match error:
+        case exceptions.SSLError():
+            return InvalidStorage(
+                f"{where}: {place.endpoint} shows a certificate that is not trusted; put its CA into {fields.ca_bundle}, as ca.crt"
+            )
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.CredentialRetrievalError():
+            return InvalidStorage(f"{where}: no access key; set {fields.credentials}, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
+            return unreachable(place, doing, type(error).__name__)
+        case parsers.ResponseParserError():
+            return not_s3(place)
+        case exceptions.ParamValidationError() | ValueError():
+            return InvalidStorage(f"{where}: {doing} failed: {error}; correct {fields.storage} or {fields.endpoint}")
+        case _:
+            return StorageFailed(f"{where}: {doing} failed: {error}")
+
+
+def _check_ca_bundle(ca_bundle: Path, place: Place) -> None:
+    """Raise InvalidStorage unless the file holds certificates."""
+    try:
+        ssl.create_default_context(cafile=str(ca_bundle))
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidStorage(
+            f"{place.fields.storage}={place.url}: {place.fields.ca_bundle} holds no readable CA certificates ({error.strerror or error}); "
+            "give a ConfigMap whose ca.crt is in PEM format"
+        ) from error
+
+
+def _is_loopback(endpoint: str | None) -> bool:
+    host = urlsplit(endpoint or "").hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class S3Storage:
+    """A Storage under a prefix of a bucket. Usable from several threads, not across a fork."""
+
+    def __init__(self, connection: _Connection, prefix: str) -> None:
+        self._connection = connection
+        self._bucket = connection.place.bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.place = connection.place
+
+    @property
+    def url(self) -> str:
+        return self.place.url
+
+    def put(self, key: str, data: Bytes) -> None:
+        name, body = self._prefix + key, _as_body(data)
+        self._connection.call(f"writing {key}", lambda s3: s3.put_object(Bucket=self._bucket, Key=name, Body=body))
+
+    def put_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self.put_stream(key, iter(lambda: source.read(PART_BYTES), b""))
+
+    def put_stream(self, key: str, blocks: Iterable[Bytes]) -> int:
+        following = parts(blocks)
+        first = next(following, b"")
+        second = next(following, None)
+        if second is None:
+            self.put(key, first)
+            return len(first)
+        upload = _Upload(self._connection, key, self._prefix + key)
+        try:
+            return upload.send(itertools.chain((first, second), following))
+        except BaseException:
+            # The failure that is on its way matters more; discard_incomplete takes what stays.
+            with contextlib.suppress(FineTuneError):
+                upload.abort()
+            raise
+
+    def put_if_absent(self, key: str, data: Bytes) -> bool:
+        name, body = self._prefix + key, _as_body(data)
+
+        def create(s3: "S3Client") -> bool:
+            from botocore.exceptions import ClientError
+
+            try:
+                s3.put_object(Bucket=self._bucket, Key=name, Body=body, IfNoneMatch="*")
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+                    raise
+                return False
+            return True
+
+        # boto3 repeats a request whose answer was lost, and is then refused by its own object.
+        return self._connection.call(f"creating {key}", create) or self._holds(key, body)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether the object is there with these bytes; waits for a writer that is at it (S3 says 409 meanwhile)."""
+        for seconds in (0.1, 0.3, 1.0, 3.0):
+            try:
+                return self.get(key) == data
+            except MissingObject:
+                time.sleep(seconds * random.uniform(0.5, 1.5))
+        return False
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        if stop is not None and stop <= start:
+            return b""
+        return self._get(key, f"bytes={start}-{'' if stop is None else stop - 1}" if (start or stop is not None) else None)
+
+    def _get(self, key: str, bytes_range: str | None = None, etag: str | None = None) -> bytes:
+        """An object or a range of it; read again when the connection ends inside the body, where boto3 no longer helps."""
+        wanted: Any = {"Bucket": self._bucket, "Key": self._prefix + key}
+        wanted |= {"Range": bytes_range} if bytes_range else {}
+        wanted |= {"IfMatch": etag} if etag else {}
+        attempts = self._connection.limits.attempts
+        for attempt in range(1, attempts + 1):
+            data = self._connection.call(f"reading {key}", partial(_body, wanted, is_last=attempt == attempts))
+            if data is not None:
+                return data
+            time.sleep(random.uniform(0, min(20.0, 0.25 * 2**attempt)))
+        raise AssertionError("the last attempt raises")
+
+    def get_file(self, key: str, path: Path, version: str | None = None) -> None:
+        size, etag = self._head(key)
+        if version and _version(etag) != version:
+            raise replaced(self.place, key)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        ranges = [f"bytes={start}-{min(start + PART_BYTES, size) - 1}" for start in range(0, size, PART_BYTES)]
+        try:
+            with temporary.open("xb") as file:
+                # The ETag keeps an object that is replaced meanwhile from giving a mixture.
+                for block in in_order(lambda one: self._get(key, one, etag), ranges, self._connection.limits.parallel):
+                    file.write(block)
+            if temporary.stat().st_size != size:
+                raise StorageFailed(f"{self.place.fields.storage}={self.url}: {key} was cut off while reading; run the same command again")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _head(self, key: str) -> tuple[int, str]:
+        """Size in bytes and ETag. Raises MissingObject."""
+        answer = self._connection.call(f"reading {key}", lambda s3: s3.head_object(Bucket=self._bucket, Key=self._prefix + key))
+        return answer["ContentLength"], answer["ETag"]
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._head(key)
+        except MissingObject:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Listing:
+        return [(key, size) for key, size, _ in self.versions(prefix)]
+
+    def versions(self, prefix: str = "") -> Versions:
+        def pages(s3: "S3Client") -> Versions:
+            found = s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            return [
+                (one["Key"][len(self._prefix) :], one["Size"], _version(one.get("ETag", "")))
+                for page in found
+                for one in page.get("Contents", [])
+            ]
+
+        return sorted(self._connection.call(f"listing {prefix or 'everything'}", pages))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        names = sorted({self._prefix + key for key in keys})
+        for begin in range(0, len(names), _DELETE_AT_ONCE):
+            self._delete([{"Key": name} for name in names[begin : begin + _DELETE_AT_ONCE]])
+
+    def _delete(self, objects: Any) -> None:
+        doing = f"deleting {len(objects)} objects"
+        answer = self._connection.call(doing, lambda s3: s3.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}))
+        for one in answer.get("Errors", []):
+            code = one.get("Code", "")
+            raise s3_error(
+                self.place,
+                f"deleting {one.get('Key')}",
+                code=code,
+                status=403 if code == "AccessDenied" else 0,
+                message=one.get("Message", ""),
+            )
+
+    def discard_incomplete(self) -> None:
+        def uploads(s3: "S3Client") -> "list[tuple[str, str]]":
+            found = s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            return [(one["Key"], one["UploadId"]) for page in found for one in page.get("Uploads", [])]
+
+        for name, upload in self._connection.call("listing incomplete uploads", uploads):
+            with contextlib.suppress(UploadGone):
+                _Upload(self._connection, name.removeprefix(self._prefix), name, upload).abort()
+
+
+def _version(etag: str) -> str:
+    """An ETag, which some servers quote in one answer and not in the other."""
+    return etag.strip('"')
+
+
+def _body(wanted: Any, s3: "S3Client", *, is_last: bool) -> bytes | None:
+    """The answer to GetObject; None if it ended in the middle, or that error if there is no other attempt."""
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
+    try:
+        body = s3.get_object(**wanted)["Body"]
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in {"InvalidRange", "416"}:
+            return b""
+        raise
+    try:
+        return body.read()
+    except (HTTPClientError, IncompleteReadError):
+        if is_last:
+            raise
+        return None
+    finally:
+        body.close()
+
+
+class _Upload:
+    """A multipart upload."""
+
+    def __init__(self, connection: _Connection, key: str, name: str, upload: str | None = None) -> None:
+        self._connection, self._key = connection, key
+        self._target: Any = {"Bucket": connection.place.bucket, "Key": name}
+        started = upload or connection.call(f"writing {key}", lambda s3: s3.create_multipart_upload(**self._target))["UploadId"]
+        self._target["UploadId"] = started
+
+    def send(self, parts: Iterable[Bytes]) -> int:
+        """Upload parts, several at a time, and make the object appear; its size in bytes."""
+        sizes = []
+        done = []
+        for number, etag, size in in_order(self._send_part, enumerate(parts, 1), self._connection.limits.parallel):
+            done.append({"PartNumber": number, "ETag": etag})
+            sizes.append(size)
+        self._complete(done, sum(sizes))
+        return sum(sizes)
+
+    def _send_part(self, numbered: tuple[int, Bytes]) -> tuple[int, str, int]:
+        number, part = numbered
+        body = _as_body(part)
+        answer = self._connection.call(f"writing {self._key}", lambda s3: s3.upload_part(**self._target, PartNumber=number, Body=body))
+        return number, answer["ETag"], len(part)
+
+    def _complete(self, parts: list[dict[str, Any]], size: int) -> None:
+        try:
+            self._connection.call(
+                f"writing {self._key}",
+                lambda s3: s3.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts}),  # type: ignore[typeddict-item]
+            )
+        except UploadGone:
+            # The answer to an earlier try was lost, and the upload with it became an object.
+            where = {name: self._target[name] for name in ("Bucket", "Key")}
+            found = self._connection.call(f"writing {self._key}", lambda s3: s3.head_object(**where))
+            if found["ContentLength"] != size:
+                raise
+
+    def abort(self) -> None:
+        """Give up; the server frees the parts."""
+        self._connection.call(f"giving up {self._key}", lambda s3: s3.abort_multipart_upload(**self._target))
+
+
+def _as_body(data: Bytes) -> bytes:
+    """What boto3 takes as a body: bytes, or a copy as bytes."""
+    return data if isinstance(data, bytes) else bytes(data)
+
+
+__all__ = ["S3Credentials", "S3Limits", "S3Storage", "Storage", "check_readable", "check_writable", "open_storage"]

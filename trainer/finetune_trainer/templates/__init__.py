@@ -1,0 +1,1 @@
+"""Dialogues become text with frames around each message."""

@@ -1,0 +1,147 @@
+"""How a dialogue becomes text: control tokens, headers and ends around each message.
+
+In: the messages of a dialogue. Out: its turns as text in pieces, so that `labels` can encode what we write apart from what
+people wrote; the whole text; the same as a Jinja chat template and as dialogue_template.json, which travel with the model.
+A template never holds a message of the data. A model's own chat template is in `model`; ids and masks are in `labels`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from finetune_api.finetunejob import ControlTokens
+from finetune_trainer.data.dialogues import Message
+from finetune_trainer.templates.turns import Masking, Role, Turn, joined
+
+SYSTEM_TEXTS = {
+    "default": "You are a helpful assistant. You answer clearly and write code that works.",
+    "no_system": "",
+    "custom": "",
+    "alpaca": "Each instruction below is followed by a response that carries it out.",
+}
+
+# The order in which new tokens get their ids. Trained with one and decoded with the other, the roles swap.
+_TOKEN_ORDERS: dict[str, tuple[str, ...]] = {
+    "blog": ("system", "assistant", "user", "end"),
+    "published": ("system", "user", "assistant", "end"),
+}
+
+
+class Frame(NamedTuple):
+    """What surrounds the messages of one role. `end` is learnt with an answer, `header` and `tail` are not."""
+
+    header: str
+    end: str
+    tail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramedTemplate:
+    """A template of ours: one frame a role. `tokens` is None for alpaca, whose headers are plain text."""
+
+    name: str
+    tokens: ControlTokens | None
+    order: str
+    system_text: str | None  # None: no system turn but a dialogue's own
+    masking: Masking
+    end_of_text: str | None = None  # alpaca's end of an answer
+    token_ids: tuple[int, ...] | None = None  # of `new_tokens`
+
+    @property
+    def new_tokens(self) -> tuple[str, ...]:
+        return tuple(getattr(self.tokens, role) for role in _TOKEN_ORDERS[self.order]) if self.tokens else ()
+
+    @property
+    def stop_tokens(self) -> tuple[str, ...]:
+        if self.tokens is None:
+            return (self.end_of_text,) if self.end_of_text else ()
+        return (self.tokens.end, self.tokens.user, self.tokens.system)
+
+    @property
+    def answers_stand_alone(self) -> bool:
+        return True
+
+    def frame(self, role: Role) -> Frame:
+        if self.tokens is None:
+            return _alpaca_frame(role, self.end_of_text or "")
+        return Frame(header=f"{getattr(self.tokens, role)}\n", end=self.tokens.end, tail="\n")
+
+    def turns(self, messages: Sequence[Message], generation_prompt: bool = False) -> list[Turn]:
+        """A leading system message replaces the template's system text."""
+        turns = [self._turn(message.role, message.content) for message in messages]
+        if self.system_text is not None and (not messages or messages[0].role != "system"):
+            turns.insert(0, self._turn("system", self.system_text))
+        if generation_prompt:
+            turns.append(Turn("assistant", self.frame("assistant").header, "", "", ""))
+        return turns
+
+    def _turn(self, role: Role, content: str) -> Turn:
+        header, end, tail = self.frame(role)
+        return Turn(role, header, content, end, tail)
+
+    def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
+        """The training text, or what stands before an answer. The second is a prefix of the first, in text and in tokens."""
+        return joined(self.turns(messages, generation_prompt))
+
+    def chat_template(self) -> str:
+        return _jinja({role: self.frame(role) for role in ("system", "user", "assistant")}, self.system_text)
+
+    def to_json(self) -> str:
+        value = {
+            "version": 1,
+            "name": self.name,
+            "tokens": self.tokens.model_dump() if self.tokens else None,
+            "tokenOrder": self.order,
+            "tokenIds": dict(zip(self.new_tokens, self.token_ids, strict=True)) if self.token_ids is not None else None,
+            "systemText": self.system_text,
+            "masking": self.masking,
+            "endOfText": self.end_of_text,
+        }
+        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _alpaca_frame(role: Role, end_of_text: str) -> Frame:
+    match role:
+        case "system":
+            return Frame("", "", "\n\n")
+        case "user":
+            return Frame("### Instruction:\n", "", "\n\n")
+        case "assistant":
+            return Frame("### Response:\n", end_of_text, "\n\n")
+
+
+def _jinja(frames: dict[Role, Frame], system_text: str | None) -> str:
+    """The frames as a Jinja template; `generation` marks what is learnt of an answer, for transformers' assistant masks."""
+    turns = "messages"
+    if system_text is not None:
+        own = f"[{{'role': 'system', 'content': {_literal(system_text)}}}]"
+        turns = f"messages if messages and messages[0]['role'] == 'system' else {own} + messages"
+    system, user, assistant = frames["system"], frames["user"], frames["assistant"]
+    lines = [
+        f"{{%- set turns = {turns} -%}}",
+        "{%- for turn in turns -%}",
+        "  {%- if turn['role'] == 'user' -%}",
+        f"    {{{{- {_literal(user.header)} + turn['content'] + {_literal(user.end + user.tail)} -}}}}",
+        "  {%- elif turn['role'] == 'assistant' -%}",
+        f"    {{{{- {_literal(assistant.header)} -}}}}",
+        "    {%- generation -%}",
+        f"      {{{{- turn['content'] + {_literal(assistant.end)} -}}}}",
+        "    {%- endgeneration -%}",
+        f"    {{{{- {_literal(assistant.tail)} -}}}}",
+        "  {%- elif turn['role'] == 'system' and loop.first -%}",
+        f"    {{{{- {_literal(system.header)} + turn['content'] + {_literal(system.end + system.tail)} -}}}}",
+        "  {%- else -%}",
+        "    {{- raise_exception('roles are user and assistant, and system for the first message: got ' + turn['role']) -}}",
+        "  {%- endif -%}",
+        "{%- endfor -%}",
+        "{%- if add_generation_prompt -%}",
+        f"  {{{{- {_literal(assistant.header)} -}}}}",
+        "{%- endif -%}",
+    ]
+    return "\n".join(lines)
+
+
+def _literal(text: str) -> str:
+    """A Jinja string: JSON's escapes are a part of Python's, which Jinja takes; characters beyond ASCII stay themselves."""
+    return json.dumps(text, ensure_ascii=False)

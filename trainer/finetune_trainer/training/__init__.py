@@ -1,0 +1,1 @@
+"""What each rank does: batches, the engine, the loop."""

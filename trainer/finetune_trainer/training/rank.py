@@ -1,0 +1,368 @@
+"""The worker: the story of training, as one rank lives it.
+
+In: a frozen TrainingRun and where its files are. Every rank opens the same prepared data, computes the same plan of
+batches, builds its part of the model, takes up the newest verified checkpoint and goes on from there. Rank 0 alone talks.
+Nothing here depends on where Ray runs: a laptop and a pod run this file unchanged.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_api.errors import FineTuneError, RunConflict, StorageFailed, TrainingFailed
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.checkpoints.job_storage import job_checkpoints
+from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.checkpoints.store import CheckpointStore, Claim, PartRecord, Reader
+from finetune_trainer.checkpoints.store import Piece as StoredPiece
+from finetune_trainer.preparation.packing import pack
+from finetune_trainer.preparation.store import PreparedData, Side
+from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, Resumed, StepDone, evaluation_done
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage.errors import DamagedCheckpoint
+from finetune_trainer.training.batches import BatchPlan
+from finetune_trainer.training.collectives import Ranks
+from finetune_trainer.training.loop import Milestones, run_steps
+from finetune_trainer.training.places import Placement, Places
+from finetune_trainer.training.schedule import learning_rate
+from finetune_trainer.training.stop_files import StopFiles
+
+Tell = Callable[[Event], None]
+
+
+def train_on_rank(config: dict[str, Any]) -> None:
+    """Train until done or stopped. Collective: Ray Train calls it on every rank, with torch.distributed initialised."""
+    mailbox, run = config["mailbox"], TrainingRun.from_json(config["run"])
+    try:
+        with _until_stopped(config["stop_files"]) as asked:
+            steps_done = _train(run, config["placement"], mailbox, asked)
+            if steps_done is not None:
+                # Before the pod may go, when it was asked to.
+                _wait_for(mailbox.finish.remote(steps_done))
+    except FineTuneError as error:
+        # Before Ray ends the other ranks, whose errors would only say that this one is gone.
+        _wait_for(mailbox.fail.remote(error.reason, str(error)))
+        raise
+
+
+@contextmanager
+def _until_stopped(files: StopFiles | None) -> Iterator[Callable[[], bool]]:
+    """Whether this rank's own pod is to be stopped, as a question; when the block ends, what waits for the checkpoint may go on.
+
+    The first rank of each pod answers for it. On one machine there are no pods: `files` is None.
+    """
+    import ray.train
+
+    if files is None or ray.train.get_context().get_local_rank() != 0:
+        yield lambda: False
+        return
+    files.clear()
+    files.say_running()
+    try:
+        yield files.requested
+    finally:
+        files.say_stopped()
+
+
+def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable[[], bool]) -> int | None:
+    """Steps that are done, on rank 0; None on the others."""
+    ranks = Ranks()
+    _check_order(ranks)
+
+    def tell(event: Event) -> None:
+        if ranks.rank == 0:
+            mailbox.record.remote(event)
+
+    # What this node needs, fetched once for all of its ranks.
+    places = placement.here(run)
+
+    # The data, memory-mapped, and with it the rows of every optimizer step.
+    batches = batch_plan(run, places, "train")
+    held_out = batch_plan(run, places, "evaluation") if run.data.evaluation is not None else None
+
+    # The model: rank 0 reads it, and the engine cuts it over the ranks.
+    engine = _engine(run, places, ranks)
+
+    # The newest verified checkpoint, whatever world size wrote it.
+    store = _claimed_checkpoints(run, places, ranks)
+    steps_done = restore(engine, store, run, ranks, tell)
+    if steps_done or store.claim.number > 1:
+        tell(Resumed(step=steps_done, attempt=store.claim.number))
+
+    # Step after step, with evaluations and checkpoints, until all are done or somebody asks for a stop.
+    rank = TrainingRank(
+        run=run, ranks=ranks, engine=engine, batches=batches, held_out=held_out, store=store, mailbox=mailbox, asked=asked, tell=tell
+    )
+    steps_done = run_steps(rank, milestones(run, batches), done=steps_done)
+    return steps_done if ranks.rank == 0 else None
+
+
+def _check_order(ranks: Ranks) -> None:
+    """The ranks of a node follow one another, as many on each: collectives cross the network as seldom as they can."""
+    import ray.train
+
+    here = ray.train.get_context()
+    expected = here.get_node_rank() * here.get_local_world_size() + here.get_local_rank()
+    assert ranks.rank == expected, f"rank {ranks.rank} is worker {here.get_local_rank()} of node {here.get_node_rank()}"
+
+
+def batch_plan(run: TrainingRun, places: Places, side: Side) -> BatchPlan:
+    """The plan of batches of one side of the split; evaluation goes through the rows in their own order."""
+    training = run.job.spec.training
+    data = PreparedData.open(Path(places.prepared), side)
+    evaluation_rows = run.plan.world_size * (run.job.spec.evaluation.micro_batch_size or training.micro_batch_size)
+    return BatchPlan(
+        examples=data,
+        packing=pack(data.lengths, training.max_sequence_length),
+        supervised_counts=np.asarray(data.supervised_counts),
+        global_batch_size=training.global_batch_size if side == "train" else evaluation_rows,
+        seed=training.seed if side == "train" else None,
+    )
+
+
+def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
+    """When the run evaluates and commits."""
+    spec = run.job.spec
+    total_steps = run.plan.total_steps
+    assert total_steps is not None, "the final plan knows the number of steps"
+    every = spec.checkpoints.every
+    return Milestones(
+        total_steps=total_steps,
+        evaluation_steps=spec.evaluation.every_epochs * batches.steps_per_epoch if run.data.evaluation is not None else None,
+        checkpoint_steps=every.steps if every else None,
+        checkpoint_seconds=float(every.seconds) if every and every.seconds else None,
+        checkpoint_each_evaluation=spec.publish.checkpoint == "best",
+    )
+
+
+def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell) -> int:
+    """Take up the newest checkpoint that every rank can read to the last byte; the steps that it has done, 0 without one.
+
+    Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved.
+    """
+    damaged: list[str] = []
+
+    def pass_over(message: str) -> None:
+        damaged.append(message)
+        tell(Notice(message=f"passed over: {message}"))
+
+    candidates = store.candidates(pass_over) if ranks.rank == 0 else iter(())
+    while (chosen := ranks.from_first(lambda: _next_place(candidates, run))) is not None:
+        with store.reader(store.open(*chosen)) as reader:
+            read = _Lenient(reader)
+            engine.load_local_state(read, step=chosen[0])
+        problems = [problem for problem in ranks.gathered(read.problem) if problem]
+        if not problems:
+            return int(chosen[0])
+        damaged.append(problems[0])
+        tell(Notice(message=f"checkpoint of step {chosen[0]} can't be used, the one before it is tried: {problems[0]}"))
+    if found := ranks.from_first(lambda: len(damaged)):
+        raise StorageFailed(
+            f"none of the {found} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
+        )
+    return 0
+
+
+def check_same_inputs(manifest: Manifest, run: TrainingRun) -> None:
+    """A checkpoint goes on with the data and the base model that it was made from. Raises RunConflict.
+
+    Storage belongs to a job's settings; what a path or a branch in them holds may have changed since.
+    """
+    for what, now in _inputs(run).items():
+        then = manifest.extra.get(what)
+        if then != now:
+            raise RunConflict(
+                f"checkpoint {manifest.key} was made from another {what} ({str(then)[:19]}; now {now[:19]}); "
+                "put it back, or give the run a storage of its own (spec.checkpoints.storage)"
+            )
+
+
+def _inputs(run: TrainingRun) -> dict[str, str]:
+    """What shaped a checkpoint besides the job's settings, as its manifest keeps it."""
+    return {"data": run.data.fingerprint, "model": run.model_revision}
+
+
+@dataclass(slots=True)
+class _Lenient:
+    """Reads zeros from a damaged checkpoint and remembers why: restoring is collective, so no rank may leave in the middle."""
+
+    reader: Reader
+    problem: str | None = None
+
+    def __call__(self, kind: str, name: str, start: int, stop: int) -> Any:
+        if self.problem is None:
+            try:
+                return self.reader.read(kind, name, start, stop)
+            except DamagedCheckpoint as error:
+                self.problem = str(error)
+        return np.zeros(stop - start, dtype=np.float32)
+
+
+def _next_place(candidates: Iterator[Manifest], run: TrainingRun) -> tuple[int, int] | None:
+    manifest = next(candidates, None)
+    if manifest is None:
+        return None
+    check_same_inputs(manifest, run)
+    return manifest.step, manifest.attempt
+
+
+def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
+    from finetune_trainer.model.build import build_model, check_architecture
+    from finetune_trainer.training.engine import DTYPES, Engine
+
+    # In an architecture that we have not tried, dialogues of one row might see one another: a small random copy tells.
+    ranks.from_first(lambda: check_architecture(Path(places.model)))
+    training = run.job.spec.training
+    vocabulary = run.vocabulary
+    model = build_model(
+        Path(places.model),
+        initialization=run.job.spec.model.initialization,
+        seed=training.seed,
+        dropout=training.dropout,
+        vocabulary_size=vocabulary.size,
+        new_token_ids=vocabulary.new_token_ids,
+        dtype=DTYPES[run.plan.precision],
+        reads=ranks.rank == 0,
+    )
+    return Engine(model, training, precision=run.plan.precision)
+
+
+def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> CheckpointStore:
+    """One claim for all ranks: rank 0 takes it, and earlier attempts write nothing from now on."""
+    store = job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
+    claim = Claim.from_json(ranks.from_first(lambda: store.claimed().claim.to_json()))
+    return CheckpointStore(store.storage, identity=run.identity, job=run.job.metadata.name, claim=claim)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRank:
+    """What the loop asks of a rank. Everything but `stop_requested` is collective."""
+
+    run: TrainingRun
+    ranks: Ranks
+    engine: Any
+    batches: BatchPlan
+    held_out: BatchPlan | None
+    store: CheckpointStore
+    mailbox: Any
+    asked: Callable[[], bool]
+    tell: Tell
+
+    def train(self, step: int) -> None:
+        """One optimizer step: this rank's micro-batches, normalised by the supervised tokens of all ranks."""
+        training, plan = self.run.job.spec.training, self.run.plan
+        began = time.monotonic()
+        rate = learning_rate(
+            step,
+            peak=training.optimizer.learning_rate,
+            schedule=training.optimizer.schedule,
+            warmup_steps=plan.warmup_steps or 0,
+            total_steps=plan.total_steps or 0,
+        )
+        num_supervised = self.batches.supervised_of_step(step)
+        micro_batches = self.batches.micro_batches(step, self.ranks.rank, self.ranks.world_size, training.micro_batch_size)
+        result = self.engine.train_step(micro_batches, num_supervised=num_supervised, learning_rate=rate)
+        if step == 0 or (step + 1) % training.log_every_steps == 0 or step + 1 == plan.total_steps:
+            seconds = time.monotonic() - began
+            tokens = self.batches.tokens_of_step(step)
+            self.tell(
+                StepDone(
+                    step=step + 1,
+                    total_steps=plan.total_steps or 0,
+                    epoch=(step + 1) / self.batches.steps_per_epoch,
+                    loss=result.loss,
+                    learning_rate=rate,
+                    grad_norm=result.grad_norm,
+                    supervised_tokens=num_supervised,
+                    tokens=tokens,
+                    tokens_per_second=tokens / seconds,
+                    memory_bytes=self.ranks.largest(peak_memory_bytes(self.engine.device)),
+                    seconds=seconds,
+                )
+            )
+
+    def evaluate(self, step: int) -> float:
+        """Loss per supervised token over all held-out rows."""
+        assert self.held_out is not None, "the milestones ask for no evaluation without held-out data"
+        micro_batch_size = self.run.job.spec.evaluation.micro_batch_size or self.run.job.spec.training.micro_batch_size
+        loss_sum, count = 0.0, 0
+        for index in range(self.held_out.steps_per_epoch):
+            micro_batches = self.held_out.micro_batches(index, self.ranks.rank, self.ranks.world_size, micro_batch_size)
+            part_sum, part_count = self.engine.evaluate(micro_batches)
+            loss_sum, count = loss_sum + part_sum, count + part_count
+        loss = loss_sum / count
+        if not math.isfinite(loss):
+            raise TrainingFailed(
+                f"the evaluation loss after step {step} is {loss}; nothing after the last checkpoint is kept. "
+                "Begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the held-out data"
+            )
+        self.tell(evaluation_done(step=step, epoch=step / self.batches.steps_per_epoch, loss=loss))
+        return float(loss)
+
+    def checkpoint(self, step: int, evaluation_loss: float | None) -> float:
+        """Every rank writes its part, rank 0 the manifest; then what is no longer kept is deleted. Seconds that it took."""
+        began = time.monotonic()
+        part = self.store.write_part(step, self.ranks.rank, _stored(self.engine.local_state()))
+        parts = self.ranks.gathered(part.to_json())
+        seconds = self.ranks.from_first(lambda: self._commit(step, evaluation_loss, parts, began))
+        return float(seconds)
+
+    def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
+        """Whether any rank wants to stop, and rank 0's other answer, on every rank."""
+        answers = self.ranks.gathered((stop, checkpoint))
+        return any(stop for stop, _ in answers), answers[0][1]
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asked for a stop, or this rank's pod is to be stopped."""
+        return self.asked() or (self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote())))
+
+    def _commit(self, step: int, evaluation_loss: float | None, parts: list[dict[str, Any]], began: float) -> float:
+        extra = {
+            "evaluationLoss": evaluation_loss,
+            "run": self.run.digest,
+            "engine": "deepspeed-zero3",
+            "seconds": time.monotonic() - began,
+            **_inputs(self.run),
+        }
+        manifest = self.store.commit(step, [PartRecord.from_json(part) for part in parts], extra)
+        seconds = time.monotonic() - began
+        self.tell(CheckpointCommitted(step=step, seconds=seconds, bytes=manifest.num_bytes, key=manifest.key))
+        best = best_step(self.store) if self.run.job.spec.publish.checkpoint == "best" else None
+        self.store.prune(self.run.job.spec.checkpoints.keep, protect=() if best is None else (best,))
+        return seconds
+
+
+def best_step(store: CheckpointStore) -> int | None:
+    """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals."""
+    measured = [(one.extra["evaluationLoss"], one.step) for one in store.candidates() if one.extra.get("evaluationLoss") is not None]
+    return min(measured)[1] if measured else None
+
+
+def peak_memory_bytes(device: Any) -> int:
+    """The most memory this rank has held: of its GPU, or of its process."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def _stored(pieces: Iterator[Any]) -> Iterator[StoredPiece]:
+    """The engine's pieces as the checkpoint's: on the CPU, as NumPy. A piece is copied when it is asked for."""
+    for piece in pieces:
+        data = piece.tensor.detach().cpu().numpy()
+        yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
+
+
+def _wait_for(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
