@@ -18,7 +18,7 @@ from finetune_trainer.data.markup import without_markup
 from finetune_trainer.data.oasst import NOT_READY, PLACE, FlatMessages, Place, is_ready, tree_paths
 from finetune_trainer.data.sources import Row, Unreadable
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 # invalid: the row is wrong and counts against maxInvalidRows. filtered: the row is right, and not wanted.
 # trimmed: the dialogue is used, without the user turn that ended it.
 Kind = Literal["invalid", "filtered", "trimmed"]
@@ -35,10 +35,20 @@ TRAILING_USER_TURN = "trailing user turn"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn. `id` is the identity of a message that several paths of an OASST tree share."""
+    """One turn. `id` is the identity of a message that several paths of an OASST tree share.
+
+    `tool_calls` and `reasoning` belong to assistants, `name` and `tool_call_id` to answers of tools; both are rendered by a model's own
+    template, in the words of Transformers (`tool_calls`, `reasoning_content`). A call is {"type": "function", "function": {"name": str,
+    "arguments": object}} with an optional "id". `learnt`: what the row itself says of an assistant message; None leaves it to the masking.
+    """
 
     role: Role
-    content: str
+    content: str  # may be empty beside tool calls
+    reasoning: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
+    learnt: bool | None = None
     id: str | None = None
 
 
@@ -46,13 +56,15 @@ class Message:
 class Dialogue:
     """At most one system message, first; then user and assistant in turn, user first; at least one assistant message.
 
-    `source` is the file or the Hub id, `row` the row there, counted from 1: the line, in JSON lines.
+    Answers of tools come between an assistant's calls and its next message. `source` is the file or the Hub id, `row` the row there,
+    counted from 1: the line, in JSON lines. `tools`: the JSON schemas of the functions that the assistant could call.
     """
 
     source: str
     row: int
     tree: str
     messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

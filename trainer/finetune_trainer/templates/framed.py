@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from finetune_api.finetunejob import ControlTokens
-from finetune_trainer.data.dialogues import Message
-from finetune_trainer.templates.turns import Masking, Role, Turn, joined
+from finetune_trainer.data.dialogues import Message, Role
+from finetune_trainer.templates.turns import Masking, Turn, joined
 
 SYSTEM_TEXTS = {
     "default": "You are a helpful assistant. You answer clearly and write code that works.",
@@ -109,6 +109,8 @@ def _alpaca_frame(role: Role, end_of_text: str) -> Frame:
             return Frame("### Instruction:\n", "", "\n\n")
         case "assistant":
             return Frame("### Response:\n", end_of_text, "\n\n")
+        case "tool":
+            raise AssertionError("our templates have no turn of a tool; such a dialogue is refused before it is rendered")
 
 
 def _jinja(frames: dict[Role, Frame], system_text: str | None) -> str:

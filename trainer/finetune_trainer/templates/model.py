@@ -13,9 +13,9 @@ from typing import Any
 
 from finetune_api.errors import InvalidModel, InvalidSpec, Problem
 from finetune_api.finetunejob import TemplateSpec
-from finetune_trainer.data.dialogues import Message
+from finetune_trainer.data.dialogues import Message, Role
 from finetune_trainer.templates.tokenizer import TokenizerFiles
-from finetune_trainer.templates.turns import Masking, Role, Turn, joined
+from finetune_trainer.templates.turns import Masking, Turn, joined
 
 _REMEDY = "use one of our templates, for example default"
 

@@ -7,10 +7,9 @@ The two kinds are in `framed` (ours) and `model` (the tokenizer's own); `registr
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from finetune_trainer.data.dialogues import Message
+from finetune_trainer.data.dialogues import Message, Role
 
 Masking = Literal["assistant", "blog"]
-Role = Literal["system", "user", "assistant"]
 
 
 class Turn(NamedTuple):
