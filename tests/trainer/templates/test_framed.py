@@ -212,6 +212,20 @@ def test_jinja_gives_the_same_text(spec: dict[str, Any], system: str | None) -> 
     assert prompt == ours.render(talk[:-1], generation_prompt=True)
 
 
+@pytest.mark.parametrize("spec", OURS)
+def test_engines_without_marks_take_them_out_by_their_exact_spelling(spec: dict[str, Any]) -> None:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    ours = template(**spec)
+    source = ours.chat_template()
+    assert (source.count("{% generation %}"), source.count("{% endgeneration %}")) == (1, 1)
+    plain = source.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    for trims in (True, False):  # Transformers trims blocks; other engines leave that to their own defaults
+        engine = ImmutableSandboxedEnvironment(trim_blocks=trims, lstrip_blocks=trims)
+        talk = [{"role": message.role, "content": message.content} for message in TALK]
+        assert engine.from_string(plain).render(messages=talk) == ours.render(TALK)
+
+
 @pytest.mark.parametrize("roles", [("user", "system"), ("user", "tool")])
 def test_jinja_refuses_what_training_refuses(roles: tuple[str, ...]) -> None:
     from jinja2 import TemplateError

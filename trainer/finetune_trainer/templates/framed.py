@@ -114,7 +114,10 @@ def _alpaca_frame(role: Role, end_of_text: str) -> Frame:
 
 
 def _jinja(frames: dict[Role, Frame], system_text: str | None) -> str:
-    """The frames as a Jinja template; `generation` marks what is learnt of an answer, for transformers' assistant masks."""
+    """The frames as a Jinja template; `generation` marks what is learnt of an answer, for transformers' assistant masks.
+
+    The marks are spelt without dashes: engines that don't know them take out exactly this text. What is around them trims by itself.
+    """
     turns = "messages"
     if system_text is not None:
         own = f"[{{'role': 'system', 'content': {_literal(system_text)}}}]"
@@ -127,9 +130,9 @@ def _jinja(frames: dict[Role, Frame], system_text: str | None) -> str:
         f"    {{{{- {_literal(user.header)} + turn['content'] + {_literal(user.end + user.tail)} -}}}}",
         "  {%- elif turn['role'] == 'assistant' -%}",
         f"    {{{{- {_literal(assistant.header)} -}}}}",
-        "    {%- generation -%}",
+        "    {% generation %}",
         f"      {{{{- turn['content'] + {_literal(assistant.end)} -}}}}",
-        "    {%- endgeneration -%}",
+        "    {% endgeneration %}",
         f"    {{{{- {_literal(assistant.tail)} -}}}}",
         "  {%- elif turn['role'] == 'system' and loop.first -%}",
         f"    {{{{- {_literal(system.header)} + turn['content'] + {_literal(system.end + system.tail)} -}}}}",
