@@ -105,7 +105,7 @@ def write_rows(data: Path, tokens: int, folder: Path, new_words: float) -> int:
     from finetune_trainer.data.sources import read
     from finetune_trainer.secrets import Secrets
 
-    source = DataSource(name=str((data / "oasst1_en_trees.jsonl").resolve()), format="oasst")
+    source = DataSource(path=str((data / "oasst1_en_trees.jsonl").resolve()), format="oasst")
     found = parse(read(source, "train", base=Path(), secrets=Secrets()), source)
     dialogues = [[{"role": m.role, "content": m.content} for m in each.messages] for each in found if isinstance(each, Dialogue)]
     tokenizer = Tokenizer.from_file(str(data / "starcoder-tokenizer.json"))
@@ -154,7 +154,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         "metadata": {"name": "benchmark"},
         "spec": {
             "model": {"name": str(model)},
-            "dataset": {"sources": [{"name": str(folder.parent / "rows.jsonl"), "format": "messages"}], "processes": options.processes},
+            "dataset": {"sources": [{"path": str(folder.parent / "rows.jsonl"), "format": "messages"}], "processes": options.processes},
             "template": {"name": "no_system", "systemTurn": False},
             "training": {"maxSequenceLength": MAX_LENGTH},
         },

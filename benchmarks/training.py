@@ -169,7 +169,7 @@ def _packed_dialogues(data: Path, folder: Path, vocabulary: int, count: int) -> 
         "metadata": {"name": "benchmark"},
         "spec": {
             "model": {"name": str(tokenizer)},
-            "dataset": {"sources": [{"name": str((data / "oasst1_en_trees.jsonl").resolve()), "format": "oasst"}], "processes": 1},
+            "dataset": {"sources": [{"path": str((data / "oasst1_en_trees.jsonl").resolve()), "format": "oasst"}], "processes": 1},
             "template": {"name": "no_system", "systemTurn": False},
             "training": {"maxSequenceLength": CAPACITY},
         },

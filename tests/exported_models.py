@@ -46,7 +46,7 @@ def training_run(base: Path, *, precision: str = "fp32", job: str = "demo", **sp
     """A frozen run over `base`. `spec` are further keys of the job's spec."""
     value = {
         "metadata": {"name": job},
-        "spec": {"model": {"name": str(base)}, "dataset": {"sources": [{"name": "./dialogues.jsonl"}]}, **spec},
+        "spec": {"model": {"name": str(base)}, "dataset": {"sources": [{"path": "./dialogues.jsonl"}]}, **spec},
     }
     parsed = FineTuneJob.model_validate(value)
     split = SplitShape(dialogues=160, segments=161, tokens=9000, supervised_tokens=4000, rows=28, squared_lengths=900000)

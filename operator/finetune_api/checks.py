@@ -69,7 +69,7 @@ NOT_BUILT: Final = (
 
 
 def _uses_s3(spec: FineTuneJobSpec) -> bool:
-    places = [spec.model.name, spec.checkpoints.storage or "", *(source.name for source in spec.dataset.sources)]
+    places = [spec.model.name, spec.checkpoints.storage or "", *(source.path for source in spec.dataset.sources)]
     return any(place.startswith("s3://") for place in places)
 
 
@@ -133,7 +133,7 @@ def device(spec: FineTuneJobSpec) -> str:
 
 
 def is_path(name: str) -> bool:
-    """Whether a model's or source's name is a path, by its first characters."""
+    """Whether a model's name or a source's path leads to a file or folder, by its first characters."""
     return name.startswith(("./", "../", "/")) or name in (".", "..")
 
 
@@ -164,7 +164,7 @@ def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         yield problem
     for index, source in enumerate(spec.dataset.sources):
         field = f"spec.dataset.sources[{index}]"
-        if problem := _place_problem(f"{field}.name", source.name, f"{field}.credentialsSecret"):
+        if problem := _place_problem(f"{field}.path", source.path, f"{field}.credentialsSecret"):
             yield problem
         yield from _source_problems(field, source)
     yield from _address_problems(spec)
@@ -204,7 +204,7 @@ def _place_problem(field: str, name: str, secret: str) -> Problem | None:
 def _source_problems(field: str, source: DataSource) -> Iterator[Problem]:
     if source.filter != DataFilter() and source.format not in ("auto", "oasst"):
         yield Problem(f"{field}.filter", f"acts on format: oasst, and this source is {source.format}", "remove it, or set format: oasst")
-    if source.config is not None and not _HUB_ID.fullmatch(source.name):
+    if source.config is not None and not _HUB_ID.fullmatch(source.path):
         yield Problem(f"{field}.config", "is for a Hub data set, and this source is none", "remove it")
 
 

@@ -57,7 +57,7 @@ def _read_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
     """Workers and CPU pods read the model, only preparation reads the sources."""
     yield from _source_problems("spec.model.name", spec.model.name, ("workers", "cpuPods"), spec)
     for index, source in enumerate(spec.dataset.sources):
-        yield from _source_problems(f"spec.dataset.sources[{index}].name", source.name, ("cpuPods",), spec)
+        yield from _source_problems(f"spec.dataset.sources[{index}].path", source.path, ("cpuPods",), spec)
 
 
 def _source_problems(field: str, name: str, readers: Sequence[Pods], spec: FineTuneJobSpec) -> Iterator[Problem]:

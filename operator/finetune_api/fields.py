@@ -1,6 +1,6 @@
 """The fields of a FineTuneJob as a tree: what a path leads to, which keys an object takes, which name was probably meant.
 
-Paths are those of YAML: camelCase, `spec.dataset.sources[0].name`.
+Paths are those of YAML: camelCase, `spec.dataset.sources[0].path`.
 """
 
 import difflib
@@ -109,7 +109,7 @@ def located(loc: typing.Sequence[str | int]) -> str:
     """A pydantic location as a path.
 
     >>> located(("spec", "dataset", "sources", 0, "name"))
-    'spec.dataset.sources[0].name'
+    'spec.dataset.sources[0].path'
     """
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
 

@@ -143,17 +143,18 @@ def _value(found: Kind, text: str, at: str) -> object:
     """The text as the field's type: a string stays as it is, anything else is a YAML value; `null` unsets what may be absent."""
     if found.optional and text in ("null", "~"):
         return None
-    if re.sub(r"\[\d+\]", "[]", at) in _PATHS and _is_relative(text, always=at.endswith((".path", ".storage"))):
+    if re.sub(r"\[\d+\]", "[]", at) in _PATHS and _is_relative(text, always=at in _FOLDERS):
         return os.path.abspath(text)
     return text if found.is_text else yaml_value(text, f"--set {at.removeprefix('spec.')}")
 
 
-# Fields that may hold a path.
-_PATHS: Final = ("spec.model.name", "spec.dataset.sources[].name", "spec.checkpoints.storage", "spec.publish.directory.path")
+# Fields that may hold a path; those that hold a folder whatever it begins with.
+_FOLDERS: Final = ("spec.checkpoints.storage", "spec.publish.directory.path")
+_PATHS: Final = ("spec.model.name", "spec.dataset.sources[].path", *_FOLDERS)
 
 
 def _is_relative(text: str, *, always: bool) -> bool:
-    """Whether the text is a relative path; names of models and sources are paths only when they begin with a dot."""
+    """Whether the text is a relative path; models and sources are paths only when they begin with a dot."""
     if not text or "://" in text or text.startswith("~") or holds_userinfo(text) or os.path.isabs(text):
         return False
     return always or is_path(text)

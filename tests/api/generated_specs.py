@@ -42,7 +42,7 @@ SMALLEST = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One value of one field; `path` as in spec.dataset.sources[].name."""
+    """One value of one field; `path` as in spec.dataset.sources[].path."""
 
     path: str
     value: Any

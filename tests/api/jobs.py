@@ -26,7 +26,7 @@ def mapping(**spec: Any) -> dict[str, Any]:
     """A valid job as a mapping; keys of `spec` are merged into its spec, level by level."""
     base = {
         "model": {"name": "org/model"},
-        "dataset": {"sources": [{"name": "org/data"}]},
+        "dataset": {"sources": [{"path": "org/data"}]},
         "workers": {"nodes": 1, "gpusPerNode": 8, "accelerator": "nvidia-a100-80gb"},
     }
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "job"}, "spec": _merged(base, spec)}

@@ -112,7 +112,7 @@ REFUSALS: Final = (
     ),
     Refusal(
         name="filter",
-        spec={"dataset": {"sources": [{"name": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
+        spec={"dataset": {"sources": [{"path": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
         words=("spec.dataset.sources[0].filter: acts on format: oasst",),
     ),
     # ---- names
@@ -120,8 +120,8 @@ REFUSALS: Final = (
     Refusal(name="hub-id", spec={"model": {"name": "a/b/c"}}, words=('spec.model.name: "a/b/c" is neither a Hub id nor a path',)),
     Refusal(
         name="file-as-hub-id",
-        spec={"dataset": {"sources": [{"name": "rows.jsonl"}]}},
-        words=('spec.dataset.sources[0].name: "rows.jsonl" looks like a file',),
+        spec={"dataset": {"sources": [{"path": "rows.jsonl"}]}},
+        words=('spec.dataset.sources[0].path: "rows.jsonl" looks like a file',),
     ),
     Refusal(
         name="key-in-address",
@@ -197,12 +197,12 @@ REFUSALS: Final = (
     ),
     Refusal(
         name="relative-data",
-        spec={"dataset": {"sources": [{"name": "./rows.jsonl"}]}},
-        words=('spec.dataset.sources[0].name: "./rows.jsonl" is relative to the job file',),
+        spec={"dataset": {"sources": [{"path": "./rows.jsonl"}]}},
+        words=('spec.dataset.sources[0].path: "./rows.jsonl" is relative to the job file',),
     ),
     Refusal(
         name="data-on-scratch",
-        spec={"dataset": {"sources": [{"name": "/data/rows.jsonl"}]}, "cpuPods": {"volumes": [_volume(emptyDir={})]}},
+        spec={"dataset": {"sources": [{"path": "/data/rows.jsonl"}]}, "cpuPods": {"volumes": [_volume(emptyDir={})]}},
         words=('"/data/rows.jsonl" is on volume data of cpuPods, which is empty when a pod starts',),
     ),
     Refusal(

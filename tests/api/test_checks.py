@@ -34,14 +34,14 @@ CONTRADICTION_CASES = [
 NAME_CASES = [
     ({"model": {"name": "s3:/bucket/x"}}, 'spec.model.name: "s3:/bucket/x" is no s3:// URL; write s3://bucket/key'),
     ({"model": {"name": "org/name/more"}}, 'spec.model.name: "org/name/more" is neither a Hub id nor a path; write org/name, ./path'),
-    ({"dataset": {"sources": [{"name": "data.jsonl"}]}}, '"data.jsonl" looks like a file, but is read as a Hub id; write ./data.jsonl'),
+    ({"dataset": {"sources": [{"path": "data.jsonl"}]}}, '"data.jsonl" looks like a file, but is read as a Hub id; write ./data.jsonl'),
     ({"checkpoints": {"storage": "gs://bucket"}}, 'spec.checkpoints.storage: "gs://bucket" is no s3:// URL; write s3://bucket/prefix'),
     (
-        {"dataset": {"sources": [{"name": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
+        {"dataset": {"sources": [{"path": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
         "spec.dataset.sources[0].filter: acts on format: oasst, and this source is messages; remove it, or set format: oasst",
     ),
     (
-        {"dataset": {"sources": [{"name": "./data", "config": "en"}]}},
+        {"dataset": {"sources": [{"path": "./data", "config": "en"}]}},
         "spec.dataset.sources[0].config: is for a Hub data set, and this source is none; remove it",
     ),
 ]
@@ -62,7 +62,7 @@ STORAGE = {"storage": "s3://bucket/p"}
             "spec.checkpoints.credentialsSecret",
         ),
         ({"model": {"name": "s3://AKIA:HIDDEN@bucket/m"}}, "spec.model.name", "spec.checkpoints.credentialsSecret"),
-        ({"dataset": {"sources": [{"name": "s3:/AKIA:HIDDEN@bucket/d"}]}}, f"{SOURCE}.name", f"{SOURCE}.credentialsSecret"),
+        ({"dataset": {"sources": [{"path": "s3:/AKIA:HIDDEN@bucket/d"}]}}, f"{SOURCE}.path", f"{SOURCE}.credentialsSecret"),
         (
             {"evaluation": {"judge": {"model": "m", "endpoint": "http://AKIA:HIDDEN@x"}}},
             "spec.evaluation.judge.endpoint",
@@ -152,12 +152,12 @@ def test_fields_that_act_on_a_cluster_only_are_named():
 
 
 def test_problems_come_in_the_order_of_the_spec():
-    fields = ["spec.retry", "spec.workers", "spec.dataset.sources[3].name", "spec.model.name", "job.yaml"]
+    fields = ["spec.retry", "spec.workers", "spec.dataset.sources[3].path", "spec.model.name", "job.yaml"]
     ordered = in_spec_order([Problem(field, "") for field in fields])
     assert [found.field for found in ordered] == [
         "job.yaml",
         "spec.model.name",
-        "spec.dataset.sources[3].name",
+        "spec.dataset.sources[3].path",
         "spec.workers",
         "spec.retry",
     ]

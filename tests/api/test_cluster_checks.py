@@ -45,7 +45,7 @@ def test_names_of_the_rows_are_names_of_jobs():
         {"checkpoints": STORAGE},
         {"checkpoints": {"storage": "/data/x"}, "workers": {"volumes": [CLAIM]}, "cpuPods": {"volumes": [CLAIM]}},
         {"model": {"name": "/data/m"}, "checkpoints": STORAGE, "workers": {"volumes": [CLAIM]}, "cpuPods": {"volumes": [CLAIM]}},
-        {"dataset": {"sources": [{"name": "/data/x"}]}, "checkpoints": STORAGE, "cpuPods": {"volumes": [{**CLAIM, "readOnly": True}]}},
+        {"dataset": {"sources": [{"path": "/data/x"}]}, "checkpoints": STORAGE, "cpuPods": {"volumes": [{**CLAIM, "readOnly": True}]}},
         {"publish": {"directory": {"path": "/data/out"}}, "checkpoints": STORAGE, "cpuPods": {"volumes": [CLAIM]}},
         {"publish": {"hub": {"repository": "a/b", "tokenSecret": {"name": "hub"}}}, "checkpoints": STORAGE},
         {"publish": {"hub": {"repository": "a/b"}}, "checkpoints": STORAGE, "cpuPods": {"env": [{"name": "HF_TOKEN", "value": "t"}]}},

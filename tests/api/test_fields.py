@@ -6,7 +6,7 @@ from finetune_api.finetunejob import DataSource, FineTuneJobSpec, PodSettings, Z
 
 
 def test_keys_are_those_of_yaml():
-    assert list(keys(DataSource))[:3] == ["name", "config", "revision"]
+    assert list(keys(DataSource))[:3] == ["path", "config", "revision"]
     assert "sub_group_size" in keys(ZeroOptimization)
     assert field_kind(DataSource, "token_secret") is None
 

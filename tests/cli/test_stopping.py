@@ -19,7 +19,7 @@ def reading(folder: Path, job: Path) -> Iterator["tuple[subprocess.Popen[str], i
     """The command, waiting for data that does not come: its one file is a pipe, whose other end is given."""
     pipe = folder / "rows.jsonl"
     os.mkfifo(pipe)
-    command = [sys.executable, "-m", "finetune_cli.app", "run", str(job), "--json", "--set", "dataset.sources.0.name=./rows.jsonl"]
+    command = [sys.executable, "-m", "finetune_cli.app", "run", str(job), "--json", "--set", "dataset.sources.0.path=./rows.jsonl"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     writing = os.open(pipe, os.O_WRONLY)  # returns when the command opens it, too

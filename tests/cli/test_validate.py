@@ -65,15 +65,15 @@ def test_only_for_a_cluster_storage_is_needed(folder, capsys):
 
 
 def test_paths_that_lead_nowhere(folder, capsys):
-    (folder / "paths.yaml").write_text(yaml.safe_dump(mapping(model={"name": "./none"}, dataset={"sources": [{"name": "./none.jsonl"}]})))
+    (folder / "paths.yaml").write_text(yaml.safe_dump(mapping(model={"name": "./none"}, dataset={"sources": [{"path": "./none.jsonl"}]})))
     assert main(["validate", "paths.yaml", "--json"]) == 2
     (entry,) = json.loads(capsys.readouterr().out)["jobs"]
-    assert [problem["field"] for problem in entry["problems"]] == ["spec.model.name", "spec.dataset.sources[0].name"]
+    assert [problem["field"] for problem in entry["problems"]] == ["spec.model.name", "spec.dataset.sources[0].path"]
     assert main(["validate", "good.yaml", "--set", "model.name=./typed"]) == 2
 
 
 def test_an_absolute_path_may_exist_only_where_the_job_runs(folder):
-    (folder / "pod.yaml").write_text(yaml.safe_dump(mapping(dataset={"sources": [{"name": "/only/in/the/pod.jsonl"}]})))
+    (folder / "pod.yaml").write_text(yaml.safe_dump(mapping(dataset={"sources": [{"path": "/only/in/the/pod.jsonl"}]})))
     assert main(["validate", "pod.yaml"]) == 0
 
 

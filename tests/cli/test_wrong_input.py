@@ -170,7 +170,7 @@ def test_a_token_that_can_not_publish_is_refused_before_anything_else(
 ) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    wanted = {"publish__directory": "null", "publish__hub__repository": "org/new", "dataset__sources__0__name": "./none.jsonl"}
+    wanted = {"publish__directory": "null", "publish__hub__repository": "org/new", "dataset__sources__0__path": "./none.jsonl"}
     code, _, err = finetune("run", tiny.job, **wanted)
     assert code == 2
     assert message in err
@@ -220,7 +220,7 @@ def test_a_data_file_that_can_not_be_used(finetune: Finetune, tiny: Tiny, tmp_pa
     name, content, message = FILES[case]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    code, _, err = finetune("run", tiny.job, dataset__sources__0__name=f"./{name}")
+    code, _, err = finetune("run", tiny.job, dataset__sources__0__path=f"./{name}")
     assert code == 2
     assert f"error: {tmp_path}/{message}" in err if name in message else f"error: {message}" in err
     assert not (tmp_path / "runs/tiny/run.json").exists()
@@ -238,7 +238,7 @@ def test_what_is_wrong_with_data_can_be_allowed_and_is_told(finetune: Finetune, 
 def test_a_job_that_is_corrected_goes_on_in_the_same_folder(finetune: Finetune, tiny: Tiny, tmp_path: Path) -> None:
     """A typo in the data's name must not give folder and storage away to a run that never was."""
     for name in ("typo", "another-typo"):
-        code, _, err = finetune("run", tiny.job, dataset__sources__0__name=f"./{name}.jsonl")
+        code, _, err = finetune("run", tiny.job, dataset__sources__0__path=f"./{name}.jsonl")
         assert code == 2
         assert f"{tmp_path}/{name}.jsonl: there is no such file or folder" in err
 
@@ -246,7 +246,7 @@ def test_a_job_that_is_corrected_goes_on_in_the_same_folder(finetune: Finetune, 
 def test_a_directory_that_holds_something_else_is_refused_before_anything_else(finetune: Finetune, tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
-    code, _, err = finetune("run", tiny.job, publish__directory__path="out", dataset__sources__0__name="./none.jsonl")
+    code, _, err = finetune("run", tiny.job, publish__directory__path="out", dataset__sources__0__path="./none.jsonl")
     assert code == 2
     assert f"{tmp_path}/out exists and holds no model of ours; choose another directory or remove it" in err
     assert (tmp_path / "out/thesis.txt").read_text() == "mine"
@@ -281,7 +281,7 @@ def on_s3(server: S3Server, **changes: object) -> dict[str, object]:
             "spec.model.name=s3://no-such-bucket/base: there is no bucket 'no-such-bucket'",
         ),
         (
-            {"dataset__sources__0__name": f"s3://{BUCKET}/no/rows.jsonl"},
+            {"dataset__sources__0__path": f"s3://{BUCKET}/no/rows.jsonl"},
             f"s3://{BUCKET}/no/rows.jsonl: there is no such object; check bucket and key",
         ),
     ],
@@ -371,7 +371,7 @@ def test_a_damaged_run_is_named(finetune: Finetune, tiny: Tiny, tmp_path: Path, 
         (["plan", "{job}", "--set", "training.globalBatchSize=9"], "InvalidSpec"),
         (["run", "none.yaml"], "InvalidSpec"),
         (["run", "{job}", "--set", "model.name=./none"], "InvalidModel"),
-        (["run", "{job}", "--set", "dataset.sources.0.name=./none"], "InvalidData"),
+        (["run", "{job}", "--set", "dataset.sources.0.path=./none"], "InvalidData"),
         (["data", "preview", "./none.jsonl", "--tokenizer", "{tokenizer}"], "InvalidData"),
         (["data", "preview", "./none.jsonl", "--tokenizer", "none.json"], "InvalidModel"),
         (["data", "preview", "./none.jsonl"], "InvalidUsage"),

@@ -92,7 +92,7 @@ class Jobs:
         """A job of a few steps on two nodes; `changes` name fields of spec, `__` between them."""
         spec: dict[str, Any] = {
             "model": {"name": f"s3://{BUCKET}/base/tiny", "initialization": "random"},
-            "dataset": {"sources": [{"name": f"s3://{BUCKET}/data/{self.data}"}], "evaluation": {"fraction": 0.1}},
+            "dataset": {"sources": [{"path": f"s3://{BUCKET}/data/{self.data}"}], "evaluation": {"fraction": 0.1}},
             "training": {
                 "maxSteps": 6,
                 "maxSequenceLength": 256,

@@ -59,7 +59,7 @@ def test_the_first_sample_is_prepared_trained_across_nodes_and_published(
     name = jobs.apply_sample(
         "finetunejob",
         model=TINY_MODEL,
-        dataset__sources=[{"name": f"s3://{BUCKET}/data/{jobs.data}", "limit": 200}],
+        dataset__sources=[{"path": f"s3://{BUCKET}/data/{jobs.data}", "limit": 200}],
         training__epochs=None,
         training__maxSteps=3,
         workers__nodes=2,
@@ -260,7 +260,7 @@ def test_gpus_are_taken_by_the_node_and_missing_ones_are_told(own_cluster: Clust
         model__name=f"s3://{BUCKET}/data/starcoderbase",
         model__initialization="random",  # its weights are 31 GB
         model__tokenSecret=None,
-        dataset__sources=[{"name": f"s3://{BUCKET}/data/chats", "format": "messages"}],
+        dataset__sources=[{"path": f"s3://{BUCKET}/data/chats", "format": "messages"}],
     )
     one_gpu = {"workers__nodes": 1, "workers__device": "auto", "workers__gpusPerNode": 1, "workers__workersPerNode": None}
     jobs.apply("blind", **one_gpu, failurePolicy={"maxFailures": 0}, publish=None)
@@ -318,7 +318,7 @@ WRONG: dict[str, tuple[dict[str, object], list[str]]] = {
     "no-s3": ({"checkpoints__endpoint": "http://127.0.0.1:1"}, ["127.0.0.1:1", "spec.checkpoints.endpoint"]),
     "no-bucket": ({"checkpoints__storage": "s3://missing-bucket/x"}, ["'missing-bucket'", "create it or correct the name"]),
     "bad-row": (
-        {"dataset__sources": [{"name": f"s3://{BUCKET}/data/bad.jsonl"}]},
+        {"dataset__sources": [{"path": f"s3://{BUCKET}/data/bad.jsonl"}]},
         ["InvalidData", "data/bad.jsonl row 2", "correct them, or raise maxInvalidRows"],
     ),
     "too-large": (TOO_LARGE, ["GiB"]),

@@ -53,7 +53,7 @@ def spec_mapping(**spec: Any) -> Json:
     """That job's spec as YAML has it."""
     base = {
         "model": {"name": "org/model"},
-        "dataset": {"sources": [{"name": "org/data"}]},
+        "dataset": {"sources": [{"path": "org/data"}]},
         "training": {"epochs": 1},
         "workers": {"nodes": 2, "gpusPerNode": 8},
         "checkpoints": {"storage": "s3://bucket/starchat", "credentialsSecret": {"name": "s3"}},

@@ -41,7 +41,7 @@ def test_a_publication_that_is_evicted_again_and_again_is_retried_without_traini
 
 
 def test_a_gate_refuses_a_bad_model_before_any_pod(world: World, kubelet: Kubelet) -> None:
-    held_out = {"sources": [{"name": "org/data"}], "evaluation": {"fraction": 0.1}}
+    held_out = {"sources": [{"path": "org/data"}], "evaluation": {"fraction": 0.1}}
     prepared(world, kubelet, dataset=held_out, publish=HUB | {"gate": {"evaluationLoss": {"max": 1.0}}})
     kubelet.train("starchat-1", evaluation={"step": 10, "loss": 1.5})
     world.settle()
@@ -53,7 +53,7 @@ def test_a_gate_refuses_a_bad_model_before_any_pod(world: World, kubelet: Kubele
 
 def test_the_evaluation_of_an_earlier_checkpoint_closes_no_gate(world: World, kubelet: Kubelet) -> None:
     """The attempt that reported it was preempted, and the one that finished couldn't report: the pod finds the loss in the storage."""
-    held_out = {"sources": [{"name": "org/data"}], "evaluation": {"fraction": 0.1}}
+    held_out = {"sources": [{"path": "org/data"}], "evaluation": {"fraction": 0.1}}
     prepared(world, kubelet, dataset=held_out, publish=HUB | {"gate": {"evaluationLoss": {"max": 1.0}}})
     kubelet.rayjob("starchat-1", "Running", job="RUNNING")
     kubelet.ray_pods("starchat-1-abcde")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real_data
 
 def dialogues(folder: Path, name: str, notices: list[str] | None = None, **options: Any) -> tuple[list[Dialogue], Counter[str]]:
     """The dialogues of a file, and how many things were dropped for each reason."""
-    source = DataSource(name=f"./{name}", **options)
+    source = DataSource(path=f"./{name}", **options)
     rows = read(source, "train", base=folder, secrets=Secrets({}))
     items = list(parse(rows, source, notice=(notices if notices is not None else []).append))
     return [item for item in items if isinstance(item, Dialogue)], Counter(item.reason for item in items if isinstance(item, Dropped))

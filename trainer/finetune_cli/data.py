@@ -99,7 +99,7 @@ def _source(name: str, data_format: Format) -> "DataSource":
     from finetune_api.finetunejob import DataSource
 
     is_bare = not name.startswith(("./", "../", "/", "s3://"))
-    return DataSource(name=f"./{name}" if is_bare and Path(name).exists() else name, format=data_format)
+    return DataSource(path=f"./{name}" if is_bare and Path(name).exists() else name, format=data_format)
 
 
 def _dialogues(sources: "list[DataSource]", split: str, count: _Count) -> "Iterator[Dialogue]":

@@ -66,7 +66,7 @@ def _missing_paths(job: "FineTuneJob", base: Path, typed: set[str]) -> "list[Pro
     from finetune_api.errors import Problem
 
     names = [("spec.model.name", job.spec.model.name)]
-    names += [(f"spec.dataset.sources[{index}].name", source.name) for index, source in enumerate(job.spec.dataset.sources)]
+    names += [(f"spec.dataset.sources[{index}].path", source.path) for index, source in enumerate(job.spec.dataset.sources)]
     return [
         Problem(field, f'"{name}" leads to {base / name}, which does not exist', "correct the path")
         for field, name in names

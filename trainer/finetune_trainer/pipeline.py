@@ -169,7 +169,7 @@ def check_places(local: LocalRun) -> None:
 
 def _prepare(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, sink: Sink) -> Prepared:
     """The data, read and tokenised; what a run has begun with stays, whatever a branch on the Hub points to since."""
-    if frozen is not None and not all(is_path(source.name) for source in local.job.spec.dataset.sources):
+    if frozen is not None and not all(is_path(source.path) for source in local.job.spec.dataset.sources):
         earlier = prepared_earlier(local.folder.prepared, frozen.data.fingerprint)
         if earlier is not None:
             sink.record(Notice(message=f"data prepared when this run began is used: {earlier.folder}"))

@@ -33,7 +33,7 @@ Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "
 class DataSource(Spec):
     """One source of dialogues."""
 
-    name: Place = Field(
+    path: Place = Field(
         description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, or a file or folder "
         "(`./x`, `../x`, `/x`; relative to the job file).",
     )

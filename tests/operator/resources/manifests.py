@@ -76,8 +76,8 @@ def full_job() -> FineTuneJob:
         model={"name": f"{MARK}/model", "revision": MARK, "tokenSecret": secret, "cache": {"claimName": f"{MARK}-cache"}},
         dataset={
             "sources": [
-                {"name": f"{MARK}/data", "split": MARK, "tokenSecret": {"name": f"{MARK}-data"}},
-                {"name": f"s3://{MARK}/data", "credentialsSecret": {"name": f"{MARK}-s3"}},
+                {"path": f"{MARK}/data", "split": MARK, "tokenSecret": {"name": f"{MARK}-data"}},
+                {"path": f"s3://{MARK}/data", "credentialsSecret": {"name": f"{MARK}-s3"}},
             ],
         },
         template={"systemText": f"$({MARK}) `{MARK}`; {MARK}"},

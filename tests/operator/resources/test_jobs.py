@@ -136,7 +136,7 @@ def test_what_cpu_pods_are_told(stage: str) -> None:
 
 CHANGES = {
     "model": {"model": {"revision": "v2"}},
-    "data": {"dataset": {"sources": [{"name": "org/other"}]}},
+    "data": {"dataset": {"sources": [{"path": "org/other"}]}},
     "template": {"template": {"name": "no_system"}},
     "training": {"training": {"epochs": 2}},
     "storage": {"checkpoints": {"storage": "s3://other/prefix"}},

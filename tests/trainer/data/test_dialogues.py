@@ -15,7 +15,7 @@ def rows(*data: Any) -> list[Row]:
 
 
 def parsed(*data: Any, format: str = "messages", keep: bool = False, **columns: str) -> list[Dialogue | Dropped]:  # noqa: A002
-    source = DataSource.model_validate({"name": "./data.jsonl", "format": format, "columns": columns})
+    source = DataSource.model_validate({"path": "./data.jsonl", "format": format, "columns": columns})
     return list(parse(rows(*data), source, trailing_user_turns="keep" if keep else "trim"))
 
 
@@ -56,7 +56,7 @@ QA = [("user", "Q"), ("assistant", "A")]
 )
 def test_each_format_by_name_and_recognised(format: str, row: dict[str, Any]) -> None:  # noqa: A002
     notices: list[str] = []
-    automatic = list(parse(rows(row), DataSource(name="./data.jsonl"), notice=notices.append))
+    automatic = list(parse(rows(row), DataSource(path="./data.jsonl"), notice=notices.append))
     assert [turns(item) for item in parsed(row, format=format)] == [QA]
     assert [turns(item) for item in automatic] == [QA]
     assert notices == [f"./data.jsonl: format {format}, recognised from row 1"]
@@ -80,7 +80,7 @@ def test_columns_of_another_name() -> None:
 
 
 def test_mapped_columns_are_recognised() -> None:
-    source = DataSource(name="./x.jsonl", columns=Columns(prompt="question", completion="reply"))
+    source = DataSource(path="./x.jsonl", columns=Columns(prompt="question", completion="reply"))
     notices: list[str] = []
     assert turns(next(parse(rows({"question": "Q", "reply": "A"}), source, notice=notices.append))) == QA
     assert "format prompt-completion" in notices[0]
@@ -163,11 +163,11 @@ def test_a_wrong_row_does_not_stop_the_others() -> None:
 
 def test_an_unknown_schema_is_refused_with_its_columns() -> None:
     with pytest.raises(InvalidData, match=r"data\.jsonl row 1: no known format has the columns 'text', 'label'; set the source's format"):
-        list(parse(rows({"text": "x", "label": 1}), DataSource(name="./data.jsonl")))
+        list(parse(rows({"text": "x", "label": 1}), DataSource(path="./data.jsonl")))
 
 
 def test_recognition_passes_over_rows_that_can_not_be_read() -> None:
-    source = DataSource(name="./data.jsonl")
+    source = DataSource(path="./data.jsonl")
     items = list(parse(rows(Unreadable("not JSON"), chat("Q", "A")), source))
     assert [type(item) for item in items] == [Dropped, Dialogue]
     assert reason(next(parse(rows(Unreadable("not JSON")), source))) == "not JSON"

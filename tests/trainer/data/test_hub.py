@@ -58,9 +58,9 @@ def ask(endpoint: str, folder: Path, questions: dict[str, tuple[str, dict[str, A
     return dict(zip(questions, answer["answers"], strict=True)) | {"notices": answer["notices"]}
 
 
-ENGLISH = {"name": "org/chats", "config": "english"}
-GERMAN = {"name": "org/chats", "config": "german"}
-PRIVATE = {"name": "org/private", "config": "german"}
+ENGLISH = {"path": "org/chats", "config": "english"}
+GERMAN = {"path": "org/chats", "config": "german"}
+PRIVATE = {"path": "org/private", "config": "german"}
 QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "train": ("train", ENGLISH),
     "test": ("test", ENGLISH),
@@ -68,10 +68,10 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "private": ("train", PRIVATE | {"tokenSecret": {"name": "right"}}),
     "wrong token": ("train", PRIVATE | {"tokenSecret": {"name": "wrong"}}),
     "no token": ("train", PRIVATE),
-    "no such name": ("train", {"name": "org/nothing"}),
+    "no such name": ("train", {"path": "org/nothing"}),
     "no such revision": ("train", ENGLISH | {"revision": "v9"}),
-    "no config": ("train", {"name": "org/chats"}),
-    "no such config": ("train", {"name": "org/chats", "config": "french"}),
+    "no config": ("train", {"path": "org/chats"}),
+    "no such config": ("train", {"path": "org/chats", "config": "french"}),
     "no such split": ("validation", ENGLISH),
 }
 

@@ -79,11 +79,11 @@ def test_what_a_user_typed_is_kept_unless_the_page_wraps_it() -> None:
 def test_only_sharegpt_is_cleaned_and_it_is_told() -> None:
     notices: list[str] = []
     sharegpt = {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "<p>A</p>"}]}
-    (item,) = parse([("d", 1, sharegpt)], DataSource(name="./d.json", format="sharegpt"), notice=notices.append)
+    (item,) = parse([("d", 1, sharegpt)], DataSource(path="./d.json", format="sharegpt"), notice=notices.append)
     assert isinstance(item, Dialogue)
     assert item.messages[1].content == "A"
     assert notices == ["./d.json: HTML of a web page was turned into text in 1 conversations"]
     messages = {"prompt": "Q", "completion": "<p>A</p>"}
-    (item,) = parse([("d", 1, messages)], DataSource(name="./d.json", format="prompt-completion"))
+    (item,) = parse([("d", 1, messages)], DataSource(path="./d.json", format="prompt-completion"))
     assert isinstance(item, Dialogue)
     assert item.messages[1].content == "<p>A</p>"

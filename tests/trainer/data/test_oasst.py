@@ -34,7 +34,7 @@ def flat(tree: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def parsed(*data: dict[str, Any], keep: bool = False, **wanted: Any) -> list[Dialogue | Dropped]:
-    source = DataSource(name="./trees.jsonl", filter=DataFilter(**wanted))
+    source = DataSource(path="./trees.jsonl", filter=DataFilter(**wanted))
     rows = [("trees.jsonl", number, row) for number, row in enumerate(data, start=1)]
     return list(parse(rows, source, trailing_user_turns="keep" if keep else "trim"))
 

@@ -20,7 +20,7 @@ BUCKET = "finetune-tests"  # the one that the s3 fixture made
 
 
 def rows_of(base: Path, name: str, split: str = "train", **options: Any) -> Rows:
-    return read(DataSource(name=name), split, base=base, secrets=Secrets({}), **options)
+    return read(DataSource(path=name), split, base=base, secrets=Secrets({}), **options)
 
 
 def refusal(base: Path, name: str, split: str = "train", **options: Any) -> str:
@@ -167,13 +167,13 @@ def test_objects_that_are_not_there(tmp_path: Path, name: str, reason: str) -> N
 
 
 def test_a_missing_secret_of_an_s3_source_names_its_field() -> None:
-    source = DataSource(name="s3://bucket/x.jsonl", credentials_secret=SecretName(name="mine"))
+    source = DataSource(path="s3://bucket/x.jsonl", credentials_secret=SecretName(name="mine"))
     with pytest.raises(InvalidSpec, match=r"spec\.dataset\.sources\.3\.credentialsSecret: secret 'mine'"):
         read(source, "train", base=Path(), secrets=Secrets({}), field="spec.dataset.sources.3")
 
 
 def test_a_hub_source_names_the_field_of_a_missing_token() -> None:
-    source = DataSource.model_validate({"name": "org/data", "tokenSecret": {"name": "hub"}})
+    source = DataSource.model_validate({"path": "org/data", "tokenSecret": {"name": "hub"}})
     with pytest.raises(InvalidSpec, match=r"spec\.dataset\.sources\.0\.tokenSecret: secret 'hub'"):
         read(source, "train", base=Path(), secrets=Secrets({}), field="spec.dataset.sources.0")
 
@@ -196,12 +196,12 @@ def test_a_real_bucket_with_keys_of_the_checkpoints(s3: S3Server) -> None:
     )
     storage.put("train.jsonl", b'{"a": 1}\n{"a": 2}\n')
     for name in (f"s3://{BUCKET}/sources", f"s3://{BUCKET}/sources/train.jsonl"):
-        rows = read(DataSource(name=name), "train", **options)
+        rows = read(DataSource(path=name), "train", **options)
         assert [data for _, _, data in rows] == [{"a": 1}, {"a": 2}]
     with pytest.raises(InvalidStorage, match="no-such-bucket"):
-        read(DataSource(name="s3://no-such-bucket/sources"), "train", **options)
+        read(DataSource(path="s3://no-such-bucket/sources"), "train", **options)
     with pytest.raises(InvalidStorage) as caught:
-        read(DataSource(name=name), "train", **options | {"secrets": Secrets(environment | {"AWS_SECRET_ACCESS_KEY": "wrong"})})
+        read(DataSource(path=name), "train", **options | {"secrets": Secrets(environment | {"AWS_SECRET_ACCESS_KEY": "wrong"})})
     assert "spec.checkpoints.credentialsSecret" in str(caught.value)
 
 
@@ -210,9 +210,9 @@ def test_an_s3_server_that_does_not_answer_is_a_wrong_setting() -> None:
         free.bind(("127.0.0.1", 0))
         checkpoints = Checkpoints(endpoint=f"http://127.0.0.1:{free.getsockname()[1]}", credentials_secret=SecretName(name="s3"))
         secrets = Secrets({"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"})
-        with pytest.raises(InvalidStorage, match=r"spec\.dataset\.sources\.0\.name=s3://bucket: can't reach"):
+        with pytest.raises(InvalidStorage, match=r"spec\.dataset\.sources\.0\.path=s3://bucket: can't reach"):
             read(
-                DataSource(name="s3://bucket/x.jsonl"),
+                DataSource(path="s3://bucket/x.jsonl"),
                 "train",
                 base=Path(),
                 secrets=secrets,

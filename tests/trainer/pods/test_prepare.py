@@ -55,7 +55,7 @@ def preparation(tmp_path: Path, tiny: Tiny) -> Preparation:
     job = yaml.safe_load(tiny.job.read_text())
     job["spec"] |= {
         "model": {"name": str(tiny.model), "initialization": "random"},
-        "dataset": {"sources": [{"name": str(tiny.dialogues)}], "evaluation": {"fraction": 0.2}, "processes": 1},
+        "dataset": {"sources": [{"path": str(tiny.dialogues)}], "evaluation": {"fraction": 0.2}, "processes": 1},
         "checkpoints": {"storage": str(tmp_path / "storage")},
         "publish": {},
     }
@@ -137,7 +137,7 @@ def test_storage_of_another_run_is_refused(preparation: Preparation, tmp_path: P
     [
         (("checkpoints", "storage"), "/dev/null/storage", "InvalidStorage", "name a directory that this user may write"),
         (("model", "name"), "/no/such/model", "InvalidModel", "/no/such/model is no directory"),
-        (("dataset", "sources"), [{"name": "/no/such/rows.jsonl"}], "InvalidData", "/no/such/rows.jsonl"),
+        (("dataset", "sources"), [{"path": "/no/such/rows.jsonl"}], "InvalidData", "/no/such/rows.jsonl"),
         (("publish", "directory"), {"path": "/dev/null"}, "InvalidPublication", "/dev/null"),
         (("training", "epochs"), -1, "InvalidSpec", "spec.training.epochs"),
     ],
@@ -151,7 +151,7 @@ def test_what_would_fail_later_fails_now(preparation: Preparation, path: tuple[s
 
 def test_a_bad_row_is_named(preparation: Preparation, tmp_path: Path, tiny: Tiny) -> None:
     (tmp_path / "rows.jsonl").write_text(tiny.dialogues.read_text() + '{"messages": [{"role": "user"}]}\n')
-    preparation.spec["dataset"]["sources"] = [{"name": str(tmp_path / "rows.jsonl")}]
+    preparation.spec["dataset"]["sources"] = [{"path": str(tmp_path / "rows.jsonl")}]
     code, result = preparation.run()
     assert (code, result.reason) == (2, "InvalidData")
     assert f"{tmp_path}/rows.jsonl" in str(result.message)

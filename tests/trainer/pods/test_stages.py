@@ -111,7 +111,7 @@ def test_prepared_stopped_trained_and_published(
         monkeypatch.setenv(name, ray_environment[name])
     spec = yaml.safe_load(tiny.job.read_text())["spec"]
     spec["model"]["name"] = str(tiny.model)
-    spec["dataset"]["sources"] = [{"name": str(tiny.dialogues)}]
+    spec["dataset"]["sources"] = [{"path": str(tiny.dialogues)}]
     spec["training"] |= {"epochs": None, "maxSteps": TOTAL_STEPS}
     spec["checkpoints"] = {"storage": f"s3://{BUCKET}/stages", "endpoint": s3.endpoint, "every": {"steps": 1000}}
     spec["publish"] = {"directory": {"path": str(tmp_path / "published")}}

@@ -89,7 +89,7 @@ def oasst_tree(name: str, replies: int = 2) -> dict[str, Any]:
 
 
 def test_a_file_becomes_a_store_of_all_its_answers(tmp_path: Path, tiny: Tiny) -> None:
-    prepared = run(job([{"name": str(tiny.dialogues)}], max_length=512), tmp_path)
+    prepared = run(job([{"path": str(tiny.dialogues)}], max_length=512), tmp_path)
     rows = [json.loads(line) for line in tiny.dialogues.read_text(encoding="utf-8").splitlines()]
     expected = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
     assert answers(prepared) == expected
@@ -99,7 +99,7 @@ def test_a_file_becomes_a_store_of_all_its_answers(tmp_path: Path, tiny: Tiny) -
 
 
 def test_the_shape_counts_what_is_stored(tmp_path: Path, tiny: Tiny) -> None:
-    prepared = run(job([{"name": str(tiny.dialogues)}], max_length=96, template={"name": "no_system", "masking": "blog"}), tmp_path)
+    prepared = run(job([{"path": str(tiny.dialogues)}], max_length=96, template={"name": "no_system", "masking": "blog"}), tmp_path)
     data, shape = PreparedData.open(prepared.folder, "train"), prepared.data_shape.train
     assert shape.segments == data.num_examples
     assert shape.segments > shape.dialogues
@@ -112,15 +112,15 @@ def test_the_shape_counts_what_is_stored(tmp_path: Path, tiny: Tiny) -> None:
 
 
 def test_the_template_is_stored_with_its_ids(tmp_path: Path, tiny: Tiny) -> None:
-    prepared = run(job([{"name": str(tiny.dialogues)}]), tmp_path)
+    prepared = run(job([{"path": str(tiny.dialogues)}]), tmp_path)
     stored = template_from_json((prepared.folder / "dialogue_template.json").read_text(encoding="utf-8"))
     assert stored == encoder(name="no_system").template
 
 
 def test_the_same_job_uses_the_store_again(tmp_path: Path, tiny: Tiny) -> None:
     events: list[Event] = []
-    first = run(job([{"name": str(tiny.dialogues)}]), tmp_path)
-    second = run(job([{"name": str(tiny.dialogues)}], processes=2), tmp_path, events=events)
+    first = run(job([{"path": str(tiny.dialogues)}]), tmp_path)
+    second = run(job([{"path": str(tiny.dialogues)}], processes=2), tmp_path, events=events)
     assert second.reused
     assert (second.folder, second.data_shape, second.statistics) == (first.folder, first.data_shape, first.statistics)
     assert [type(event) for event in events if "used again" in str(event)] == [Notice]
@@ -137,7 +137,7 @@ def test_the_same_job_uses_the_store_again(tmp_path: Path, tiny: Tiny) -> None:
     ],
 )
 def test_what_shapes_rows_gives_another_fingerprint(tmp_path: Path, tiny: Tiny, change: dict[str, Any]) -> None:
-    sources = [{"name": str(tiny.dialogues)}]
+    sources = [{"path": str(tiny.dialogues)}]
     before, after = run(job(sources), tmp_path), run(job(sources, **change), tmp_path)
     assert before.data_shape.fingerprint != after.data_shape.fingerprint
     assert not after.reused
@@ -145,17 +145,17 @@ def test_what_shapes_rows_gives_another_fingerprint(tmp_path: Path, tiny: Tiny, 
 
 def test_a_changed_file_gives_another_fingerprint(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", talks(3))
-    before = run(job([{"name": str(file)}]), tmp_path)
+    before = run(job([{"path": str(file)}]), tmp_path)
     write_rows(file, talks(4))
-    assert run(job([{"name": str(file)}]), tmp_path).data_shape.fingerprint != before.data_shape.fingerprint
+    assert run(job([{"path": str(file)}]), tmp_path).data_shape.fingerprint != before.data_shape.fingerprint
 
 
 def test_an_altered_store_is_refused(tmp_path: Path, tiny: Tiny) -> None:
-    prepared = run(job([{"name": str(tiny.dialogues)}]), tmp_path)
+    prepared = run(job([{"path": str(tiny.dialogues)}]), tmp_path)
     ids = prepared.folder / "train.ids.bin"
     ids.write_bytes(b"\x01" + ids.read_bytes()[1:])
     with pytest.raises(StorageFailed, match=r"train\.ids\.bin is not what was written"):
-        run(job([{"name": str(tiny.dialogues)}]), tmp_path)
+        run(job([{"path": str(tiny.dialogues)}]), tmp_path)
 
 
 @pytest.mark.parametrize("alone", [0, 3])
@@ -192,7 +192,7 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path) -> None:
     """Several chunks, over-long dialogues and a drawn split among them."""
     rows = [talk(*[f"turn {number} {turn} " * (1 + number % 5) for turn in range(2 + 2 * (number % 3))]) for number in range(900)]
     file = write_rows(tmp_path / "many.jsonl", rows)
-    wanted = [job([{"name": str(file), "weight": 1.5}], evaluation={"fraction": 0.2}, processes=count) for count in (1, 3)]
+    wanted = [job([{"path": str(file), "weight": 1.5}], evaluation={"fraction": 0.2}, processes=count) for count in (1, 3)]
     one, many = (run(each, tmp_path / f"processes {each.spec.dataset.processes}") for each in wanted)
     assert files(one.folder) == files(many.folder)
     assert one.data_shape.train.dialogues > 900
@@ -203,7 +203,7 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_fraction_of_trees_is_held_out(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "trees.jsonl", [oasst_tree(f"t{number}") for number in range(20)])
-    prepared = run(job([{"name": str(file), "format": "oasst"}], evaluation={"fraction": 0.25}), tmp_path)
+    prepared = run(job([{"path": str(file), "format": "oasst"}], evaluation={"fraction": 0.25}), tmp_path)
     train, evaluation = ({answer.split()[0] for answer in answers(prepared, side)} for side in ("train", "evaluation"))
     assert len(evaluation) == 5
     assert train.isdisjoint(evaluation)
@@ -216,7 +216,7 @@ def test_a_named_split_is_held_out_and_its_trees_are_not_trained(tmp_path: Path)
     folder.mkdir()
     write_rows(folder / "train.jsonl", talks(10))
     write_rows(folder / "test.jsonl", talks(12)[8:])
-    prepared = run(job([{"name": str(folder)}], evaluation={"split": "test"}), tmp_path)
+    prepared = run(job([{"path": str(folder)}], evaluation={"split": "test"}), tmp_path)
     assert answers(prepared) == [f"answer {number}" for number in range(8)]
     assert answers(prepared, "evaluation") == [f"answer {number}" for number in range(8, 12)]
     assert prepared.statistics["sources"][0]["dropped"] == {"its conversation is in the evaluation split": 2}
@@ -226,7 +226,7 @@ def test_a_named_split_is_held_out_and_its_trees_are_not_trained(tmp_path: Path)
 def test_weights_repeat_or_halve_a_source(tmp_path: Path, weight: float, expected: int) -> None:
     file = write_rows(tmp_path / "a.jsonl", talks(20))
     other = write_rows(tmp_path / "b.jsonl", talks(3, tree="b"))
-    sources = [{"name": str(file), "weight": weight}, {"name": str(other), "columns": {"tree": "tree"}}]
+    sources = [{"path": str(file), "weight": weight}, {"path": str(other), "columns": {"tree": "tree"}}]
     prepared = run(job(sources), tmp_path)
     assert prepared.data_shape.train.dialogues == expected + 3
     assert [source["dialogues"] for source in prepared.statistics["sources"]] == [expected, 3]
@@ -234,20 +234,20 @@ def test_weights_repeat_or_halve_a_source(tmp_path: Path, weight: float, expecte
 
 def test_held_out_dialogues_are_not_repeated(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", talks(20))
-    prepared = run(job([{"name": str(file), "weight": 3.0}], evaluation={"fraction": 0.5}), tmp_path)
+    prepared = run(job([{"path": str(file), "weight": 3.0}], evaluation={"fraction": 0.5}), tmp_path)
     assert len(answers(prepared, "evaluation")) == 10
     assert len(answers(prepared)) == 30
 
 
 def test_a_limit_counts_dialogues(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", talks(20))
-    assert run(job([{"name": str(file), "limit": 7}]), tmp_path).data_shape.train.dialogues == 7
+    assert run(job([{"path": str(file), "limit": 7}]), tmp_path).data_shape.train.dialogues == 7
 
 
 def test_a_shared_answer_is_learnt_in_every_path_or_once(tmp_path: Path) -> None:
     """Bug 15 of the published code: paths of a tree repeat their beginnings."""
     file = write_rows(tmp_path / "trees.jsonl", [oasst_tree("t0"), oasst_tree("t1")])
-    sources = [{"name": str(file), "format": "oasst"}]
+    sources = [{"path": str(file), "format": "oasst"}]
     every, once = (answers(run(job(sources, repeated_messages=how), tmp_path)) for how in ("every", "once"))
     assert every == [f"t{tree} {text}" for tree in range(2) for text in ("shared", "reply 0", "shared", "reply 1")]
     assert once == [f"t{tree} {text}" for tree in range(2) for text in ("shared", "reply 0", "reply 1")]
@@ -255,7 +255,7 @@ def test_a_shared_answer_is_learnt_in_every_path_or_once(tmp_path: Path) -> None
 
 def test_turns_after_the_last_answer_are_trimmed_or_kept(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", [talk("q", "a", "an open question")])
-    trimmed, kept = (run(job([{"name": str(file)}], trailing_user_turns=how), tmp_path) for how in ("trim", "keep"))
+    trimmed, kept = (run(job([{"path": str(file)}], trailing_user_turns=how), tmp_path) for how in ("trim", "keep"))
     assert answers(trimmed) == answers(kept) == ["a"]
     assert trimmed.data_shape.train.tokens < kept.data_shape.train.tokens
     assert trimmed.statistics["sources"][0]["dropped"] == {"trailing user turn": 1}
@@ -269,9 +269,9 @@ def test_one_bad_row_in_ten_thousand_is_named(tmp_path: Path) -> None:
     rows[6_789] = talk("q", "a", "q", "")
     file = write_rows(tmp_path / "a.jsonl", rows)
     with pytest.raises(InvalidData, match=r"a\.jsonl row 6790: message 4 \(assistant\): the text is empty"):
-        run(job([{"name": str(file)}]), tmp_path)
+        run(job([{"path": str(file)}]), tmp_path)
     assert not list((tmp_path / "prepared").glob("*"))
-    prepared = run(job([{"name": str(file)}], max_invalid_rows=1), tmp_path)
+    prepared = run(job([{"path": str(file)}], max_invalid_rows=1), tmp_path)
     assert prepared.data_shape.train.dialogues == 9_999
     assert prepared.statistics["sources"][0]["places"] == {"message 4 (assistant): the text is empty": [f"{file} row 6790"]}
 
@@ -279,13 +279,13 @@ def test_one_bad_row_in_ten_thousand_is_named(tmp_path: Path) -> None:
 def test_the_limit_of_wrong_rows_is_for_all_sources_together(tmp_path: Path) -> None:
     names = [str(write_rows(tmp_path / f"{name}.jsonl", [*talks(2), talk("")])) for name in "ab"]
     with pytest.raises(InvalidData, match=r"b\.jsonl row 3"):
-        run(job([{"name": name, "format": "messages"} for name in names], max_invalid_rows=1), tmp_path)
+        run(job([{"path": name, "format": "messages"} for name in names], max_invalid_rows=1), tmp_path)
 
 
 def test_data_without_a_supervised_token_is_refused(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", [talk("q", "a long answer " * 40)])
     with pytest.raises(InvalidData, match=r"training data has no supervised token(?s:.*)1 x answer longer than a row"):
-        run(job([{"name": str(file)}], max_length=32), tmp_path)
+        run(job([{"path": str(file)}], max_length=32), tmp_path)
 
 
 def test_evaluation_data_without_a_supervised_token_is_refused(tmp_path: Path) -> None:
@@ -294,12 +294,12 @@ def test_evaluation_data_without_a_supervised_token_is_refused(tmp_path: Path) -
     write_rows(folder / "train.jsonl", talks(3))
     write_rows(folder / "test.jsonl", [talk("other", "a long answer " * 40)])
     with pytest.raises(InvalidData, match="evaluation data has no supervised token"):
-        run(job([{"name": str(folder)}], evaluation={"split": "test"}, max_length=32), tmp_path)
+        run(job([{"path": str(folder)}], evaluation={"split": "test"}, max_length=32), tmp_path)
 
 
 def test_a_wrong_tokenizer_is_refused_before_data_is_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidModel, match=r"tokenizer\.json: no such file"):
-        run(job([{"name": "./nowhere.jsonl"}]), tmp_path, model=tmp_path)
+        run(job([{"path": "./nowhere.jsonl"}]), tmp_path, model=tmp_path)
 
 
 def test_long_dialogues_are_counted(tmp_path: Path) -> None:
@@ -309,14 +309,14 @@ def test_long_dialogues_are_counted(tmp_path: Path) -> None:
         talk("why " * 60, "because"),
     ]
     file = write_rows(tmp_path / "a.jsonl", rows)
-    source = run(job([{"name": str(file)}], max_length=64), tmp_path).statistics["sources"][0]
+    source = run(job([{"path": str(file)}], max_length=64), tmp_path).statistics["sources"][0]
     assert source["dropped"] == {"answer longer than a row": 1, "question left out: it does not fit a row with its answer": 1}
     assert source["split_dialogues"] == 1
     assert source["segments"] > source["dialogues"] == 3
 
 
 def test_statistics_say_what_the_data_was_like(tmp_path: Path, tiny: Tiny) -> None:
-    prepared = run(job([{"name": str(tiny.dialogues)}], max_length=512), tmp_path)
+    prepared = run(job([{"path": str(tiny.dialogues)}], max_length=512), tmp_path)
     statistics, shape = prepared.statistics, prepared.data_shape.train
     assert sum(count for _, _, count in statistics["lengths"]) == shape.segments
     assert statistics["sources"][0]["tokens"] == shape.tokens
@@ -329,7 +329,7 @@ def test_statistics_say_what_the_data_was_like(tmp_path: Path, tiny: Tiny) -> No
 def test_progress_is_told(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", [*talks(600), talk("q", "a", "open")])
     events: list[Event] = []
-    run(job([{"name": str(file)}]), tmp_path, events=events)
+    run(job([{"path": str(file)}]), tmp_path, events=events)
     assert [event.done for event in events if isinstance(event, StageAdvanced)] == [256, 512, 601]
     assert sum(isinstance(event, StageStarted) for event in events) == 1
     notices = [event.message for event in events if isinstance(event, Notice)]

@@ -18,9 +18,9 @@ SPEC: dict[str, Any] = {
     "model": {"name": "bigcode/starcoderbase", "tokenSecret": {"name": "hub-secret"}},
     "dataset": {
         "sources": [
-            {"name": "HuggingFaceH4/oasst1_en", "weight": 0.5, "tokenSecret": {"name": "data-secret"}},
-            {"name": "/home/ann/private|notes.jsonl"},
-            {"name": "s3://bucket-of-ann/dialogues.jsonl", "credentialsSecret": {"name": "s3-secret"}},
+            {"path": "HuggingFaceH4/oasst1_en", "weight": 0.5, "tokenSecret": {"name": "data-secret"}},
+            {"path": "/home/ann/private|notes.jsonl"},
+            {"path": "s3://bucket-of-ann/dialogues.jsonl", "credentialsSecret": {"name": "s3-secret"}},
         ]
     },
     "workers": {"env": [{"name": "API_KEY", "value": "env-secret"}], "nodeSelector": {"host": "node-of-ann"}},
@@ -98,7 +98,7 @@ def test_only_the_last_part_of_a_path_is_shown() -> None:
     for text in texts.values():
         assert "/home/ann" not in text
         assert "name: ./tiny\n" in text
-        assert "name: ./private|notes.jsonl\n" in text
+        assert "path: ./private|notes.jsonl\n" in text
     table = texts["README.md"].split("## Reproduce it")[0]
     assert r"1 of private\|notes.jsonl (invalid)" in table
     assert "bucket-of-ann" not in table
@@ -118,7 +118,7 @@ def test_the_published_job_is_a_job_that_trains_the_same() -> None:
     assert job.spec.model.revision == data.run.model_revision
     moving = job.spec.model.model_copy(update={"revision": "main"})
     dataset = job.spec.dataset.model_copy(
-        update={"sources": [source.model_copy(update={"name": NAMES.get(source.name, source.name)}) for source in job.spec.dataset.sources]}
+        update={"sources": [source.model_copy(update={"path": NAMES.get(source.path, source.path)}) for source in job.spec.dataset.sources]}
     )
     as_given = job.model_copy(update={"spec": job.spec.model_copy(update={"model": moving, "dataset": dataset})})
     assert run_identity(as_given) == data.run.identity

@@ -42,7 +42,7 @@ def split(tokens: int) -> SplitShape:
 
 
 def training_run(model: str = "./smollm2", memory: Memory | None = None) -> TrainingRun:
-    job = {"metadata": {"name": "demo"}, "spec": {"model": {"name": model}, "dataset": {"sources": [{"name": "./dialogues.jsonl"}]}}}
+    job = {"metadata": {"name": "demo"}, "spec": {"model": {"name": model}, "dataset": {"sources": [{"path": "./dialogues.jsonl"}]}}}
     shape = ModelShape(
         architecture="LlamaForCausalLM",
         layers=30,

@@ -109,7 +109,7 @@ def parse(
         else:
             yield from _usable((where, number), tree, messages, trailing_user_turns)
     if cleaned:
-        notice(f"{source.name}: HTML of a web page was turned into text in {cleaned} conversations")
+        notice(f"{source.path}: HTML of a web page was turned into text in {cleaned} conversations")
 
 
 def _with_format(rows: Iterable[Row], source: DataSource, notice: Notice) -> tuple[str, Iterator[Row]]:
@@ -128,7 +128,7 @@ def _with_format(rows: Iterable[Row], source: DataSource, notice: Notice) -> tup
                     f"{row[0]} row {row[1]}: no known format has the columns {', '.join(map(repr, data)) or '(none)'}; "
                     "set the source's format (messages, prompt-completion, oasst, sharegpt, alpaca or dolly) and columns"
                 )
-            notice(f"{source.name}: format {form}, recognised from row {row[1]}")
+            notice(f"{source.path}: format {form}, recognised from row {row[1]}")
             return form, chain(seen, remaining)
     return "messages", iter(seen)  # no row could be read: each is reported as it is
 

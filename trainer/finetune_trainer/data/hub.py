@@ -20,8 +20,8 @@ Notice = Callable[[str], None]
 
 def hub_rows(source: DataSource, split: str, token: str | None, notice: Notice) -> "HubRows":
     """The rows of a Hub data set at the commit that its revision names now. Raises InvalidData."""
-    commit = _commit(source.name, source.revision, token)
-    return library_rows(source.name, source.config, commit, split, token, notice)
+    commit = _commit(source.path, source.revision, token)
+    return library_rows(source.path, source.config, commit, split, token, notice)
 
 
 def library_rows(name: str, config: str | None, commit: str | None, split: str, token: str | None, notice: Notice) -> "HubRows":

@@ -62,12 +62,12 @@ def read(
     An `s3://` source is opened with `open_storage(url)`; without it, with its own keys or else those of `checkpoints`, and with their
     endpoint and region. `field` is the source's path in the job, for messages about secrets. `notice` gets a sentence about a fallback.
     """
-    if source.name.startswith("s3://"):
+    if source.path.startswith("s3://"):
         opener = open_storage or partial(_open_storage, source, secrets=secrets, checkpoints=checkpoints, field=field)
-        return _s3_rows(source.name, split, opener, notice)
-    if source.name.startswith(("./", "../", "/")) or source.name in (".", ".."):
-        return _local_rows(source.name, base / source.name, split, notice)
-    _refuse_shadow(source.name, base)
+        return _s3_rows(source.path, split, opener, notice)
+    if source.path.startswith(("./", "../", "/")) or source.path in (".", ".."):
+        return _local_rows(source.path, base / source.path, split, notice)
+    _refuse_shadow(source.path, base)
     from finetune_trainer.data.hub import hub_rows
 
     return hub_rows(source, split, secrets.hub_token(source.token_secret, f"{field}.tokenSecret"), notice)
@@ -180,7 +180,7 @@ def _open_storage(source: DataSource, url: str, *, secrets: Secrets, checkpoints
         region=checkpoints.region,
         credentials=lambda: secrets.s3_credentials(source.credentials_secret or checkpoints.credentials_secret, keys),
         ca_bundle=secrets.ca_bundle(checkpoints.ca_bundle, "spec.checkpoints.caBundle"),
-        fields=StorageFields(storage=f"{field}.name", credentials=keys),
+        fields=StorageFields(storage=f"{field}.path", credentials=keys),
     )
 
 

@@ -169,7 +169,7 @@ def _parts(job: FineTuneJob, base: Path, secrets: Secrets, on_progress: OnProgre
                 field=f"spec.dataset.sources[{index}]",
                 notice=lambda text: on_progress(Notice(message=text)),
             )
-            name = source.name if split is None else f"{source.name} ({rows.split})"
+            name = source.path if split is None else f"{source.path} ({rows.split})"
             parts.append(_Part(name=name, source=source, rows=rows, side=side))
     return parts
 

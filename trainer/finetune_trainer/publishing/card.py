@@ -68,8 +68,9 @@ def public_job(run: TrainingRun) -> str:
     public["workers"] = {name: value for name, value in spec["workers"].items() if name in _PUBLIC_WORKERS}
     if is_hub_id(run.job.spec.model.name):
         public["model"]["revision"] = run.model_revision
-    for named in (public["model"], *public["dataset"]["sources"]):
-        named["name"] = _beside(named["name"])
+    public["model"]["name"] = _beside(public["model"]["name"])
+    for source in public["dataset"]["sources"]:
+        source["path"] = _beside(source["path"])
     job = {"apiVersion": run.job.api_version, "kind": run.job.kind, "metadata": {"name": run.job.metadata.name}, "spec": public}
     # Checked, so that what is published can be loaded by whoever finds it.
     FineTuneJob.model_validate(job)
@@ -128,7 +129,7 @@ def front_matter(run: TrainingRun, licence: Licence) -> str:
     matter |= {key: value for key, value in (("license_name", licence.name), ("license_link", licence.link)) if value}
     if is_hub_id(spec.model.name):
         matter |= {"base_model": spec.model.name, "base_model_relation": "finetune"}
-    datasets = list(dict.fromkeys(source.name for source in spec.dataset.sources if is_hub_id(source.name)))
+    datasets = list(dict.fromkeys(source.path for source in spec.dataset.sources if is_hub_id(source.path)))
     matter |= {"datasets": datasets} if datasets else {}
     matter |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["conversational", "finetune-operator"]}
     return yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
@@ -192,9 +193,9 @@ def _base_rows(run: TrainingRun, base: str) -> list[tuple[str, str]]:
 
 
 def _source(source: DataSource) -> dict[str, str]:
-    hub = is_hub_id(source.name)
+    hub = is_hub_id(source.path)
     return {
-        "name": _linked(source.name),
+        "name": _linked(source.path),
         "revision": source.revision if hub else "local",
         "split": source.split,
         "format": source.format,
