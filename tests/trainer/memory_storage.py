@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from finetune_trainer.storage.directory import Bytes, Listing, Versions
+from finetune_trainer.files.atomic import Bytes
+from finetune_trainer.storage.directory import Listing, Versions
 from finetune_trainer.storage.errors import MissingObject, Place, replaced
 
 

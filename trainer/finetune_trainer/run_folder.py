@@ -6,10 +6,8 @@ prepared/      tokenised data, by fingerprint     report.html     what happened,
 storage/       unless checkpoints.storage is set  model/          the exported model
 """
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,8 @@ import yaml
 
 from finetune_api.errors import InvalidInput, InvalidTrainingRun, RunConflict, StorageFailed
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.files.atomic import write_atomically
+from finetune_trainer.files.locks import LockHeld, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +81,17 @@ class RunFolder:
 
         Raises RunConflict when another process holds it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise InvalidInput(f"run folder {self.path} can't be used: {error.strerror}; choose another with --run-folder") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(lock)
-            raise RunConflict(
-                f"run folder {self.path} is in use by process {holder}; wait for it, or choose another folder with --run-folder"
-            ) from None
-        try:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        with ExitStack() as lock:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(locked(self.path / ".lock"))
+            except OSError as error:
+                raise InvalidInput(f"run folder {self.path} can't be used: {error.strerror}; choose another with --run-folder") from error
+            except LockHeld as held:
+                raise RunConflict(
+                    f"run folder {self.path} is in use by process {held.holder}; wait for it, or choose another folder with --run-folder"
+                ) from None
             yield
-        finally:
-            os.close(lock)
 
     def frozen_run(self) -> TrainingRun | None:
         """The TrainingRun that was frozen here; None in a new folder, and where there is none. Raises InvalidTrainingRun."""
@@ -122,9 +114,7 @@ class RunFolder:
         self._write(self.run_file, run.to_json())
 
     def _write(self, path: Path, text: str) -> None:
-        draft = path.with_name(path.name + ".new")
         try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
+            write_atomically(path, text)
         except OSError as error:
             raise StorageFailed(f"{path} can't be written: {error.strerror}; make room there, or use --run-folder") from error

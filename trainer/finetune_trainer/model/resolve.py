@@ -5,12 +5,10 @@ accepted, weights missing or cut off, no fast tokenizer. Reads headers of weight
 `weights.py`.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from finetune_api.checks import is_path
 from finetune_api.errors import InvalidModel, RunConflict, StorageFailed
 from finetune_api.finetunejob import BaseModelSpec, ModelShape
+from finetune_trainer.files.locks import NO_LOCKS, locked_in_turn
 from finetune_trainer.model.headers import INDEX, SUFFIX, Weights, stored_tensors, weights_in_folder, weights_in_storage
 from finetune_trainer.model.hub import from_hub
 from finetune_trainer.model.shape import read_shape
@@ -200,16 +199,13 @@ def _has_same_edges(storage: Storage, key: str, size: int, path: Path) -> bool:
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
     """Hold a file's lock, after whoever holds it. The kernel lets go of it however the process ends. Raises StorageFailed."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StorageFailed(f"{lock.parent} can't be written: {error.strerror}; make room there, or let this user write there") from error
-    try:
+    with ExitStack() as turn:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            turn.enter_context(locked_in_turn(lock))
         except OSError as error:
-            raise StorageFailed(f"{lock} can't be locked: {error.strerror}; use a folder on a volume with file locks") from error
+            if error.errno in NO_LOCKS:
+                raise StorageFailed(f"{lock} can't be locked: {error.strerror}; use a folder on a volume with file locks") from error
+            why = f"{lock.parent} can't be written: {error.strerror}"
+            raise StorageFailed(f"{why}; make room there, or let this user write there") from error
         yield
-    finally:
-        os.close(descriptor)

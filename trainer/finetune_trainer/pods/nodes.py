@@ -18,6 +18,7 @@ from finetune_api.checks import is_path
 from finetune_api.errors import StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_storage, storage_at
+from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.model.resolve import check_same, folder_revision, one_at_a_time, resolve_model
 from finetune_trainer.pods.prepared_objects import fetch_prepared
@@ -91,11 +92,9 @@ def _remember(run: TrainingRun, scratch: Path, folder: Path) -> None:
     if is_path(run.job.spec.model.name):
         return
     record = _record(run, scratch)
-    draft = record.with_name(f".{record.name}")
     try:
         record.parent.mkdir(exist_ok=True)
-        draft.write_text(f"{folder}\n{folder_revision(folder)}\n", encoding="utf-8")
-        draft.replace(record)
+        write_atomically(record, f"{folder}\n{folder_revision(folder)}\n")
     except OSError as error:
         raise StorageFailed(f"{record} can't be written: {error.strerror}; make room in {scratch}") from error
 

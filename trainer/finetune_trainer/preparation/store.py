@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.errors import StorageFailed
+from finetune_trainer.files.atomic import sync, write_atomically
 from finetune_trainer.preparation.labels import IGNORE_INDEX
 
 Integers = NDArray[np.int64]
@@ -111,7 +112,7 @@ def write_store(folder: Path, fingerprint: str) -> Iterator["StoreWriter"]:
         if target.exists():
             shutil.rmtree(target)
         draft.rename(target)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise StorageFailed(f"prepared data can't be written to {folder} ({error}); make room there, or choose another folder") from error
     finally:
@@ -159,10 +160,7 @@ class StoreWriter:
             side.finish()
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in sorted(self._folder.iterdir())}
         meta = {"format": 1, "fingerprint": fingerprint, "files": files, **self.meta}
-        with (self._folder / META).open("w", encoding="utf-8") as file:
-            json.dump(meta, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
+        write_atomically(self._folder / META, json.dumps(meta, indent=1, ensure_ascii=False))
 
 
 @dataclass(slots=True)
@@ -247,12 +245,3 @@ def _digest(file: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from finetune_api.errors import InvalidModel, InvalidPublication, StorageFailed, TrainingFailed
 from finetune_api.finetunejob import Generation
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.publishing.model_folder import (
     RECORD_NAME,
     ExportRecord,
@@ -25,7 +26,6 @@ from finetune_trainer.publishing.model_folder import (
     folder_files,
     folder_put_in_place,
     read_exported,
-    write_in_place,
 )
 from finetune_trainer.publishing.safetensors_files import SHARD_BYTES, DType, Shapes, write_weights
 from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
@@ -121,10 +121,10 @@ def describe(folder: Path, texts: Mapping[str, str]) -> None:
     texts = {name: text for name, text in texts.items() if not _is_edited(folder / name, record)}
     try:
         for name, text in texts.items():
-            write_in_place(folder / name, text.encode())
+            write_atomically(folder / name, text)
         files = {**record.files, **{name: digest_of_file(folder / name) for name in texts}}
         whole = ExportRecord(job=record.job, identity=record.identity, step=record.step, dtype=record.dtype, files=files)
-        write_in_place(folder / RECORD_NAME, whole.to_json().encode())
+        write_atomically(folder / RECORD_NAME, whole.to_json())
     except OSError as error:
         raise StorageFailed(
             f"{folder} can't be written: {error.strerror or error}; the weights there are whole, make room and export again"

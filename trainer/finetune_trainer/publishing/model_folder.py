@@ -5,10 +5,8 @@ it says which job and step the weights come from and the digest of every file, s
 of a repository are ours. This room knows nothing of models, and nothing of the Hub.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_api.errors import InvalidPublication, RunConflict
+from finetune_trainer.files.atomic import sync, sync_tree
+from finetune_trainer.files.locks import LockHeld, locked
 
 # Written by `export` into the exported folder; read by `publish` there and in the repository.
 RECORD_NAME = "finetune_export.json"
@@ -150,7 +150,7 @@ def folder_put_in_place(target: Path) -> Iterator[Path]:
             if target.exists():
                 target.rename(old)
             new.rename(target)
-            sync_folder(target.parent)
+            sync(target.parent)
         except BaseException:
             if old.exists() and not target.exists():
                 old.rename(target)
@@ -163,45 +163,9 @@ def folder_put_in_place(target: Path) -> Iterator[Path]:
 def _locked(target: Path) -> Iterator[None]:
     """Hold `target` for this process; the lock goes with the process, however it ends."""
     path = target.with_name(f".{target.name}.lock")
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunConflict(f"another process is writing {target}; wait for it, or choose another folder") from None
-        yield
-        path.unlink(missing_ok=True)
-
-
-def write_in_place(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_tree(folder: Path) -> None:
-    """Flush every file under `folder`, then the folders, to the disk."""
-    for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with locked(path):
+            yield
+            path.unlink(missing_ok=True)
+    except LockHeld as held:
+        raise RunConflict(f"another process is writing {target}, process {held.holder}; wait for it, or choose another folder") from None

@@ -4,13 +4,13 @@ In: events. Out: files that read like those of one run that was never interrupte
 taken back first. TensorBoard's own writer is used, so neither torch nor TensorFlow is imported.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from finetune_api.errors import InvalidInput
+from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.reporting.events import EvaluationDone, Event, Resumed, StepDone, from_json, to_json
 
 Measurement = StepDone | EvaluationDone
@@ -90,12 +90,7 @@ class MetricsFile:
     def _rewrite(self, events: list[Measurement]) -> None:
         """Replace the file in one move: a crash leaves the old one or the new one."""
         self.close()
-        new = self._path.with_suffix(".jsonl.new")
-        with new.open("w", encoding="utf-8") as file:
-            file.writelines(to_json(event) + "\n" for event in events)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        write_atomically(self._path, "".join(to_json(event) + "\n" for event in events))
 
 
 class TensorBoardSink:

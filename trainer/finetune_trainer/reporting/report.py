@@ -5,7 +5,6 @@ as inline SVG, no script. All text in it is untrusted (it is training data) and 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.reporting.charts import Series, histogram, line_chart, smoothed
 from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone
 from finetune_trainer.reporting.metrics import Measurement, read_metrics
@@ -164,9 +164,7 @@ def samples_from_meta(statistics: Mapping[str, Any]) -> list[Sample]:
 
 def write_report(data: ReportData, path: Path) -> None:
     """Write the report at once or not at all. Lone surrogates in training text become question marks."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_bytes(report_html(data).encode("utf-8", errors="replace"))
-    os.replace(draft, path)
+    write_atomically(path, report_html(data).encode("utf-8", errors="replace"))
 
 
 def report_html(data: ReportData) -> str:

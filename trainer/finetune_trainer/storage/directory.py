@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from finetune_trainer.files.atomic import Bytes, atomically, make_folder, sync, write_synced
 from finetune_trainer.storage.errors import Place, StorageFields, directory_error, replaced
 
-Bytes = bytes | bytearray | memoryview
 Listing = list[tuple[str, int]]  # (key, size in bytes), sorted by key
 Versions = list[tuple[str, int, str]]  # (key, size in bytes, version), sorted by key
 
@@ -52,12 +52,12 @@ class DirectoryStorage:
     def put_if_absent(self, key: str, data: Bytes) -> bool:
         target = self._path(key)
         with self._errors(f"creating {key}"), self._written([data]) as temporary:
-            _make_folder(target.parent)
+            make_folder(target.parent)
             try:
                 _create(temporary, target)
             except FileExistsError:
                 return target.read_bytes() == data
-            _sync_folder(target.parent)
+            sync(target.parent)
         return True
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -66,15 +66,10 @@ class DirectoryStorage:
             return file.read(-1 if stop is None else max(0, stop - start))
 
     def get_file(self, key: str, path: Path, version: str | None = None) -> None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with self._errors(f"reading {key} to {path}"):
-                shutil.copyfile(self._path(key), temporary)
-                if version is not None and _version(self._path(key).stat()) != version:
-                    raise replaced(self.place, key)
-                temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._errors(f"reading {key} to {path}"), atomically(path) as draft:
+            shutil.copyfile(self._path(key), draft)
+            if version is not None and _version(self._path(key).stat()) != version:
+                raise replaced(self.place, key)
 
     def exists(self, key: str) -> bool:
         with self._errors(f"looking for {key}"):
@@ -121,12 +116,9 @@ class DirectoryStorage:
     def _written(self, blocks: Iterable[Bytes]) -> Iterator[Path]:
         """A synced file that holds `blocks`, gone at the end unless it was renamed."""
         temporary = self._root / INCOMPLETE / uuid.uuid4().hex
-        _make_folder(temporary.parent)
+        make_folder(temporary.parent)
         try:
-            with temporary.open("xb", buffering=0) as file:
-                for block in blocks:
-                    _write_all(file.fileno(), block)
-                os.fsync(file.fileno())
+            write_synced(temporary, blocks)
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
@@ -134,10 +126,10 @@ class DirectoryStorage:
     def _rename(self, temporary: Path, target: Path) -> None:
         """Put a written file in its place, although another process may be removing empty folders."""
         for attempts_left in (2, 1, 0):
-            _make_folder(target.parent)
+            make_folder(target.parent)
             try:
                 temporary.replace(target)
-                return _sync_folder(target.parent)
+                return sync(target.parent)
             except FileNotFoundError:
                 if not attempts_left:
                     raise
@@ -149,13 +141,6 @@ class DirectoryStorage:
             yield
         except OSError as error:
             raise directory_error(self.place, doing, error) from error
-
-
-def _write_all(descriptor: int, block: Bytes) -> None:
-    """Write a block; a short write is followed by another or by the error that explains it."""
-    left = memoryview(block)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 def _version(status: os.stat_result) -> str:
@@ -170,28 +155,7 @@ def _create(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with target.open("xb") as file:  # exclusive as well, but a crash here leaves an empty file
-            file.write(temporary.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder so that it survives a power cut."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        write_synced(target, [temporary.read_bytes()])  # exclusive as well, but a crash here leaves an empty file
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_api.errors import InvalidStorage
-from finetune_trainer.storage.directory import Bytes, Listing, Versions
+from finetune_trainer.files.atomic import Bytes
+from finetune_trainer.storage.directory import Listing, Versions
 from finetune_trainer.storage.errors import Place, Unreachable, first_contact
 
 

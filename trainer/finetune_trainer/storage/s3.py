@@ -12,7 +12,6 @@ import re
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +21,8 @@ from urllib.parse import urlsplit
 
 from finetune_api.checks import holds_userinfo
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
-from finetune_trainer.storage.directory import Bytes, DirectoryStorage, Listing, Versions
+from finetune_trainer.files.atomic import Bytes, atomically
+from finetune_trainer.storage.directory import DirectoryStorage, Listing, Versions
 from finetune_trainer.storage.errors import (
     REFUSED_KEYS,
     MissingObject,
@@ -335,18 +335,14 @@ class S3Storage:
         size, etag = self._head(key)
         if version and _version(etag) != version:
             raise replaced(self.place, key)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         ranges = [f"bytes={start}-{min(start + PART_BYTES, size) - 1}" for start in range(0, size, PART_BYTES)]
-        try:
-            with temporary.open("xb") as file:
+        with atomically(path) as draft:
+            with draft.open("xb") as file:
                 # The ETag keeps an object that is replaced meanwhile from giving a mixture.
                 for block in in_order(lambda one: self._get(key, one, etag), ranges, self._connection.limits.parallel):
                     file.write(block)
-            if temporary.stat().st_size != size:
+            if draft.stat().st_size != size:
                 raise StorageFailed(f"{self.place.fields.storage}={self.url}: {key} was cut off while reading; run the same command again")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _head(self, key: str) -> tuple[int, str]:
         """Size in bytes and ETag. Raises MissingObject."""

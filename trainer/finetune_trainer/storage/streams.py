@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from finetune_trainer.storage.directory import Bytes
+from finetune_trainer.files.atomic import Bytes
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -6,7 +6,6 @@ processes take turns by a lock of the kernel's, which ends with its process, and
 `python -m finetune_trainer.training.compiled_ops` (COMPILE) compiles ahead.
 """
 
-import fcntl
 import hashlib
 import os
 import sys
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from finetune_trainer.files.locks import locked_in_turn
 
 # What to run to compile ahead. Spelt out: run as a program, this module is called __main__.
 COMPILE: Final = (sys.executable, "-m", "finetune_trainer.training.compiled_ops")
@@ -51,8 +52,7 @@ def load_cpu_op() -> None:
 def turn(folder: Path) -> Iterator[None]:
     """One process at a time; the next begins when this one is done or gone."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "turn").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked_in_turn(folder / "turn"):
         yield
 
 
