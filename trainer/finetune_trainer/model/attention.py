@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from finetune_api.errors import InvalidModel
+from finetune_trainer.model import varlen
 from finetune_trainer.model.micro_batch import MicroBatch
 
 ATTENTION = "finetune_packed"
@@ -59,9 +60,8 @@ def packed_attention(
     if asked or attention_mask is not None or others.get("is_causal") is False:
         what = ", ".join(asked) or "a mask of its own"
         raise InvalidModel(f"{name} needs attention with {what}, which is not supported; use another architecture")
-    # FlashAttention takes 16 bits only, and torch 2.13's varlen call has no dropout.
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
-        output = _varlen(query, key, value, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scaling, sliding_window)
+    if varlen.runs_on(query, dropout):
+        output = varlen.varlen_attention(query, key, value, cu_seq_lens_q, max_length_q, scaling=scaling, window=sliding_window)
     else:
         output = _per_segment(query, key, value, cu_seq_lens_q, scaling, dropout, sliding_window)
     return output, None
@@ -105,35 +105,6 @@ def _for_each_head(states: Tensor, heads: int) -> Tensor:
     if groups == heads:
         return states
     return states[:, :, None].expand(batch, groups, heads // groups, length, width).reshape(batch, heads, length, width)
-
-
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    offsets_q: Tensor,
-    offsets_k: Tensor,
-    longest_q: int,
-    longest_k: int,
-    scaling: float | None,
-    window: int | None,
-) -> Tensor:
-    """FlashAttention over all segments at once, on a GPU. Written from torch 2.13's documentation and not yet run on a GPU."""
-    from torch.nn.attention.varlen import varlen_attn  # CUDA only: imported where it can run
-
-    output = varlen_attn(
-        query[0].transpose(0, 1),  # (T, H, D)
-        key[0].transpose(0, 1),  # (T, K, D)
-        value[0].transpose(0, 1),
-        offsets_q,
-        offsets_k,
-        longest_q,
-        longest_k,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return cast(Tensor, output)[None]
 
 
 def check_isolation(model: torch.nn.Module) -> None:
