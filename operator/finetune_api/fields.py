@@ -108,7 +108,7 @@ def nearest(word: str, known: typing.Iterable[str]) -> str | None:
 def located(loc: typing.Sequence[str | int]) -> str:
     """A pydantic location as a path.
 
-    >>> located(("spec", "dataset", "sources", 0, "name"))
+    >>> located(("spec", "dataset", "sources", 0, "path"))
     'spec.dataset.sources[0].path'
     """
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")

@@ -343,7 +343,7 @@ def test_preparation_loads_neither_torch_nor_transformers(tmp_path: Path, tiny: 
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
         "from tests.trainer.chat_data import job; from tests.trainer.preparation.test_prepare import run\n"
         "for name in ('torch', 'transformers', 'datasets', 'ray', 'deepspeed'): sys.modules[name] = None\n"
-        "run(job([{'name': sys.argv[1]}]), Path(sys.argv[2]))\n"
+        "run(job([{'path': sys.argv[1]}]), Path(sys.argv[2]))\n"
     )
     environment_path = [str(tiny.dialogues), str(tmp_path), str(ROOT)]
     subprocess.run([sys.executable, "-c", program, *environment_path], check=True, cwd=ROOT)
