@@ -72,6 +72,7 @@ lock: $(READY)  ## Resolve requirements/*.txt anew
 	@for name in uv demo; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $$(test $$name = demo && echo --no-deps) requirements/$$name.in -o requirements/$$name.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/build.in -o requirements/build.txt
+	@for file in requirements/readers-*.in; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-deps $$file -o $${file%.in}.txt; done
 	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt
 

@@ -146,13 +146,15 @@ def test_sampling_wins_over_the_generation_config(sampling: Sampling, expected: 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from finetune_trainer.publishing.export import export
+    from finetune_trainer.publishing.card import public_job
+    from finetune_trainer.publishing.export import describe, export
 
     folder = tmp_path_factory.mktemp("runs") / "demo"
     base = base_folder(folder / "tiny", "gpt_bigcode")
     run = training_run(base, generation={"maxNewTokens": 12, "repetitionPenalty": 1.0})
     (folder / "run.json").write_text(run.to_json())
     export(run, ModelWeights(source_model(base, rows=OLD_VOCABULARY + 4)), step=3, base=base, folder=folder / "model")
+    describe(folder / "model", {"finetunejob.yaml": public_job(run)})
     return folder
 
 
@@ -168,7 +170,8 @@ def test_a_greedy_answer_is_what_plain_transformers_generates(run_folder: Path) 
     )
     assert answer.prompt_tokens == inputs["input_ids"].shape[1]
     with torch.no_grad():
-        expected = model.generate(**inputs, do_sample=False, temperature=None, top_k=None, top_p=None)[0, inputs["input_ids"].shape[1] :]
+        whole = model.generate(**inputs, do_sample=False, temperature=None, top_k=None, top_p=None, max_new_tokens=12)
+    expected = whole[0, inputs["input_ids"].shape[1] :]
     assert answer.new_tokens == len(expected)
     assert answer.text == tokenizer.decode(expected, skip_special_tokens=True)
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 Stopped = Literal["end", "length", "interrupted"]
 TEMPLATE_FILE = "dialogue_template.json"
+JOB_FILE = "finetunejob.yaml"
+LONGEST_ANSWER = 256  # of a model that says nothing about it
 # Enough for prompting, beside config.json; weights are transformers' business.
-_PROMPT_FILES = (TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json")
+_PROMPT_FILES = (TEMPLATE_FILE, JOB_FILE, "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +54,24 @@ class Answer:
 class Chat:
     """One dialogue with one model. For one thread."""
 
-    def __init__(self, model: Any, prompter: Prompter, *, system: str | None = None, sampling: Sampling = Sampling()) -> None:
-        """`model`: a transformers causal language model. `system` replaces the template's own system text."""
+    def __init__(
+        self,
+        model: Any,
+        prompter: Prompter,
+        *,
+        system: str | None = None,
+        sampling: Sampling = Sampling(),
+        longest_answer: int = LONGEST_ANSWER,
+    ) -> None:
+        """`model`: a transformers causal language model. `system` replaces the template's own system text.
+
+        `longest_answer` counts where neither `sampling` nor the model's generation config says how long answers may be.
+        """
         self._model = model
         self._prompter = prompter
         self._system = [] if system is None else [Message(role="system", content=system)]
         self._sampling = sampling
+        self._longest = longest_answer
         self.messages: list[Message] = list(self._system)
         if sampling.seed is not None:
             import torch
@@ -109,7 +123,7 @@ class Chat:
 
     def _longest_answer(self) -> int:
         """Tokens reserved for the answer: at most half of the window."""
-        wanted = self._sampling.max_new_tokens or self._model.generation_config.max_new_tokens or 256
+        wanted = self._sampling.max_new_tokens or self._model.generation_config.max_new_tokens or self._longest
         return min(int(wanted), self.window // 2)
 
     def _stop_ids(self) -> list[int]:
@@ -230,7 +244,18 @@ def load(name: str, *, revision: str | None = None, system: str | None = None, s
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidModel(f"{name} can't be loaded: {reason}; give an exported folder, a run folder, or a model on the Hub") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Chat(model.eval(), prompter, system=system, sampling=sampling)
+    return Chat(model.eval(), prompter, system=system, sampling=sampling, longest_answer=_longest_answer(folder))
+
+
+def _longest_answer(folder: Path) -> int:
+    """As the job says that lies beside the weights; it is not in generation_config.json, where engines would take it for a bound."""
+    import yaml
+
+    try:
+        job = yaml.safe_load((folder / JOB_FILE).read_text(encoding="utf-8"))
+        return max(1, int(job["spec"]["generation"]["maxNewTokens"]))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return LONGEST_ANSWER
 
 
 def model_place(name: str) -> str:

@@ -86,6 +86,14 @@ def test_every_section_and_number_of_the_recipe_is_there() -> None:
         assert expected in text
 
 
+def test_other_programs_are_told_what_they_do_not_read_by_themselves() -> None:
+    text = model_card(report(generation={"maxNewTokens": 321}), step=12)
+    assert "model.generate(**inputs, max_new_tokens=321)" in text
+    assert "321 tokens were meant: send\n  `max_tokens` with a request" in text
+    assert "`end_token=[...]` of `generate_batch`" in text
+    assert "`finetune export RUN --format gguf`" in text
+
+
 def test_nothing_tells_of_secrets_or_of_where_it_ran() -> None:
     texts = card_texts(report(), step=12)
     for text in texts.values():

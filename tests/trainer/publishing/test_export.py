@@ -132,6 +132,24 @@ def exporting(small: tuple[Path, Any], tmp_path: Path) -> Exporting:
     return run_export
 
 
+def test_rotary_positions_are_said_in_the_older_words_too(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base", "llama")
+    config = json.loads((base / "config.json").read_text())
+    del config["rope_theta"]
+    (base / "config.json").write_text(json.dumps({**config, "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0}}))
+    model = source_model(base, rows=OLD_VOCABULARY + 4)
+    export(training_run(base), ModelWeights(model), step=1, base=base, folder=tmp_path / "model")
+    written = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (written["rope_theta"], written["rope_scaling"]) == (100_000.0, None)
+    assert written["rope_parameters"] == {"rope_type": "default", "rope_theta": 100_000.0}
+
+
+def test_the_longest_answer_is_no_bound_of_the_server(exporting: Exporting) -> None:
+    """vLLM takes max_new_tokens of generation_config.json as a bound that no request can raise."""
+    folder = exporting(generation={"maxNewTokens": 99})
+    assert "max_new_tokens" not in json.loads((folder / "generation_config.json").read_text())
+
+
 def test_the_record_names_step_and_every_file(exporting: Exporting) -> None:
     folder = exporting(step=9)
     record = read_exported(folder)
@@ -301,7 +319,7 @@ def test_bfloat16_rounds_as_torch_does() -> None:
 @pytest.mark.parametrize(
     ("generation", "expected"),
     [
-        (Generation(), {"do_sample": True, "temperature": 0.2, "top_k": 50, "top_p": 0.95, "min_new_tokens": 1, "max_new_tokens": 256}),
+        (Generation(), {"do_sample": True, "temperature": 0.2, "top_k": 50, "top_p": 0.95, "min_new_tokens": 1}),
         (Generation(temperature=0.0), {"do_sample": False}),
     ],
 )

@@ -101,6 +101,7 @@ def _values(data: "ReportData", step: int, licence: Licence, hardware: str) -> d
         "base": base,
         "base_plain": _shown(spec.model.name),
         "step": step,
+        "longest_answer": spec.generation.max_new_tokens,
         "total_steps": run.plan.total_steps or UNKNOWN,
         "base_rows": _base_rows(run, base),
         "data": run.data,

@@ -27,7 +27,9 @@ from finetune_trainer.publishing.model_folder import (
     folder_put_in_place,
     read_exported,
 )
+from finetune_trainer.publishing.rope import older_rope_fields
 from finetune_trainer.publishing.safetensors_files import SHARD_BYTES, DType, Shapes, write_weights
+from finetune_trainer.publishing.tensor_names import Piece, published_tensors
 from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
 from finetune_trainer.templates.tokenizer import TokenizerFiles, read_tokenizer
 from finetune_trainer.templates.turns import Template
@@ -92,8 +94,10 @@ def export(
         with folder_put_in_place(folder) as new:
             for name, text in _small_files(run, base, files, template, config, stops).items():
                 (new / name).write_text(text, encoding="utf-8")
-            check_loadable(new, weights.shapes)
-            written = write_weights(new, weights.shapes, _checked(weights, progress), _DTYPES[run.plan.precision], shard_bytes=shard_bytes)
+            pieces = published_tensors(check_loadable(new, weights.shapes), weights.shapes)
+            shapes = {name: piece.shape for name, piece in pieces.items()}
+            read = _checked(weights, pieces, progress)
+            written = write_weights(new, shapes, read, _DTYPES[run.plan.precision], shard_bytes=shard_bytes)
             digests = {name: written.get(name) or digest_of_file(new / name) for name in folder_files(new)}
             record = ExportRecord(
                 job=run.job.metadata.name, identity=run.identity, step=step, dtype=_DTYPES[run.plan.precision], files=digests
@@ -145,13 +149,16 @@ def _check_target(folder: Path, run: TrainingRun) -> None:
         raise InvalidPublication(f"{folder} holds {holds}; choose another folder with --output")
 
 
-def _checked(weights: Weights, progress: Callable[[int, int], None]) -> Callable[[str, int, int], NDArray[np.float32]]:
-    """Reads as `weights` does, counts, and refuses numbers that no model can hold."""
+def _checked(
+    weights: Weights, pieces: Mapping[str, Piece], progress: Callable[[int, int], None]
+) -> Callable[[str, int, int], NDArray[np.float32]]:
+    """Reads published tensors from where they are in the checkpoint, counts, and refuses numbers that no model can hold."""
     total, done = sum(map(math.prod, weights.shapes.values())), 0
 
     def read(name: str, start: int, stop: int) -> NDArray[np.float32]:
         nonlocal done
-        values = weights.read(name, start, stop)
+        piece = pieces[name]
+        values = weights.read(piece.source, piece.offset + start, piece.offset + stop)
         if not np.isfinite(values).all():
             raise TrainingFailed(f"{name} holds values that are not finite; export an earlier step, and train with a lower learning rate")
         done += stop - start
@@ -191,12 +198,31 @@ def _small_files(
 
 
 def _config(run: TrainingRun, base: Path, stops: list[int]) -> dict[str, Any]:
-    """The base's config.json with the new vocabulary, the end token and the type of the weights."""
+    """The base's config.json with the new vocabulary, the end token, the type of the weights, and what older readers look for."""
     config = _json(base / "config.json")
+    config = _with_older_rope(config, _understood(base))
     config.pop("torch_dtype", None)
     # A base model with more rows than its tokenizer has tokens keeps them.
     changed = {"vocab_size": max(run.vocabulary.size, run.model_shape.vocabulary_size), "dtype": _DTYPES[run.plan.precision]}
     return config | changed | ({"eos_token_id": stops[0]} if stops else {})
+
+
+def _understood(base: Path) -> dict[str, Any]:
+    """What transformers makes of the base's config.json: the run's own arithmetic."""
+    from transformers import AutoConfig
+
+    understood: dict[str, Any] = AutoConfig.from_pretrained(base, local_files_only=True).to_dict()
+    return understood
+
+
+def _with_older_rope(config: dict[str, Any], understood: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary positions in the older words too, unless the base says them in these only, and so as older readers know them."""
+    rope = understood.get("rope_parameters")
+    if rope and ("rope_parameters" in config or "rope_theta" not in config):
+        config = config | older_rope_fields(understood["model_type"], rope)
+    if isinstance(config.get("text_config"), dict) and isinstance(understood.get("text_config"), Mapping):
+        config = config | {"text_config": _with_older_rope(config["text_config"], understood["text_config"])}
+    return config
 
 
 def _tokenizer_config(base: Path, files: TokenizerFiles, template: Template, pad: str | None) -> dict[str, Any]:
@@ -209,7 +235,10 @@ def _tokenizer_config(base: Path, files: TokenizerFiles, template: Template, pad
 
 
 def generation_config(generation: Generation, ids: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json. Temperature 0 is greedy: what only sampling uses is left out then."""
+    """generation_config.json. Temperature 0 is greedy: what only sampling uses is left out then.
+
+    The longest answer is not in it: vLLM takes it as a bound that no request can raise. It is in finetunejob.yaml and in the card.
+    """
     sampling = {"temperature": generation.temperature, "top_k": generation.top_k, "top_p": generation.top_p}
     return {
         **{name: value for name, value in ids.items() if value is not None},
@@ -217,13 +246,13 @@ def generation_config(generation: Generation, ids: Mapping[str, Any]) -> dict[st
         **(sampling if generation.temperature > 0 else {}),
         "repetition_penalty": generation.repetition_penalty,
         "min_new_tokens": generation.min_new_tokens,
-        "max_new_tokens": generation.max_new_tokens,
     }
 
 
-def check_loadable(folder: Path, shapes: Shapes) -> None:
-    """Compare the weights with what transformers will look for, before hours of writing. Raises InvalidModel."""
-    wanted = {name: tuple(parameter.shape) for name, parameter in _skeleton(folder).named_parameters()}
+def check_loadable(folder: Path, shapes: Shapes) -> Any:
+    """Compare the weights with what transformers will look for, before hours of writing; the model, without memory. Raises InvalidModel."""
+    model = _skeleton(folder)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     wrong = sorted(name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name))
     if wrong:
         name = wrong[0]
@@ -231,6 +260,7 @@ def check_loadable(folder: Path, shapes: Shapes) -> None:
             f"the checkpoint does not fit the base model: {name} is {shapes.get(name, 'absent')} in the one and "
             f"{wanted.get(name, 'absent')} in the other ({len(wrong)} differ); give the model that the run was trained from"
         )
+    return model
 
 
 def _skeleton(folder: Path) -> Any:

@@ -1,0 +1,1 @@
+"""Programs that load what we export: the models they are tried on, environments of their own, and what each reads."""
