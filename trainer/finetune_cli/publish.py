@@ -22,7 +22,7 @@ def publish(
         str | None, typer.Option("--revision", metavar="BRANCH", help="Branch on the Hub; created when absent.", show_default="main")
     ] = None,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Commit message; absent names job and step.")] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make a repository that is created public.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="The world may have it: a repository that is created is public.")] = False,
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help="Where relative paths of the job begin, if its file has moved.")
     ] = None,

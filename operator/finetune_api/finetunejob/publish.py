@@ -13,7 +13,7 @@ class HubPublication(Spec):
     repository: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200, description="`org/name`; created when absent."
     )
-    private: bool = Field(default=True, description="Visibility of a repository that we create.")
+    private: bool = Field(default=True, description="Visibility of a repository that we create. If true, one that is public is refused.")
     revision: Word = Field(default="main", description="Branch to publish to; created when absent.")
     message: Prose | None = Field(default=None, description="Commit message; absent names job and step.")
     token_secret: SecretKey | None = Field(default=None, description="Token that may write.")

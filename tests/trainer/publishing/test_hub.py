@@ -226,11 +226,42 @@ def test_the_commit_carries_the_message(server: HubServer, loopback: Place, tmp_
     assert server.repositories["org/demo"].commits[revision].message == expected
 
 
+def test_private_is_true_and_the_repository_exists_and_is_public(server: HubServer, loopback: Place, tmp_path: Path) -> None:
+    """Refused before anything is sent; each remedy of the message helps."""
+    server.create("org/demo", {"README.md": b"soon"})
+    folder = exported(tmp_path / "model")
+    before = len(server.requests)
+    refused = r"org/demo is public, and spec\.publish\.hub\.private is true; make the repository private .* or say private: false"
+    with pytest.raises(InvalidPublication, match=refused):
+        check_hub(loopback.hub(), loopback.token, endpoint=loopback.endpoint)
+    with pytest.raises(InvalidPublication, match=refused):
+        loopback.publish(folder)
+    assert [request for request in server.requests[before:] if not request.startswith(("GET", "HEAD"))] == []
+    assert server.files("org/demo").keys() == {".gitattributes", "README.md"}
+    assert not server.uploaded_bytes
+    server.repositories["org/demo"].private = True
+    loopback.publish(folder)
+    server.create("org/demo")
+    loopback.publish(folder, private=False)
+    assert "model.safetensors" in server.files("org/demo")
+    loopback.publish(folder, repository="org/another")
+
+
+def test_a_repository_that_becomes_public_by_its_organisations_rule_gets_no_weights(
+    server: HubServer, loopback: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = server.create
+    monkeypatch.setattr(server, "create", lambda name, **_asked: create(name, private=False))
+    with pytest.raises(InvalidPublication, match="org/demo is public"):
+        loopback.publish(exported(tmp_path / "model"))
+    assert server.files("org/demo").keys() == {".gitattributes"}
+
+
 def test_another_model_without_a_record_is_refused_and_an_empty_repository_is_not(
     server: HubServer, loopback: Place, tmp_path: Path
 ) -> None:
-    server.create("org/weights", {"pytorch_model.bin": b"x", "config.json": b"{}"})
-    server.create("org/card", {"README.md": b"soon", "LICENSE": b"free"})
+    server.create("org/weights", {"pytorch_model.bin": b"x", "config.json": b"{}"}, private=True)
+    server.create("org/card", {"README.md": b"soon", "LICENSE": b"free"}, private=True)
     folder = exported(tmp_path / "model")
     with pytest.raises(InvalidPublication, match=r"org/weights holds another model \(pytorch_model.bin\)"):
         loopback.publish(folder, repository="org/weights")

@@ -152,8 +152,9 @@ class _Remote:
         role = account.get("auth", {}).get("accessToken", {}).get("role")
         if role == "read":
             raise InvalidPublication(f"the token of {account['name']} may only read; give one with write access to {self.hub.repository}")
-        if self._exists():
+        if (is_private := self._is_private()) is not None:
             self.api.auth_check(self.hub.repository, write=True)
+            self._check_visibility(is_private)
             return
         namespaces = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
         # Of a fine-grained token only the Hub knows what it may do.
@@ -166,9 +167,11 @@ class _Remote:
         """One try, from the start: it looks at the remote, sends what is missing, commits, and compares."""
         self.sending = True
         self.check()
-        if not self._exists():
+        if self._is_private() is None:
             self.api.create_repo(self.hub.repository, private=self.hub.private, exist_ok=True)
             self.created = True
+            # Somebody else may have made it meanwhile, and an organisation may have rules of its own.
+            self._check_visibility(bool(self._is_private()))
         head, inherited = self._branch()
         remote = self._files(head)
         previous = self._record(head) if RECORD_NAME in remote else None
@@ -190,14 +193,22 @@ class _Remote:
             created=self.created,
         )
 
-    def _exists(self) -> bool:
+    def _is_private(self) -> bool | None:
+        """Whether the repository hides from the public; None when there is none."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            self.api.model_info(self.hub.repository)
+            return bool(self.api.model_info(self.hub.repository).private)
         except RepositoryNotFoundError:
-            return False
-        return True
+            return None
+
+    def _check_visibility(self, is_private: bool) -> None:
+        """Refuse to show the world what was meant to stay private; the other way round nothing is given away."""
+        if self.hub.private and not is_private:
+            raise InvalidPublication(
+                f"{self.hub.repository} is public, and spec.publish.hub.private is true; make the repository private in its settings on "
+                "the Hub, publish to another one, or say private: false (`finetune publish`: --public) if the world may have the model"
+            )
 
     def _branch(self) -> tuple[str, bool]:
         """The branch's newest commit, and whether it has none of its own yet. The branch is created when absent."""
