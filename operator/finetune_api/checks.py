@@ -1,4 +1,4 @@
-"""What a well-formed job asks for that can't be had: features that don't exist yet, and fields that contradict one another.
+"""What a well-formed job asks for that can't be had: fields that contradict one another, over several sections.
 
 Two tables, each row a field, a predicate over the spec, a message and a remedy. Rules about one object are in
 `finetunejob`, those that need a number worked out in `plan`, those that only a cluster has in `cluster_checks`.
@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from finetune_api.errors import Problem
 from finetune_api.fields import key, paths
-from finetune_api.finetunejob import DataFilter, DataSource, FineTuneJob, FineTuneJobSpec, Offload
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.finetunejob.effects import yaml_path
+from finetune_api.finetunejob.places import is_path as is_path
 
 _S3_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -32,33 +34,7 @@ class Rule:
     remedy: str
 
 
-def _offloads(offload: Offload | None) -> bool:
-    return offload is not None and offload.device != "none"
-
-
 NOT_BUILT: Final = (
-    Rule("spec.training.method", lambda s: s.training.method == "lora", "lora is not built yet", "use method: full"),
-    Rule("spec.training.sharding", lambda s: s.training.sharding == "zero2", "zero2 is not built yet", "use sharding: zero3"),
-    Rule(
-        "spec.training.deepspeed.offload_optimizer",
-        lambda s: _offloads(s.training.deepspeed.offload_optimizer),
-        "offloading is not built yet",
-        "remove it, or use device: none",
-    ),
-    Rule(
-        "spec.training.deepspeed.offload_param",
-        lambda s: _offloads(s.training.deepspeed.offload_param),
-        "offloading is not built yet",
-        "remove it, or use device: none",
-    ),
-    Rule(
-        "spec.workers.minNodes",
-        lambda s: s.workers.min_nodes not in (None, s.workers.nodes),
-        "elastic sizes are not built yet",
-        "remove minNodes, or give it the value of nodes",
-    ),
-    Rule("spec.evaluation.benchmarks", lambda s: bool(s.evaluation.benchmarks), "benchmarks are not built yet", "remove them"),
-    Rule("spec.evaluation.judge", lambda s: s.evaluation.judge is not None, "the judge is not built yet", "remove it"),
     Rule(
         "spec.publish.hub.when",
         lambda s: s.publish.hub is not None and s.publish.hub.when == "everyCheckpoint",
@@ -92,11 +68,14 @@ CONTRADICTIONS: Final = (
         "a gate needs an evaluation loss, and nothing is held out",
         "set dataset.evaluation.fraction: 0.1, or remove the gate",
     ),
-    Rule(
-        "spec.checkpoints.endpoint",
-        lambda s: s.checkpoints.endpoint is not None and not _uses_s3(s),
-        "is given, but nothing in this job is at s3://",
-        "set checkpoints.storage: s3://bucket/prefix, or remove it",
+    *(
+        Rule(
+            f"spec.checkpoints.{yaml_path(name)}",
+            lambda s, name=name: getattr(s.checkpoints, name) is not None and not _uses_s3(s),  # type: ignore[misc]
+            "is given, but nothing in this job is at s3://",
+            "set checkpoints.storage: s3://bucket/prefix, or remove it",
+        )
+        for name in ("endpoint", "region", "credentials_secret", "ca_bundle")
     ),
     Rule(
         "spec.budget.gpuHours",
@@ -132,11 +111,6 @@ def device(spec: FineTuneJobSpec) -> str:
     return spec.workers.device
 
 
-def is_path(name: str) -> bool:
-    """Whether a model's name or a source's path leads to a file or folder, by its first characters."""
-    return name.startswith(("./", "../", "/")) or name in (".", "..")
-
-
 def holds_userinfo(url: str) -> bool:
     """Whether a URL has a user name or key before its host. What is true of must never be printed.
 
@@ -166,18 +140,15 @@ def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         field = f"spec.dataset.sources[{index}]"
         if problem := _place_problem(f"{field}.path", source.path, f"{field}.credentialsSecret"):
             yield problem
-        yield from _source_problems(field, source)
     yield from _address_problems(spec)
 
 
 def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
     """Addresses of storage and endpoints: keys in them, and storage of an unknown kind."""
-    storage, judge = spec.checkpoints.storage, spec.evaluation.judge
+    storage = spec.checkpoints.storage
     for name, address in (("storage", storage), ("endpoint", spec.checkpoints.endpoint)):
         if address is not None and holds_userinfo(address):
             yield _userinfo_problem(f"spec.checkpoints.{name}", "spec.checkpoints.credentialsSecret")
-    if judge is not None and holds_userinfo(judge.endpoint):
-        yield _userinfo_problem("spec.evaluation.judge.endpoint", "spec.evaluation.judge.tokenSecret")
     if storage is not None and "://" in storage and not holds_userinfo(storage) and not _S3_URL.fullmatch(storage):
         yield Problem("spec.checkpoints.storage", f'"{storage}" is no s3:// URL', "write s3://bucket/prefix, or a directory")
 
@@ -201,13 +172,6 @@ def _place_problem(field: str, name: str, secret: str) -> Problem | None:
     return None
 
 
-def _source_problems(field: str, source: DataSource) -> Iterator[Problem]:
-    if source.filter != DataFilter() and source.format not in ("auto", "oasst"):
-        yield Problem(f"{field}.filter", f"acts on format: oasst, and this source is {source.format}", "remove it, or set format: oasst")
-    if source.config is not None and not _HUB_ID.fullmatch(source.path):
-        yield Problem(f"{field}.config", "is for a Hub data set, and this source is none", "remove it")
-
-
 def cluster_only_fields(job: FineTuneJob) -> list[str]:
     """Fields set away from their defaults that act only on a cluster; `finetune run` says so instead of ignoring them silently."""
     spec = job.spec
@@ -223,7 +187,7 @@ def cluster_only_fields(job: FineTuneJob) -> list[str]:
     return [*(["metadata.namespace"] if job.metadata.namespace else []), *found]
 
 
-_WORKERS_EVERYWHERE: Final = ("nodes", "min_nodes", "gpus_per_node", "workers_per_node", "device", "accelerator")
+_WORKERS_EVERYWHERE: Final = ("nodes", "gpus_per_node", "workers_per_node", "device", "accelerator")
 
 
 def _set_fields(path: str, value: BaseModel, names: list[str]) -> list[str]:

@@ -3,20 +3,23 @@
 Every rule costs; the API server adds up the worst case from the largest sizes in the schema, and refuses a CRD that is too dear.
 """
 
+import json
+from collections.abc import Iterator
 from typing import Final
 
 from pydantic import BaseModel
 
 from finetune_api import finetunejob as job
-from finetune_api.fields import key
+from finetune_api.fields import key, kind
+from finetune_api.finetunejob.effects import Effect, yaml_path
 
 
 def _exclusive(first: str, second: str) -> tuple[str, str]:
     return f"!(has(self.{first}) && has(self.{second}))", f"{first} and {second} exclude each other; keep one"
 
 
-# The rules that pydantic's validators hold in Python, for the API server; a test has a bad value for each.
-RULES: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
+# The rules that the validators of single objects hold in Python, for the API server; a test has a bad value for each.
+_VALIDATORS: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
     job.EvaluationData: (_exclusive("split", "fraction"),),
     job.ControlTokens: (
         (
@@ -30,10 +33,7 @@ RULES: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
         ("has(self.tokens) == (has(self.name) && self.name == 'custom')", "tokens and name: custom go together; set both or neither"),
     ),
     job.Optimizer: (_exclusive("warmupRatio", "warmupSteps"),),
-    job.Training: (
-        _exclusive("epochs", "maxSteps"),
-        ("!has(self.lora) || self.method == 'lora'", "lora is given, but method is full; set method: lora or remove lora"),
-    ),
+    job.Training: (_exclusive("epochs", "maxSteps"),),
     job.Toleration: (
         (
             "!(has(self.operator) && self.operator == 'Exists') || !has(self.value) || self.value == ''",
@@ -57,6 +57,47 @@ RULES: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
     ),
     job.CheckpointInterval: (("has(self.seconds) != has(self.steps)", "give seconds or steps, and not both"),),
     job.Publish: (_exclusive("hub", "directory"),),
+    job.Generation: (
+        (
+            "!has(self.minNewTokens) || !has(self.maxNewTokens) || self.minNewTokens <= self.maxNewTokens",
+            "minNewTokens is above maxNewTokens; lower it, or raise maxNewTokens",
+        ),
+    ),
+}
+
+
+def _is_set(model: type[BaseModel], field: str) -> str:
+    """CEL: the field, or one below objects on the way to it, is there and not its default."""
+    conditions, path = [], "self"
+    for name in field.split("."):
+        found = model.model_fields[name]
+        path = f"{path}.{key(name, model)}"
+        conditions.append(f"has({path})")
+        model = kind(found.annotation).model or model
+    default = found.get_default(call_default_factory=True)
+    if default == []:
+        conditions.append(f"{path}.size() > 0")
+    elif default is not None:
+        conditions.append(f"{path} != {json.dumps(default)}")
+    return " && ".join(conditions)
+
+
+def _effect_rule(model: type[BaseModel], effect: Effect) -> tuple[str, str]:
+    return f"!({_is_set(model, effect.field)}) || ({effect.cel})", f"{yaml_path(effect.field)} {effect.message}; {effect.remedy}"
+
+
+def _sections(model: type[job.Spec]) -> Iterator[type[job.Spec]]:
+    """Every kind of object in a spec."""
+    for direct in model.__subclasses__():
+        yield direct
+        yield from _sections(direct)
+
+
+# All rules of single objects: those of their validators, and a field's that acts under a condition only.
+RULES: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
+    section: rules
+    for section in _sections(job.Spec)
+    if (rules := (*_VALIDATORS.get(section, ()), *(_effect_rule(section, effect) for effect in section.EFFECTS)))
 }
 
 _STARTED = "has(oldSelf.status) && has(oldSelf.status.startTime)"

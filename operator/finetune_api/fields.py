@@ -94,6 +94,20 @@ def _paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _paths(inner.model, path + ("[]" if found.is_list else ""))
 
 
+def owner(loc: typing.Sequence[str | int], root: type[BaseModel]) -> tuple[type[BaseModel], str] | None:
+    """The model that the last part of the location belongs to, and that part; None below a plain value or free keys."""
+    model = root
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        found = field_kind(model, part)
+        inner = kind(found.item) if found and found.item is not None else found
+        if inner is None or inner.model is None:
+            return None
+        model = inner.model
+    return model, str(loc[-1])
+
+
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:
     """The known word that was probably meant, whatever its case; None when none is close.
 

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 from finetune_api.beyond import problems_beyond
 from finetune_api.checks import holds_userinfo, is_path
 from finetune_api.errors import InvalidSpec, Problem
-from finetune_api.fields import Kind, field_kind, keys, kind, nearest, paths, without_nulls
+from finetune_api.fields import Kind, field_kind, kind, without_nulls
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_api.spec_problems import problem
+from finetune_api.spec_problems import by_field, problem
+from finetune_api.unknown_keys import unknown_key
 from finetune_api.yaml_text import yaml_value
 
 
@@ -48,7 +49,7 @@ def parse_job(data: object) -> FineTuneJob:
     try:
         return FineTuneJob.model_validate(mapping, by_alias=True, by_name=False)
     except ValidationError as error:
-        errors = error.errors(include_url=False)
+        errors = [one for found in error.errors(include_url=False) for one in by_field(found)]
         problems = [problem(found, FineTuneJob) for found in errors]
         raise InvalidSpec([*problems, *problems_beyond(mapping, errors, problems)]) from None
 
@@ -103,7 +104,8 @@ def _put(target: dict[str, Any], model: type[BaseModel], names: list[str], text:
     rest = rest if index is None else [index, *rest]
     found = field_kind(model, name)
     if found is None:
-        raise InvalidSpec([_unknown(f"{at}.{name}", name, model)])
+        message, remedy = unknown_key(name, at.rsplit(".", 1)[-1].partition("[")[0], text, model, at=f"{at}.")
+        raise InvalidSpec([Problem(f"{at}.{name}", message, remedy.replace("spec.", "").replace("[]", ".0"))])
     _put_value(target, name, found, rest, text, f"{at}.{name}")
 
 
@@ -158,15 +160,3 @@ def _is_relative(text: str, *, always: bool) -> bool:
     if not text or "://" in text or text.startswith("~") or holds_userinfo(text) or os.path.isabs(text):
         return False
     return always or is_path(text)
-
-
-def _unknown(path: str, name: str, model: type[BaseModel]) -> Problem:
-    """An unknown key in an override: the same key elsewhere, or a like one here."""
-    elsewhere = [known for known in paths(FineTuneJobSpec) if known.rsplit(".", 1)[-1] == name]
-    if like := nearest(name, keys(model)):
-        remedy = f"did you mean {path.removesuffix(name).removeprefix('spec.')}{like}?"
-    elif elsewhere:
-        remedy = f"did you mean {elsewhere[0].removeprefix('spec.').replace('[]', '.0')}?"
-    else:
-        remedy = f"its keys are {', '.join(keys(model))}"
-    return Problem(path, "there is no such field", remedy)

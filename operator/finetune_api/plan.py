@@ -12,6 +12,7 @@ from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
 from finetune_api.duration import EFFICIENCY, Duration, Steps, run_duration, run_steps
 from finetune_api.errors import InvalidSpec, Problem
+from finetune_api.field_effects import idle_notes
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, ModelShape
 from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
 from finetune_api.memory import Load, memory
@@ -295,7 +296,7 @@ def _why_no_capacity(spec: FineTuneJobSpec) -> str:
 
 def _notes(spec: FineTuneJobSpec, shape: ModelShape | None, data: DataShape | None, steps: Steps, duration: Duration) -> list[str]:
     """What a reader of the numbers should know."""
-    notes = []
+    notes = idle_notes(spec)
     if duration.seconds_per_step is not None:
         notes.append(
             f"Time is computing time at {EFFICIENCY:.0%} of the peak, as the recipe's published run reached, recomputation counted; "

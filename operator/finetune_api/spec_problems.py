@@ -10,8 +10,10 @@ from pydantic_core import ErrorDetails
 
 from finetune_api.checks import holds_userinfo
 from finetune_api.errors import Problem
-from finetune_api.fields import field_kind, keys, kind, located, nearest, paths
-from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.fields import keys, located, nearest, owner
+from finetune_api.finetunejob.effects import FieldErrors
+from finetune_api.foreign_names import VALUES, plain
+from finetune_api.unknown_keys import unknown_at
 
 _LONGEST_VALUE = 60
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -31,12 +33,23 @@ def problem(error: ErrorDetails, root: type[BaseModel]) -> Problem:
     return Problem(field or "the job", message, remedy)
 
 
+def by_field(error: ErrorDetails) -> list[ErrorDetails]:
+    """The error itself, or what a validator of an object says of single fields as an error of each."""
+    raised = error.get("ctx", {}).get("error")
+    if not isinstance(raised, FieldErrors):
+        return [error]
+    return [
+        {**error, "loc": (*error["loc"], *field.split(".")), "ctx": {"error": ValueError(f"{message}; {remedy}")}}
+        for field, message, remedy in raised.errors
+    ]
+
+
 def _words(error: ErrorDetails, value: Any, root: type[BaseModel]) -> tuple[str, str]:
     """Message and remedy."""
     kind_of_error, context = error["type"], error.get("ctx", {})
     name = str(error["loc"][-1]) if error["loc"] else ""
     if kind_of_error == "extra_forbidden":
-        return "there is no such field", _known_key(error["loc"], root)
+        return unknown_at(error["loc"], value, root)
     if kind_of_error == "missing":
         return "is missing", f"add it: {_description(error['loc'], root)}"
     if kind_of_error == "value_error":
@@ -46,7 +59,7 @@ def _words(error: ErrorDetails, value: Any, root: type[BaseModel]) -> tuple[str,
         words, bound, remedy = _RANGES[kind_of_error]
         return f"{shown(value)} {words} {context[bound]}", f"{remedy} {context[bound]}"
     if kind_of_error == "literal_error":
-        return f"{shown(value)} is not one of {context['expected']}", _literal_remedy(value, context["expected"])
+        return f"{shown(value)} is not one of {context['expected']}", _literal_remedy(value, context["expected"], name)
     if kind_of_error in ("too_short", "string_too_short"):
         return "is empty", f"add it: {_description(error['loc'], root)}"
     if kind_of_error in ("too_long", "string_too_long"):
@@ -121,7 +134,9 @@ def _bool_remedy(value: object) -> str:
     return "write false" if word in ("no", "off", "n", "0", "false") else "write true or false"
 
 
-def _literal_remedy(value: object, expected: str) -> str:
+def _literal_remedy(value: object, expected: str, name: str) -> str:
+    if isinstance(value, str) and (known := VALUES.get(name, {}).get(plain(value))):
+        return known
     choices = re.findall(r"'([^']*)'", expected)
     like = nearest(value, choices) if isinstance(value, str) else None
     return f"did you mean {like}?" if like else f"use {' or '.join(choices) if len(choices) < 3 else 'one of them'}"
@@ -141,43 +156,11 @@ def _pattern_remedy(pattern: str) -> str:
     return next((form for start, form in _FORMS.items() if pattern.startswith(start)), f"it must match {pattern}")
 
 
-def _owner(loc: Sequence[str | int], root: type[BaseModel]) -> tuple[type[BaseModel], str] | None:
-    """The model that the last part of the location belongs to, and that part."""
-    model = root
-    for part in loc[:-1]:
-        if isinstance(part, int):
-            continue
-        found = field_kind(model, part)
-        inner = kind(found.item) if found and found.item is not None else found
-        if inner is None or inner.model is None:
-            return None
-        model = inner.model
-    return model, str(loc[-1])
-
-
 def _description(loc: Sequence[str | int], root: type[BaseModel]) -> str:
     """What the schema says of the field, up to the first sentence's end."""
-    owner = _owner(loc, root)
-    names: Mapping[str, str] = keys(owner[0]) if owner else {}
-    if owner is None or owner[1] not in names:
+    found = owner(loc, root)
+    names: Mapping[str, str] = keys(found[0]) if found else {}
+    if found is None or found[1] not in names:
         return "it is needed"
-    text = owner[0].model_fields[names[owner[1]]].description or "it is needed"
+    text = found[0].model_fields[names[found[1]]].description or "it is needed"
     return text.rstrip(".")
-
-
-def _known_key(loc: Sequence[str | int], root: type[BaseModel]) -> str:
-    """The key that was probably meant: the same one elsewhere, a like one here, a like one anywhere."""
-    owner = _owner(loc, root)
-    if owner is None:
-        return "remove it"
-    model, name = owner
-    everywhere: dict[str, str] = {}
-    for path in paths(FineTuneJobSpec):
-        everywhere.setdefault(path.rsplit(".", 1)[-1], path)
-    if name in everywhere:
-        return f"did you mean {everywhere[name]}?"
-    if like := nearest(name, keys(model)):
-        return f"did you mean {like}?"
-    if like := nearest(name, everywhere):
-        return f"did you mean {everywhere[like]}?"
-    return f"its keys are {', '.join(keys(model))}"

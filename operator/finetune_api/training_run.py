@@ -14,7 +14,7 @@ from finetune_api.errors import InvalidTrainingRun
 from finetune_api.finetunejob import FineTuneJob, Model, ModelShape, Natural, Positive
 
 # Raised when a reader of the old JSON would misunderstand the new one.
-CONTRACT_VERSION: Final = 1
+CONTRACT_VERSION: Final = 2
 
 # Products of a spec's numbers, which have more than its 64 bits when somebody wants them to.
 Count = Annotated[int, Field(ge=0)]
@@ -123,7 +123,7 @@ class TrainingRun(Model):
     `from_json(run.to_json())` equals `run`; JSON of another contract version is refused with InvalidTrainingRun.
     """
 
-    contract_version: Literal[1] = Field(default=CONTRACT_VERSION, description="Version of this JSON.")
+    contract_version: Literal[2] = Field(default=CONTRACT_VERSION, description="Version of this JSON.")
     job: FineTuneJob = Field(description="The job, defaults filled in.")
     identity: str = Field(description="`run_identity` of the job; storage belongs to it.")
     model_revision: str = Field(description="Commit of the base model, or a digest of its files.")

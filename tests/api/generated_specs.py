@@ -25,12 +25,18 @@ TEXTS = (
 # What has to stand beside a field, or instead of the smallest object, so that the field itself is judged.
 BESIDE = {
     ("TemplateSpec", "tokens"): {"name": "custom"},
-    ("Training", "lora"): {"method": "lora"},
     ("Toleration", "value"): {"key": "k"},
     ("Toleration", "tolerationSeconds"): {"key": "k", "effect": "NoExecute"},
     ("CheckpointInterval", "seconds"): {},
+    ("DataSource", "credentialsSecret"): {"path": "s3://bucket/data"},
+    ("FineTuneJobSpec", "evaluation"): {
+        "model": {"name": "a"},
+        "dataset": {"sources": [{"path": "a"}], "evaluation": {"fraction": 0.5}},
+    },
     **{("Volume", source): {"name": "v", "mountPath": "/v"} for source in ("persistentVolumeClaim", "ephemeral", "configMap", "secret")},
 }
+# Fields that few of the values beside them allow, so that most whole specs would be bad.
+SELDOM_GOOD = {("DataSource", "credentialsSecret"), ("DataSource", "filter"), ("DataSource", "columns")}
 # The smallest good object where a rule asks for more than the required fields.
 SMALLEST = {
     "Volume": {"name": "v", "mountPath": "/v", "emptyDir": {}},
@@ -167,7 +173,11 @@ class Generator:
             return chance.choice([*OF_ANOTHER_TYPE, *self._values(schema)])
         if "properties" in schema:
             required = schema.get("required", ())
-            chosen = {name: inner for name, inner in schema["properties"].items() if name in required or chance.random() < 0.25}
+            chosen = {
+                name: inner
+                for name, inner in schema["properties"].items()
+                if name in required or chance.random() < (0.02 if (schema["title"], name) in SELDOM_GOOD else 0.25)
+            }
             return {name: self._at_random(inner, chance, share_bad) for name, inner in chosen.items()}
         if schema["type"] == "array":
             count = chance.randint(max(1, schema.get("minItems", 0)), 3)

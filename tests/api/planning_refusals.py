@@ -65,20 +65,6 @@ REFUSALS: Final = (
         spec={"training": {"precision": "bf16"}, "workers": {"accelerator": "nvidia-tesla-v100"}},
         words=("spec.training.precision: bf16 is not in", "use auto or fp32"),
     ),
-    # ---- not built
-    Refusal(name="lora", spec={"training": {"method": "lora"}}, words=("spec.training.method: lora is not built yet", "use method: full")),
-    Refusal(name="zero2", spec={"training": {"sharding": "zero2"}}, words=("spec.training.sharding: zero2 is not built yet",)),
-    Refusal(
-        name="offload",
-        spec={"training": {"deepspeed": {"offload_optimizer": {"device": "cpu"}}}},
-        words=("spec.training.deepspeed.offload_optimizer: offloading is not built yet",),
-    ),
-    Refusal(
-        name="elastic", spec={"workers": {"nodes": 2, "minNodes": 1}}, words=("spec.workers.minNodes: elastic sizes are not built yet",)
-    ),
-    Refusal(
-        name="benchmarks", spec={"evaluation": {"benchmarks": ["mmlu"]}}, words=("spec.evaluation.benchmarks: benchmarks are not built",)
-    ),
     # ---- contradictions
     Refusal(
         name="gpu-hours",
@@ -109,11 +95,6 @@ REFUSALS: Final = (
         name="gpu-without-gpus",
         spec={"workers": {"gpusPerNode": 0, "device": "gpu"}},
         words=("spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs",),
-    ),
-    Refusal(
-        name="filter",
-        spec={"dataset": {"sources": [{"path": "org/data", "format": "messages", "filter": {"languages": ["en"]}}]}},
-        words=("spec.dataset.sources[0].filter: acts on format: oasst",),
     ),
     # ---- names
     Refusal(name="bucket", spec={"model": {"name": "s3://B/x"}}, words=('spec.model.name: "s3://B/x" is no s3:// URL',)),

@@ -55,7 +55,7 @@ def problems(data):
         ({"training": {"activationCheckpointing": "yes"}}, '"yes" is not true or false; write true'),
         ({"training": {"tf32": 0}}, "spec.training.tf32: 0 is not true or false; write false"),
         ({"dataset": {"sources": [None]}}, "spec.dataset.sources[0]: has no value; give one"),
-        ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full' or 'lora'; did you mean full?"),
+        ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full'; did you mean full?"),
         (
             {"template": {"name": "chatml"}},
             "spec.template.name: \"chatml\" is not one of 'default', 'no_system', 'alpaca', 'model' or 'custom'; use one of them",

@@ -161,15 +161,14 @@ def test_all_problems_at_once_in_the_order_of_the_spec():
     found = problems(
         data=data_shape(),
         publish={"checkpoint": "best"},
-        workers={"minNodes": 2},
-        training={"method": "lora", "globalBatchSize": 100, "maxSequenceLength": 16384, "optimizer": {"warmupSteps": 999}},
+        workers={"workersPerNode": 2},
+        training={"globalBatchSize": 100, "maxSequenceLength": 16384, "optimizer": {"warmupSteps": 999}},
     )
     assert [line.split(":")[0].rsplit(".", 1)[-1] for line in found] == [
-        "method",
         "maxSequenceLength",
         "globalBatchSize",
         "warmupSteps",
-        "minNodes",
+        "workersPerNode",
         "checkpoint",
     ]
 

@@ -33,7 +33,7 @@ def test_json_gives_the_run_back(run):
 
 def test_json_is_camel_case_with_defaults_written_out(run):
     data = json.loads(run.to_json())
-    assert data["contractVersion"] == 1
+    assert data["contractVersion"] == 2
     assert data["job"]["spec"]["training"]["optimizer"]["gradientClipping"] == 1.0
     assert data["plan"]["totalSteps"] == 87
 
@@ -47,11 +47,11 @@ def test_the_digest_covers_every_part(run):
     assert len({run.digest, *(other.digest for other in others)}) == 4
 
 
-@pytest.mark.parametrize("version", [2, 0, None, "1"])
+@pytest.mark.parametrize("version", [1, 3, 0, None, "2"])
 def test_another_contract_version_is_refused(run, version):
     data = {**json.loads(run.to_json()), "contractVersion": version, "fieldOfTheFuture": 1}
     with pytest.raises(
-        InvalidTrainingRun, match=rf"contract version {version}, and this program reads 1; continue the run with the version"
+        InvalidTrainingRun, match=rf"contract version {version}, and this program reads 2; continue the run with the version"
     ):
         TrainingRun.from_json(json.dumps(data))
 
@@ -74,7 +74,7 @@ def test_damage_is_located(run):
     [
         {"workers": {"nodes": 2, "gpusPerNode": 4}},
         {"model": {"tokenSecret": {"name": "hub"}, "cache": {"claimName": "c"}, "shape": STARCODERBASE.model_dump(by_alias=True)}},
-        {"dataset": {"processes": 7, "sources": [{"path": "org/data", "tokenSecret": {"name": "t"}, "credentialsSecret": {"name": "s"}}]}},
+        {"dataset": {"processes": 7, "sources": [{"path": "org/data", "tokenSecret": {"name": "t"}}]}},
         {"training": {"microBatchSize": 1, "activationCheckpointing": False, "logEverySteps": 5, "deepspeed": {"overlap_comm": False}}},
         {"training": {"epochs": 3, "optimizer": {"warmupRatio": 0.03, "learningRate": 2e-5}}},
         {"dataset": {"sources": [{"weight": 1, "revision": "main", "path": "org/data"}]}},

@@ -42,6 +42,14 @@ def test_json(folder, capsys):
     assert json.loads(capsys.readouterr().out)["valid"] is True
 
 
+def test_a_field_without_effect_is_told(folder, capsys):
+    assert main(["validate", "good.yaml", "--set", "generation.temperature=0", "--set", "generation.topK=5"]) == 0
+    note = "spec.generation.topK has no effect: it chooses among candidates, and temperature 0 takes the likeliest."
+    assert capsys.readouterr().out == f"good.yaml: valid\ngood.yaml: note: {note}\n"
+    assert main(["validate", "good.yaml", "--json", "--set", "generation.temperature=0", "--set", "generation.topK=5"]) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"][0]["notes"] == [note]
+
+
 def test_overrides_are_checked_too(folder, capsys):
     assert main(["validate", "good.yaml", "--set", "training.globalBatchSize=100"]) == 2
     assert "use 96 or 128" in " ".join(capsys.readouterr().err.split())

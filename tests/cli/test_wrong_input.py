@@ -35,7 +35,10 @@ SPECS = {
     ),
     "unknown template": ({"template__name": "chatml"}, "\"chatml\" is not one of 'default', 'no_system', 'alpaca', 'model' or 'custom'"),
     "unknown format": ({"dataset__sources__0__format": "sharegtp"}, "did you mean sharegpt?"),
-    "not built yet": ({"training__method": "lora"}, "spec.training.method: lora is not built yet; use method: full"),
+    "not available": (
+        {"training__method": "lora"},
+        "spec.training.method: \"lora\" is not one of 'full'; LoRA and other adapters are not available in this version; use full",
+    ),
 }
 
 
@@ -348,8 +351,8 @@ def test_two_runs_at_once_in_one_folder(finetune: Finetune, tiny: Tiny, tmp_path
     [
         (b"{", "run.json is not JSON; it was cut off or altered; remove it to plan again"),
         (b"\xff\xfe", "run.json is not JSON; it was cut off or altered; remove it to plan again"),
-        (b'{"contractVersion": 99}', "run.json has contract version 99, and this program reads 1"),
-        (b'{"contractVersion": 1}', "run.json is damaged at job"),
+        (b'{"contractVersion": 99}', "run.json has contract version 99, and this program reads 2"),
+        (b'{"contractVersion": 2}', "run.json is damaged at job"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "export", "publish"])

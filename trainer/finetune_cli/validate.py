@@ -23,9 +23,11 @@ def validate(
     from finetune_api.errors import InvalidSpec, Problem
 
     found = {path: problems_of(path, overrides or [], cluster=cluster) for path in jobs}
+    notes = {path: [] if problems else _notes(path, overrides or []) for path, problems in found.items()}
     if as_json:
         described = [
-            {"file": str(path), "valid": not problems, "problems": [asdict(p) for p in problems]} for path, problems in found.items()
+            {"file": str(path), "valid": not problems, "problems": [asdict(p) for p in problems], "notes": notes[path]}
+            for path, problems in found.items()
         ]
         print(json.dumps({"valid": not any(found.values()), "jobs": described}, ensure_ascii=False, indent=2))
         if any(found.values()):
@@ -36,6 +38,8 @@ def validate(
         raise InvalidSpec([Problem(prefix[path] + p.field, p.message, p.remedy) for path, problems in found.items() for p in problems])
     for path in jobs:
         print(f"{path}: valid")
+        for note in notes[path]:
+            print(f"{path}: note: {note}")
 
 
 def problems_of(path: Path, overrides: list[str], *, cluster: bool = False) -> "list[Problem]":
@@ -58,6 +62,14 @@ def problems_of(path: Path, overrides: list[str], *, cluster: bool = False) -> "
     except InvalidSpec as error:
         problems += error.problems
     return problems
+
+
+def _notes(path: Path, overrides: list[str]) -> list[str]:
+    """Fields of a valid job that are set and have no effect."""
+    from finetune_api.field_effects import idle_notes
+    from finetune_api.jobfile import load_job
+
+    return idle_notes(load_job(path, overrides).spec)
 
 
 def _missing_paths(job: "FineTuneJob", base: Path, typed: set[str]) -> "list[Problem]":

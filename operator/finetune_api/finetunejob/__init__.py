@@ -1,7 +1,7 @@
 """FineTuneJob: what a user writes. The authority for fields, defaults and descriptions; the CRD is generated from it.
 
 In: a mapping that came from YAML or the API server. Out: a frozen value with every default filled in. Rules that look at
-one object are here, one file a section of the spec; arithmetic over several, and what is not built yet, is in `plan`.
+one object are here, one file a section of the spec; arithmetic over several is in `plan`. What is not built has no field.
 This room does no I/O.
 """
 
@@ -20,7 +20,7 @@ from finetune_api.finetunejob.pods import (
 )
 from finetune_api.finetunejob.publish import DirectoryPublication, Gate, HubPublication, Maximum, Publish
 from finetune_api.finetunejob.template import ControlTokens, TemplateSpec
-from finetune_api.finetunejob.training import Offload, Optimizer, Training, ZeroOptimization
+from finetune_api.finetunejob.training import Optimizer, Training, ZeroOptimization
 from finetune_api.finetunejob.types import (
     LARGEST_INTEGER,
     Model,
@@ -28,6 +28,7 @@ from finetune_api.finetunejob.types import (
     Positive,
     SecretKey,
     SecretName,
+    Spec,
 )
 
 __all__ = [
@@ -56,7 +57,6 @@ __all__ = [
     "ModelShape",
     "NamedVolume",
     "Natural",
-    "Offload",
     "Optimizer",
     "PodSettings",
     "Positive",
@@ -64,6 +64,7 @@ __all__ = [
     "Resources",
     "SecretKey",
     "SecretName",
+    "Spec",
     "TemplateSpec",
     "Toleration",
     "Training",

@@ -1,9 +1,11 @@
 """`spec.dataset`: sources, filters, what is held out."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api.finetunejob.effects import Effect
+from finetune_api.finetunejob.places import address_cel, hub_place_cel, is_address, is_hub_place
 from finetune_api.finetunejob.types import Natural, Place, Positive, SecretKey, SecretName, Spec, Word, at_most_one
 
 
@@ -30,6 +32,37 @@ class DataFilter(Spec):
 Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly"]
 
 
+# The formats that read each field of `columns`; `oasst` has columns of its own.
+COLUMN_READERS: Final[dict[str, tuple[Format, ...]]] = {
+    "messages": ("messages", "sharegpt"),
+    "prompt": ("prompt-completion", "alpaca", "dolly"),
+    "completion": ("prompt-completion", "alpaca", "dolly"),
+    "context": ("prompt-completion", "alpaca", "dolly"),
+    "system": ("messages", "sharegpt", "prompt-completion", "alpaca", "dolly"),
+    "tree": ("messages", "sharegpt", "prompt-completion", "alpaca", "dolly"),
+}
+
+
+def _read_by(field: str, formats: tuple[Format, ...]) -> Effect:
+    """The field acts on these formats, and where the format isn't known yet: then preparation tells."""
+    names = [*formats]
+    return Effect(
+        field=field,
+        acts=lambda source: source.format in ("auto", *formats),
+        cel=f"!has(self.format) || self.format in {['auto', *names]}",
+        message=f"acts on format {_alternatives(names)} only, and this source has another",
+        remedy=f"remove it, or set format: {names[0]}",
+    )
+
+
+def _alternatives(names: list[Format]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _at_the_hub(field: str, message: str) -> Effect:
+    return Effect(field=field, acts=lambda source: is_hub_place(source.path), cel=hub_place_cel("path"), message=message)
+
+
 class DataSource(Spec):
     """One source of dialogues."""
 
@@ -50,6 +83,21 @@ class DataSource(Spec):
     token_secret: SecretKey | None = Field(default=None, description="Hub token for a gated or private data set.")
     credentials_secret: SecretName | None = Field(
         default=None, description="Keys for an `s3://` source; absent uses those of the checkpoints."
+    )
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        _at_the_hub("config", "names a configuration of a Hub data set, and this source is none"),
+        _at_the_hub("revision", "names a branch, tag or commit of a Hub data set, and this source is none"),
+        *(_read_by(f"columns.{column}", formats) for column, formats in COLUMN_READERS.items()),
+        _read_by("filter.languages", ("oasst",)),
+        _read_by("filter.top_answers", ("oasst",)),
+        _at_the_hub("token_secret", "is a token for the Hub, and this source is none of the Hub's"),
+        Effect(
+            field="credentials_secret",
+            acts=lambda source: is_address(source.path),
+            cel=address_cel("path"),
+            message="holds keys of object storage, and this source is at no address such as s3://bucket/key",
+        ),
     )
 
 
@@ -82,3 +130,13 @@ class Dataset(Spec):
     )
     trailing_user_turns: Literal["trim", "keep"] = Field(default="trim", description="Turns after the last assistant turn.")
     processes: Positive = Field(default=2, description="Processes that read and tokenise.")
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        Effect(
+            field="repeated_messages",
+            acts=lambda dataset: any(source.format in ("auto", "oasst") for source in dataset.sources),
+            cel="self.sources.exists(s, !has(s.format) || s.format in ['auto', 'oasst'])",
+            message="acts on the trees of format oasst only, and no source has it",
+            remedy="remove it, or set format: oasst",
+        ),
+    )

@@ -2,17 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from finetune_api.finetunejob.types import Natural, Positive, SecretKey, Spec, Word
-
-
-class Judge(Spec):
-    """A language model that compares answers."""
-
-    model: Word = Field(description="Name of the judging model.")
-    endpoint: str = Field(pattern=r"^https?://", max_length=1024, description="OpenAI-compatible endpoint.")
-    token_secret: SecretKey | None = Field(default=None, description="Token for the endpoint.")
+from finetune_api.finetunejob.effects import FieldErrors
+from finetune_api.finetunejob.types import Natural, Positive, Spec
 
 
 class Evaluation(Spec):
@@ -22,10 +15,6 @@ class Evaluation(Spec):
     micro_batch_size: Positive | None = Field(
         default=None, description="Rows per worker and forward pass; absent is training.microBatchSize."
     )
-    benchmarks: Annotated[list[Word], Field(max_length=32)] = Field(
-        default=[], description="Benchmarks run on the trained model. Not built yet."
-    )
-    judge: Judge | None = Field(default=None, description="A language model that compares answers. Not built yet.")
 
 
 class Generation(Spec):
@@ -37,3 +26,10 @@ class Generation(Spec):
     repetition_penalty: Annotated[float, Field(gt=0.0)] = Field(default=1.2, description="1 is none.")
     min_new_tokens: Natural = Field(default=1, description="Shortest answer; the blog's 32 forbids short ones.")
     max_new_tokens: Positive = Field(default=256, description="Longest answer.")
+
+    @model_validator(mode="after")
+    def _shortest_is_not_longer(self) -> "Generation":
+        if self.min_new_tokens > self.max_new_tokens:
+            told = f"{self.min_new_tokens} is above maxNewTokens, which is {self.max_new_tokens}"
+            raise FieldErrors([("minNewTokens", told, f"use at most {self.max_new_tokens}, or raise maxNewTokens")])
+        return self

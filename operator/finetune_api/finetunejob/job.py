@@ -1,11 +1,12 @@
 """FineTuneJob itself: its sections, budgets and name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from finetune_api.finetunejob.checkpoints import Checkpoints
 from finetune_api.finetunejob.dataset import Dataset
+from finetune_api.finetunejob.effects import Effect
 from finetune_api.finetunejob.evaluation import Evaluation, Generation
 from finetune_api.finetunejob.model import BaseModelSpec
 from finetune_api.finetunejob.pods import PodSettings, Workers
@@ -32,6 +33,16 @@ class Budget(Spec):
     active_deadline_seconds: Positive | None = Field(default=None, description="Time from the first start.")
 
 
+def _with_held_out_data(field: str) -> Effect:
+    return Effect(
+        field=field,
+        acts=lambda spec: spec.dataset.evaluation is not None,
+        cel="has(self.dataset.evaluation)",
+        message="acts on held-out data, and nothing is held out",
+        remedy="set dataset.evaluation.fraction: 0.1, or remove it",
+    )
+
+
 class FineTuneJobSpec(Spec):
     """What is wanted."""
 
@@ -51,6 +62,11 @@ class FineTuneJobSpec(Spec):
     retry: Natural = Field(default=0, description="Raising it reopens a failed job at the stage that failed.")
     ttl_seconds_after_finished: Natural | None = Field(
         default=None, description="Delete the job this long after it finished; absent keeps it."
+    )
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        _with_held_out_data("evaluation.every_epochs"),
+        _with_held_out_data("evaluation.micro_batch_size"),
     )
 
 

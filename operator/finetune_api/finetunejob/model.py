@@ -1,9 +1,11 @@
 """`spec.model`: the base model."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from finetune_api.finetunejob.effects import Effect
+from finetune_api.finetunejob.places import hub_place_cel, is_hub_place, is_path, path_cel
 from finetune_api.finetunejob.types import ObjectName, Place, Positive, SecretKey, Spec, Word
 
 
@@ -28,6 +30,10 @@ class ModelCache(Spec):
     claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim.")
 
 
+def _of_the_hub(field: str, message: str) -> Effect:
+    return Effect(field=field, acts=lambda model: is_hub_place(model.name), cel=hub_place_cel("name"), message=message)
+
+
 class BaseModelSpec(Spec):
     """The base model."""
 
@@ -42,4 +48,15 @@ class BaseModelSpec(Spec):
     cache: ModelCache | None = Field(default=None, description="Where weights are kept between jobs.")
     shape: ModelShape | None = Field(
         default=None, description="For planning before config.json can be read; checked against it afterwards."
+    )
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        _of_the_hub("revision", "names a branch, tag or commit of the Hub, and this model is none of the Hub's"),
+        _of_the_hub("token_secret", "is a token for the Hub, and this model is none of the Hub's"),
+        Effect(
+            field="cache",
+            acts=lambda model: not is_path(model.name),
+            cel=f"!{path_cel('name')}",
+            message="keeps what is downloaded, and this model is at a path that pods read in place",
+        ),
     )

@@ -131,9 +131,6 @@ class Workers(PodSettings):
     """The training workers."""
 
     nodes: Positive = Field(default=1, description="Worker pods, one a node.")
-    min_nodes: Positive | None = Field(
-        default=None, description="Fewest nodes to go on with; absent is `nodes`. Other values are not built yet."
-    )
     gpus_per_node: Natural = Field(default=8, description="GPUs of each worker pod; one Ray Train worker each.")
     workers_per_node: Positive | None = Field(
         default=None, description="Ray Train workers per node, for `device: cpu`; absent is gpusPerNode."

@@ -1,9 +1,10 @@
 """`spec.template`: how a dialogue becomes text."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api.finetunejob.effects import Effect
 from finetune_api.finetunejob.types import Prose, Spec, Word
 
 
@@ -20,6 +21,17 @@ class ControlTokens(Spec):
         if len({self.system, self.user, self.assistant, self.end}) < 4:
             raise ValueError("two control tokens are the same; give four different ones")
         return self
+
+
+def _not_with(field: str, names: tuple[str, ...], message: str) -> Effect:
+    """The field acts with every template but these."""
+    return Effect(
+        field=field,
+        acts=lambda template: template.name not in names,
+        cel=f"!(has(self.name) && self.name in {[*names]})",
+        message=message,
+        remedy="remove it, or choose a template with control tokens of ours such as name: default",
+    )
 
 
 class TemplateSpec(Spec):
@@ -40,6 +52,19 @@ class TemplateSpec(Spec):
     system_turn: bool = Field(default=True, description="Whether a system turn is rendered when the dialogue has none of its own.")
     system_text: Prose | None = Field(default=None, description="Text of that turn; absent uses the template's own.")
     tokens: ControlTokens | None = Field(default=None, description="Control tokens, for `custom`.")
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        _not_with("token_order", ("model", "alpaca"), "orders the ids of new control tokens, and this template adds none"),
+        _not_with("system_turn", ("model",), "is decided by the model's own chat template"),
+        _not_with("system_text", ("model",), "is decided by the model's own chat template"),
+        Effect(
+            field="system_text",
+            acts=lambda template: template.system_turn,
+            cel="!has(self.systemTurn) || self.systemTurn",
+            message="is the text of a turn that systemTurn: false leaves out",
+            remedy="remove it, or remove systemTurn",
+        ),
+    )
 
     @model_validator(mode="after")
     def _tokens_are_custom(self) -> "TemplateSpec":

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from finetune_api.finetunejob.types import LARGEST_INTEGER, Natural, Positive, Share, Spec, Word, at_most_one, whole
+from finetune_api.finetunejob.types import LARGEST_INTEGER, Natural, Positive, Share, Spec, at_most_one, whole
 
 
 class Optimizer(Spec):
@@ -36,14 +36,6 @@ class Optimizer(Spec):
         return 0.03 if self.warmup_ratio is None and self.warmup_steps is None else self.warmup_ratio
 
 
-class Offload(Spec):
-    """Where a part of the state lives between uses."""
-
-    model_config = ConfigDict(alias_generator=None)
-    device: Literal["none", "cpu", "nvme"] = Field(default="none", description="Memory that holds it.")
-    pin_memory: bool = Field(default=False, description="Page-locked host memory.")
-
-
 class ZeroOptimization(Spec):
     """Keys of DeepSpeed's `zero_optimization`, under DeepSpeed's own names; absent means DeepSpeed's or our default."""
 
@@ -60,27 +52,13 @@ class ZeroOptimization(Spec):
     stage3_max_reuse_distance: Positive = Field(
         default=1_000_000_000, description="Keep a parameter that is used again within this many elements."
     )
-    offload_optimizer: Offload | None = Field(default=None, description="Offload optimizer state. Not built yet.")
-    offload_param: Offload | None = Field(default=None, description="Offload parameters. Not built yet.")
-
-
-class Lora(Spec):
-    """Low-rank adapters."""
-
-    rank: Positive = Field(default=16, description="Rank of the update.")
-    alpha: Annotated[float, Field(gt=0.0)] = Field(default=32.0, description="Scale of the update.")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Dropout before the adapter.")
-    target_modules: Annotated[list[Word], Field(max_length=64)] = Field(
-        default=[], description="Modules to adapt; empty means every linear layer."
-    )
 
 
 class Training(Spec):
     """How it is learnt. Rows are packed sequences of at most maxSequenceLength tokens."""
 
-    method: Literal["full", "lora"] = Field(default="full", description="All parameters, or low-rank adapters. `lora` is not built yet.")
-    lora: Lora | None = Field(default=None, description="Settings of `method: lora`. Not built yet.")
-    sharding: Literal["zero3", "zero2"] = Field(default="zero3", description="What is partitioned over workers. `zero2` is not built yet.")
+    method: Literal["full"] = Field(default="full", description="All parameters are trained.")
+    sharding: Literal["zero3"] = Field(default="zero3", description="Weights, gradients and optimizer state are partitioned over workers.")
     deepspeed: ZeroOptimization = Field(default=ZeroOptimization(), description="Keys of DeepSpeed's zero_optimization.")
     epochs: Positive | None = Field(default=None, description="Passes over the data; absent, with maxSteps absent too, means 3.")
     max_steps: Positive | None = Field(default=None, description="Optimizer steps, instead of epochs.")
@@ -103,8 +81,6 @@ class Training(Spec):
     @model_validator(mode="after")
     def _one_length(self) -> "Training":
         at_most_one(self, "epochs", "max_steps")
-        if self.lora is not None and self.method != "lora":
-            raise ValueError("lora is given, but method is full; set method: lora or remove lora")
         return self
 
     @property

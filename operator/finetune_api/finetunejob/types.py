@@ -1,9 +1,11 @@
 """What the sections share: scalars with their limits, frozen closed objects, names of Secrets."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+
+from finetune_api.finetunejob.effects import Effect, refuse_idle
 
 # Kubernetes keeps whole numbers in 64 bits.
 LARGEST_INTEGER = 2**63 - 1
@@ -48,7 +50,14 @@ class Model(BaseModel):
 
 
 class Spec(Model):
-    """An object of the spec."""
+    """An object of the spec. `EFFECTS`: those of its fields that act under a condition only."""
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = ()
+
+    @model_validator(mode="after")
+    def _fields_act(self) -> Self:
+        refuse_idle(self, type(self).EFFECTS)
+        return self
 
 
 def at_most_one(value: BaseModel, *names: str) -> None:

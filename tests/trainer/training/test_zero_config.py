@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.finetunejob import Offload, Optimizer, Training, ZeroOptimization
+from finetune_api.finetunejob import Optimizer, Training, ZeroOptimization
 from finetune_trainer.model.precision import Precision
 from finetune_trainer.training.zero_config import deepspeed_config
 
@@ -20,17 +20,15 @@ def test_absent_sizes_come_from_the_hidden_size() -> None:
     assert zero["stage3_prefetch_bucket_size"] == 9_000
     assert zero["stage3_param_persistence_threshold"] == 1_000
     assert zero["sub_group_size"] == zero["stage3_max_live_parameters"] == zero["stage3_max_reuse_distance"] == 1_000_000_000
-    assert not {"offload_optimizer", "offload_param"} & zero.keys()
 
 
 def test_given_keys_are_kept_zero_too() -> None:
-    given = ZeroOptimization(stage3_prefetch_bucket_size=0, reduce_bucket_size=7, overlap_comm=False, offload_param=Offload(device="cpu"))
+    given = ZeroOptimization(stage3_prefetch_bucket_size=0, reduce_bucket_size=7, overlap_comm=False)
     zero = config(Training(deepspeed=given))["zero_optimization"]
     assert isinstance(zero, dict)
     assert zero["stage3_prefetch_bucket_size"] == 0
     assert zero["reduce_bucket_size"] == 7
     assert zero["overlap_comm"] is False
-    assert zero["offload_param"] == {"device": "cpu", "pin_memory": False}
 
 
 def test_nothing_competes_with_our_schedule_and_optimizer() -> None:

@@ -26,7 +26,7 @@ _CURVE_POINTS = 12
 # Parts of the spec that say what was learnt and how; the others say where, for whom and with which Secrets.
 _PUBLIC = ("model", "dataset", "template", "training", "evaluation", "generation")
 _PUBLIC_WORKERS = ("nodes", "gpusPerNode", "workersPerNode", "device", "accelerator")
-_PRIVATE = {"tokenSecret", "credentialsSecret", "cache", "judge"}
+_PRIVATE = {"tokenSecret", "credentialsSecret", "cache"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

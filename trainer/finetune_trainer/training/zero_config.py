@@ -6,13 +6,12 @@ the optimizer is given as an object. Gradient accumulation is the engine's: it m
 
 from typing import Any
 
-from finetune_api.finetunejob import Offload, Training, ZeroOptimization
+from finetune_api.finetunejob import Training, ZeroOptimization
 from finetune_trainer.model.precision import Precision
 
 
 def deepspeed_config(training: Training, *, hidden_size: int, world_size: int, precision: Precision) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize` and `deepspeed.zero.Init`. `hidden_size` fills in what is absent (see ZeroOptimization)."""
-    assert training.sharding == "zero3", "the plan refuses what is not built"
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": 1,
@@ -22,8 +21,6 @@ def deepspeed_config(training: Training, *, hidden_size: int, world_size: int, p
         # Micro-steps are added up in fp32: a sum of many in bf16 loses the small ones. 4 bytes of a partition instead of 2.
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero_optimization(training.deepspeed, hidden_size),
-        # torch's own AdamW also with an offloaded state: DeepSpeed's would be compiled and has another state layout.
-        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
@@ -42,16 +39,8 @@ def zero_optimization(settings: ZeroOptimization, hidden_size: int) -> dict[str,
         "stage3_param_persistence_threshold": _given(settings.stage3_param_persistence_threshold, 10 * hidden_size),
         "stage3_max_live_parameters": settings.stage3_max_live_parameters,
         "stage3_max_reuse_distance": settings.stage3_max_reuse_distance,
-        **_offload("offload_optimizer", settings.offload_optimizer),
-        **_offload("offload_param", settings.offload_param),
     }
 
 
 def _given(value: int | None, absent: int) -> int:
     return absent if value is None else value
-
-
-def _offload(key: str, offload: Offload | None) -> dict[str, Any]:
-    if offload is None or offload.device == "none":
-        return {}
-    return {key: {"device": offload.device, "pin_memory": offload.pin_memory}}

@@ -1,0 +1,331 @@
+"""What other trainers call our fields: TRL and Transformers, axolotl, DeepSpeed, Kubeflow Trainer.
+
+One table, name -> our field and how the value is carried over; None where there is nothing of the kind here. Names are looked up
+without case, `_` and `-`, so snake_case and camelCase are one. Only the words of an error come from it: no other name is ever accepted.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """`ours`: path of our field below spec, None for none. `how`: what becomes of the value, or why there is no such field."""
+
+    ours: str | None
+    how: str = ""
+
+    def remedy(self, value: object) -> str:
+        """What to do with the key and its value."""
+        if self.ours is None:
+            return f"{self.how}; remove it"
+        how = self.how.replace("{value}", str(value) if isinstance(value, int | float | str) else "its value")
+        return f"here it is spec.{self.ours}" + (f": {how}" if how else "")
+
+
+def plain(name: str) -> str:
+    """The name without case, `_` and `-`.
+
+    >>> plain("per_device-trainBatchSize")
+    'perdevicetrainbatchsize'
+    """
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def foreign(name: str, section: str | None = None) -> Foreign | None:
+    """What other trainers call so; with `section`, the last key above it, only what is said of the name there."""
+    return _NAMES.get(plain(name) if section is None else f"{plain(section)}.{plain(name)}")
+
+
+# Names, one or more lines, then indented our field below spec (`-` for none) and, after `: `, the value's translation or the reason.
+# A name after a key and a dot means that below this key only.
+_TABLE: Final = """
+# model
+base_model model_name_or_path model_name pretrained_model_name_or_path model_id
+    model.name
+base_model_config tokenizer_config tokenizer tokenizer_name tokenizer_type tokenizer_name_or_path processor_type
+    -: configuration and tokenizer are those of model.name
+model_revision base_model_revision
+    model.revision
+model_type is_llama_derived_model
+    -: the architecture is read from the model's config.json
+model_init_kwargs overrides_of_model_config
+    -: the model is built as its config.json says
+trust_remote_code
+    -: code from a model's repository is never run
+hf_use_auth_token use_auth_token hf_token
+    model.tokenSecret: name a Secret that holds the token, never the token
+load_in_8bit load_in_4bit quantization_config bnb_config_kwargs gptq quantization
+    -: training of quantised weights is not available in this version
+# data
+datasets dataset_mixture train_dataset
+    dataset.sources: a list whose items have path, split, format
+dataset_name dataset_path dataset_id data_path dataset_name_or_path train_file
+    dataset.sources[].path
+sources.name sources.dataset sources.id sources.repo sources.url sources.file
+    dataset.sources[].path
+sources.subset sources.config_name
+    dataset.sources[].config
+dataset_config dataset_config_name
+    dataset.sources[].config
+data_files data_dir sources.files
+    dataset.sources[].path: a file or folder (./x, /x, s3://bucket/key); a source each
+dataset_train_split train_split
+    dataset.sources[].split
+dataset_test_split eval_dataset test_datasets eval_split validation_split
+    dataset.evaluation.split
+val_set_size test_size eval_size validation_size
+    dataset.evaluation.fraction: a share such as 0.05, taken by conversation
+sources.type dataset_type dataset_format sources.conversation
+    dataset.sources[].format: chat_template and messages are format: messages; sharegpt, alpaca and oasst keep their names
+type
+    dataset.sources[].format
+ds_type
+    -: the kind of a file is told by its suffix
+field_messages messages_field
+    dataset.sources[].columns.messages
+field_instruction instruction_column prompt_column
+    dataset.sources[].columns.prompt
+field_input
+    dataset.sources[].columns.context
+field_output output_column response_column completion_column
+    dataset.sources[].columns.completion
+field_system system_column
+    dataset.sources[].columns.system
+probabilities mixture_weights
+    dataset.sources[].weight: a source each; 0.5 uses half of it
+max_samples max_train_samples num_samples n_samples shards
+    dataset.sources[].limit
+dataset_num_proc preprocessing_num_workers dataset_processes num_proc
+    dataset.processes
+dataset_prepared_path dataset_cache_dir overwrite_cache
+    -: prepared data is kept with the checkpoints and found again by its digest
+dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_drop_last remove_unused_columns group_by_length
+length_column_name dataset_keep_in_memory streaming
+    -: rows are read from memory-mapped files, packed beforehand
+shuffle_merged_datasets curriculum_sampling data_seed shuffle_seed
+    training.seed: it also decides the order of the data
+skip_prepare_dataset dataset_kwargs
+    -: data is always prepared from its rows
+excess_length_strategy truncation truncation_mode
+    dataset.overlongTurns
+# template
+chat_template chat_template_path chat_template_jinja prompt_template
+    template.name
+default_system_message system_prompt system_message
+    template.systemText
+train_on_inputs completion_only_loss assistant_only_loss train_on_responses_only roles_to_train train_on_prompt mask_inputs
+    template.masking: assistant learns the answers only (train_on_inputs: false), which is the default
+train_on_eos train_on_eot eot_tokens
+    -: the end token of each learnt answer is learnt, and no other
+special_tokens added_tokens additional_special_tokens tokens_to_add
+    template.tokens: the four control tokens of template: {name: custom}; others come with the model's tokenizer
+bos_token eos_token pad_token unk_token
+    -: it is the tokenizer's own
+dataset_text_field text_field text_column field
+    dataset.sources[].columns
+# training
+sequence_len max_seq_length max_seq_len max_length seq_length block_size model_max_length cutoff_len
+    training.maxSequenceLength
+gradient_accumulation_steps
+    training.globalBatchSize: rows per optimizer step = training.microBatchSize x {value} accumulation steps x the number of workers
+train_batch_size batch_size total_batch_size
+    training.globalBatchSize: rows per optimizer step, over all workers
+per_device_train_batch_size train_micro_batch_size_per_gpu per_gpu_train_batch_size per_device_batch_size
+    training.microBatchSize: rows per worker and micro-step; rows per optimizer step are training.globalBatchSize
+auto_find_batch_size
+    training.microBatchSize: `finetune plan` says what fits
+num_train_epochs num_epochs n_epochs max_epochs
+    training.epochs: a whole number; for a part of an epoch give training.maxSteps
+total_steps num_steps max_train_steps train_steps num_training_steps
+    training.maxSteps
+learning_rate lr
+    training.optimizer.learningRate
+lr_scheduler_type lr_scheduler lr_schedule learning_rate_schedule
+    training.optimizer.schedule: cosine, linear or constant
+scheduler
+    training.optimizer.schedule: cosine, linear or constant
+lr_scheduler_kwargs cosine_min_lr_ratio cosine_constant_lr_ratio lr_quadratic_warmup min_lr
+    -: schedules have no settings but warm-up; cosine and linear end at 0
+warmup_ratio
+    training.optimizer.warmupRatio
+warmup_steps num_warmup_steps warmup_num_steps
+    training.optimizer.warmupSteps
+weight_decay
+    training.optimizer.weightDecay
+max_grad_norm gradient_clipping grad_clip gradient_clip_val clip_grad_norm
+    training.optimizer.gradientClipping
+adam_beta1
+    training.optimizer.beta1
+adam_beta2
+    training.optimizer.beta2
+betas adam_betas
+    training.optimizer.beta1: and training.optimizer.beta2
+adam_epsilon eps
+    training.optimizer.epsilon
+optim optimizer optimizer_type
+    training.optimizer.name: adamw is the only one; its settings stand beside it
+optim_args optim_target_modules
+    -: AdamW's settings are the fields of spec.training.optimizer
+bf16 fp16 bfloat16 float16 fp32 amp torch_dtype dtype mixed_precision half_precision_backend
+    training.precision: auto, bf16 or fp32; fp16 is not offered, since it needs loss scaling
+tf32
+    training.tf32
+gradient_checkpointing activation_checkpointing enable_gradient_checkpointing
+    training.activationCheckpointing
+gradient_checkpointing_kwargs activation_offloading
+    training.activationCheckpointing: true or false, without settings
+seed random_seed
+    training.seed
+logging_steps log_every_n_steps logging_interval
+    training.logEverySteps
+logging_strategy logging_first_step logging_dir log_level report_to wandb_project wandb_entity wandb_name wandb_run_id wandb_watch
+wandb_log_model wandb_mode use_wandb wandb mlflow_tracking_uri mlflow_experiment_name use_mlflow use_tensorboard tensorboard_dir
+comet_api_key run_name disable_tqdm include_num_input_tokens_seen
+    -: metrics go to the run folder, to status and to Prometheus
+sample_packing packing packing_strategy eval_sample_packing eval_packing pad_to_sequence_len padding_free pad_to_multiple_of
+multipack_real_batches padding
+    -: rows are always packed, each dialogue apart from its neighbours, and padding is never computed
+flash_attention attn_implementation flash_attn xformers_attention sdp_attention s2_attention use_flash_attention_2 eager_attention
+flex_attention use_liger_kernel use_liger unsloth sage_attention
+    -: attention is chosen for the model and the hardware
+torch_compile use_torch_compile torch_compile_backend torch_compile_mode
+    -: the step is not compiled by torch.compile
+adapter peft peft_config use_peft lora lora_r lora_rank lora_alpha lora_dropout lora_target_modules lora_target_linear
+lora_modules_to_save lora_model_dir lora_fan_in_fan_out lora_bias use_dora use_rslora qlora r target_modules finetuning_type
+lora_task_type loraplus_lr_ratio
+    -: LoRA and other adapters are not available in this version: all parameters are trained
+unfrozen_parameters freeze freeze_layers trainable_layers
+    -: all parameters are trained
+neftune_noise_alpha noisy_embedding_alpha label_smoothing_factor label_smoothing
+    -: noise and smoothing are not available in this version
+rl dpo_beta reward_model loss_type kl_coef
+    -: reinforcement and preference learning are not what this is for
+hidden_dropout attention_dropout dropout_rate attn_pdrop resid_pdrop embd_pdrop
+    training.dropout
+resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir
+    -: a run always goes on from its newest checkpoint, and a changed job is another run
+do_train do_eval do_predict
+    -: a job trains, and evaluates when spec.dataset.evaluation is given
+fsdp fsdp_config fsdp_transformer_layer_cls_to_wrap ddp ddp_find_unused_parameters ddp_timeout tensor_parallel_size
+pipeline_parallel_size context_parallel_size sequence_parallel_degree accelerator_config
+    -: ZeRO-3 partitions the model: spec.training.deepspeed takes its settings
+# DeepSpeed
+zero_optimization deepspeed_config deepspeed_plugin
+    training.deepspeed: keys of zero_optimization stand directly below it
+deepspeed
+    training.deepspeed: keys of zero_optimization, written out in the job
+stage zero_stage zero
+    training.sharding: zero3 is stage 3; stages 1 and 2 are not available in this version
+offload_optimizer offload_param offload_optimizer_device offload_param_device cpu_offload nvme_path
+    -: offloading is not available in this version
+deepspeed.optimizer
+    training.optimizer
+deepspeed.scheduler
+    training.optimizer.schedule: cosine, linear or constant
+stage3_gather_16bit_weights_on_model_save stage3_gather_fp16_weights_on_model_save zero_allow_untested_optimizer
+zero_force_ds_cpu_optimizer wall_clock_breakdown steps_per_print allgather_partitions allgather_bucket_size reduce_scatter
+round_robin_gradients communication_data_type data_types prescale_gradients flops_profiler zero_quantized_weights
+zero_hpz_partition_size
+    -: is not among the DeepSpeed settings of this version
+# checkpoints
+save_steps checkpoint_every save_interval
+    checkpoints.every.steps: write checkpoints: {every: {steps: N}}; absent, the interval is automatic, and one is always saved at the end
+save_strategy saves_per_epoch checkpointing_steps
+    checkpoints.every: write checkpoints: {every: {steps: N}}; absent, the interval is automatic, and one is always saved at the end
+save_total_limit max_checkpoints keep_checkpoints checkpoints_total_limit
+    checkpoints.keep
+checkpoint_dir checkpoint_path checkpoints_dir
+    checkpoints.storage
+save_safetensors save_only_model save_on_each_node save_checkpoints
+    -: checkpoints hold weights and optimizer state; safetensors come with the export
+load_best_model_at_end metric_for_best_model greater_is_better
+    publish.checkpoint: best is the one with the lowest evaluation loss
+# evaluation
+eval_steps evals_per_epoch eval_strategy evaluation_strategy eval_interval eval_frequency eval_on_start eval_delay
+    evaluation.everyEpochs: in epochs; step 0 and the last step are always evaluated
+per_device_eval_batch_size eval_batch_size per_gpu_eval_batch_size
+    evaluation.microBatchSize
+bf16_full_eval fp16_full_eval eval_accumulation_steps
+    -: evaluation computes as training does
+early_stopping_patience early_stopping early_stopping_threshold
+    -: a run isn't stopped early; publish.checkpoint: best takes the best checkpoint
+eval_table_size eval_max_new_tokens eval_sample_generations do_bench_eval bench_dataset benchmarks judge benchmark tasks
+    -: benchmarks and a judge are not available in this version
+# generation
+generation.max_length max_tokens max_new_tokens
+    generation.maxNewTokens
+generation.min_length min_new_tokens min_tokens
+    generation.minNewTokens
+do_sample generation.num_beams
+    generation.temperature: 0 is greedy, above it answers are drawn
+# publication
+output_dir output
+    publish.directory.path: a folder for the trained model; checkpoints go to checkpoints.storage
+hub_model_id repo_id hub_repo_id hub.repo hub.name hub.model_id
+    publish.hub.repository
+push_to_hub
+    publish.hub: a job with publish: {hub: {repository: org/name}} publishes there
+hub_private_repo
+    publish.hub.private
+hub_token push_to_hub_token
+    publish.hub.tokenSecret: name a Secret that holds the token, never the token
+hub_revision
+    publish.hub.revision
+hub_strategy hub_always_push push_to_hub_organization
+    publish.hub: the model is published when training is done
+# workers
+num_nodes nnodes num_machines workers.replicas worker_replicas num_workers
+    workers.nodes: worker pods, one a node; workers are nodes x gpusPerNode
+num_proc_per_node nproc_per_node num_gpus gpus n_gpu num_processes gpus_per_worker gpu_count devices
+    workers.gpusPerNode: one process a GPU
+min_nodes min_replicas elastic_policy max_nodes
+    -: elastic sizes are not available in this version: workers.nodes is exact
+resources_per_node resources_per_worker
+    workers.resources
+local_rank master_addr master_port rdzv_backend rank
+    -: ranks are set by the driver
+runtime_ref trainer initializer pod_template_overrides pytorch_replica_specs run_policy training_runtime
+    -: a FineTuneJob says what to train, and not which pods: its sections are model, dataset, training, workers
+backoff_limit max_restarts
+    failurePolicy.maxFailures
+clean_pod_policy
+    -: pods are removed when an attempt ends
+gpu_type accelerator_type
+    workers.accelerator
+image_pull_secrets
+    -: the service account of workers.serviceAccountName brings them
+"""
+
+
+def _read(table: str) -> Iterator[tuple[str, Foreign]]:
+    """Each name of the table, with a key and a dot where it is said of this key only, and what it means."""
+    text = re.sub(r"(?m)^#.*\n", "", table.strip() + "\n")
+    for names, meaning in re.findall(r"((?:^\S.*\n)+)((?:^ .*\n)+)", text, re.MULTILINE):
+        ours, _, how = " ".join(meaning.split()).partition(": ")
+        yield from ((name, Foreign(None if ours == "-" else ours, how)) for name in names.split())
+
+
+_NAMES: Final = {".".join(map(plain, name.split("."))): meaning for name, meaning in _read(_TABLE)}
+
+# Values that other trainers know, by our field: what is said instead of a like one of ours.
+VALUES: Final[dict[str, dict[str, str]]] = {
+    "method": dict.fromkeys(("lora", "qlora", "dora", "adapter"), "LoRA and other adapters are not available in this version; use full"),
+    "sharding": {
+        "zero2": "zero2 is not available in this version; use zero3",
+        "zero1": "zero1 is not available in this version; use zero3",
+        "fsdp": "ZeRO-3 partitions what FSDP does; use zero3",
+    },
+    "schedule": {
+        "constantwithwarmup": "use constant: warmupRatio and warmupSteps act with it",
+        "cosinewithrestarts": "restarts are not available; use cosine",
+    },
+    "precision": {"fp16": "fp16 is not offered, since it needs loss scaling; use auto", "float16": "fp16 is not offered; use auto"},
+    "format": {
+        "chattemplate": "chat_template of axolotl is format: messages; use messages",
+        "conversational": "use messages",
+        "completion": "use prompt-completion",
+    },
+}

@@ -1,0 +1,62 @@
+"""A key that no object of a job has: which of ours was meant, or that there is nothing of the kind."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from finetune_api.fields import keys, nearest, owner, paths
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.foreign_names import foreign, plain
+
+_UNKNOWN = "there is no such field"
+
+
+def unknown_at(loc: Sequence[str | int], value: Any, root: type[BaseModel]) -> tuple[str, str]:
+    """Message and remedy for the key that ends `loc`, below `root`.
+
+    >>> unknown_at(("spec", "training", "gradientAccumulationSteps"), 8, FineTuneJob)[1][:40]
+    'here it is spec.training.globalBatchSize'
+    """
+    found = owner(loc, root)
+    if found is None:
+        return _UNKNOWN, "remove it"
+    section = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
+    return unknown_key(found[1], section, value, found[0])
+
+
+def unknown_key(name: str, section: str, value: Any, model: type[BaseModel], *, at: str = "") -> tuple[str, str]:
+    """Message and remedy for the key `name` in an object of `model` below the key `section`. `at` comes before the object's own keys.
+
+    Asked in turn: what another trainer means by it here, the same word here in other letters, the same word elsewhere, another trainer's
+    word, a like one here, a like one elsewhere.
+    """
+    if meant := foreign(name, section):
+        return _UNKNOWN, meant.remedy(value)
+    same = {plain(known): known for known in keys(model)}
+    if like := same.get(plain(name)):
+        return _UNKNOWN, f"did you mean {at}{like}?"
+    everywhere = _fields()
+    if name in everywhere and not _holds_fields(everywhere[name]):
+        return _UNKNOWN, f"did you mean {everywhere[name]}?"
+    if meant := foreign(name):
+        return _UNKNOWN, meant.remedy(value)
+    if name in everywhere:
+        return _UNKNOWN, f"did you mean {everywhere[name]}?"
+    if like := nearest(name, keys(model)):
+        return _UNKNOWN, f"did you mean {at}{like}?"
+    if like := nearest(name, everywhere):
+        return _UNKNOWN, f"did you mean {everywhere[like]}?"
+    return _UNKNOWN, f"its keys are {', '.join(keys(model))}"
+
+
+def _fields() -> dict[str, str]:
+    """Each key of a spec and the first path that it ends."""
+    found: dict[str, str] = {}
+    for path in paths(FineTuneJobSpec):
+        found.setdefault(path.rsplit(".", 1)[-1], path)
+    return found
+
+
+def _holds_fields(path: str) -> bool:
+    return any(known.startswith((f"{path}.", f"{path}[].")) for known in paths(FineTuneJobSpec))

@@ -1,0 +1,57 @@
+"""For each field that acts under a condition of its own object: a spec in which it is set and can't act, so that it is refused."""
+
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from finetune_api import finetunejob as api
+
+_KEYS: Final = {"name": "s"}
+
+
+def _source(path: str = "org/data", **fields: Any) -> dict[str, Any]:
+    return {"dataset": {"sources": [{"path": path, **fields}]}}
+
+
+IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
+    api.BaseModelSpec: [
+        ("revision", {"model": {"name": "./base", "revision": "v2"}}),
+        ("revision", {"model": {"name": "s3://bucket/base", "revision": "v2"}}),
+        ("token_secret", {"model": {"name": "/models/base", "tokenSecret": _KEYS}}),
+        ("token_secret", {"model": {"name": "..", "tokenSecret": _KEYS}}),
+        ("cache", {"model": {"name": "/models/base", "cache": {"claimName": "c"}}}),
+    ],
+    api.DataSource: [
+        ("config", _source("./data", config="en")),
+        ("config", _source("s3://bucket/data", config="en")),
+        ("revision", _source("./data", revision="v2")),
+        ("revision", _source("s3://bucket/data", revision="v2")),
+        ("columns.messages", _source(format="alpaca", columns={"messages": "m"})),
+        ("columns.messages", _source(format="oasst", columns={"messages": "m"})),
+        ("columns.prompt", _source(format="messages", columns={"prompt": "m"})),
+        ("columns.completion", _source(format="sharegpt", columns={"completion": "m"})),
+        ("columns.context", _source(format="messages", columns={"context": "m"})),
+        ("columns.system", _source(format="oasst", columns={"system": "m"})),
+        ("columns.tree", _source(format="oasst", columns={"tree": "m"})),
+        ("filter.languages", _source(format="messages", filter={"languages": ["en"]})),
+        ("filter.top_answers", _source(format="dolly", filter={"topAnswers": 1})),
+        ("token_secret", _source("./data", tokenSecret=_KEYS)),
+        ("token_secret", _source("s3://bucket/data", tokenSecret=_KEYS)),
+        ("credentials_secret", _source("org/data", credentialsSecret=_KEYS)),
+        ("credentials_secret", _source("/data", credentialsSecret=_KEYS)),
+    ],
+    api.Dataset: [
+        ("repeated_messages", {"dataset": {"repeatedMessages": "once", "sources": [{"path": "org/d", "format": "messages"}]}}),
+    ],
+    api.TemplateSpec: [
+        ("token_order", {"template": {"name": "model", "tokenOrder": "published"}}),
+        ("token_order", {"template": {"name": "alpaca", "tokenOrder": "published"}}),
+        ("system_turn", {"template": {"name": "model", "systemTurn": False}}),
+        ("system_text", {"template": {"name": "model", "systemText": "Be kind."}}),
+        ("system_text", {"template": {"name": "default", "systemTurn": False, "systemText": "Be kind."}}),
+    ],
+    api.FineTuneJobSpec: [
+        ("evaluation.every_epochs", {"evaluation": {"everyEpochs": 2}}),
+        ("evaluation.micro_batch_size", {"evaluation": {"microBatchSize": 2}}),
+    ],
+}
