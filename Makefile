@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune
 READY := $(VENV)/.ready
+OUTER_PATH := $(PATH)
 # Ninja and the compiler wrapper of .venv are found by DeepSpeed, which compiles one small CPU op the first time.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format generate benchmarks cluster cluster-env cluster-down images lock clean
+.PHONY: help demo test test-gpu check format generate benchmarks cluster cluster-env cluster-down images lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,11 @@ $(CACHE)/smollm2/model.safetensors: | $(READY)
 LAYERS ?=
 test: $(READY)  ## Run the tests, the cheapest layer first; LAYERS=unit,training chooses, FINETUNE_TEST_DATA names a folder of real files
 	@$(BIN)/python -m tests.layers $(LAYERS)
+
+# With the Python that is given and what it has, so that any machine with a GPU can do it: nothing is installed.
+test-gpu: export PATH := $(OUTER_PATH)
+test-gpu:  ## Compare this machine's GPU with its CPU, and print a table; PYTHON=python3 has torch and transformers
+	@PYTHONPATH=operator:trainer $(PYTHON) -m tests.gpu
 
 check: $(READY)  ## Format, lint, types, layers, generated files
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -34,7 +34,13 @@ def document(results: dict[str, Any]) -> str:
         **_preparation(results["preparation"]),
         **_training(results["training"]),
         **operator_section(results["operator"]),
+        gpu=gpu_section(),
     )
+
+
+def gpu_section() -> str:
+    """What `make test-gpu` printed on a machine that has one, and was kept."""
+    return Path(__file__).with_name("gpu.md").read_text(encoding="utf-8").strip()
 
 
 def _machine(found: dict[str, Any]) -> str:

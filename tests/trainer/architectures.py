@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from finetune_trainer.model.micro_batch import MicroBatch
-from finetune_trainer.preparation.labels import IGNORE_INDEX
+from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 
 VOCABULARY = 61
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune_api.errors import StorageFailed
-from finetune_trainer.preparation.labels import IGNORE_INDEX
+from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 from finetune_trainer.preparation.store import PreparedData, read_meta, store_folder, write_store
 
 NAME = "f" * 64

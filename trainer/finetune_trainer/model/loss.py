@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from finetune_api.errors import InvalidModel
-from finetune_trainer.preparation.labels import IGNORE_INDEX
+from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 
 # Logits of a chunk, in elements: 64 MiB in fp32. Larger does not make the products faster.
 _CHUNK_ELEMENTS = 2**24

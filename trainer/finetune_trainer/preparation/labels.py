@@ -13,13 +13,11 @@ from tokenizers import Tokenizer
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.data.dialogues import Dialogue, Message
+from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 from finetune_trainer.preparation.overlong import Piece, pieces
 from finetune_trainer.preparation.words import WordEncoder
 from finetune_trainer.templates.registry import add_control_tokens
 from finetune_trainer.templates.turns import Template, Turn
-
-# What the loss leaves out; PyTorch's default for cross entropy.
-IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True, slots=True)

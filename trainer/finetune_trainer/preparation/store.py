@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from finetune_api.errors import StorageFailed
 from finetune_trainer.files.atomic import sync, write_atomically
-from finetune_trainer.preparation.labels import IGNORE_INDEX
+from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 
 Integers = NDArray[np.int64]
 Side = Literal["train", "evaluation"]

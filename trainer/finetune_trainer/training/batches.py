@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.model.micro_batch import Integers, MicroBatch
-from finetune_trainer.preparation.labels import IGNORE_INDEX
+from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 from finetune_trainer.preparation.packing import Packing
 
 # A token's matrix products cost as much as its attention over this many others: 24 H^2 a token against 2 H for each token

@@ -1,0 +1,51 @@
+"""`make test-gpu`: what this machine's GPU computes against the same on its CPU, as a section of docs/benchmarks.md.
+
+Takes the Python that it is given (`make test-gpu PYTHON=python3`) with the torch and Transformers that this has. Without a GPU it says so
+and ends well. Ends with 1 when something is wrong, and after eight minutes.
+"""
+
+import faulthandler
+import shutil
+import sys
+
+_MOST_SECONDS = 470.0
+
+
+def main() -> int:
+    """The exit code."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (this Python is the machine's)
+        return _told(f"Python {sys.version.split()[0]} is older than 3.11; give another: make test-gpu PYTHON=python3.11", 1)
+    try:
+        import torch
+        import transformers  # noqa: F401  (only whether it is there)
+    except ImportError as error:
+        missing = f"{sys.executable} has no {error.name}; give a Python that has torch and transformers: make test-gpu PYTHON=..."
+        return _told(missing, 1) if shutil.which("nvidia-smi") else _told(f"no GPU here, nothing was checked ({missing})", 0)
+    if not torch.cuda.is_available():
+        return _told(f"no GPU here: torch {torch.__version__} finds none, nothing was checked", 0)
+    faulthandler.dump_traceback_later(_MOST_SECONDS, exit=True)  # a kernel that hangs can't be interrupted
+    return _checked()
+
+
+def _checked() -> int:
+    import torch
+    from tests.gpu.page import measured, page, speed, speed_sizes
+    from tests.gpu.training import Sizes
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    found = measured(device, Sizes())
+    try:
+        told = speed(device, speed_sizes(device))
+    except Exception as error:  # the checks' table is worth having all the same
+        told = f"The speed of a step could not be measured: {type(error).__name__}: {error}"
+    print(page(device, found, told))
+    return 0 if all(one.good for one in found) else 1
+
+
+def _told(text: str, code: int) -> int:
+    print(text)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

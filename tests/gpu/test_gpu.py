@@ -1,0 +1,107 @@
+"""The program of `make test-gpu` itself, on the CPU in place of the GPU: it finds nothing wrong there, and what is wrong it finds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.document import gpu_section
+from tests.conftest import ROOT
+from tests.gpu import checks, page
+from tests.gpu.checks import Measure
+from tests.gpu.training import Sizes
+
+CPU = torch.device("cpu")
+SMALL = Sizes(layers=2, width=48, heads=4, words=97, row=128, steps=2, lengths=(40, 1, 30), supervised=50, vocabulary=301)
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+def test_a_cpu_agrees_with_itself(check: checks.Check) -> None:
+    found = list(check(CPU, SMALL))
+    assert found
+    assert [one for one in found if not one.good] == []
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device alone, that is in bf16 and fp32: the reference computes in fp64."""
+    right = torch.nn.functional.scaled_dot_product_attention
+
+    def wrong(query: torch.Tensor, *states: torch.Tensor, **named: object) -> torch.Tensor:
+        return right(query * (1.0 if query.dtype == torch.float64 else 1.1), *states, **named)
+
+    monkeypatch.setattr("finetune_trainer.model.attention.scaled_dot_product_attention", wrong)
+    found = list(checks.attention(CPU, SMALL))
+    assert [one.name for one in found if one.good] == [found[-1].name], "only isolation is still right"
+
+
+def test_a_leak_between_dialogues_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def across(
+        module: object, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, **named: object
+    ) -> tuple[torch.Tensor]:
+        return (torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2),)
+
+    monkeypatch.setattr(checks, "packed_attention", across)
+    assert not checks._isolation(CPU, SMALL).good
+
+
+def test_a_check_that_breaks_is_a_line_of_the_table_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(device: torch.device, sizes: Sizes) -> list[Measure]:
+        raise RuntimeError("no kernel image is available for execution on the device\nCUDA error ...")
+
+    monkeypatch.setattr(page, "CHECKS", (broken, checks.loss))
+    found = page.measured(CPU, SMALL)
+    text = page.page(CPU, found, "")
+    assert "| broken ended with RuntimeError: no kernel image is available for execution on the device |  |  | 0e+00 | **no** |" in text
+    assert f"**1 of {len(found)} measures are not.**" in text
+    assert len(found) > 1
+
+
+def test_the_page_names_versions_errors_and_speed() -> None:
+    found = [Measure(name="a", error=0.001, tolerance=0.01, path="varlen")]
+    text = page.page(CPU, found, page.speed(CPU, SMALL, steps=1))
+    assert f"| torch | {torch.__version__.split('+')[0]}" in text
+    assert "All 1 measures are within their tolerances." in text
+    assert "| a | varlen | 1.0e-03 | 1e-02 | yes |" in text
+    assert "tokens/s over 1 steps" in text
+
+
+NEEDLESS = ("pydantic", "ray", "deepspeed", "boto3", "botocore", "datasets", "obstore", "tensorboard", "bs4", "markdownify")
+
+
+def test_it_needs_torch_transformers_and_numpy_only() -> None:
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({NEEDLESS}))"
+    code = f"{blocked}; import tests.gpu.page; import runpy; runpy.run_module('tests.gpu', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=_environment())
+    assert done.returncode == 0, done.stderr
+    assert "no GPU here" in done.stdout
+
+
+def _environment() -> dict[str, str]:
+    return {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer'}", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_the_documents_section_is_what_was_kept_of_a_run() -> None:
+    assert f"\n{gpu_section()}\n\n## Not measured" in (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_without_a_gpu_it_says_so_and_ends_well() -> None:
+    done = subprocess.run(
+        ["make", "test-gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=False, env=_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"no GPU here: torch {torch.__version__} finds none, nothing was checked\n"
+
+
+def test_a_python_without_torch_is_told(tmp_path: Path) -> None:
+    """Without torch and without a GPU too it ends well."""
+    code = "import sys; sys.modules['torch'] = None; import runpy; runpy.run_module('tests.gpu', run_name='__main__')"
+    environment = {**_environment(), "PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0
+    assert "no GPU here, nothing was checked" in done.stdout
+    assert "has no torch; give a Python that has torch and transformers: make test-gpu PYTHON=..." in done.stdout
+    smi = tmp_path / "nvidia-smi"
+    smi.touch(mode=0o755)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
