@@ -47,7 +47,6 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
         ("token_order", {"template": {"name": "model", "tokenOrder": "published"}}),
         ("token_order", {"template": {"name": "alpaca", "tokenOrder": "published"}}),
         ("system_turn", {"template": {"name": "model", "systemTurn": False}}),
-        ("system_text", {"template": {"name": "model", "systemText": "Be kind."}}),
         ("system_text", {"template": {"name": "default", "systemTurn": False, "systemText": "Be kind."}}),
     ],
     api.FineTuneJobSpec: [

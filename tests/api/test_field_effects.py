@@ -67,7 +67,7 @@ def test_a_field_that_can_not_act_is_refused_by_name(field, spec):
         parse_job(mapping(**spec))
     (problem,) = caught.value.problems
     assert problem.field.endswith(f".{yaml_path(field)}")
-    assert problem.remedy.startswith(("remove it", "set "))
+    assert problem.remedy.startswith(("remove it", "set ", "use "))
 
 
 def test_each_condition_has_a_case():
@@ -95,6 +95,7 @@ def test_each_condition_has_a_case():
         {"dataset": {"evaluation": {"fraction": 0.1}}, "evaluation": {"everyEpochs": 2, "microBatchSize": 2}},
         {"evaluation": {"everyEpochs": 1}},
         {"template": {"tokenOrder": "published", "systemText": ""}},
+        {"template": {"name": "model", "systemText": "Be kind."}},
         {"template": {"name": "alpaca", "systemTurn": False}},
         {"template": {"name": "model", "tokenOrder": "blog", "systemTurn": True}},
     ],
@@ -105,10 +106,10 @@ def test_what_can_act_is_not_refused(spec):
 
 def test_several_of_one_object_are_all_told():
     with pytest.raises(InvalidSpec) as caught:
-        parse_job(mapping(template={"name": "model", "tokenOrder": "published", "systemText": "x"}, training={"seed": "x"}))
+        parse_job(mapping(template={"name": "model", "tokenOrder": "published", "systemTurn": False}, training={"seed": "x"}))
     assert [problem.field for problem in caught.value.problems] == [
         "spec.template.tokenOrder",
-        "spec.template.systemText",
+        "spec.template.systemTurn",
         "spec.training.seed",
     ]
 

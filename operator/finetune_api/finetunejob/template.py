@@ -56,7 +56,6 @@ class TemplateSpec(Spec):
     EFFECTS: ClassVar[tuple[Effect, ...]] = (
         _not_with("token_order", ("model", "alpaca"), "orders the ids of new control tokens, and this template adds none"),
         _not_with("system_turn", ("model",), "is decided by the model's own chat template"),
-        _not_with("system_text", ("model",), "is decided by the model's own chat template"),
         Effect(
             field="system_text",
             acts=lambda template: template.system_turn,
