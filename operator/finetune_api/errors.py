@@ -17,6 +17,7 @@ FineTuneError
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 class FineTuneError(Exception):
@@ -31,6 +32,14 @@ class FineTuneError(Exception):
     def reason(self) -> str:
         """The class name: one word per kind of failure, the same everywhere."""
         return type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel from ranks to the driver. Exception's own way calls the class with `args`, the message, whatever it takes."""
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[FineTuneError], arguments: tuple[Any, ...]) -> FineTuneError:
+    return kind.__new__(kind, *arguments)
 
 
 @dataclass(frozen=True, slots=True)

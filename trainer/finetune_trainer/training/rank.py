@@ -104,12 +104,23 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
 
 
 def _check_order(ranks: Ranks) -> None:
-    """The ranks of a node follow one another, as many on each: collectives cross the network as seldom as they can."""
     import ray.train
 
     here = ray.train.get_context()
-    expected = here.get_node_rank() * here.get_local_world_size() + here.get_local_rank()
-    assert ranks.rank == expected, f"rank {ranks.rank} is worker {here.get_local_rank()} of node {here.get_node_rank()}"
+    check_order(ranks.rank, node=here.get_node_rank(), worker=here.get_local_rank(), workers=here.get_local_world_size())
+
+
+def check_order(rank: int, *, node: int, worker: int, workers: int) -> None:
+    """The ranks of a node follow one another, as many on each: collectives cross the network as seldom as they can.
+
+    Raises TrainingFailed where Ray numbered otherwise. `workers`: of this node.
+    """
+    expected = node * workers + worker
+    if rank != expected:
+        raise TrainingFailed(
+            f"Ray made worker {worker} of {workers} on node {node} rank {rank} and not {expected}: nodes don't run equally many workers; "
+            "look at the nodes that joined Ray (each needs spec.workers.gpusPerNode GPUs that nothing else takes), then start the run again"
+        )
 
 
 def batch_plan(run: TrainingRun, places: Places, side: Side) -> BatchPlan:
