@@ -41,15 +41,15 @@ def foreign(name: str, section: str | None = None) -> Foreign | None:
 
 # Names, one or more lines, then indented our field below spec (`-` for none) and, after `: `, the value's translation or the reason.
 # A name after a key and a dot means that below this key only.
-_TABLE: Final = """
+TABLE: Final = """
 # model
-base_model model_name_or_path model_name pretrained_model_name_or_path model_id
+base_model model_name_or_path model_name pretrained_model_name_or_path model_id model.path model.id model.repo model.repository model.base
     model.name
 base_model_config tokenizer_config tokenizer tokenizer_name tokenizer_type tokenizer_name_or_path processor_type
     -: configuration and tokenizer are those of model.name
 model_revision base_model_revision
     model.revision
-model_type is_llama_derived_model
+model_type is_llama_derived_model model.type
     -: the architecture is read from the model's config.json
 model_init_kwargs overrides_of_model_config
     -: the model is built as its config.json says
@@ -64,7 +64,7 @@ datasets dataset_mixture train_dataset
     dataset.sources: a list whose items have path, split, format
 dataset_name dataset_path dataset_id data_path dataset_name_or_path train_file
     dataset.sources[].path
-sources.name sources.dataset sources.id sources.repo sources.url sources.file
+dataset.name dataset.id dataset.repo sources.name sources.dataset sources.id sources.repo sources.url sources.file
     dataset.sources[].path
 sources.subset sources.config_name
     dataset.sources[].config
@@ -112,8 +112,8 @@ skip_prepare_dataset dataset_kwargs
 excess_length_strategy truncation truncation_mode
     dataset.overlongTurns
 # template
-chat_template chat_template_path chat_template_jinja prompt_template
-    template.name
+chat_template chat_template_path chat_template_jinja prompt_template template.type
+    template.name: model is the tokenizer's own (tokenizer_default)
 default_system_message system_prompt system_message
     template.systemText
 train_on_inputs completion_only_loss assistant_only_loss train_on_responses_only roles_to_train train_on_prompt mask_inputs
@@ -139,7 +139,7 @@ auto_find_batch_size
     training.microBatchSize: `finetune plan` says what fits
 num_train_epochs num_epochs n_epochs max_epochs
     training.epochs: a whole number; for a part of an epoch give training.maxSteps
-total_steps num_steps max_train_steps train_steps num_training_steps
+total_steps num_steps max_train_steps train_steps num_training_steps training.steps spec.steps
     training.maxSteps
 learning_rate lr
     training.optimizer.learningRate
@@ -165,12 +165,14 @@ betas adam_betas
     training.optimizer.beta1: and training.optimizer.beta2
 adam_epsilon eps
     training.optimizer.epsilon
-optim optimizer optimizer_type
+optim optimizer optimizer_type optimizer.type optimizer.kind
     training.optimizer.name: adamw is the only one; its settings stand beside it
-optim_args optim_target_modules
+optim_args optim_target_modules optimizer.params
     -: AdamW's settings are the fields of spec.training.optimizer
-bf16 fp16 bfloat16 float16 fp32 amp torch_dtype dtype mixed_precision half_precision_backend
-    training.precision: auto, bf16 or fp32; fp16 is not offered, since it needs loss scaling
+bf16 bfloat16 fp32 amp torch_dtype dtype mixed_precision half_precision_backend
+    training.precision: auto takes bf16 where the hardware is fast at it; bf16 and fp32 are the others
+fp16 float16
+    training.precision: use auto or bf16; fp16 is not offered, since it needs loss scaling
 tf32
     training.tf32
 gradient_checkpointing activation_checkpointing enable_gradient_checkpointing
@@ -232,12 +234,13 @@ zero_hpz_partition_size
     -: is not among the DeepSpeed settings of this version
 # checkpoints
 save_steps checkpoint_every save_interval
-    checkpoints.every.steps: write checkpoints: {every: {steps: N}}; absent, the interval is automatic, and one is always saved at the end
-save_strategy saves_per_epoch checkpointing_steps
-    checkpoints.every: write checkpoints: {every: {steps: N}}; absent, the interval is automatic, and one is always saved at the end
+    checkpoints.every.steps: write checkpoints: {every: {steps: {value}}}; absent, the interval is automatic, and one is always saved at the
+    end
+save_strategy saves_per_epoch checkpointing_steps checkpoints.interval
+    checkpoints.every: seconds or steps between checkpoints; absent, the interval is automatic, and one is always saved at the end
 save_total_limit max_checkpoints keep_checkpoints checkpoints_total_limit
     checkpoints.keep
-checkpoint_dir checkpoint_path checkpoints_dir
+checkpoint_dir checkpoint_path checkpoints_dir checkpoints.path checkpoints.dir checkpoints.url checkpoints.bucket checkpoints.s3
     checkpoints.storage
 save_safetensors save_only_model save_on_each_node save_checkpoints
     -: checkpoints hold weights and optimizer state; safetensors come with the export
@@ -245,6 +248,7 @@ load_best_model_at_end metric_for_best_model greater_is_better
     publish.checkpoint: best is the one with the lowest evaluation loss
 # evaluation
 eval_steps evals_per_epoch eval_strategy evaluation_strategy eval_interval eval_frequency eval_on_start eval_delay
+evaluation.steps evaluation.every
     evaluation.everyEpochs: in epochs; step 0 and the last step are always evaluated
 per_device_eval_batch_size eval_batch_size per_gpu_eval_batch_size
     evaluation.microBatchSize
@@ -262,9 +266,9 @@ generation.min_length min_new_tokens min_tokens
 do_sample generation.num_beams
     generation.temperature: 0 is greedy, above it answers are drawn
 # publication
-output_dir output
+output_dir output publish.path directory.name
     publish.directory.path: a folder for the trained model; checkpoints go to checkpoints.storage
-hub_model_id repo_id hub_repo_id hub.repo hub.name hub.model_id
+hub_model_id repo_id hub_repo_id hub.repo hub.name hub.model_id hub.id publish.repo publish.name
     publish.hub.repository
 push_to_hub
     publish.hub: a job with publish: {hub: {repository: org/name}} publishes there
@@ -279,7 +283,7 @@ hub_strategy hub_always_push push_to_hub_organization
 # workers
 num_nodes nnodes num_machines workers.replicas worker_replicas num_workers
     workers.nodes: worker pods, one a node; workers are nodes x gpusPerNode
-num_proc_per_node nproc_per_node num_gpus gpus n_gpu num_processes gpus_per_worker gpu_count devices
+num_proc_per_node nproc_per_node num_gpus gpus gpu n_gpu num_processes gpus_per_worker gpu_count devices
     workers.gpusPerNode: one process a GPU
 min_nodes min_replicas elastic_policy max_nodes
     -: elastic sizes are not available in this version: workers.nodes is exact
@@ -300,7 +304,7 @@ image_pull_secrets
 """
 
 
-def _read(table: str) -> Iterator[tuple[str, Foreign]]:
+def entries(table: str) -> Iterator[tuple[str, Foreign]]:
     """Each name of the table, with a key and a dot where it is said of this key only, and what it means."""
     text = re.sub(r"(?m)^#.*\n", "", table.strip() + "\n")
     for names, meaning in re.findall(r"((?:^\S.*\n)+)((?:^ .*\n)+)", text, re.MULTILINE):
@@ -308,7 +312,7 @@ def _read(table: str) -> Iterator[tuple[str, Foreign]]:
         yield from ((name, Foreign(None if ours == "-" else ours, how)) for name in names.split())
 
 
-_NAMES: Final = {".".join(map(plain, name.split("."))): meaning for name, meaning in _read(_TABLE)}
+_NAMES: Final = {".".join(map(plain, name.split("."))): meaning for name, meaning in entries(TABLE)}
 
 # Values that other trainers know, by our field: what is said instead of a like one of ours.
 VALUES: Final[dict[str, dict[str, str]]] = {
