@@ -47,7 +47,7 @@ from finetune_trainer.reporting.report import ReportData, report_data, write_rep
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
-from finetune_trainer.storage.protocol import check_writable
+from finetune_trainer.storage.probe import check_writable
 from finetune_trainer.training.places import Places
 from finetune_trainer.training.rank import best_step, check_same_inputs
 

@@ -29,7 +29,8 @@ from tests.trainer.memory_storage import MemoryStorage
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
 from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.storage.errors import MissingObject, Place, StorageFields, directory_error, s3_error
-from finetune_trainer.storage.s3 import S3Credentials, S3Limits, Storage, check_readable, check_writable, open_storage
+from finetune_trainer.storage.probe import check_readable, check_writable
+from finetune_trainer.storage.s3 import S3Credentials, S3Limits, Storage, open_storage
 
 MIB = 2**20
 # Two tries: what is tested is that there is an end.
@@ -403,29 +404,6 @@ def test_the_creator_whose_answer_is_lost_still_knows(s3: S3Server, proxy: Proxy
     proxy.faults.append(Fault(match="^PUT", action="lose"))
     assert storage.put_if_absent("claims/1", b"first")
     assert not storage.put_if_absent("claims/1", b"second")
-
-
-def test_a_server_that_ignores_if_none_match_is_refused() -> None:
-    class Careless(MemoryStorage):
-        def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> bool:
-            self.put(key, data)
-            return True
-
-    storage = Careless()
-    with pytest.raises(InvalidStorage, match=r"ignores `If-None-Match: \*`"):
-        check_writable(storage)
-    assert storage.list() == []
-
-
-def test_a_stale_cache_in_front_is_refused() -> None:
-    class Stale(MemoryStorage):
-        def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-            return b"yesterday"
-
-    storage = Stale()
-    with pytest.raises(InvalidStorage, match="what was written is not what is read back"):
-        check_writable(storage)
-    assert storage.list() == []
 
 
 def test_tls_with_an_own_ca(s3: S3Server, tmp_path: Path) -> None:

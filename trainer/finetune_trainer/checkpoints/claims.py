@@ -29,7 +29,9 @@ class Claim:
     """The right of one attempt to commit and delete, until there is a higher number. JSON-able, so that ranks can be told."""
 
     number: int
-    token: str  # random: tells this claim from one of the same number on a server that lost the race's loser
+    token: (
+        str  # random: tells this claim from another of the same number, on a server that let both win; part of the keys of what it writes
+    )
     job: str
     host: str
     started: str  # UTC, ISO 8601

@@ -7,7 +7,8 @@ from finetune_api.training_run import run_identity
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import StorageFields
-from finetune_trainer.storage.protocol import Storage, check_readable
+from finetune_trainer.storage.probe import check_readable
+from finetune_trainer.storage.protocol import Storage
 from finetune_trainer.storage.s3 import open_storage
 
 

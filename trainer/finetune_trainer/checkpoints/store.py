@@ -3,7 +3,7 @@
 Each rank streams its pieces to one object (`write_part`); rank 0 then commits the manifest, last. A checkpoint without a verified
 manifest does not exist. Nothing here holds more than a few chunks of 8 MiB. This room knows neither engine nor world size.
 
-    checkpoints/step-00000012/attempt-0001/rank-00000.bin  rank-00001.bin  manifest.json
+    checkpoints/step-00000012/attempt-0001/rank-00000.TOKEN.bin  rank-00001.TOKEN.bin  manifest.json
 """
 
 import contextlib
@@ -78,9 +78,14 @@ class CheckpointStore:
         return self._claim
 
     def write_part(self, step: int, rank: int, pieces: Iterable[Piece]) -> PartRecord:
-        """Stream this rank's pieces to its object: every rank, once a step. `data` may be reused once the next piece is asked for."""
+        """Stream this rank's pieces to its object: every rank, once a step. `data` may be reused once the next piece is asked for.
+
+        Raises RunConflict, before anything is written, if the claim is old or the step was committed before under its number.
+        """
+        self._check_unwritten(step)
         part = _Part(pieces)
-        key = f"{folder(step, self.claim.number)}rank-{rank:05d}.bin"
+        # The token parts two attempts that were both told that they have this number: neither overwrites what the other commits.
+        key = f"{folder(step, self.claim.number)}rank-{rank:05d}.{self.claim.token}.bin"
         size = self.storage.put_stream(key, part.chunks())
         assert size == part.size, f"{key}: {size} bytes stored, {part.size} given"
         return PartRecord(rank=rank, key=key, size=size, digests=tuple(part.digests), pieces=tuple(part.pieces))
@@ -95,8 +100,17 @@ class CheckpointStore:
         self.claim.check(self.storage)
         self.verify(whole)
         if not self.storage.put_if_absent(whole.key, whole.to_bytes()):
-            raise RunConflict(f"{self.storage.url}/{whole.key} exists already; attempt {self.claim.number} saves step {step} a second time")
+            raise self._twice(step)
         return whole
+
+    def _check_unwritten(self, step: int) -> None:
+        self.claim.check(self.storage)
+        if self.storage.exists(manifest_key(step, self.claim.number)):
+            raise self._twice(step)
+
+    def _twice(self, step: int) -> RunConflict:
+        key = manifest_key(step, self.claim.number)
+        return RunConflict(f"{self.storage.url}/{key} exists already; attempt {self.claim.number} saves step {step} a second time")
 
     def candidates(self, notice: Callable[[str], None] = lambda message: None) -> Iterator[Manifest]:
         """Checkpoints that exist, newest first: manifest intact, objects there and of the right size. `notice` hears of the others.

@@ -1,17 +1,15 @@
-"""What storage is: objects by key, and the check that a place can be used as such.
+"""What storage is: objects by key.
 
-The two places are in `directory.py` and `storage.py`. Whoever reads or writes objects takes a `Storage` and does not know which it is.
+The places are in `directory.py` and `s3.py`. Whoever reads or writes objects takes a `Storage` and does not know which it is.
 """
 
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from finetune_api.errors import InvalidStorage
 from finetune_trainer.files.atomic import Bytes
 from finetune_trainer.storage.directory import Listing, Versions
-from finetune_trainer.storage.errors import Place, Unreachable, first_contact
+from finetune_trainer.storage.errors import Place
 
 
 class Storage(Protocol):
@@ -76,39 +74,3 @@ class Storage(Protocol):
     def discard_incomplete(self) -> None:
         """Remove what killed writers left of objects that never appeared. Ends uploads that are under way elsewhere."""
         ...
-
-
-def check_readable(storage: Storage) -> None:
-    """Raise InvalidStorage unless the storage answers and can be listed with these settings."""
-    try:
-        storage.list(f".finetune-probe-{uuid.uuid4().hex}")
-    except Unreachable as error:
-        raise first_contact(storage.place, error) from error
-
-
-def check_writable(storage: Storage) -> None:
-    """Create, read back, list and delete a probe object. Raises InvalidStorage, or StorageFailed if the storage is full.
-
-    A server that ignores `If-None-Match: *` is refused: on it two runs could own one prefix.
-    """
-    key = f".finetune-probe-{uuid.uuid4().hex}"
-    try:
-        storage.put(key, b"probe")
-        try:
-            _check_probe(storage, key)
-        finally:
-            storage.delete([key])
-    except Unreachable as error:
-        raise first_contact(storage.place, error) from error
-
-
-def _check_probe(storage: Storage, key: str) -> None:
-    place = storage.place
-    where = f"{place.fields.storage}={place.url}"
-    if storage.get(key) != b"probe" or (key, 5) not in storage.list(key):
-        raise InvalidStorage(f"{where}: what was written is not what is read back; is a cache in front of {place.endpoint or 'it'}?")
-    if storage.put_if_absent(key, b"other"):
-        raise InvalidStorage(
-            f"{where}: {place.endpoint} ignores `If-None-Match: *`, so two runs could overwrite each other's checkpoints; "
-            "update the S3 server or use another"
-        )

@@ -34,7 +34,7 @@ from finetune_trainer.storage.errors import (
     s3_error,
     unreachable,
 )
-from finetune_trainer.storage.protocol import Storage, check_readable, check_writable
+from finetune_trainer.storage.protocol import Storage
 from finetune_trainer.storage.streams import PART_BYTES, in_order, parts
 
 if TYPE_CHECKING:
@@ -471,4 +471,4 @@ def _as_body(data: Bytes) -> bytes:
     return data if isinstance(data, bytes) else bytes(data)
 
 
-__all__ = ["S3Credentials", "S3Limits", "S3Storage", "Storage", "check_readable", "check_writable", "open_storage"]
+__all__ = ["S3Credentials", "S3Limits", "S3Storage", "Storage", "open_storage"]
