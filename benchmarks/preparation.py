@@ -101,7 +101,8 @@ def write_rows(data: Path, tokens: int, folder: Path, new_words: float) -> int:
     from tokenizers import Tokenizer
 
     from finetune_api.finetunejob import DataSource
-    from finetune_trainer.data.dialogues import Dialogue, parse
+    from finetune_trainer.data.dialogues import Dialogue
+    from finetune_trainer.data.parsing import parse
     from finetune_trainer.data.sources import read
     from finetune_trainer.secrets import Secrets
 

@@ -21,7 +21,7 @@ _S3_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What stands before the host of a URL, also where the URL is misspelt or the key holds a slash; a port is no key.
 _USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*([^/@]*|[^/@]*:(?!\d*/)[^@]*)@")
-_DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".gz", ".zst")
+_DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ ALWAYS: Final[dict[str, str]] = {
     "ModelCache": "claimName",
     "DataSource": "path split format weight limit",
     "EvaluationData": "split fraction",
-    "Dataset": "maxInvalidRows overlongTurns trailingUserTurns processes",
+    "Dataset": "maxInvalidRows overlongTurns leadingAssistantTurns trailingUserTurns processes",
     "TemplateSpec": "name masking",
     "ControlTokens": "system user assistant end",
     "Training": "method sharding epochs maxSteps maxSequenceLength microBatchSize globalBatchSize precision tf32 dropout "

@@ -84,6 +84,14 @@ type
     dataset.sources[].format
 ds_type
     -: the kind of a file is told by its suffix
+message_field_role
+    dataset.sources[].messagePropertyMappings.role
+message_field_content
+    dataset.sources[].messagePropertyMappings.content
+message_field_training
+    dataset.sources[].messagePropertyMappings.train
+field_tools
+    dataset.sources[].columns.tools
 field_messages messages_field
     dataset.sources[].columns.messages
 field_instruction instruction_column prompt_column
@@ -125,7 +133,7 @@ special_tokens added_tokens additional_special_tokens tokens_to_add
 bos_token eos_token pad_token unk_token
     -: it is the tokenizer's own
 dataset_text_field text_field text_column field
-    dataset.sources[].columns
+    dataset.sources[].columns.text: with format: text, which learns documents as they are
 # training
 sequence_len max_seq_length max_seq_len max_length seq_length block_size model_max_length cutoff_len
     training.maxSequenceLength

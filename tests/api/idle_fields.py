@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from finetune_api import finetunejob as api
 
@@ -33,7 +34,16 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
         ("columns.context", _source(format="messages", columns={"context": "m"})),
         ("columns.system", _source(format="oasst", columns={"system": "m"})),
         ("columns.tree", _source(format="oasst", columns={"tree": "m"})),
-        ("filter.languages", _source(format="messages", filter={"languages": ["en"]})),
+        ("columns.tools", _source(format="text", columns={"tools": "m"})),
+        ("columns.text", _source(format="messages", columns={"text": "m"})),
+        *(
+            (f"message_property_mappings.{name}", _source(format="alpaca", messagePropertyMappings={to_camel(name): "x"}))
+            for name in api.MessageProperties.model_fields
+        ),
+        *((f"roles.{name}", _source(format="text", roles={name: ["bot"]})) for name in api.RoleMapping.model_fields),
+        ("html", _source(format="messages", html="keep")),
+        ("filter.rejected", _source(format="messages", filter={"rejected": "keep"})),
+        ("filter.languages", _source(format="tokenized", filter={"languages": ["en"]})),
         ("filter.top_answers", _source(format="dolly", filter={"topAnswers": 1})),
         ("token_secret", _source("./data", tokenSecret=_KEYS)),
         ("token_secret", _source("s3://bucket/data", tokenSecret=_KEYS)),

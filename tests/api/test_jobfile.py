@@ -63,7 +63,7 @@ def problems(data):
         (
             {"dataset": {"sources": [{"path": "org/data", "format": "share-gpt"}]}},
             "spec.dataset.sources[0].format: \"share-gpt\" is not one of 'auto', 'messages', 'prompt-completion', 'oasst', 'sharegpt', "
-            "'alpaca' or 'dolly'; did you mean sharegpt?",
+            "'alpaca', 'dolly', 'text' or 'tokenized'; did you mean sharegpt?",
         ),
         ({"model": {"name": 7}}, 'spec.model.name: 7 is not text; put it in quotes: "7"'),
         ({"model": {"name": ""}}, "spec.model.name: is empty; add it: Hub id"),

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from finetune_api.finetunejob import DataFilter, DataSource
-from finetune_trainer.data.dialogues import Dialogue, Dropped, parse
+from finetune_trainer.data.dialogues import Dialogue, Dropped
 from finetune_trainer.data.mixture import held_out
+from finetune_trainer.data.parsing import parse
 from finetune_trainer.data.sources import read
 from finetune_trainer.secrets import Secrets
 

@@ -6,7 +6,16 @@ This room does no I/O.
 """
 
 from finetune_api.finetunejob.checkpoints import CheckpointInterval, Checkpoints
-from finetune_api.finetunejob.dataset import Columns, DataFilter, Dataset, DataSource, EvaluationData, Format
+from finetune_api.finetunejob.dataset import (
+    Columns,
+    DataFilter,
+    Dataset,
+    DataSource,
+    EvaluationData,
+    Format,
+    MessageProperties,
+    RoleMapping,
+)
 from finetune_api.finetunejob.evaluation import Generation
 from finetune_api.finetunejob.job import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.finetunejob.model import BaseModelSpec, ModelShape
@@ -52,6 +61,7 @@ __all__ = [
     "Generation",
     "HubPublication",
     "Maximum",
+    "MessageProperties",
     "Metadata",
     "Model",
     "ModelShape",
@@ -62,6 +72,7 @@ __all__ = [
     "Positive",
     "Publish",
     "Resources",
+    "RoleMapping",
     "SecretKey",
     "SecretName",
     "Spec",

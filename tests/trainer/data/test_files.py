@@ -79,7 +79,7 @@ def test_rows_are_numbered_from_one(tmp_path: Path, name: str, writer: Any) -> N
     assert list(file_rows(tmp_path / name, "called")) == [("called", number, value) for number, value in enumerate(DATA, start=1)]
 
 
-@pytest.mark.parametrize(("name", "writer"), [pair for pair in WRITERS if pair[0] != "x.jsonl" or pair[1] is not json_lines])
+@pytest.mark.parametrize(("name", "writer"), [pair for pair in WRITERS if pair[1] is not json_lines or pair[0].endswith(".gz")])
 def test_a_truncated_file_is_refused(tmp_path: Path, name: str, writer: Any) -> None:
     writer(tmp_path / name, DATA)
     content = (tmp_path / name).read_bytes()
@@ -88,9 +88,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str, writer: Any) -> 
     assert "copy" in message
 
 
-def test_json_lines_cut_in_the_middle_of_a_line_are_refused(tmp_path: Path) -> None:
+def test_json_lines_cut_in_the_middle_of_a_line_end_with_a_bad_row(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", '{"a": 1}\n{"a": 2}\n{"a"')
-    assert refusal(path) == "x.jsonl row 3: the last line is no complete JSON; the file is cut off: copy it again"
+    assert rows(path)[2] == (3, Unreadable("the last line is no complete JSON; the file is cut off: copy it again"))
 
 
 def test_the_last_line_needs_no_line_break(tmp_path: Path) -> None:

@@ -156,3 +156,18 @@ def test_data_that_the_library_can_not_read(tmp_path: Path) -> None:
 
 def test_a_token_is_never_shown() -> None:
     assert "hf_reader" not in repr(HubRows(name="org/chats", config=None, commit=COMMIT, split="train", token="hf_reader"))
+
+
+def test_rows_of_mixed_types_which_the_library_keeps_as_json_text(tmp_path: Path) -> None:
+    """`datasets` 5 gives a column of mixed types the type arrow.json; its values come as text, which is not what the row holds."""
+    calls: list[dict[str, Any]] = [{"function": {"name": name, "arguments": {name: 1}}} for name in "fg"]
+    data = [
+        {
+            "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A", "tool_calls": [call]}],
+            "tools": [{"name": name, "parameters": {"type": "object", "properties": {name: {"type": "integer"}}}}],
+        }
+        for content, call, name in zip(["Q", [{"type": "text", "text": "Q"}]], calls, "fg", strict=True)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    rows = library_rows(str(tmp_path), None, None, "train", None, lambda text: None)
+    assert [row for _, _, row in rows] == data

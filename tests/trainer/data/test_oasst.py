@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_api.finetunejob import DataFilter, DataSource
-from finetune_trainer.data.dialogues import Dialogue, Dropped, parse
+from finetune_trainer.data.dialogues import Dialogue, Dropped
+from finetune_trainer.data.parsing import parse
 
 
 def node(identity: str, *replies: Any, **fields: Any) -> dict[str, Any]:

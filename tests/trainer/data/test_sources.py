@@ -92,7 +92,7 @@ def test_an_empty_shard_among_others_is_no_error_and_nothing_but_empty_ones_is(t
     [
         ("./nothing.jsonl", "train", "./nothing.jsonl: there is no such file or folder (looked at"),
         ("./tain.jsonl", "train", "is it train.jsonl?"),
-        ("./x.csv", "train", "./x.csv: unknown format; known are .jsonl, .jsonl.gz, .json,"),
+        ("./x.txt", "train", "./x.txt: unknown format; known are .jsonl, .jsonl.gz, .json,"),
         ("./train.jsonl", "test", "a single file has only the split 'train', not 'test'"),
         ("./docs", "train", "./docs: has 1 files, but none of a known format"),
         ("./hollow", "train", "./hollow: is empty: no file of a known format"),
@@ -105,7 +105,7 @@ def test_an_empty_shard_among_others_is_no_error_and_nothing_but_empty_ones_is(t
 def test_sources_that_can_not_be_found(tmp_path: Path, name: str, split: str, reason: str) -> None:
     write(tmp_path / "train.jsonl", 1)
     write(tmp_path / "parts" / "a.jsonl", 1)
-    (tmp_path / "x.csv").write_text("a,b")
+    (tmp_path / "x.txt").write_text("a,b")
     (tmp_path / "hollow").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "notes.md").write_text("notes")

@@ -61,7 +61,7 @@ def test_files_with_rows(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "a.csv", "a.gz", ".hidden.jsonl", ".git/a.json", "_temporary/a.parquet", "train/state.json", "dataset_info.json"]
+    "path", ["README.md", "a.txt", "a.gz", ".hidden.jsonl", ".git/a.json", "_temporary/a.parquet", "train/state.json", "dataset_info.json"]
 )
 def test_files_without_rows(path: str) -> None:
     assert not is_data_file(path)

@@ -1,8 +1,8 @@
-"""The rows of one local file: JSON lines, a JSON array, Parquet or Arrow.
+"""The rows of one local file: JSON lines, a JSON array, CSV, TSV, Parquet or Arrow.
 
 In: a path and the name that messages call it. Out: rows numbered from 1, read as they are asked for. A line that can't be
 decoded becomes an `Unreadable` row, so that the limit for wrong rows decides; a file that can't be read, or ends too early, is
-InvalidData. What the columns mean is decided in `dialogues`.
+InvalidData. What the columns mean is decided in `parsing`.
 """
 
 import gzip
@@ -11,13 +11,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from finetune_api.errors import InvalidData
 
-BATCH_ROWS = 1000  # of Parquet and Arrow, in memory at a time
+LARGEST_LINE = 256 * 2**20  # bytes of one JSON object: some 64 million tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,9 @@ class Unreadable:
     reason: str
 
 
+Columns = dict[str, Any]
 # (file or Hub id, row from 1, columns); in JSON lines the row is the line, blank ones counted.
-Row = tuple[str, int, dict[str, Any] | Unreadable]
+Row = tuple[str, int, Columns | Unreadable]
 
 
 def file_rows(path: Path, name: str) -> Iterator[Row]:
@@ -36,10 +36,16 @@ def file_rows(path: Path, name: str) -> Iterator[Row]:
     with _as_invalid_data(name):
         if path.stat().st_size == 0:
             raise InvalidData(f"{name}: the file is empty (0 bytes); copy it again, or remove it")
-        if path.suffix == ".parquet":
-            values = _parquet(path)
-        elif path.suffix == ".arrow":
-            values = _arrow(path)
+        if path.suffix in (".parquet", ".arrow"):
+            from finetune_trainer.data.arrow import arrow_rows, parquet_rows
+
+            values = parquet_rows(path) if path.suffix == ".parquet" else arrow_rows(path)
+        elif {".csv", ".tsv"} & set(path.suffixes):
+            from finetune_trainer.data.delimited import delimited_rows
+
+            with _opened(path) as file:
+                yield from delimited_rows(file, name, "\t" if ".tsv" in path.suffixes else ",")
+            return
         elif ".jsonl" in path.suffixes:
             yield from _json_lines(path, name)
             return
@@ -69,17 +75,17 @@ def _as_invalid_data(name: str) -> Iterator[None]:
 
 
 def _kind(name: str) -> str:
-    return next((kind for kind in ("parquet", "arrow", "jsonl", "json") if f".{kind}" in name), "data")
+    return next((kind for kind in ("parquet", "arrow", "jsonl", "json", "csv", "tsv") if f".{kind}" in name), "data")
 
 
-def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+def _opened(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _json_lines(path: Path, name: str) -> Iterator[Row]:
     """One JSON object a line, one line in memory at a time."""
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
             if number == 1:
                 line = _without_mark(line, name)
             try:
@@ -87,15 +93,27 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
             except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
                 if line.isspace() or not line:
                     continue
-                if not line.endswith(b"\n") and isinstance(error, json.JSONDecodeError):
-                    raise InvalidData(
-                        f"{name} row {number}: the last line is no complete JSON; the file is cut off: copy it again"
-                    ) from None
                 if number == 1 and line.strip() in (b"{", b"["):
                     raise InvalidData(f"{name}: one JSON value over many lines; write one object a line, or call an array .json") from None
-                yield name, number, Unreadable(_reason(error))
+                yield name, number, Unreadable(_line_reason(line, error))
             else:
                 yield name, number, value if isinstance(value, dict) else _no_object(value)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file. One that is longer than any row may be comes without its end: half of it is no JSON."""
+    while line := file.readline(LARGEST_LINE + 1):
+        yield line
+        while len(line) > LARGEST_LINE and not line.endswith(b"\n"):
+            line = file.readline(LARGEST_LINE + 1)
+
+
+def _line_reason(line: bytes, error: Exception) -> str:
+    if len(line) > LARGEST_LINE:
+        return f"the line is longer than {LARGEST_LINE >> 20} MiB"
+    if not line.endswith(b"\n") and isinstance(error, json.JSONDecodeError):
+        return "the last line is no complete JSON; the file is cut off: copy it again"
+    return reason(error)
 
 
 def _json(path: Path, name: str) -> Iterator[Row]:
@@ -111,7 +129,7 @@ def _json(path: Path, name: str) -> Iterator[Row]:
         values = json.loads(content.decode())
     except UnicodeDecodeError as error:
         raise InvalidData(
-            f"{name}: not UTF-8 ({_reason(error)}, line {content.count(10, 0, error.start) + 1}); convert it to UTF-8"
+            f"{name}: not UTF-8 ({reason(error)}, line {content.count(10, 0, error.start) + 1}); convert it to UTF-8"
         ) from None
     except json.JSONDecodeError as error:
         what = "the array is cut off" if not content.rstrip().endswith(b"]") else "not JSON"
@@ -132,7 +150,8 @@ def _without_mark(start: bytes, name: str) -> bytes:
     return start.removeprefix(b"\xef\xbb\xbf")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a row can't be decoded."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
     if isinstance(error, json.JSONDecodeError):
@@ -142,40 +161,3 @@ def _reason(error: Exception) -> str:
 
 def _no_object(value: Any) -> Unreadable:
     return Unreadable(f"a JSON {type(value).__name__}, where an object is expected")
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any] | Unreadable]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield from table_rows(batch)
-
-
-def _arrow(path: Path) -> Iterator[dict[str, Any] | Unreadable]:
-    """Both forms of Arrow IPC: the file, which begins with a magic word, and the stream, which `datasets` writes."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as source:
-        is_file = source.read(6) == b"ARROW1"
-        source.seek(0)
-        if is_file:
-            reader = pyarrow.ipc.open_file(source)
-            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-        else:
-            batches = iter(pyarrow.ipc.open_stream(source))
-        for batch in batches:
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield from table_rows(batch.slice(start, BATCH_ROWS))
-
-
-def table_rows(table: Any) -> Iterator[dict[str, Any] | Unreadable]:
-    """Rows of a pyarrow Table or RecordBatch; Arrow does not check that its strings are UTF-8."""
-    try:
-        yield from table.to_pylist()
-    except UnicodeDecodeError:
-        for index in range(table.num_rows):
-            try:
-                yield table.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield Unreadable(_reason(error))

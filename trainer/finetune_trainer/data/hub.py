@@ -12,7 +12,8 @@ from itertools import chain
 
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource
-from finetune_trainer.data.files import BATCH_ROWS, Row, table_rows
+from finetune_trainer.data.arrow import BATCH_ROWS, table_rows
+from finetune_trainer.data.files import Row
 from finetune_trainer.data.splits import FALLBACK, fallback, no_split
 
 Notice = Callable[[str], None]

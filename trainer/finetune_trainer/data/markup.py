@@ -1,132 +1,72 @@
-"""HTML of a chat page, as raw ShareGPT dumps have it, back to the Markdown that it was rendered from.
+"""HTML of a chat page, as raw ShareGPT exports have it, back to the Markdown that it was rendered from.
 
-In: turns. Out: the same, with a message turned into text only if all of it is rendered markup. A message that merely holds
-tags is left alone: `#include <stdio.h>`, `a < b` and an answer that shows HTML are content.
+In: messages. Out: the same, with text in place of markup only where that is what a job asked for: with `auto` in conversations that are a
+page as a whole, that is to say whose every answer stands in the page's own element; with `markdown` also answers that are
+HTML from end to end. What an answer is about is never touched: `#include <stdio.h>`, `a < b` and an answer that shows HTML stay.
 """
 
+import html
 import re
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import cache
+from typing import Any, Final, Literal
 
-from finetune_trainer.data.formats import Turn
+from finetune_trainer.data.dialogues import Message
 
-if TYPE_CHECKING:
-    from bs4 import Tag
-    from bs4.element import PageElement
-
-# The element that the page puts around each rendered message.
-PAGE_ELEMENT = re.compile(r'<div class="[^"]*\b(?:markdown|prose|whitespace-pre-wrap|flex-grow)\b[^"]*"', re.ASCII)
-# What Markdown is rendered to: a message that begins and ends with these, and has nothing else between, was rendered too.
-BLOCKS = frozenset(("p", "ol", "ul", "pre", "blockquote", "table", "h1", "h2", "h3", "h4", "h5", "h6", "hr"))
-INLINE = frozenset(("strong", "b", "em", "i", "code", "a", "br", "li", "span", "thead", "tbody", "tr", "th", "td", "del", "sup", "sub"))
-LEFT_OUT = frozenset(("button", "svg", "style", "script"))
-WRAPPED = {"strong": "**", "b": "**", "em": "*", "i": "*", "code": "`", "del": "~~"}
-USERS = frozenset(("human", "user", "prompter"))
-FENCE = "```"
-FIXED_BREAK = "\0"  # stands for a line break that must stay, while too many blank lines are taken out
+# The elements that the page puts around an answer and around what a user typed.
+_ANSWER: Final = re.compile(r'\s*<div class="(?=[^"]*\bmarkdown\b)(?=[^"]*\bprose\b)[^"]*"')
+_QUESTION: Final = re.compile(r'\s*<div class="[^"]*\b(?:whitespace-pre-wrap|flex-grow)\b[^"]*"')
+_END: Final = re.compile(r"</\w+>\s*$")
+_TAG: Final = re.compile(r"\s*<(?:p|div|ol|ul|pre|blockquote|table|h[1-6]|hr)\b")
+_LANGUAGE: Final = re.compile(r"\blanguage-([\w+#-]+)")
 
 
-def without_markup(turns: list[Turn]) -> list[Turn]:
-    """`turns` with rendered messages as text; the same object if there are none."""
-    if not any(isinstance(content, str) and content[:64].lstrip().startswith("<") for _, content, _ in turns):
-        return turns
-    cleaned = [(role, _text(role, content), identity) for role, content, identity in turns]
-    return turns if cleaned == turns else cleaned
+def without_markup(messages: list[Message], setting: Literal["auto", "markdown"]) -> list[Message]:
+    """`messages` with rendered ones as Markdown; the same object if there are none."""
+    answers = [message.content for message in messages if message.role == "assistant"]
+    if not any(answer[:64].lstrip().startswith("<") for answer in answers):
+        return messages
+    is_page = bool(answers) and all(_ANSWER.match(answer) and _END.search(answer) for answer in answers)
+    if not is_page and setting == "auto":
+        return messages
+    cleaned = [_cleaned(message, is_page) for message in messages]
+    return messages if cleaned == messages else cleaned
 
 
-def _text(role: object, content: object) -> object:
-    """The text of a rendered message; anything else as it is."""
-    if not isinstance(content, str) or not content[:64].lstrip().startswith("<"):
-        return content
-    from bs4 import BeautifulSoup
-
-    soup = BeautifulSoup(content, "html.parser")
-    # Of what a user typed only the page's own element is markup: people ask about their HTML.
-    if not (PAGE_ELEMENT.match(content.lstrip()) or (role not in USERS and _is_rendered_markdown(soup))):
-        return content
-    return re.sub(r"\n{3,}", "\n\n", _markdown(soup)).strip().replace(FIXED_BREAK, "\n")
+def _cleaned(message: Message, is_page: bool) -> Message:
+    content = message.content
+    if message.role == "assistant":
+        whole = _ANSWER.match(content) or (_TAG.match(content) and _END.search(content))
+        return replace(message, content=_markdown(content)) if whole else message
+    if message.role == "user" and is_page and _QUESTION.match(content):
+        return replace(message, content=_typed(content))
+    return message
 
 
-def _is_rendered_markdown(soup: "Tag") -> bool:
-    """Whether there are only blocks of Markdown at the top, only its elements inside, and no attribute that it does not write."""
-    from bs4 import Tag
-
-    top = [child for child in soup.children if isinstance(child, Tag) or str(child).strip()]
-    if not top or not all(isinstance(child, Tag) and child.name in BLOCKS for child in top):
-        return False
-    # The page puts a language bar and a button of its own into `pre`.
-    elements = [element for element in soup.find_all(True) if element.find_parent("pre") is None]
-    plain = all(set(element.attrs) <= {"href", "start", "target", "rel"} for element in elements)
-    return plain and all(element.name in BLOCKS | INLINE for element in elements)
+def _typed(page: str) -> str:
+    """What a user typed: the page shows it as it is, line breaks too, and writes no tag of the user's own."""
+    return html.unescape(re.sub(r"<[^>]*>", "", page))
 
 
-def _markdown(element: "Tag") -> str:
-    """Markdown of what is inside `element`; blocks are set apart by blank lines, which may be too many."""
-    return "".join(_piece(child) for child in element.children)
+def _markdown(page: str) -> str:
+    """What the page's renderer was given, as near as the library comes; nothing is escaped, as answers are not."""
+    return str(_converter().convert(page)).strip()
 
 
-def _piece(node: "PageElement") -> str:
-    from bs4 import Tag
+@cache
+def _converter() -> Any:
+    """Without the page's own buttons, and blocks of code without the bar above them."""
+    from markdownify import ATX, MarkdownConverter
 
-    if not isinstance(node, Tag):
-        return _running_text(node)
-    if node.name in LEFT_OUT:
-        return ""
-    if node.name == "pre":
-        return _fenced(node)
-    if node.name in ("ol", "ul"):
-        return _list(node)
-    inside = _markdown(node)
-    if node.name in WRAPPED:
-        return f"{WRAPPED[node.name]}{inside}{WRAPPED[node.name]}" if inside.strip() else inside
-    if node.name == "a":
-        return f"[{inside}]({node['href']})" if node.get("href") else inside
-    return _block(node.name, inside)
+    class Converter(MarkdownConverter):
+        def convert_button(self, el: Any, text: str, parent_tags: Any) -> str:
+            return ""
 
+        convert_svg = convert_button
 
-def _block(name: str, inside: str) -> str:
-    if name == "br":
-        return "\n"
-    if name == "hr":
-        return "\n\n---\n\n"
-    if name in ("h1", "h2", "h3", "h4", "h5", "h6"):
-        return f"\n\n{'#' * int(name[1])} {inside.strip()}\n\n"
-    if name == "blockquote":
-        return "\n\n" + "\n".join(f"> {line}" for line in inside.strip().splitlines()) + "\n\n"
-    if name in ("td", "th"):
-        return f"{inside.strip()} | "
-    if name == "tr":
-        return f"| {inside.strip()}\n"
-    return f"\n\n{inside.strip()}\n\n" if name in ("p", "div", "table") else inside
+        def convert_pre(self, el: Any, text: str, parent_tags: Any) -> str:
+            code = el.find("code") or el
+            language = _LANGUAGE.search(" ".join(code.get_attribute_list("class", [])))
+            return f"\n\n```{language.group(1) if language else ''}\n{code.get_text().strip(chr(10))}\n```\n\n"
 
-
-def _running_text(node: "PageElement") -> str:
-    """The text between tags: comments are none, line breaks of the source are spaces, and between blocks there is nothing."""
-    from bs4 import Comment
-
-    if isinstance(node, Comment):
-        return ""
-    text = str(node)
-    if text.isspace() and "\n" in text:
-        return ""
-    # What the user typed is shown as it is; elsewhere a line break is white space.
-    typed = node.find_parent(class_="whitespace-pre-wrap") is not None
-    return text.replace("\n", FIXED_BREAK) if typed else re.sub(r"\s*\n\s*", " ", text)
-
-
-def _fenced(pre: "Tag") -> str:
-    """A block of code between fences, with its language."""
-    code = pre.find("code") or pre
-    classes = str(code.get_attribute_list("class"))
-    language = "".join(re.findall(r"\blanguage-([\w+#-]+)", classes)[:1])
-    fenced = f"{FENCE}{language}\n{code.get_text().strip(chr(10))}\n{FENCE}"
-    return "\n\n" + fenced.replace("\n", FIXED_BREAK) + "\n\n"
-
-
-def _list(element: "Tag") -> str:
-    """Items on lines of their own; what follows in an item is set in under its text."""
-    lines = []
-    for number, item in enumerate(element.find_all("li", recursive=False), start=1):
-        mark = f"{number}. " if element.name == "ol" else "- "
-        text = re.sub(r"\n{2,}", "\n", _markdown(item).strip())
-        lines.append(mark + re.sub(f"([\n{FIXED_BREAK}])", r"\1" + " " * len(mark), text))
-    return "\n\n" + "\n".join(lines) + "\n\n"
+    return Converter(heading_style=ATX, bullets="-", escape_asterisks=False, escape_underscores=False, escape_misc=False)

@@ -10,13 +10,13 @@ from itertools import islice
 from math import floor
 
 from finetune_api.errors import InvalidData
-from finetune_trainer.data.dialogues import Dialogue, Dropped
+from finetune_trainer.data.dialogues import Dropped, Parsed
 
 NAMED_ROWS = 5  # how many invalid rows a refusal names
 ROWS_AHEAD = 10_000  # how far it reads on to find them
 
 
-def within_limit(items: Iterable[Dialogue | Dropped], max_invalid_rows: int) -> Iterator[Dialogue | Dropped]:
+def within_limit(items: Iterable[Parsed | Dropped], max_invalid_rows: int) -> Iterator[Parsed | Dropped]:
     """`items` as they are. Raises InvalidData at invalid row number `max_invalid_rows` + 1, naming the first few."""
     items = iter(items)
     invalid: list[Dropped] = []
@@ -40,12 +40,12 @@ def _too_many(invalid: list[Dropped], limit: int) -> str:
     return "\n".join([*lines, f"{allowed} (spec.dataset.maxInvalidRows={limit}); correct them, or raise maxInvalidRows to drop them"])
 
 
-def limited(items: Iterable[Dialogue | Dropped], limit: int | None) -> Iterator[Dialogue | Dropped]:
+def limited(items: Iterable[Parsed | Dropped], limit: int | None) -> Iterator[Parsed | Dropped]:
     """`items` up to and with dialogue number `limit`; the rest is not read."""
     count = 0
     for item in items:
         yield item
-        count += isinstance(item, Dialogue)
+        count += not isinstance(item, Dropped)
         if count == limit:
             return
 

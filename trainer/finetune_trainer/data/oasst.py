@@ -10,19 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.finetunejob import DataFilter
-from finetune_trainer.data.formats import InvalidRow, Turn
+from finetune_trainer.data.dialogues import InvalidRow, Place
 
 Node = dict[str, Any]
-Place = tuple[str, int]  # source and row
+Turn = tuple[Any, Any, str | None]  # role and text as written, identity
 
 NOT_READY = "tree is not ready for export"
 DELETED = "a message of the path is deleted"
 SYNTHETIC = "a message of the path is synthetic"
+REJECTED = "reviewers rejected a message of the path"
 OTHER_LANGUAGE = "a message of the path is in another language"
 NOT_AMONG_BEST = "a message of the path is not among the best-ranked answers"
 
 # What is kept of a row that holds one message: all such rows are in memory until the last one is read.
-KEPT = ("message_id", "parent_id", "text", "role", "lang", "deleted", "synthetic", "rank", "tree_state")
+KEPT = ("message_id", "parent_id", "text", "role", "lang", "deleted", "synthetic", "rank", "tree_state", "review_result")
 PLACE = "__place__"  # where a message that has a row of its own stood
 
 
@@ -51,7 +52,7 @@ def tree_paths(root: Any, place: Place, wanted: DataFilter) -> Iterator[TreePath
         node, depth, unwanted = stack.pop()
         del turns[depth:]
         turns.append(_turn(node, depth))
-        unwanted = unwanted or _unwanted(node, wanted.languages)
+        unwanted = unwanted or _unwanted(node, wanted)
         replies = _replies(node)
         if not replies:
             yield TreePath(node.get(PLACE, place), list(turns), unwanted)
@@ -76,12 +77,14 @@ def _replies(node: Node) -> list[Any]:
     return replies
 
 
-def _unwanted(node: Node, languages: list[str]) -> str | None:
+def _unwanted(node: Node, wanted: DataFilter) -> str | None:
     if node.get("deleted"):
         return DELETED
     if node.get("synthetic"):
         return SYNTHETIC
-    return OTHER_LANGUAGE if languages and node.get("lang") not in languages else None
+    if wanted.rejected == "drop" and node.get("review_result") is False:
+        return REJECTED
+    return OTHER_LANGUAGE if wanted.languages and node.get("lang") not in wanted.languages else None
 
 
 def _passed_over(replies: list[Any], wanted: DataFilter) -> set[int]:
@@ -89,7 +92,7 @@ def _passed_over(replies: list[Any], wanted: DataFilter) -> set[int]:
     if wanted.top_answers is None:
         return set()
     answers = [reply for reply in replies if isinstance(reply, dict) and reply.get("role") == "assistant"]
-    usable = [reply for reply in answers if _unwanted(reply, wanted.languages) is None]
+    usable = [reply for reply in answers if _unwanted(reply, wanted) is None]
     return {id(reply) for reply in sorted(usable, key=_rank)[wanted.top_answers :]}
 
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from finetune_api.errors import RunFailed
 from finetune_api.finetunejob import TemplateSpec
-from finetune_trainer.data.dialogues import Dialogue
+from finetune_trainer.data.dialogues import Dialogue, Parsed
+from finetune_trainer.preparation.documents import encode_without_turns
 from finetune_trainer.preparation.labels import Encoded, Encoder, OverlongTurns
 from finetune_trainer.preparation.store import Integers, Side
 from finetune_trainer.templates.registry import template_from_spec
@@ -39,7 +40,7 @@ class Chunk:
 
     side: Side
     part: int  # which reading of which source, for the statistics
-    dialogues: list[Dialogue] = field(default_factory=list)
+    dialogues: list[Parsed] = field(default_factory=list)
     known: list[frozenset[int]] = field(default_factory=list)  # per dialogue: messages taught elsewhere
     copies: list[int] = field(default_factory=list)  # per dialogue: how often it is used
 
@@ -67,6 +68,7 @@ class Encoding:
     template: TemplateSpec
     max_length: int
     overlong_turns: OverlongTurns
+    end_of_text: str | None = None  # behind each document; dialogues have ends of their own
 
     def encoder(self) -> Encoder:
         """Raises InvalidModel or InvalidSpec when tokenizer and template don't fit."""
@@ -113,7 +115,7 @@ def _encode_in_pool(chunks: Iterator[Chunk], pool: Executor, ahead: int) -> Iter
 
 def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedChunk:
     """The examples of a chunk, each dialogue's as often as it has copies."""
-    encoded = encoder.encode(chunk.dialogues, max_length=encoding.max_length, overlong_turns=encoding.overlong_turns, known=chunk.known)
+    encoded = _encoded(chunk, encoder, encoding)
     examples = [example for each, copies in zip(encoded, chunk.copies, strict=True) for _ in range(copies) for example in each.examples]
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
     ids = np.fromiter(chain.from_iterable(example.input_ids for example in examples), dtype=np.uint32, count=int(lengths.sum()))
@@ -132,6 +134,16 @@ def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedC
         cut_turns=_positions(encoded, "cut_turns"),
         questions_left_out=_positions(encoded, "questions_left_out"),
     )
+
+
+def _encoded(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> list[Encoded]:
+    """By the template, or, without turns, as they are; a source has either."""
+    length, overlong = encoding.max_length, encoding.overlong_turns
+    dialogues = [item for item in chunk.dialogues if isinstance(item, Dialogue)]
+    if dialogues:
+        return encoder.encode(dialogues, max_length=length, overlong_turns=overlong, known=chunk.known)
+    others = [item for item in chunk.dialogues if not isinstance(item, Dialogue)]
+    return encode_without_turns(others, encoder.tokenizer, encoding.end_of_text, max_length=length, overlong_turns=overlong)
 
 
 def _positions(encoded: list[Encoded], what: str) -> list[int]:

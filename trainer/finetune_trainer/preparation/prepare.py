@@ -17,8 +17,9 @@ import tokenizers
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource, FineTuneJob, TemplateSpec
 from finetune_api.training_run import DataShape, SplitShape, Vocabulary
-from finetune_trainer.data.dialogues import Dialogue, Dropped, parse
+from finetune_trainer.data.dialogues import Dialogue, Dropped, Parsed
 from finetune_trainer.data.mixture import copies, held_out, limited, within_limit
+from finetune_trainer.data.parsing import parse
 from finetune_trainer.data.sources import Rows, read
 from finetune_trainer.preparation.encoding import CHUNK_DIALOGUES, Chunk, Encoding, encode_chunks
 from finetune_trainer.preparation.labels import Encoder
@@ -31,7 +32,7 @@ from finetune_trainer.templates.registry import template_from_spec
 from finetune_trainer.templates.tokenizer import TokenizerFiles, read_tokenizer
 
 # Raised when the same job would be written differently.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _IN_EVALUATION: Final = "its conversation is in the evaluation split"
 # Fields of the dataset that say how it is fetched, not what it is.
 _FETCHING_FIELDS: Final = {"processes": True, "sources": {"__all__": {"token_secret", "credentials_secret"}}}
@@ -96,6 +97,7 @@ def find_data(
         template=spec.template,
         max_length=spec.training.max_sequence_length,
         overlong_turns=spec.dataset.overlong_turns,
+        end_of_text=files.end_of_text,
     )
     encoder = Encoder(files.tokenizer, template_from_spec(spec.template, files))
     parts = _parts(job, base, secrets, on_progress)
@@ -189,15 +191,21 @@ def _fingerprint(job: FineTuneJob, files: TokenizerFiles, parts: list[_Part]) ->
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _items(job: FineTuneJob, parts: list[_Part], notice: Callable[[str], None]) -> Iterator[tuple[int, Dialogue | Dropped]]:
+def _items(job: FineTuneJob, parts: list[_Part], notice: Callable[[str], None]) -> Iterator[tuple[int, Parsed | Dropped]]:
     """(part, what a row gave), in order. Raises InvalidData when more rows are wrong than may be."""
     current = 0
 
-    def chained() -> Iterator[Dialogue | Dropped]:
+    def chained() -> Iterator[Parsed | Dropped]:
         nonlocal current
         for index, part in enumerate(parts):
             current = index
-            parsed = parse(part.rows, part.source, trailing_user_turns=job.spec.dataset.trailing_user_turns, notice=notice)
+            parsed = parse(
+                part.rows,
+                part.source,
+                leading_assistant_turns=job.spec.dataset.leading_assistant_turns,
+                trailing_user_turns=job.spec.dataset.trailing_user_turns,
+                notice=notice,
+            )
             yield from limited(parsed, part.source.limit)
 
     for item in within_limit(chained(), job.spec.dataset.max_invalid_rows):
@@ -231,7 +239,7 @@ def _choice(job: FineTuneJob, parts: list[_Part]) -> _Choice:
         return _Choice(held_out=frozenset(), copies={})
     trees: list[dict[str, None]] = [{} for _ in parts]
     for index, item in _items(job, parts, lambda text: None):
-        if isinstance(item, Dialogue):
+        if not isinstance(item, Dropped):
             trees[index][item.tree] = None
     drawn = {index: copies(trees[index], parts[index].source.weight, seed) for index in weighted}
     out: frozenset[str] = frozenset()
@@ -263,7 +271,7 @@ def _chunks(job: FineTuneJob, parts: list[_Part], statistics: Statistics, on_pro
         chunk = open_chunks.setdefault((index, side), Chunk(side=side, part=index))
         chunk.dialogues.append(item)
         chunk.copies.append(uses)
-        chunk.known.append(once.known(item) if once else frozenset())
+        chunk.known.append(once.known(item) if once and isinstance(item, Dialogue) else frozenset())
         if len(chunk.dialogues) == CHUNK_DIALOGUES:
             yield open_chunks.pop((index, side))
     yield from open_chunks.values()

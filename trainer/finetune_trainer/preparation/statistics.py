@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from finetune_trainer.data.dialogues import Dialogue, Dropped
+from finetune_trainer.data.dialogues import Dropped, Parsed
 from finetune_trainer.preparation.encoding import Chunk, EncodedChunk
 from finetune_trainer.preparation.store import Integers
 
@@ -97,7 +97,7 @@ class Statistics:
         """Count what a row did not give."""
         self.parts[part].add_dropped(dropped.reason, dropped.source, dropped.row)
 
-    def add_dialogue(self, side: str, dialogue: Dialogue) -> None:
+    def add_dialogue(self, side: str, dialogue: Parsed) -> None:
         """Count its tree. Names are kept as numbers: this grows with the data."""
         self.trees[side].add(hash(dialogue.tree))
 

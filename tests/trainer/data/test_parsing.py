@@ -6,8 +6,9 @@ import pytest
 
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import Columns, DataSource
-from finetune_trainer.data.dialogues import Dialogue, Dropped, parse
+from finetune_trainer.data.dialogues import Dialogue, Dropped
 from finetune_trainer.data.files import Row, Unreadable
+from finetune_trainer.data.parsing import parse
 
 
 def rows(*data: Any) -> list[Row]:
@@ -104,7 +105,8 @@ def test_other_names_of_roles() -> None:
 @pytest.mark.parametrize(
     ("messages", "expected"),
     [
-        ([("user", "Q"), ("tool", "A")], "message 2: unknown role 'tool'; known are system, user"),
+        ([("user", "Q"), ("oracle", "A")], "message 2: unknown role 'oracle'; known are system, developer, user"),
+        ([("user", "Q"), ("tool", "A")], "message 2: an answer of a tool, and no assistant turn before it"),
         ([("user", "Q"), (None, "A")], "message 2: unknown role None"),
         ([("user", "Q"), ("assistant", "A"), ("system", "S")], "message 3: a system message may only come first"),
         ([("system", "S"), ("system", "S")], "message 2: a system message may only come first"),
@@ -115,7 +117,7 @@ def test_other_names_of_roles() -> None:
         ([("user", " \n"), ("assistant", "A")], "message 1 (user): the text is empty"),
         ([("user", "Q"), ("assistant", "")], "message 2 (assistant): the text is empty"),
         ([("user", "Q"), ("assistant", None)], "message 2 (assistant): the text is of type NoneType, not a string"),
-        ([("user", "Q"), ("assistant", ["A"])], "message 2 (assistant): the text is of type list, not a string"),
+        ([("user", "Q"), ("assistant", ["A"])], "message 2 (assistant), part 1 is of type str, not an object with 'type' and 'text'"),
         ([("user", "Q"), ("assistant", "A \ud83d")], "message 2 (assistant): half of a surrogate pair"),
     ],
 )
@@ -132,8 +134,10 @@ def test_wrong_messages(messages: list[tuple[Any, Any]], expected: str) -> None:
         ("messages", {"text": "x"}, "no column 'messages'; the row has 'text' (see columns.messages)"),
         ("messages", {"messages": "x"}, "messages must be a list of objects with 'role' and 'content', not 'x'"),
         ("messages", {"messages": None}, "messages must be a list of objects"),
-        ("messages", {"messages": [{"role": "user"}]}, "messages must be a list of objects"),
-        ("messages", {"messages": {"role": ["user"], "content": []}}, "messages must be a list of objects"),
+        ("messages", {"messages": []}, "no message at all (column 'messages')"),
+        ("messages", {"messages": [{"role": "user"}]}, "message 1 (user): no 'content'; it has 'role' (column 'messages')"),
+        ("messages", {"messages": [7]}, "message 1 is of type int, not an object with 'role' and 'content'"),
+        ("messages", {"messages": {"role": ["user"], "content": []}}, "the messages are columns of different lengths"),
         ("sharegpt", chat("Q", "A"), "no column 'conversations'"),
         ("alpaca", {"instruction": "Q"}, "no column 'output'; the row has 'instruction' (see columns.completion)"),
         ("dolly", {}, "no column 'instruction'; the row has none"),
@@ -182,7 +186,7 @@ def test_a_trailing_user_turn_is_trimmed_and_reported_or_kept() -> None:
     assert turns(kept) == [*QA, ("user", "thanks")]
 
 
-@pytest.mark.parametrize("row", [chat("Q"), chat("Q", system="S"), chat(system="S"), {"messages": []}])
+@pytest.mark.parametrize("row", [chat("Q"), chat("Q", system="S"), chat(system="S")])
 @pytest.mark.parametrize("keep", [True, False])
 def test_without_an_assistant_turn_a_row_is_filtered_not_wrong(row: dict[str, Any], keep: bool) -> None:
     assert parsed(row, keep=keep) == [Dropped(source="data.jsonl", row=1, reason="no assistant turn", kind="filtered")]

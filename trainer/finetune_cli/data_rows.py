@@ -1,0 +1,173 @@
+"""What `finetune data preview` and `finetune data export` share: rows read as a job reads them, encoded, and counted."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from finetune_api.finetunejob import DataSource
+    from finetune_trainer.data.dialogues import Message, Parsed
+    from finetune_trainer.preparation.labels import Encoded, Encoder, Example
+    from finetune_trainer.storage.protocol import Storage
+
+Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly", "text", "tokenized"]
+
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, s3:// objects or Hub data sets.")]
+DataFormat = Annotated[Format, typer.Option("--format", help="Schema of the rows; auto takes that of the first row that fits one.")]
+Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Split to read.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")]
+
+_CHUNK = 32  # small: `| head` should not wait
+_SHOWN_INVALID = 5
+
+
+@dataclass(slots=True)
+class Count:
+    """What was met so far."""
+
+    dialogues: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)  # where each reason was met first
+    invalid: list[str] = field(default_factory=list)
+    left_out: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # by row, until its dialogue is shown
+
+    def drop(self, reason: str, source: str, row: int) -> None:
+        """Count something of a row that is not used."""
+        self.dropped[reason] += 1
+        self.first.setdefault(reason, f"{source} row {row}")
+        self.left_out.setdefault((source, row), []).append(reason)
+
+
+def source_of(path: str, data_format: Format) -> "DataSource":
+    """A name that exists here is a file or folder, also without `./` before it."""
+    from finetune_api.finetunejob import DataSource
+
+    is_bare = not path.startswith(("./", "../", "/", "s3://"))
+    return DataSource(path=f"./{path}" if is_bare and Path(path).exists() else path, format=data_format)
+
+
+def parsed_rows(sources: "list[DataSource]", split: str, count: Count) -> "Iterator[Parsed]":
+    """Everything that can be learnt from; what is dropped is counted, and wrong rows are named."""
+    from finetune_trainer.data.dialogues import Dropped
+    from finetune_trainer.data.parsing import parse
+    from finetune_trainer.data.sources import read
+    from finetune_trainer.secrets import Secrets
+
+    def note(text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+
+    for source in sources:
+        rows = read(source, split, base=Path(), secrets=Secrets(), open_storage=_open_storage, notice=note)
+        for item in parse(rows, source, notice=note):
+            if not isinstance(item, Dropped):
+                yield item
+                count.left_out.clear()
+            elif item.kind == "invalid":
+                count.dropped["wrong row"] += 1
+                count.invalid.append(f"{item.source} row {item.row}: {item.reason}")
+            else:
+                count.drop(item.reason, item.source, item.row)
+
+
+def _open_storage(url: str) -> "Storage":
+    """Storage with the settings of the environment: a preview has no job whose fields could be corrected."""
+    from finetune_trainer.storage.errors import StorageFields
+    from finetune_trainer.storage.s3 import open_storage
+
+    fields = StorageFields(
+        storage="SOURCE",
+        endpoint="AWS_ENDPOINT_URL",
+        region="AWS_DEFAULT_REGION",
+        credentials="the AWS profile or environment",
+        ca_bundle="AWS_CA_BUNDLE",
+    )
+    # boto3 would find it too; given here, messages name the address.
+    return open_storage(url, endpoint=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None, fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One example, with the row that it comes from and what of that row is not used."""
+
+    item: "Parsed"
+    example: "Example"
+    left_out: tuple[str, ...]
+
+
+def encoded_rows(
+    items: "Iterable[Parsed]", encoder: "Encoder", end_of_text: str | None, count: Count, max_length: int | None = None
+) -> Iterator[Shown]:
+    """Each row's examples, a few rows at a time."""
+    remaining = iter(items)
+    while chunk := [(item, tuple(count.left_out.get((item.source, item.row), ()))) for item in islice(remaining, _CHUNK)]:
+        results = _encoded([item for item, _ in chunk], encoder, end_of_text, max_length)
+        for (item, left_out), result in zip(chunk, results, strict=True):
+            if not result.examples:
+                count.drop("nothing to learn from", item.source, item.row)
+            for example in result.examples:
+                count.dialogues += 1
+                count.tokens += len(example.input_ids)
+                count.supervised += sum(map(len, example.supervised))
+                yield Shown(item, example, left_out)
+
+
+def _encoded(items: "list[Parsed]", encoder: "Encoder", end_of_text: str | None, max_length: int | None) -> "Iterator[Encoded]":
+    """By the template, or as they are where there are no turns; in the order of the rows."""
+    from finetune_trainer.data.dialogues import Dialogue
+    from finetune_trainer.preparation.documents import encode_without_turns
+
+    dialogues = iter(encoder.encode([item for item in items if isinstance(item, Dialogue)], max_length=max_length))
+    others = [item for item in items if not isinstance(item, Dialogue)]
+    rest = iter(encode_without_turns(others, encoder.tokenizer, end_of_text, max_length=max_length))
+    return (next(dialogues) if isinstance(item, Dialogue) else next(rest) for item in items)
+
+
+def row_object(item: "Parsed") -> dict[str, Any]:
+    """A row in the words of Transformers and TRL; what it hasn't is left out."""
+    from finetune_trainer.data.dialogues import Dialogue, Document
+
+    found: dict[str, Any] = {}
+    if isinstance(item, Dialogue):
+        found["messages"] = [_message_object(message) for message in item.messages]
+        if item.tools:
+            found["tools"] = list(item.tools)
+    elif isinstance(item, Document):
+        found["text"] = item.text
+    return found
+
+
+def _message_object(message: "Message") -> dict[str, Any]:
+    beside = {
+        "reasoning_content": message.reasoning,
+        "tool_calls": list(message.tool_calls) or None,
+        "name": message.name,
+        "tool_call_id": message.tool_call_id,
+        "train": message.learnt,
+    }
+    return {"role": message.role, "content": message.content} | {name: value for name, value in beside.items() if value is not None}
+
+
+def print_invalid(count: Count) -> None:
+    """Wrong rows, on stderr: a job refuses them unless it allows some."""
+    for line in count.invalid[:_SHOWN_INVALID]:
+        print(line, file=sys.stderr)
+    if len(count.invalid) > _SHOWN_INVALID:
+        print(f"and {len(count.invalid) - _SHOWN_INVALID:,} more wrong rows", file=sys.stderr)
+
+
+def refuse_nothing(sources: list[str], count: Count) -> None:
+    """Raises InvalidData if nothing came of the data."""
+    from finetune_api.errors import InvalidData
+
+    if count.dialogues == 0:
+        reasons = "".join(f"; {number:,} x {reason}" for reason, number in count.dropped.most_common(_SHOWN_INVALID))
+        raise InvalidData(f"{', '.join(sources)}: no dialogue to learn from{reasons}; look at --format and --split")
