@@ -45,6 +45,24 @@ def test_nothing_named_and_nothing_set_means_no_token() -> None:
     assert Secrets({"HF_TOKEN": "t"}).hub_token(None, FIELD) == "t"
 
 
+def test_the_users_login_is_found_for_data_models_and_publications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One way to find a token: the secret's file, HF_TOKEN, then what `hf auth login` left, with a secret named and without."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("FINETUNE_SECRETS", str(tmp_path))
+    login = tmp_path / "login"
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(login))
+    assert Secrets().hub_token(None, FIELD) is None
+    with pytest.raises(InvalidSpec, match=r"set HF_TOKEN, or write the value to that file, or log in with `hf auth login`"):
+        Secrets().hub_token(HUB, FIELD)
+    login.write_text("hf_login")
+    assert Secrets().hub_token(None, FIELD) == Secrets().hub_token(HUB, FIELD) == "hf_login"
+    assert Secrets({}).hub_token(None, FIELD) is None, "an environment of its own has no login"
+    monkeypatch.setenv("HF_TOKEN", "hf_variable")
+    assert Secrets().hub_token(None, FIELD) == Secrets().hub_token(HUB, FIELD) == "hf_variable"
+    write(tmp_path, "hub", "token", "hf_file")
+    assert (Secrets().hub_token(None, FIELD), Secrets().hub_token(HUB, FIELD)) == ("hf_variable", "hf_file")
+
+
 def test_a_missing_secret_names_the_field_and_both_places(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec) as caught:
         Secrets({"FINETUNE_SECRETS": str(tmp_path)}).hub_token(HUB, FIELD)

@@ -1,12 +1,13 @@
-"""Named secrets, from files first and the environment second.
+"""Named secrets, from files first and the environment second; a token for the Hub also from the user's login.
 
-In: a secret's name from the FineTuneJob. Out: its value, or InvalidSpec that names the field and both places that were looked
+In: a secret's name from the FineTuneJob. Out: its value, or InvalidSpec that names the field and the places that were looked
 at. Pods get Secrets as files under `$FINETUNE_SECRETS`; they are read anew each time, because Kubernetes renews them in place.
 Values are never kept here, so no repr, log line or traceback of this object can show one.
 """
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.errors import InvalidSpec, Problem
@@ -15,23 +16,40 @@ from finetune_api.keys import SECRETS_FOLDER_ENV
 from finetune_trainer.storage.s3 import S3Credentials
 
 HUB_TOKEN = "HF_TOKEN"
+# What to do where the Hub wants to know who asks: it says the places of `Secrets.hub_token`.
+LOG_IN = "set {field} or HF_TOKEN to a token that may read it, or log in with `hf auth login`"
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class Secrets:
     """Where secrets are looked for; nothing is read before it is asked for."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._environment = environment
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        """`environment`: in place of this process's own. The user's login belongs to the process's own only."""
+        self._environment = os.environ if environment is None else environment
+        self._has_login = environment is None
 
     def __repr__(self) -> str:
         return f"Secrets(folder={self._environment.get(SECRETS_FOLDER_ENV)!r})"
 
     def hub_token(self, secret: SecretKey | None, field: str) -> str | None:
-        """The token of `field`; without a secret, HF_TOKEN of the environment or None."""
-        if secret is None:
-            return self._environment.get(HUB_TOKEN) or None
-        return self.value(secret.name, secret.key, HUB_TOKEN, field)
+        """The token of `field` for data, models and publications alike: the secret's file, else HF_TOKEN, else that of `hf auth login`.
+
+        None where there is none and no secret is named; InvalidSpec where one is.
+        """
+        found = (secret and self._file(secret.name, secret.key)) or self._environment.get(HUB_TOKEN) or self._login()
+        if not found and secret is not None:
+            problem = self._missing(secret.name, secret.key, HUB_TOKEN, field)
+            raise InvalidSpec([replace(problem, remedy=f"{problem.remedy}, or log in with `hf auth login`")])
+        return found or None
+
+    def _login(self) -> str | None:
+        """The library's own answer: it knows where the login is kept, and renews it."""
+        if not self._has_login:
+            return None
+        from huggingface_hub import get_token
+
+        return get_token()
 
     def s3_credentials(self, secret: SecretName | None, field: str) -> S3Credentials | None:
         """The keys of `field`; without a secret None: boto3's own chain (environment, profile, the pod's identity) decides.

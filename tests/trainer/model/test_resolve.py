@@ -352,6 +352,13 @@ def test_a_private_model_takes_the_token(server: HubServer, tmp_path: Path) -> N
     assert found.shape.layers == 2
 
 
+def test_the_users_login_is_used_for_models(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "login").write_text("hf_read")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "login"))
+    assert resolve(spec("ann/private"), tmp_path, endpoint=server.url, secrets=Secrets()).shape.layers == 2
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

@@ -206,9 +206,7 @@ def test_a_token_that_may_only_read_is_refused(loopback: Place, tmp_path: Path) 
         publish_to_hub(exported(tmp_path / "model"), loopback.hub(), "hf_read", endpoint=loopback.endpoint, patience=IMPATIENT)
 
 
-def test_no_token_at_all_is_refused(loopback: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+def test_no_token_at_all_is_refused(loopback: Place, tmp_path: Path) -> None:
     with pytest.raises(InvalidPublication, match=r"no token to publish to org/demo; set spec\.publish\.hub\.tokenSecret or HF_TOKEN"):
         publish_to_hub(exported(tmp_path / "model"), loopback.hub(), None, endpoint=loopback.endpoint, patience=IMPATIENT)
 

@@ -15,6 +15,7 @@ from finetune_api.finetunejob import DataSource
 from finetune_trainer.data.arrow import BATCH_ROWS, table_rows
 from finetune_trainer.data.files import Row
 from finetune_trainer.data.splits import FALLBACK, fallback, no_split
+from finetune_trainer.secrets import LOG_IN
 
 Notice = Callable[[str], None]
 
@@ -30,7 +31,7 @@ def library_rows(name: str, config: str | None, commit: str | None, split: str, 
     from datasets import get_dataset_split_names
 
     with _as_invalid_data(name, config, commit):
-        known = get_dataset_split_names(name, config, revision=commit, token=token)
+        known = get_dataset_split_names(name, config, revision=commit, token=token or False)
     if split not in known:
         other = FALLBACK.get(split)
         if other is None or other not in known:
@@ -46,7 +47,7 @@ def _commit(name: str, revision: str, token: str | None) -> str:
 
     with _as_invalid_data(name, None, revision):
         # A full commit is asked for, too: that it exists and may be read is better known now than in the middle.
-        commit = HfApi().dataset_info(name, revision=revision, token=token).sha
+        commit = HfApi().dataset_info(name, revision=revision, token=token or False).sha
     assert commit is not None
     return commit
 
@@ -65,7 +66,7 @@ class HubRows:
         from datasets import load_dataset
 
         with _as_invalid_data(self.name, self.config, self.commit):
-            dataset = load_dataset(self.name, self.config, split=self.split, revision=self.commit, token=self.token)
+            dataset = load_dataset(self.name, self.config, split=self.split, revision=self.commit, token=self.token or False)
         if not len(dataset):
             raise InvalidData(f"{self.name}: split {self.split!r} is empty, it holds no row; give data or remove the source")
         tables = dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
@@ -112,11 +113,11 @@ def _refusal(error: Exception, config: str | None, revision: str | None) -> str 
     first_line = _first_line(error)
     status = error.response.status_code if isinstance(error, hub.HfHubHTTPError) and error.response is not None else None
     if isinstance(error, hub.GatedRepoError):
-        return "the data set is gated; accept its terms on the Hub and set tokenSecret"
+        return f"the data set is gated; accept its terms on the Hub, then {LOG_IN.format(field='tokenSecret')}"
     if isinstance(error, hub.RevisionNotFoundError):
         return f"no revision {revision!r}; give a branch, a tag or a full commit"
     if isinstance(error, hub.RepositoryNotFoundError | DatasetNotFoundError) or status in (401, 403):
-        return "no such data set on the Hub, or it is private; check the name, or set tokenSecret to a token that may read it"
+        return f"no such data set on the Hub, or it is private; check the name, or {LOG_IN.format(field='tokenSecret')}"
     if isinstance(error, DatasetsError) or "onfig" in first_line:
         return f"{first_line}; check the data set and config ({config or 'none is set'})" + _known_configs(error)
     if isinstance(error, ConnectionError) or not isinstance(error, ValueError | RuntimeError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import BaseModelSpec
 from finetune_trainer.model.headers import INDEX, SINGLE, SUFFIX, Shapes, Weights, damaged, weights_in_folder
+from finetune_trainer.secrets import LOG_IN
 
 
 class ModelUnreachable(InvalidModel):
@@ -58,7 +59,7 @@ def from_hub(
                 spec.name,
                 revision=commit,
                 cache_dir=cache,
-                token=token or False,  # never one that a login left behind: a pod has none
+                token=token or False,  # the library has its own way to find one; ours is in secrets.py, for data and publication too
                 endpoint=endpoint,
                 allow_patterns=list(patterns),
                 ignore_patterns=["*/*", *([] if fetches_weights else [f"*{SUFFIX}"])],
@@ -107,11 +108,11 @@ def _refusal(error: Exception, name: str, revision: str) -> str | None:
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) and error.response is not None else None
     if isinstance(error, errors.GatedRepoError):
         page = f"{HfApi().endpoint}/{name}"
-        return f"it is gated; accept its licence at {page}, then set spec.model.tokenSecret (or HF_TOKEN) to a token of that account"
+        return f"it is gated; accept its licence at {page}, then {LOG_IN.format(field='spec.model.tokenSecret')}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"no revision {revision!r}; give a branch, a tag or a full commit"
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return "no such model on the Hub, or it is private; check the name, or set spec.model.tokenSecret to a token that may read it"
+        return f"no such model on the Hub, or it is private; check the name, or {LOG_IN.format(field='spec.model.tokenSecret')}"
     lasting = isinstance(error, ValueError) or (status is not None and status < 500 and status not in (408, 425, 429))
     return _unreachable(error) if lasting else None
 

@@ -316,8 +316,7 @@ def _hub(hub: HubPublication, token: str | None, endpoint: str | None, patience:
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    token = token or huggingface_hub.get_token()
-    if token is None:
+    if not token:
         raise InvalidPublication(
             f"no token to publish to {hub.repository}; set spec.publish.hub.tokenSecret or HF_TOKEN, or log in with `hf auth login`"
         )
