@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.cluster.existing import KUBECONFIG
 from tests.testcluster.binaries import CONTROL_PLANE, TESTED
+from tests.testcluster.host_python import hidden_folders
 
 from finetune_trainer.training.compiled_ops import COMPILE
 
@@ -82,6 +83,8 @@ def missing(layer: Layer) -> str:
         return ""
     if os.geteuid() != 0:
         return "root"
+    if hidden := hidden_folders():
+        return f"a checkout elsewhere: pods mount a volume of their own over {hidden[0]}"
     return ", ".join(name for name in NODE_PROGRAMS if shutil.which(name) is None)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.testcluster import first_job
 from tests.testcluster.cluster import DEBIAN_PACKAGES, Cluster, remove, start
+from tests.testcluster.host_python import check_place
 from tests.testcluster.hub import hub_url
 from tests.testcluster.machine import existing, leftovers
 from tests.testcluster.operator_image import operator_image
@@ -38,6 +39,7 @@ def main() -> int:
 
 
 def _up(folder: Path, nodes: int) -> int:
+    check_place()
     if missing := first_job.missing_builders():
         wanted = f"{DEBIAN_PACKAGES} {' '.join(missing)}"
         raise RuntimeError(f"building the operator's image needs {', '.join(missing)}; on Debian: {INSTALL} {wanted}")

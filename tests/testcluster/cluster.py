@@ -18,7 +18,7 @@ from tests.testcluster.binaries import binaries, kuberay_crds
 from tests.testcluster.certificates import write_kubeconfig
 from tests.testcluster.control_plane import ControlPlane, ExtraFlags
 from tests.testcluster.dns import dns_command
-from tests.testcluster.host_python import HANDLER, RUNTIME_CLASS, unreadable_files
+from tests.testcluster.host_python import HANDLER, RUNTIME_CLASS, check_place, unreadable_files
 from tests.testcluster.hub import HUB_PORT, hub_command, hub_url
 from tests.testcluster.images import TRAINER_IMAGE, ImageArchive, import_image, trainer_image
 from tests.testcluster.kuberay import HEALTH_PORT, apply_crds, kuberay_command
@@ -165,6 +165,7 @@ def _refuse() -> None:
         raise RuntimeError("a cluster needs root: it makes network name spaces, mounts and control groups")
     if missing := missing_programs():
         raise RuntimeError(f"a node needs {', '.join(missing)}; on Debian: apt-get install --no-install-recommends {DEBIAN_PACKAGES}")
+    check_place()
     if closed := unreadable_files():
         raise RuntimeError(
             f"pods' user may not read {len(closed)} files of this checkout, {closed[0]} for one; chmod -R a+rX what holds them"

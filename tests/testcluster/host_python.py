@@ -9,9 +9,11 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from finetune_operator import keys
 
 HANDLER: Final = "host-python"
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -47,6 +49,21 @@ def shown_folders() -> list[Path]:
     python = {Path(sys.prefix), base, base.resolve(), Path(sys.executable).resolve().parents[1]}
     wanted = {Path(name) for name in SYSTEM_FOLDERS} | python | {ROOT / name for name in SOURCES}
     return [path for path in sorted(wanted) if path.is_dir() and not _covered(path)]
+
+
+def hidden_folders(shown: Iterable[Path] | None = None) -> list[Path]:
+    """Those of the shown folders that no pod of a job would see: it mounts a volume of its own over a folder above them."""
+    over = [Path(folder) for folder in (keys.TEMPORARY_FOLDER, keys.SHARED_MEMORY, keys.SCRATCH_FOLDER)]
+    return [path for path in (shown_folders() if shown is None else shown) if any(path.is_relative_to(folder) for folder in over)]
+
+
+def check_place() -> None:
+    """Raise RuntimeError where a job's pods would find no Python: "python: executable file not found" is all that they say."""
+    if hidden := hidden_folders():
+        raise RuntimeError(
+            f"a job's pods mount volumes of their own over /{hidden[0].parts[1]}, where {hidden[0]} is: they would find neither Python nor "
+            "this checkout; clone it elsewhere, below your home folder for one, and make .venv there"
+        )
 
 
 def unreadable_files() -> list[Path]:
