@@ -1,6 +1,6 @@
 """What a well-formed job asks for that can't be had: fields that contradict one another, over several sections.
 
-Two tables, each row a field, a predicate over the spec, a message and a remedy. Rules about one object are in
+One table, each row a field, a predicate over the spec, a message and a remedy. Rules about one object are in
 `finetunejob`, those that need a number worked out in `plan`, those that only a cluster has in `cluster_checks`.
 """
 
@@ -34,16 +34,6 @@ class Rule:
     remedy: str
 
 
-NOT_BUILT: Final = (
-    Rule(
-        "spec.publish.hub.when",
-        lambda s: s.publish.hub is not None and s.publish.hub.when == "everyCheckpoint",
-        "publishing every checkpoint is not built yet",
-        "use when: end; `finetune export RUN --step N` gives any checkpoint",
-    ),
-)
-
-
 def _uses_s3(spec: FineTuneJobSpec) -> bool:
     places = [spec.model.name, spec.checkpoints.storage or "", *(source.path for source in spec.dataset.sources)]
     return any(place.startswith("s3://") for place in places)
@@ -61,6 +51,18 @@ CONTRADICTIONS: Final = (
         lambda s: s.publish.checkpoint == "best" and s.dataset.evaluation is None,
         "best needs an evaluation loss, and nothing is held out",
         "set dataset.evaluation.fraction: 0.1, or use last",
+    ),
+    Rule(
+        "spec.publish.hub.tag",
+        lambda s: s.publish.hub is not None and (tag := s.publish.hub.tag or "") != "" and (".." in tag or tag.endswith(".lock")),
+        "git takes no tag with `..` in it, or with `.lock` at its end",
+        "use another, for example v1.0",
+    ),
+    Rule(
+        "spec.publish.hub.tag",
+        lambda s: s.publish.hub is not None and s.publish.hub.tag == s.publish.hub.revision,
+        "is the name of the branch too, and a reader who asks for it would get either",
+        "name the tag otherwise, for example v1.0",
     ),
     Rule(
         "spec.publish.gate.evaluationLoss",
@@ -121,8 +123,8 @@ def holds_userinfo(url: str) -> bool:
 
 
 def spec_problems(spec: FineTuneJobSpec) -> list[Problem]:
-    """Everything in both tables, and names that lead nowhere."""
-    problems = [Problem(rule.field, rule.message, rule.remedy) for rule in (*NOT_BUILT, *CONTRADICTIONS) if rule.refuses(spec)]
+    """Everything in the table, and names that lead nowhere."""
+    problems = [Problem(rule.field, rule.message, rule.remedy) for rule in CONTRADICTIONS if rule.refuses(spec)]
     return [*problems, *_name_problems(spec)]
 
 
@@ -146,11 +148,28 @@ def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
 def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
     """Addresses of storage and endpoints: keys in them, and storage of an unknown kind."""
     storage = spec.checkpoints.storage
+    yield from _publication_problems(spec)
     for name, address in (("storage", storage), ("endpoint", spec.checkpoints.endpoint)):
         if address is not None and holds_userinfo(address):
             yield _userinfo_problem(f"spec.checkpoints.{name}", "spec.checkpoints.credentialsSecret")
     if storage is not None and "://" in storage and not holds_userinfo(storage) and not _S3_URL.fullmatch(storage):
         yield Problem("spec.checkpoints.storage", f'"{storage}" is no s3:// URL', "write s3://bucket/prefix, or a directory")
+
+
+def _publication_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Where object storage is published to: keys in addresses, another kind, the checkpoints' own prefix."""
+    publication, field = spec.publish.storage, "spec.publish.storage"
+    if publication is None:
+        return
+    for name, address in (("path", publication.path), ("endpoint", publication.endpoint)):
+        if address is not None and holds_userinfo(address):
+            yield _userinfo_problem(f"{field}.{name}", f"{field}.credentialsSecret")
+    path, checkpoints = publication.path.rstrip("/"), (spec.checkpoints.storage or "").rstrip("/")
+    if not holds_userinfo(path) and not _S3_URL.fullmatch(path):
+        yield Problem(f"{field}.path", f'"{path}" is no s3:// URL', "write s3://bucket/prefix; a directory goes to publish.directory.path")
+    elif checkpoints and f"{path}/".startswith(f"{checkpoints}/"):
+        remedy = "give the model a prefix of its own, beside it"
+        yield Problem(f"{field}.path", f'"{path}" is inside checkpoints.storage, where only checkpoints may be', remedy)
 
 
 def _userinfo_problem(field: str, secret: str) -> Problem:

@@ -56,7 +56,7 @@ _VALIDATORS: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
         ),
     ),
     job.CheckpointInterval: (("has(self.seconds) != has(self.steps)", "give seconds or steps, and not both"),),
-    job.Publish: (_exclusive("hub", "directory"),),
+    job.Publish: (_exclusive("hub", "directory"), _exclusive("hub", "storage"), _exclusive("directory", "storage")),
     job.Generation: (
         (
             "!has(self.minNewTokens) || !has(self.maxNewTokens) || self.minNewTokens <= self.maxNewTokens",

@@ -48,6 +48,7 @@ ALWAYS: Final[dict[str, str]] = {
     "Publish": "",
     "HubPublication": "repository private revision message",
     "DirectoryPublication": "path",
+    "StoragePublication": "path endpoint region",
     "Gate": "",
     "Maximum": "max",
     "FailurePolicy": "maxFailures backoffSeconds",
@@ -67,7 +68,7 @@ class Note:
 
 
 def _nowhere(spec: job.FineTuneJobSpec) -> bool:
-    return spec.publish.hub is None and spec.publish.directory is None
+    return spec.publish.place is None
 
 
 NOTES: Final = (

@@ -262,7 +262,11 @@ RULE_CASES = {
         {"workers": {"volumes": [{"name": "v", "mountPath": "/v", "emptyDir": {}, "secret": {"name": "s"}}]}},
     ],
     api.CheckpointInterval: [{"checkpoints": {"every": {}}}, {"checkpoints": {"every": {"seconds": 1, "steps": 1}}}],
-    api.Publish: [{"publish": {"hub": {"repository": "a/b"}, "directory": {"path": "x"}}}],
+    api.Publish: [
+        {"publish": {"hub": {"repository": "a/b"}, "directory": {"path": "x"}}},
+        {"publish": {"hub": {"repository": "a/b"}, "storage": {"path": "s3://bucket/x"}}},
+        {"publish": {"directory": {"path": "x"}, "storage": {"path": "s3://bucket/x"}}},
+    ],
     api.Generation: [{"generation": {"minNewTokens": 300}}, {"generation": {"minNewTokens": 6, "maxNewTokens": 5}}],
 }
 

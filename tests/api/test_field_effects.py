@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from tests.api.idle_fields import IDLE_CASES
 from tests.api.jobs import job, mapping
 
-from finetune_api.checks import CONTRADICTIONS, NOT_BUILT
+from finetune_api.checks import CONTRADICTIONS
 from finetune_api.errors import InvalidSpec
 from finetune_api.field_effects import ALWAYS, NOTES, idle_notes
 from finetune_api.fields import field_kind, keys, kind
@@ -34,7 +34,7 @@ def conditional() -> set[str]:
     below = {"BaseModelSpec": "spec.model", "DataSource": "spec.dataset.sources[]", "Dataset": "spec.dataset"}
     below |= {"TemplateSpec": "spec.template", "FineTuneJobSpec": "spec"}
     effects = {f"{below[model.__name__]}.{yaml_path(effect.field)}" for model in IDLE_CASES for effect in model.EFFECTS}
-    return effects | {rule.field for rule in (*CONTRADICTIONS, *NOT_BUILT)} | {f"spec.{yaml_path(note.field)}" for note in NOTES}
+    return effects | {rule.field for rule in CONTRADICTIONS} | {f"spec.{yaml_path(note.field)}" for note in NOTES}
 
 
 def always(model: type[BaseModel]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from examples.demo.s3_server import S3Server
+from tests.conftest import BUCKET
 from tests.exported_models import ModelWeights, base_folder, source_model, training_run
 
 from finetune_api.finetunejob import FineTuneJob
@@ -151,13 +154,28 @@ def test_an_exported_run_is_published_to_a_directory(finetune: Run, folder: Path
     assert read_exported(tmp_path / "shared").step == 8
 
 
+def test_an_exported_run_is_published_to_a_bucket(finetune: Run, folder: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AWS_ENDPOINT_URL", s3.endpoint), ("AWS_ACCESS_KEY_ID", s3.access_key), ("AWS_SECRET_ACCESS_KEY", s3.secret_key)):
+        monkeypatch.setenv(name, value)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    finetune("export", folder)
+    code, out, err = finetune("publish", folder, "--storage", url, "--json")
+    assert code == 0, err
+    assert json.loads(out)["url"] == url
+    code, out, _ = finetune("publish", folder, "--storage", url, "--json")
+    assert (code, json.loads(out)["sent"]) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "the job names no place to publish to; give --hub ORG/NAME or --directory DIR"),
-        (["--hub", "org/x", "--directory", "y"], "--hub and --directory exclude each other"),
+        ([], "the job names no place to publish to; give --hub ORG/NAME, --storage URL or --directory DIR"),
+        (["--hub", "org/x", "--directory", "y"], "--hub, --directory and --storage exclude each other"),
         (["--hub", "no-organisation"], "use org/name"),
         (["--directory", "y", "--message", "m"], "are for the Hub"),
+        (["--storage", "s3://bucket/x", "--tag", "v1"], "are for the Hub"),
+        (["--storage", "models/x"], "--storage models/x is no address; use s3://bucket/prefix, or --directory DIR"),
+        (["--hub", "org/x", "--tag", "-v"], "use org/name"),
     ],
 )
 def test_a_place_that_makes_no_sense_is_refused(finetune: Run, folder: Path, options: list[str], message: str) -> None:

@@ -71,6 +71,16 @@ def test_the_evaluation_of_an_earlier_checkpoint_closes_no_gate(world: World, ku
     assert world.condition("Published") == ("False", "Publishing")
 
 
+def test_a_job_publishes_to_object_storage(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, publish={"storage": {"path": "s3://models/starchat", "credentialsSecret": {"name": "models"}}})
+    kubelet.train("starchat-1")
+    world.settle()
+    assert world.condition("Published") == ("False", "Publishing")
+    kubelet.complete("-publish-", builders.published())
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
+
+
 def publishing(world: World, kubelet: Kubelet, **spec: Any) -> str:
     """A trained job whose publication's pod runs; the Job's name."""
     prepared(world, kubelet, **({"publish": HUB} | spec))

@@ -81,6 +81,7 @@ class Repository:
     accepted: set[str] = field(default_factory=set)
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
 
     def commit(self, branch: str, message: str, files: dict[str, Blob]) -> Commit:
@@ -92,7 +93,7 @@ class Repository:
         return commit
 
     def at(self, revision: str) -> Commit | None:
-        return self.commits.get(self.branches.get(revision, revision))
+        return self.commits.get(self.branches.get(revision) or self.tags.get(revision) or revision)
 
 
 @dataclass(slots=True)
@@ -317,7 +318,8 @@ class _Handler(BaseHTTPRequestHandler):
     def refs(self, name: str) -> object:
         branches = self.repository(name).branches.items()
         named = [{"name": branch, "ref": f"refs/heads/{branch}", "targetCommit": oid} for branch, oid in branches]
-        return {"branches": named, "tags": [], "converts": []}
+        tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid} for tag, oid in self.repository(name).tags.items()]
+        return {"branches": named, "tags": tags, "converts": []}
 
     def may_read(self, name: str) -> object:
         return bool(self.repository(name))
@@ -332,6 +334,14 @@ class _Handler(BaseHTTPRequestHandler):
         if branch in repository.branches:
             raise Refusal(409, "Reference already exists")
         repository.branches[branch] = self.commit_at(name, json.loads(self.body or b"{}").get("startingPoint", "main")).oid
+        return {}
+
+    def tag(self, name: str, revision: str) -> object:
+        repository = self.repository(name, write=True)
+        asked = json.loads(self.body)["tag"]
+        if asked in repository.tags:
+            raise Refusal(409, "Tag reference exists already")
+        repository.tags[asked] = self.commit_at(name, revision).oid
         return {}
 
     def tree(self, name: str, revision: str) -> object:
@@ -460,6 +470,7 @@ ROUTES: list[tuple[str, str, Callable[..., object]]] = [
     ("GET", rf"{MODEL}/revision/{REVISION}", _Handler.info),
     ("GET", MODEL, _Handler.info),
     ("POST", rf"{MODEL}/branch/(?P<branch>.+)", _Handler.branch),
+    ("POST", rf"{MODEL}/tag/{REVISION}", _Handler.tag),
     ("POST", rf"{MODEL}/paths-info/{REVISION}", _Handler.paths_info),
     ("POST", rf"{MODEL}/preupload/{REVISION}", _Handler.preupload),
     ("POST", rf"{MODEL}/commit/{REVISION}", _Handler.make_commit),

@@ -1,6 +1,5 @@
 """What `finetune data preview` and `finetune data export` share: rows read as a job reads them, encoded, and counted."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from finetune_cli.environment_storage import open_from_environment
 
 if TYPE_CHECKING:
     from finetune_api.finetunejob import DataSource
@@ -65,8 +66,11 @@ def parsed_rows(sources: "list[DataSource]", split: str, count: Count) -> "Itera
     def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
+    def opened(url: str) -> "Storage":
+        return open_from_environment(url, "SOURCE")
+
     for source in sources:
-        rows = read(source, split, base=Path(), secrets=Secrets(), open_storage=_open_storage, notice=note)
+        rows = read(source, split, base=Path(), secrets=Secrets(), open_storage=opened, notice=note)
         for item in parse(rows, source, notice=note):
             if not isinstance(item, Dropped):
                 yield item
@@ -76,22 +80,6 @@ def parsed_rows(sources: "list[DataSource]", split: str, count: Count) -> "Itera
                 count.invalid.append(f"{item.source} row {item.row}: {item.reason}")
             else:
                 count.drop(item.reason, item.source, item.row)
-
-
-def _open_storage(url: str) -> "Storage":
-    """Storage with the settings of the environment: a preview has no job whose fields could be corrected."""
-    from finetune_trainer.storage.errors import StorageFields
-    from finetune_trainer.storage.s3 import open_storage
-
-    fields = StorageFields(
-        storage="SOURCE",
-        endpoint="AWS_ENDPOINT_URL",
-        region="AWS_DEFAULT_REGION",
-        credentials="the AWS profile or environment",
-        ca_bundle="AWS_CA_BUNDLE",
-    )
-    # boto3 would find it too; given here, messages name the address.
-    return open_storage(url, endpoint=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None, fields=fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,25 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from finetune_cli.environment_storage import endpoint_of_environment
 from finetune_cli.export import frozen_run, origin, progress_bar
 
 if TYPE_CHECKING:
-    from finetune_api.finetunejob import Gate, Publish
+    from finetune_api.finetunejob import FineTuneJob, Gate, HubPublication, Publish, StoragePublication
     from finetune_trainer.publishing.changes import Publication
+    from finetune_trainer.publishing.place import Place
     from finetune_trainer.run_folder import RunFolder
+
+    Checked = TypeVar("Checked", HubPublication, StoragePublication)
 
 
 def publish(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny; its model/ is published.")],
     hub: Annotated[str | None, typer.Option("--hub", metavar="ORG/NAME", help="Hub repository; created when absent.")] = None,
     directory: Annotated[Path | None, typer.Option("--directory", metavar="DIR", help="Directory instead of the Hub.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="Prefix in object storage instead: s3://bucket/prefix.")
+    ] = None,
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="BRANCH", help="Branch on the Hub; created when absent.", show_default="main")
     ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="NAME", help="Tag of the commit on the Hub, for example v1.0.")] = None,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Commit message; absent names job and step.")] = None,
     public: Annotated[bool, typer.Option("--public", help="The world may have it: a repository that is created is public.")] = False,
     base: Annotated[
@@ -34,10 +42,11 @@ def publish(
     What is there already is not sent again. The token comes from the job's Secret, HF_TOKEN, or `hf auth login`.
     """
     frozen, folder = frozen_run(run)
-    place = _place(frozen.job.spec.publish, hub, directory, revision, message, public)
-    if not (force or hub or directory):
+    asked = {"revision": revision, "tag": tag, "message": message, "private": False if public else None}
+    place = _place(frozen.job.spec.publish, hub, directory, storage, {name: value for name, value in asked.items() if value is not None})
+    if not (force or hub or directory or storage):
         _check_gate(frozen.job.spec.publish.gate, folder)
-    published = _publish(folder.model, place, origin(folder, base))
+    published = _publish(folder.model, place, frozen.job, origin(folder, base))
     if as_json:
         print(json.dumps(_described(published)))
         return
@@ -64,42 +73,48 @@ def _check_gate(gate: "Gate", folder: "RunFolder") -> None:
         )
 
 
-def _place(spec: "Publish", hub: str | None, directory: Path | None, revision: str | None, message: str | None, public: bool) -> "Publish":
-    """Where to publish: options win over the job. Raises InvalidSpec or InvalidPublication."""
+def _place(spec: "Publish", hub: str | None, directory: Path | None, storage: str | None, asked: dict[str, object]) -> "Place":
+    """Where to publish: options win over the job. `asked` are fields for the Hub. Raises InvalidPublication."""
+    from finetune_api.errors import InvalidPublication
+    from finetune_api.finetunejob import DirectoryPublication, HubPublication, StoragePublication
+
+    if sum(place is not None for place in (hub, directory, storage)) > 1:
+        raise InvalidPublication("--hub, --directory and --storage exclude each other; give one")
+    if asked and not hub and (directory or storage or spec.hub is None):
+        raise InvalidPublication("--revision, --tag, --message and --public are for the Hub; add --hub ORG/NAME")
+    if directory:
+        return DirectoryPublication(path=str(directory.expanduser().resolve()))
+    if storage and "://" not in storage:
+        raise InvalidPublication(f"--storage {storage} is no address; use s3://bucket/prefix, or --directory DIR")
+    if storage:
+        settings: dict[str, object] = spec.storage.model_dump() if spec.storage else {"endpoint": endpoint_of_environment()}
+        return _checked(StoragePublication, settings | {"path": storage}, f"--storage {storage}", "use s3://bucket/prefix")
+    if hub or (asked and spec.hub is not None):
+        fields = (spec.hub.model_dump() if spec.hub else {}) | asked | ({"repository": hub} if hub else {})
+        return _checked(HubPublication, fields, f"--hub {hub}" if hub else "spec.publish.hub", "use org/name, for example ann/starchat")
+    if spec.place is None:
+        raise InvalidPublication("the job names no place to publish to; give --hub ORG/NAME, --storage URL or --directory DIR")
+    return spec.place
+
+
+def _checked(kind: "type[Checked]", fields: dict[str, object], what: str, remedy: str) -> "Checked":
+    """The place with these fields. Raises InvalidPublication."""
     from pydantic import ValidationError
 
     from finetune_api.errors import InvalidPublication
-    from finetune_api.finetunejob import DirectoryPublication, HubPublication, Publish
 
-    if hub and directory:
-        raise InvalidPublication("--hub and --directory exclude each other; give one")
-    if (revision or message or public) and not hub and (directory or spec.hub is None):
-        raise InvalidPublication("--revision, --message and --public are for the Hub; add --hub ORG/NAME")
-    if directory:
-        return Publish(directory=DirectoryPublication(path=str(directory.expanduser().resolve())))
-    if not hub and spec.hub is None:
-        if spec.directory is None:
-            raise InvalidPublication("the job names no place to publish to; give --hub ORG/NAME or --directory DIR")
-        return spec
-    asked = {"repository": hub, "revision": revision, "message": message, "private": False if public else None}
-    fields = spec.hub.model_dump() if spec.hub else {}
     try:
-        return Publish(hub=HubPublication.model_validate(fields | {name: value for name, value in asked.items() if value is not None}))
+        return kind.model_validate(fields)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise InvalidPublication(f"--hub {hub}: {problem['msg']}; use org/name, for example ann/starchat") from None
+        raise InvalidPublication(f"{what}: {error.errors(include_url=False)[0]['msg']}; {remedy}") from None
 
 
-def _publish(model: Path, place: "Publish", base: Path) -> "Publication":
-    from finetune_trainer.publishing.hub import publication_directory, publish_to_directory, publish_to_hub
+def _publish(model: Path, place: "Place", job: "FineTuneJob", base: Path) -> "Publication":
+    from finetune_trainer.publishing.place import publish_to
     from finetune_trainer.secrets import Secrets
 
-    if place.directory is not None:
-        return publish_to_directory(model, publication_directory(place.directory, base))
-    assert place.hub is not None
-    token = Secrets().hub_token(place.hub.token_secret, "spec.publish.hub.tokenSecret")
     with progress_bar("publish") as progress:
-        return publish_to_hub(model, place.hub, token, progress=progress)
+        return publish_to(place, model, job=job, base=base, secrets=Secrets(), progress=progress)
 
 
 def _described(published: "Publication") -> dict[str, object]:

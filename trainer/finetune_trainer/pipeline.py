@@ -27,9 +27,10 @@ from finetune_trainer.model.resolve import ModelFiles, resolve_model
 from finetune_trainer.preparation.prepare import Prepared, prepare, prepared_earlier, vocabulary
 from finetune_trainer.publishing.card import base_licence, card_texts
 from finetune_trainer.publishing.changes import GateClosed, refused_by_gate
+from finetune_trainer.publishing.directory import check_directory
 from finetune_trainer.publishing.export import CheckpointWeights, describe, export, generation_text
-from finetune_trainer.publishing.hub import check_directory, check_hub, publication_directory, publish_to_directory, publish_to_hub
 from finetune_trainer.publishing.model_folder import RECORD_NAME, checked_exported
+from finetune_trainer.publishing.place import check_place, publish_to
 from finetune_trainer.reporting.events import (
     CheckpointCommitted,
     Event,
@@ -161,10 +162,7 @@ def check_places(local: LocalRun) -> None:
     check_writable(storage)
     check_directory(local.folder.model, local.job.metadata.name)
     claims.check_owner(storage, identity=run_identity(local.job), job=local.job.metadata.name)
-    if directory := local.job.spec.publish.directory:
-        check_directory(publication_directory(directory, local.base), local.job.metadata.name)
-    if hub := local.job.spec.publish.hub:
-        check_hub(hub, local.secrets.hub_token(hub.token_secret, "spec.publish.hub.tokenSecret"))
+    check_place(local.job, base=local.base, secrets=local.secrets)
 
 
 def _prepare(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, sink: Sink) -> Prepared:
@@ -280,7 +278,7 @@ def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
 def publish_model(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> Published | None:
     """Send the exported model where the job says, unless a gate closes."""
     publish = local.job.spec.publish
-    if publish.hub is None and publish.directory is None:
+    if publish.place is None:
         return None
     if refusal := refused_by_gate(publish.gate, evaluation_loss, step):
         raise GateClosed(
@@ -288,16 +286,14 @@ def publish_model(local: LocalRun, run: TrainingRun, step: int, evaluation_loss:
             "Raise the gate, or train longer in a new run (--run-folder)"
         )
     sink.record(StageStarted(stage="publication", unit="bytes"))
-    if publish.directory is not None:
-        done = publish_to_directory(local.folder.model, publication_directory(publish.directory, local.base))
-    else:
-        assert publish.hub is not None
-        done = publish_to_hub(
-            local.folder.model,
-            publish.hub,
-            local.secrets.hub_token(publish.hub.token_secret, "spec.publish.hub.tokenSecret"),
-            progress=lambda sent, total: sink.record(StageAdvanced(stage="publication", done=sent, detail=f"of {total:,} bytes")),
-        )
+    done = publish_to(
+        publish.place,
+        local.folder.model,
+        job=local.job,
+        base=local.base,
+        secrets=local.secrets,
+        progress=lambda sent, total: sink.record(StageAdvanced(stage="publication", done=sent, detail=f"of {total:,} bytes")),
+    )
     published = Published(where=done.repository, revision=done.revision)
     sink.record(published)
     return published

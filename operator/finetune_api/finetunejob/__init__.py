@@ -27,7 +27,7 @@ from finetune_api.finetunejob.pods import (
     Volume,
     Workers,
 )
-from finetune_api.finetunejob.publish import DirectoryPublication, Gate, HubPublication, Maximum, Publish
+from finetune_api.finetunejob.publish import DirectoryPublication, Gate, HubPublication, Maximum, Publish, StoragePublication
 from finetune_api.finetunejob.template import ControlTokens, TemplateSpec
 from finetune_api.finetunejob.training import Optimizer, Training, ZeroOptimization
 from finetune_api.finetunejob.types import (
@@ -76,6 +76,7 @@ __all__ = [
     "SecretKey",
     "SecretName",
     "Spec",
+    "StoragePublication",
     "TemplateSpec",
     "Toleration",
     "Training",

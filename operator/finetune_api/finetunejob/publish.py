@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from finetune_api.finetunejob.types import Place, Prose, SecretKey, Spec, Word, at_most_one
+from finetune_api.finetunejob.pods import NamedVolume
+from finetune_api.finetunejob.types import Place, Prose, SecretKey, SecretName, Spec, Word, at_most_one
 
 
 class HubPublication(Spec):
@@ -15,17 +16,32 @@ class HubPublication(Spec):
     )
     private: bool = Field(default=True, description="Visibility of a repository that we create. If true, one that is public is refused.")
     revision: Word = Field(default="main", description="Branch to publish to; created when absent.")
+    tag: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?$",
+        max_length=200,
+        description="Tag of the commit, for example `v1.0`. One that names another commit is refused.",
+    )
     message: Prose | None = Field(default=None, description="Commit message; absent names job and step.")
     token_secret: SecretKey | None = Field(default=None, description="Token that may write.")
-    when: Literal["end", "everyCheckpoint"] = Field(
-        default="end", description="After training, or also at each checkpoint. `everyCheckpoint` is not built yet."
-    )
 
 
 class DirectoryPublication(Spec):
     """A directory, for example on a shared volume."""
 
     path: Place = Field(description="Directory; relative to the job file in `finetune run`.")
+
+
+class StoragePublication(Spec):
+    """Object storage: the model's files under one prefix. Absent settings are those of `checkpoints`, if they are of the same kind."""
+
+    path: Place = Field(description="`s3://bucket/prefix`, empty or with an earlier model of this job.")
+    endpoint: str | None = Field(
+        default=None, pattern=r"^https?://", max_length=1024, description="S3 endpoint. If given, nothing is taken from `checkpoints`."
+    )
+    region: Word | None = Field(default=None, description="S3 region.")
+    credentials_secret: SecretName | None = Field(default=None, description="Keys that may write there.")
+    ca_bundle: NamedVolume | None = Field(default=None, description="ConfigMap with `ca.crt` for the endpoint.")
 
 
 class Maximum(Spec):
@@ -46,9 +62,15 @@ class Publish(Spec):
     checkpoint: Literal["last", "best"] = Field(default="last", description="`best` is the one with the lowest evaluation loss.")
     hub: HubPublication | None = Field(default=None, description="A Hub repository.")
     directory: DirectoryPublication | None = Field(default=None, description="A directory.")
+    storage: StoragePublication | None = Field(default=None, description="Object storage.")
     gate: Gate = Field(default=Gate(), description="Conditions of publication.")
 
     @model_validator(mode="after")
     def _one_place(self) -> "Publish":
-        at_most_one(self, "hub", "directory")
+        at_most_one(self, "hub", "directory", "storage")
         return self
+
+    @property
+    def place(self) -> HubPublication | DirectoryPublication | StoragePublication | None:
+        """Where the model goes; None leaves it in the run folder, and on a cluster in its checkpoint."""
+        return self.hub or self.directory or self.storage

@@ -91,7 +91,7 @@ def token() -> Mounted:
 
 
 def preparation_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
-    """Preparation tries everything that is used later: model, data, storage, and whether the Hub token may write."""
+    """Preparation tries everything that is used later: model, data, storage, and whether the place of publication may be written."""
     return _secret_folders([*_storage_secrets(job), *_model_secrets(job), *_data_secrets(job), *_publication_secrets(job)])
 
 
@@ -101,7 +101,7 @@ def training_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
 
 
 def publication_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
-    """Publication reads a checkpoint and the base model's tokenizer, and writes to the Hub."""
+    """Publication reads a checkpoint and the base model's tokenizer, and writes to the Hub or to object storage."""
     return _secret_folders([*_storage_secrets(job), *_model_secrets(job), *_publication_secrets(job)])
 
 
@@ -126,6 +126,9 @@ def _data_secrets(job: FineTuneJob) -> Iterator[Named | None]:
 def _publication_secrets(job: FineTuneJob) -> Iterator[Named | None]:
     if job.spec.publish.hub is not None:
         yield job.spec.publish.hub.token_secret
+    if job.spec.publish.storage is not None:
+        yield job.spec.publish.storage.credentials_secret
+        yield job.spec.publish.storage.ca_bundle
 
 
 def _secret_folders(named: Iterable[Named | None]) -> tuple[Mounted, ...]:

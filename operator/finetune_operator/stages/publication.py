@@ -25,7 +25,7 @@ from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, pod_job
 def publication(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
     """Make the Job, wait for it, or read what it published."""
     job, run = job_of(observed), observed.run
-    if job.spec.publish.hub is None and job.spec.publish.directory is None:
+    if job.spec.publish.place is None:
         told = "spec.publish names no place; the checkpoints are in the job's storage"
         status = observe(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told)
         return StageDecision(status=status, done=True, actions=_former(observed))

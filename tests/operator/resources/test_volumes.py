@@ -35,6 +35,14 @@ def test_each_pod_gets_the_secrets_that_it_needs(pod: str, names: set[str]) -> N
     assert found == {name: ["configMap" if name == "mark-ca" else "secret"] for name in names}
 
 
+def test_keys_of_object_storage_are_where_the_model_goes_out() -> None:
+    publish = {"storage": {"path": "s3://bucket/model", "credentialsSecret": {"name": "models"}, "caBundle": {"name": "models-ca"}}}
+    pods = templates(finetunejob(publish=publish))
+    expected = {"models": ["secret"], "models-ca": ["configMap"]}
+    for pod, found in (("preparation", expected), ("publication", expected), ("head", {}), ("workers", {})):
+        assert {name: kinds for name, kinds in secrets(pods[pod]).items() if name.startswith("models")} == found
+
+
 def test_a_config_map_may_have_a_secrets_name() -> None:
     job = finetunejob(checkpoints={"credentialsSecret": {"name": "s3"}, "caBundle": {"name": "s3"}})
     assert secrets(templates(job)["head"]) == {"s3": ["configMap", "secret"]}

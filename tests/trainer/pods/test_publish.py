@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from tests.conftest import BUCKET
 from tests.exported_models import ModelWeights, base_folder, source_model, training_run
 from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 
+from finetune_api.errors import InvalidPublication
+from finetune_api.finetunejob import Publish, StoragePublication
 from finetune_api.pod_result import PodResult, parse_pod_result
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_checkpoints, storage_at
@@ -20,7 +22,8 @@ from finetune_trainer.checkpoints.store import Piece
 from finetune_trainer.model.resolve import resolve_model
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.publish import published
-from finetune_trainer.publishing.model_folder import read_exported
+from finetune_trainer.publishing.model_folder import RECORD_NAME, read_exported
+from finetune_trainer.publishing.place import check_place
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.s3 import Storage
 
@@ -84,6 +87,25 @@ def test_a_checkpoint_is_published_without_the_base_models_weights(trained: Trai
     assert read_exported(tmp_path / "published").step == 4
     assert whole.seen == 0
     assert list((tmp_path / "pod").rglob("model.safetensors")) == [tmp_path / "pod/run/model/model.safetensors"], "the exported one"
+
+
+def test_a_pod_publishes_to_object_storage(trained: Trained) -> None:
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    spec = trained.run.job.spec.model_copy(update={"publish": Publish(storage=StoragePublication(path=url))})
+    run = trained.run.model_copy(update={"job": trained.run.job.model_copy(update={"spec": spec})})
+    code, result = replace(trained, run=run).publish("pod")
+    assert (code, result.outcome) == (0, "Done")
+    assert result.publication is not None
+    assert (result.publication.repository, result.publication.step) == (url, 4)
+    # Server and keys are those of the checkpoints.
+    there = storage_at(url, run.job, base=trained.folder, secrets=Secrets())
+    assert {"config.json", "model.safetensors", RECORD_NAME} <= {key for key, _ in there.list()}
+    # The same pod again finds all of it there; another job's pod is refused, and so is its preparation.
+    assert replace(trained, run=run).publish("pod-2")[0] == 0
+    other = run.job.model_copy(update={"metadata": run.job.metadata.model_copy(update={"name": "other"})})
+    with pytest.raises(InvalidPublication, match=r"spec\.publish\.storage\.path=s3://.* holds the model of job demo, not of other"):
+        check_place(other, base=trained.folder, secrets=Secrets())
+    check_place(run.job, base=trained.folder, secrets=Secrets())
 
 
 def test_another_tokenizer_than_the_runs_is_never_published(trained: Trained, tmp_path: Path) -> None:

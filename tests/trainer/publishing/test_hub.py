@@ -15,7 +15,8 @@ from tests.trainer.hub_server import Fault, HubServer
 from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed, RunConflict
 from finetune_api.finetunejob import DirectoryPublication, Gate, HubPublication, Maximum
 from finetune_trainer.publishing.changes import Changes, RemoteFile, changes, refused_by_gate
-from finetune_trainer.publishing.hub import Patience, check_hub, publication_directory, publish_to_directory, publish_to_hub
+from finetune_trainer.publishing.directory import publication_directory, publish_to_directory
+from finetune_trainer.publishing.hub import Patience, check_hub, publish_to_hub
 from finetune_trainer.publishing.model_folder import RECORD_NAME, ExportRecord, digest_of, digest_of_file, folder_files, folder_put_in_place
 
 IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)
@@ -243,6 +244,25 @@ def test_private_is_true_and_the_repository_exists_and_is_public(server: HubServ
     loopback.publish(folder, private=False)
     assert "model.safetensors" in server.files("org/demo")
     loopback.publish(folder, repository="org/another")
+
+
+def test_a_tag_names_the_commit_and_never_moves(server: HubServer, loopback: Place, tmp_path: Path) -> None:
+    folder = exported(tmp_path / "model")
+    first = loopback.publish(folder, tag="v1.0")
+    assert server.repositories["org/demo"].tags == {"v1.0": first.revision}
+    assert loopback.publish(folder, tag="v1.0").revision == first.revision, "the same again is no other model"
+    later = exported(tmp_path / "later", step=9)
+    with pytest.raises(InvalidPublication, match=r"org/demo has a tag v1\.0 already, at .*; choose another spec\.publish\.hub\.tag"):
+        loopback.publish(later, tag="v1.0")
+    assert server.repositories["org/demo"].branches["main"] == first.revision, "nothing was sent"
+    second = loopback.publish(later, tag="v1.1")
+    assert server.repositories["org/demo"].tags == {"v1.0": first.revision, "v1.1": second.revision}
+
+
+def test_a_tag_whose_answer_was_lost_is_there_once(server: HubServer, loopback: Place, tmp_path: Path) -> None:
+    server.faults.append(Fault("POST .*/tag/", "lost"))
+    published = loopback.publish(exported(tmp_path / "model"), tag="v1.0")
+    assert server.repositories["org/demo"].tags == {"v1.0": published.revision}
 
 
 def test_a_repository_that_becomes_public_by_its_organisations_rule_gets_no_weights(

@@ -8,10 +8,8 @@ Large files go by LFS, never by Xet: LFS is the protocol that our tests run over
 resumes by file. Shards are new weights each time, so Xet's deduplication of chunks would save nothing (huggingface_hub 2.4).
 """
 
-import hashlib
 import json
 import random
-import shutil
 import tempfile
 import time
 import warnings
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
-from finetune_api.finetunejob import DirectoryPublication, HubPublication
+from finetune_api.finetunejob import HubPublication
 from finetune_trainer.publishing.changes import Changes, Publication, RemoteFile, changes, check_owner, matches
 from finetune_trainer.publishing.model_folder import (
     RECORD_NAME,
@@ -31,8 +29,6 @@ from finetune_trainer.publishing.model_folder import (
     FileDigest,
     checked_exported,
     digest_of,
-    folder_put_in_place,
-    read_exported,
 )
 
 if TYPE_CHECKING:
@@ -53,55 +49,6 @@ class Patience:
     attempts: int = 8
     wait_seconds: float = 2.0
     timeout_seconds: float = 300.0
-
-
-def publish_to_directory(folder: Path, destination: Path) -> Publication:
-    """Copy an exported folder to `destination`, whole or not at all, and compare the copy file by file.
-
-    An earlier publication of the same job is replaced; any other folder that isn't empty is refused with InvalidPublication.
-    """
-    record = checked_exported(folder)
-    if destination.resolve() == folder.resolve():
-        raise InvalidPublication(f"{destination} is the exported model itself; choose another directory")
-    check_directory(destination, record.job)
-    try:
-        with folder_put_in_place(destination) as new:
-            for path in record.files:
-                (new / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / path, new / path)
-            (new / RECORD_NAME).write_text(record.to_json())
-            if checked_exported(new) != record:
-                raise PublicationFailed(f"the copy in {destination} differs from {folder}; check that disk and try again")
-    except OSError as error:
-        raise PublicationFailed(
-            f"{destination} can't be written: {error.strerror or error}; the exported model is kept in {folder}"
-        ) from error
-    return Publication(
-        repository=str(destination),
-        revision=hashlib.sha256(record.to_json().encode()).hexdigest(),
-        url=destination.resolve().as_uri(),
-        sent=tuple(record.files),
-        sent_bytes=_total(record.files, record.files),
-    )
-
-
-def publication_directory(directory: DirectoryPublication, base: Path) -> Path:
-    """The directory that a job means: `~` is the user's home, and relative paths begin at `base`. Raises InvalidPublication."""
-    try:
-        return (base / Path(directory.path).expanduser()).resolve()
-    except RuntimeError:
-        raise InvalidPublication(f"spec.publish.directory.path={directory.path}: there is no such home; write a whole path") from None
-
-
-def check_directory(destination: Path, job: str) -> None:
-    """Refuse with InvalidPublication a directory that holds something else than this job's model."""
-    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
-        return
-    if not (destination / RECORD_NAME).is_file():
-        raise InvalidPublication(f"{destination} exists and holds no model of ours; choose another directory or remove it")
-    other = read_exported(destination).job
-    if other != job:
-        raise InvalidPublication(f"{destination} holds the model of job {other}, not of {job}; choose another directory")
 
 
 def check_hub(hub: HubPublication, token: str | None, *, endpoint: str | None = None) -> None:
@@ -180,8 +127,12 @@ class _Remote:
         record_text = record.to_json().encode()
         local = {**record.files, RECORD_NAME: digest_of(record_text)}
         todo = changes(local, remote, previous, inherited=inherited)
+        if todo.send or todo.delete:
+            self._check_tag(None)
         commit = self._commit(folder, record, record_text, todo, head, progress)
         self._verify(commit, {path: digest for path, digest in local.items() if path not in todo.kept}, todo.delete)
+        if self.hub.tag is not None and not self._check_tag(commit):
+            self.api.create_tag(self.hub.repository, tag=self.hub.tag, revision=commit, tag_message=self._message(record))
         return Publication(
             repository=self.hub.repository,
             revision=commit,
@@ -259,12 +210,26 @@ class _Remote:
                 operations.append(operation)
             if RECORD_NAME in todo.send:
                 operations.append(CommitOperationAdd(path_in_repo=RECORD_NAME, path_or_fileobj=record_text))
-            message = self.hub.message or f"{record.job}: step {record.step}"
             commit = self.api.create_commit(
-                self.hub.repository, operations, commit_message=message, revision=self.hub.revision, parent_commit=head
+                self.hub.repository, operations, commit_message=self._message(record), revision=self.hub.revision, parent_commit=head
             )
         meter.finish()
         return commit.oid
+
+    def _message(self, record: ExportRecord) -> str:
+        return self.hub.message or f"{record.job}: step {record.step}"
+
+    def _check_tag(self, commit: str | None) -> bool:
+        """Whether the tag names `commit` already. Raises InvalidPublication when it names another: tags don't move."""
+        tags = {tag.name: tag.target_commit for tag in self.api.list_repo_refs(self.hub.repository).tags}
+        if self.hub.tag not in tags:
+            return False
+        if tags[self.hub.tag] != commit:
+            raise InvalidPublication(
+                f"{self.hub.repository} has a tag {self.hub.tag} already, at {tags[self.hub.tag][:12]}; "
+                "choose another spec.publish.hub.tag, or delete that one on the Hub"
+            )
+        return True
 
     def _verify(self, commit: str, expected: Mapping[str, FileDigest], deleted: Iterable[str]) -> None:
         """Compare the commit's files with ours, by size and digest."""
