@@ -21,6 +21,7 @@ from finetune_cli.plan import plan
 from finetune_cli.publish import publish
 from finetune_cli.run import run
 from finetune_cli.validate import validate
+from finetune_trainer.reporting.bars import bars_on_a_terminal_only
 
 # Set to 1 by a user who wants to see where an unexpected error came from.
 DEBUG_ENV = "FINETUNE_DEBUG"
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None, application: typer.Typer = app)
     """Run the command line; the exit code. Every error becomes a message for a user, JSON on stdout under `--json`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
+    bars_on_a_terminal_only()
     try:
         code = _invoke(application, arguments, standalone=not as_json)
         sys.stdout.flush()

@@ -92,10 +92,15 @@ def origin(folder: "RunFolder", given: Path | None) -> Path:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal; gives the function to call with (done, of how many)."""
+    """A bar on stderr where that is a terminal, elsewhere a line now and then; gives the function to call with (done, of how many)."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    from finetune_cli.terminal import PacedLines
+
+    if not sys.stderr.isatty():
+        yield PacedLines(what, sys.stderr).say
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

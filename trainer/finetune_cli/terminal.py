@@ -99,6 +99,23 @@ class LineSink:
         return _labelled("step" if isinstance(event, StepDone) else event.stage, _position(event, total, self._unit), "cyan")
 
 
+class PacedLines:
+    """How far something is, in per cent, where there is no terminal: the first line after a while, and none for what is quick."""
+
+    def __init__(self, what: str, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` in seconds decides the pace."""
+        self._what, self._stream, self._clock = what, stream, clock
+        self._printed_at = clock()
+
+    def say(self, done: int, total: int) -> None:
+        """Print a line, if it is time for one."""
+        if (now := self._clock()) - self._printed_at < _PLAIN_PACE_SECONDS:
+            return
+        self._printed_at = now
+        self._stream.write(f"{self._what:<12} {done / max(1, total):.0%}\n")
+        self._stream.flush()
+
+
 class BarSink:
     """Bars on a terminal: one a stage, with ETA, loss and tokens/s; the rare events scroll by above them."""
 

@@ -20,6 +20,7 @@ from finetune_trainer.data.hub import DataUnreachable
 from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.publishing.changes import GateClosed
+from finetune_trainer.reporting.bars import bars_on_a_terminal_only
 from finetune_trainer.reporting.events import Event, to_json
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.storage.errors import no_room
@@ -88,6 +89,7 @@ def failed_result(error: BaseException) -> PodResult:
 
 def run_stage(stage: Callable[[Pod], PodResult], pod: Pod) -> int:
     """Run a stage; however it ends, its result is in the termination message. The exit code."""
+    bars_on_a_terminal_only()
     try:
         result = stage(pod)
     except Exception as error:  # the pod's edge: whatever it is, the operator and the user must learn of it
