@@ -309,7 +309,7 @@ def test_unusable_ca_bundle(s3: S3Server, tmp_path: Path, content: str | None) -
 
 def test_plain_http_where_tls_was_said(s3: S3Server) -> None:
     storage = s3_storage(s3, endpoint=s3.endpoint.replace("http:", "https:"))
-    refused(storage, InvalidStorage, "certificate that is not trusted", "spec.checkpoints.caBundle")
+    refused(storage, InvalidStorage, "doesn't speak TLS", f"write {s3.endpoint} as spec.checkpoints.endpoint")
 
 
 def test_an_endpoint_that_is_not_s3(s3: S3Server, proxy: Proxy) -> None:
@@ -322,7 +322,9 @@ def test_an_endpoint_that_is_not_s3(s3: S3Server, proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "kind", "words"),
     [
-        (403, "AccessDenied", InvalidStorage, ["these keys may not", "credentialsSecret"]),
+        (403, "AccessDenied", InvalidStorage, ["these keys may not", "AccessDenied: the proxy says so", "credentialsSecret"]),
+        (404, "XAdminUserNotFound", InvalidStorage, ["refuses the access key (XAdminUserNotFound: the proxy", "credentialsSecret"]),
+        (401, "Unauthorized", InvalidStorage, ["refuses the access key (Unauthorized", "credentialsSecret"]),
         (507, "InsufficientStorage", StorageFailed, ["no room", "raise the quota", "saved before is intact"]),
         (403, "QuotaExceeded", StorageFailed, ["no room (QuotaExceeded)"]),
         (403, "RequestTimeTooSkewed", InvalidStorage, ["set the clock"]),

@@ -5,9 +5,11 @@ storage gave up in the middle. Every message names the URL, the field to change 
 """
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
 
@@ -62,7 +64,7 @@ class DamagedCheckpoint(_Failed):
 
 
 # Codes of Amazon S3 (API reference, "Error responses", 2026-10), MinIO ("XMinio...") and Ceph ("QuotaExceeded").
-REFUSED_KEYS = frozenset({
+_REFUSED_KEYS = frozenset({
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",
     "InvalidClientTokenId", "InvalidSecurity", "NotSignedUp", "RequestExpired",
 })  # fmt: skip
@@ -70,9 +72,20 @@ _FULL = frozenset({
     "QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "StorageFull", "ServiceQuotaExceeded", "TooMuchData",
     "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "507",
 })  # fmt: skip
+# Servers with words of their own for a key that they don't know, and a status that is no 403 (versitygw 1.8.0: 404 XAdminUserNotFound).
+_OF_KEYS = re.compile(r"access ?key|UserNotFound|NoSuchUser", re.IGNORECASE)
 _WRONG_REGION = frozenset({
     "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "307",
 })  # fmt: skip
+
+
+def refuses_keys(*, code: str, status: int, message: str = "") -> bool:
+    """Whether an answer says that the server doesn't know the keys, so that reading them again may help.
+
+    >>> refuses_keys(code="XAdminUserNotFound", status=404, message="No user exists with the provided access key ID.")
+    True
+    """
+    return code in _REFUSED_KEYS or status == 401 or (400 <= status < 500 and bool(_OF_KEYS.search(f"{code} {message}")))
 
 
 def s3_error(place: Place, doing: str, *, code: str, status: int, message: str = "") -> FineTuneError:
@@ -84,17 +97,23 @@ def s3_error(place: Place, doing: str, *, code: str, status: int, message: str =
     """
     fields = place.fields
     where = f"{fields.storage}={place.url}"
+    words = _words(code, message)
+    if (remedy := _endpoint_path(place)) and _is_of_another_bucket(doing, code, status):
+        return InvalidStorage(f"{where}: {doing} failed at {place.endpoint} ({words}); {remedy}")
     if code == "NoSuchBucket":
         return InvalidStorage(f"{where}: there is no bucket {place.bucket!r} at {place.endpoint}; create it or correct the name")
-    if code in REFUSED_KEYS:
-        return InvalidStorage(f"{where}: {place.endpoint} refuses the access key ({code}); correct {fields.credentials}")
+    if code == "InvalidBucketName":
+        return InvalidStorage(f"{where}: {place.endpoint} takes {place.bucket!r} for no bucket's name ({words}); correct {fields.storage}")
+    if refuses_keys(code=code, status=status, message=message):
+        return InvalidStorage(f"{where}: {place.endpoint} refuses the access key ({words}); correct {fields.credentials}")
     if code == "RequestTimeTooSkewed":
         return InvalidStorage(f"{where}: this machine's clock differs from that of {place.endpoint}; set the clock")
     if code in _WRONG_REGION:
-        return InvalidStorage(f"{where}: bucket {place.bucket!r} is in another region ({code}); set {fields.region} to the bucket's region")
+        told = f"{where}: bucket {place.bucket!r} is in another region ({words})"
+        return InvalidStorage(f"{told}; set {fields.region} to the bucket's region")
     if code in _FULL or status == 507:
         return full(place, doing, code)
-    if code in {"404", "405"}:  # S3 has words for its errors
+    if code in {"400", "404", "405"}:  # S3 has words for its errors
         return not_s3(place)
     if code == "NoSuchKey":
         return MissingObject(f"{where}: {doing} failed: there is no such object; it was deleted by someone else, or never written")
@@ -102,14 +121,49 @@ def s3_error(place: Place, doing: str, *, code: str, status: int, message: str =
         return UploadGone(f"{where}: {doing} failed: the upload was ended by someone else; is another run writing there?")
     if status == 403:
         return InvalidStorage(
-            f"{where}: these keys may not do this: {doing} ({code}); allow listing the bucket and reading, writing and deleting objects "
+            f"{where}: these keys may not do this: {doing} ({words}); allow listing the bucket and reading, writing and deleting objects "
             f"under the prefix, or correct {fields.credentials}"
         )
     if status == 501:
-        return InvalidStorage(f"{where}: {place.endpoint} does not offer what is needed for {doing} ({code}); use another S3 server")
-    return StorageFailed(
-        f"{where}: {doing} failed: {status} {code} {message[:200]}".rstrip()
-        + "; what was saved before is intact; run the same command again"
+        return InvalidStorage(f"{where}: {place.endpoint} does not offer what is needed for {doing} ({words}); use another S3 server")
+    return StorageFailed(f"{where}: {doing} failed: {status} {words}; what was saved before is intact; run the same command again")
+
+
+def _words(code: str, message: str) -> str:
+    """What the server said, as it said it."""
+    said = " ".join(message.split()).rstrip(".")[:200]
+    return f"{code}: {said}" if said and said != code else code
+
+
+def _endpoint_path(place: Place) -> str | None:
+    """The remedy for an endpoint with a path, which a server takes for a bucket, or None. A few servers do live below a path."""
+    parts = urlsplit(place.endpoint)
+    path = parts.path.strip("/")
+    if not parts.netloc or not path:
+        return None
+    return f"{place.fields.endpoint} has the path /{path}, which the server takes for a bucket: write {parts.scheme}://{parts.netloc}"
+
+
+def _is_of_another_bucket(doing: str, code: str, status: int) -> bool:
+    """Whether an answer may come of an endpoint's path, with which bucket and key are others than those that were meant."""
+    if code == "NoSuchKey":
+        return doing.startswith("listing")
+    return code in {"NoSuchBucket", "InvalidBucketName", "MethodNotAllowed", "InvalidURI"} or status in {400, 404, 405}
+
+
+def in_the_way(place: Place, doing: str, *, folder: str, said: str) -> InvalidStorage:
+    """The error for a server that keeps objects as files: what one key names as an object is a folder of other keys."""
+    return InvalidStorage(
+        f"{place.fields.storage}={place.url}: {doing} failed ({said}): {place.endpoint} can't keep an object {folder!r} beside objects "
+        f"below {folder}/; delete it, or name another prefix"
+    )
+
+
+def no_tls(place: Place) -> InvalidStorage:
+    """The error for `https://` at a server of plain HTTP."""
+    return InvalidStorage(
+        f"{place.fields.storage}={place.url}: the server at {place.endpoint} doesn't speak TLS; "
+        f"write {place.endpoint.replace('https://', 'http://', 1)} as {place.fields.endpoint}, or turn TLS on there"
     )
 
 
@@ -128,9 +182,10 @@ def replaced(place: Place, key: str) -> StorageFailed:
 
 def not_s3(place: Place) -> InvalidStorage:
     """The error for an endpoint that something else answers at."""
-    return InvalidStorage(
-        f"{place.fields.storage}={place.url}: {place.endpoint} does not answer as an S3 server; correct {place.fields.endpoint}"
-    )
+    remedy = _endpoint_path(place) or f"correct {place.fields.endpoint}"
+    if not _endpoint_path(place) and place.endpoint.startswith("http://"):
+        remedy += ", to https:// if TLS is spoken there"
+    return InvalidStorage(f"{place.fields.storage}={place.url}: {place.endpoint} does not answer as an S3 server; {remedy}")
 
 
 def unreachable(place: Place, doing: str, why: str) -> Unreachable:

@@ -24,12 +24,14 @@ from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
 from finetune_trainer.files.atomic import Bytes, atomically
 from finetune_trainer.storage.directory import DirectoryStorage, Listing, Versions
 from finetune_trainer.storage.errors import (
-    REFUSED_KEYS,
     MissingObject,
     Place,
     StorageFields,
     UploadGone,
+    in_the_way,
+    no_tls,
     not_s3,
+    refuses_keys,
     replaced,
     s3_error,
     unreachable,
@@ -187,13 +189,12 @@ class _Connection:
         try:
             yield
         except ClientError as error:
-            answer: Any = error.response
-            status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            details = answer.get("Error", {})
-            code = str(details.get("Code", status))
+            status, code, message = _answer(error)
             if error.operation_name == "HeadObject" and status == 404:  # an answer to HEAD has no body that could say more
                 code = "NoSuchKey"
-            raise s3_error(self.place, doing, code=code, status=status, message=str(details.get("Message", ""))) from error
+            elif error.operation_name == "HeadObject" and status == 400:
+                code = "BadRequest"
+            raise s3_error(self.place, doing, code=code, status=status, message=message) from error
         except (BotoCoreError, ValueError) as error:  # botocore raises a bare ValueError for an endpoint that is no URL
             raise _client_side_error(self.place, doing, error) from error
 
@@ -205,9 +206,17 @@ def _check_no_keys_in(url: str, setting: str, credentials: str) -> None:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether the server refused the keys."""
-    response: Any = getattr(error, "response", {})
-    return response.get("Error", {}).get("Code") in REFUSED_KEYS
+    """Whether the server refused the keys, or what they may do: others, which were written meanwhile, may do."""
+    status, code, message = _answer(error)
+    return status == 403 or refuses_keys(code=code, status=status, message=message)
+
+
+def _answer(error: BaseException | None) -> tuple[int, str, str]:
+    """Status, code and message of the server's answer that botocore raised as an error; (0, "", "") for another error."""
+    response: Any = getattr(error, "response", None) or {}
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    details = response.get("Error", {})
+    return status, str(details.get("Code", status or "")), str(details.get("Message", ""))
 
 
 def _client_side_error(place: Place, doing: str, error: Exception) -> FineTuneError:
@@ -217,9 +226,7 @@ def _client_side_error(place: Place, doing: str, error: Exception) -> FineTuneEr
     fields, where = place.fields, f"{place.fields.storage}={place.url}"
     match error:
         case exceptions.SSLError():
-            return InvalidStorage(
-                f"{where}: {place.endpoint} shows a certificate that is not trusted; put its CA into {fields.ca_bundle}, as ca.crt"
-            )
+            return _tls_error(place, str(error))
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.CredentialRetrievalError():
             return InvalidStorage(f"{where}: no access key; set {fields.credentials}, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
@@ -230,6 +237,22 @@ def _client_side_error(place: Place, doing: str, error: Exception) -> FineTuneEr
             return InvalidStorage(f"{where}: {doing} failed: {error}; correct {fields.storage} or {fields.endpoint}")
         case _:
             return StorageFailed(f"{where}: {doing} failed: {error}")
+
+
+# What OpenSSL says of an answer that is no TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+_WHY_UNTRUSTED = re.compile(r"certificate verify failed: ([^()]+)")
+
+
+def _tls_error(place: Place, said: str) -> InvalidStorage:
+    """The error for TLS that didn't come about: none is spoken there, the certificate is not trusted, or what OpenSSL says."""
+    where = f"{place.fields.storage}={place.url}"
+    if any(word in said for word in _NO_TLS):
+        return no_tls(place)
+    if why := _WHY_UNTRUSTED.search(said):
+        told = f"{where}: {place.endpoint} shows a certificate that is not trusted ({why[1].strip()})"
+        return InvalidStorage(f"{told}; put its CA into {place.fields.ca_bundle}, as ca.crt, or correct {place.fields.endpoint}")
+    return InvalidStorage(f"{where}: TLS with {place.endpoint} fails ({said[:200]}); correct {place.fields.endpoint}")
 
 
 def _check_ca_bundle(ca_bundle: Path, place: Place) -> None:
@@ -265,7 +288,8 @@ class S3Storage:
 
     def put(self, key: str, data: Bytes) -> None:
         name, body = self._prefix + key, _as_body(data)
-        self._connection.call(f"writing {key}", lambda s3: s3.put_object(Bucket=self._bucket, Key=name, Body=body))
+        with self._told_what_is_in_the_way(key):
+            self._connection.call(f"writing {key}", lambda s3: s3.put_object(Bucket=self._bucket, Key=name, Body=body))
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source:
@@ -280,7 +304,8 @@ class S3Storage:
             return len(first)
         upload = _Upload(self._connection, key, self._prefix + key)
         try:
-            return upload.send(itertools.chain((first, second), following))
+            with self._told_what_is_in_the_way(key):
+                return upload.send(itertools.chain((first, second), following))
         except BaseException:
             # The failure that is on its way matters more; discard_incomplete takes what stays.
             with contextlib.suppress(FineTuneError):
@@ -302,7 +327,35 @@ class S3Storage:
             return True
 
         # boto3 repeats a request whose answer was lost, and is then refused by its own object.
-        return self._connection.call(f"creating {key}", create) or self._holds(key, body)
+        with self._told_what_is_in_the_way(key):
+            return self._connection.call(f"creating {key}", create) or self._holds(key, body)
+
+    @contextlib.contextmanager
+    def _told_what_is_in_the_way(self, key: str) -> Iterator[None]:
+        """Around a write: servers that keep objects as files say 409 or 500 to a key below an object, which no other try mends.
+
+        Looked for only then, since most servers take such keys.
+        """
+        try:
+            yield
+        except StorageFailed as error:
+            status, code, _ = _answer(error.__cause__)
+            if status != 409 and status < 500:
+                raise
+            if (folder := self._in_the_way_of(self._prefix + key)) is None:
+                raise
+            raise in_the_way(self.place, f"writing {key}", folder=folder, said=f"{status} {code}") from error
+
+    def _in_the_way_of(self, name: str) -> str | None:
+        """The object that `name` is below, or `name` itself if objects are below it; None where nobody knows."""
+        for folder in (name[:end] for end, letter in enumerate(name) if letter == "/"):
+            with contextlib.suppress(FineTuneError):
+                self._connection.call(f"looking for {folder}", partial(_head_object, bucket=self._bucket, name=folder))
+                return folder
+        with contextlib.suppress(FineTuneError):
+            below = self._connection.call("listing", lambda s3: s3.list_objects_v2(Bucket=self._bucket, Prefix=f"{name}/", MaxKeys=1))
+            return name if below.get("Contents") else None
+        return None
 
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether the object is there with these bytes; waits for a writer that is at it (S3 says 409 meanwhile)."""
@@ -325,8 +378,12 @@ class S3Storage:
         wanted |= {"IfMatch": etag} if etag else {}
         attempts = self._connection.limits.attempts
         for attempt in range(1, attempts + 1):
-            data = self._connection.call(f"reading {key}", partial(_body, wanted, is_last=attempt == attempts))
-            if data is not None:
+            found = self._connection.call(f"reading {key}", partial(_body, wanted, is_last=attempt == attempts))
+            if found is not None:
+                data, seen = found
+                # Not left to the server: some ignore If-Match (s3rver 3.7.1).
+                if etag and seen and _version(seen) != _version(etag):
+                    raise replaced(self.place, key)
                 return data
             time.sleep(random.uniform(0, min(20.0, 0.25 * 2**attempt)))
         raise AssertionError("the last attempt raises")
@@ -403,18 +460,23 @@ def _version(etag: str) -> str:
     return etag.strip('"')
 
 
-def _body(wanted: Any, s3: "S3Client", *, is_last: bool) -> bytes | None:
-    """The answer to GetObject; None if it ended in the middle, or that error if there is no other attempt."""
+def _head_object(s3: "S3Client", *, bucket: str, name: str) -> Any:
+    return s3.head_object(Bucket=bucket, Key=name)
+
+
+def _body(wanted: Any, s3: "S3Client", *, is_last: bool) -> tuple[bytes, str] | None:
+    """The answer to GetObject, and its ETag; None if it ended in the middle, or that error if there is no other attempt."""
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
     try:
-        body = s3.get_object(**wanted)["Body"]
+        answer = s3.get_object(**wanted)
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in {"InvalidRange", "416"}:
-            return b""
+            return b"", ""
         raise
+    body = answer["Body"]
     try:
-        return body.read()
+        return body.read(), answer.get("ETag", "")
     except (HTTPClientError, IncompleteReadError):
         if is_last:
             raise
