@@ -68,7 +68,18 @@ def test_files_that_are_not_read_are_told(tmp_path: Path) -> None:
     write(tmp_path / "d" / "notes.jsonl", 2)
     notices: list[str] = []
     assert len(list(rows_of(tmp_path, "./d", notice=notices.append))) == 1
-    assert notices == ["./d: 1 files that name no split are not read, notes.jsonl first"]
+    expected = "not read, as their names are not those of split 'train': notes.jsonl; a file can be a source of its own"
+    assert notices == [f"./d: {expected}"]
+
+
+def test_dev_notes_and_evaluate_me_are_told_by_name(tmp_path: Path) -> None:
+    """Kind 8: folder with `dev_notes.jsonl`, `evaluate_me.jsonl`, split train."""
+    write(tmp_path / "d" / "evaluate_me.jsonl", 1)
+    write(tmp_path / "d" / "dev_notes.jsonl", 2)
+    notices: list[str] = []
+    assert [where for where, _, _ in rows_of(tmp_path, "./d", notice=notices.append)] == ["./d/evaluate_me.jsonl"]
+    assert len(notices) == 1
+    assert "split 'train': dev_notes.jsonl;" in notices[0]
 
 
 def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:

@@ -27,15 +27,36 @@ from finetune_trainer.data.splits import SplitFiles, files_of_split, is_data_fil
         (["mine.jsonl", "train.jsonl"], "mine", ["mine.jsonl"]),
         (["train.jsonl.gz"], "train", ["train.jsonl.gz"]),
         (["train/test_cases.jsonl"], "test", ["train/test_cases.jsonl"]),
+        (["my_train.jsonl", "chat-test.jsonl"], "train", ["my_train.jsonl"]),
+        (["latest.jsonl", "contest.jsonl", "evaluate_me.jsonl"], "train", ["contest.jsonl", "evaluate_me.jsonl", "latest.jsonl"]),
+        (["devtools.jsonl", "trainset.csv"], "train", ["devtools.jsonl", "trainset.csv"]),
     ],
 )
 def test_files_of_a_split(paths: list[str], split: str, expected: list[str]) -> None:
-    assert files_of_split(paths, split) == SplitFiles(split, tuple(expected))
+    found = files_of_split(paths, split)
+    assert isinstance(found, SplitFiles)
+    assert (found.split, found.paths) == (split, tuple(expected))
+
+
+@pytest.mark.parametrize("name", ["val.jsonl", "dev.jsonl", "valid-00000-of-00001.parquet"])
+def test_other_words_for_a_split(name: str) -> None:
+    """What is read then is told, as another name than the one that was asked for."""
+    assert files_of_split(["train.jsonl", name], "validation") == SplitFiles(name.split(".")[0].split("-")[0], (name,))
+
+
+def test_a_file_that_names_another_split_is_not_trained_on() -> None:
+    assert files_of_split(["chat-test.jsonl", "a.jsonl"], "train") == SplitFiles("train", ("a.jsonl",), left_out=("chat-test.jsonl",))
+
+
+def test_folder_with_dev_notes_and_evaluate_me_split_train() -> None:
+    """Kind 8: what is left out is told by name."""
+    found = files_of_split(["dev_notes.jsonl", "evaluate_me.jsonl"], "train")
+    assert found == SplitFiles("train", ("evaluate_me.jsonl",), left_out=("dev_notes.jsonl",))
 
 
 def test_files_that_name_no_split_are_train_only_where_nothing_else_is() -> None:
     assert files_of_split(["train.jsonl", "training_notes.jsonl"], "train") == SplitFiles(
-        "train", ("train.jsonl",), nameless=("training_notes.jsonl",)
+        "train", ("train.jsonl",), left_out=("training_notes.jsonl",)
     )
     assert files_of_split(["a.jsonl", "test.jsonl"], "train") == SplitFiles("train", ("a.jsonl",))
     assert files_of_split(["a.jsonl"], "test") == ["train"]
@@ -44,7 +65,9 @@ def test_files_that_name_no_split_are_train_only_where_nothing_else_is() -> None
 @pytest.mark.parametrize(("split", "found"), [("train", "train_ift"), ("test", "test_ift")])
 def test_the_fallback(split: str, found: str) -> None:
     assert files_of_split(["train_ift-0.parquet", "test_ift-0.parquet", "train_rl-0.parquet"], split) == SplitFiles(
-        found, (f"{found}-0.parquet",)
+        found,
+        (f"{found}-0.parquet",),
+        left_out=tuple(sorted({"train_ift-0.parquet", "test_ift-0.parquet", "train_rl-0.parquet"} - {f"{found}-0.parquet"})),
     )
 
 

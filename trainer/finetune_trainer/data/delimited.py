@@ -20,6 +20,13 @@ def delimited_rows(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(_LARGEST_CELL)
     # What is no UTF-8 is kept as half characters, to be found in its own row.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        yield from _records(text, name, delimiter)
+    finally:
+        text.detach()  # the file is closed by whoever opened it
+
+
+def _records(text: io.TextIOWrapper, name: str, delimiter: str) -> Iterator[Row]:
     records = csv.reader(text, delimiter=delimiter, strict=True)
     header = _header(records, name, delimiter)
     number = 0
@@ -29,8 +36,10 @@ def delimited_rows(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row]:
         try:
             cells = next(records, None)
         except csv.Error as error:
-            # Strict reading stops in the middle of a record: where the next one begins is not known any more.
-            raise InvalidData(f"{name} row {number} (line {line}): {error}; close its quotes, and double quotes inside a cell") from None
+            # The reader goes on with the next line. A quote that is never closed takes all lines up to the end.
+            last = f" to {records.line_num}" if records.line_num > line else ""
+            yield name, number, Unreadable(f"line {line}{last}: {error}; close its quotes, and double those inside a cell")
+            continue
         if cells is None:
             return
         if cells:

@@ -24,6 +24,8 @@ from finetune_trainer.secrets import Secrets
 if TYPE_CHECKING:
     from finetune_trainer.storage.protocol import Storage
 
+_NAMED_FILES = 10  # in a notice
+
 __all__ = ["Row", "Rows", "Unreadable", "read"]
 
 Notice = Callable[[str], None]
@@ -154,8 +156,10 @@ def _chosen(name: str, found: list[str], split: str, notice: Notice) -> tuple[st
         raise InvalidData(no_split(name, split, files))
     if files.split != split:
         notice(fallback(name, split, files.split))
-    if files.nameless:
-        notice(f"{name}: {len(files.nameless)} files that name no split are not read, {files.nameless[0]} first")
+    if files.left_out:
+        shown = ", ".join(files.left_out[:_NAMED_FILES])
+        more = f" and {len(files.left_out) - _NAMED_FILES:,} more" if len(files.left_out) > _NAMED_FILES else ""
+        notice(f"{name}: not read, as their names are not those of split {files.split!r}: {shown}{more}; a file can be a source of its own")
     return files.split, files.paths
 
 

@@ -1,8 +1,8 @@
 """Which files of a folder (or keys under a prefix) belong to which split.
 
-In: relative paths. Out: the paths of one split, and the split that was meant. Names decide, as on the Hub: `train.jsonl`,
-`train-00000-of-00002.parquet`, `train/part.json`, `train_ift-0.arrow`. Where no file is named after `train`, those that name no
-split at all are it.
+In: relative paths. Out: the paths of one split, the split that was meant, and the files that are left out. Names decide, as on the Hub,
+by whole words: `train.jsonl`, `train-00000-of-00002.parquet`, `train/part.json`, `train_ift-0.arrow`, `chat-test.json`;
+`evaluate_me.jsonl` and `latest.jsonl` name none. Where no file is named after `train`, those that name no split at all are it.
 """
 
 import re
@@ -14,18 +14,24 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow", ".
 FALLBACK = {"train": "train_ift", "test": "test_ift"}
 ALONE = "train"  # the split of everything that names none
 # What `datasets` writes beside the rows.
-NO_ROWS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json"))
-SPLIT_NAME = re.compile(r"(train|test|validation|valid|dev|eval)(?![a-z])", re.IGNORECASE)
+NO_ROWS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json", "metadata.csv"))
+# The words that name a split, by the Hub's convention; between words stand its separators.
+WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "dev": "validation", "val": "validation"}
+WORDS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+SPLIT_WORD = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(WORDS)})(?=$|[-._ 0-9])")
 SHARD_NUMBER = re.compile(r"([-_.]?\d+([-_.]of[-_.]\d+)?)+$")
 
 
 @dataclass(frozen=True, slots=True)
 class SplitFiles:
-    """The files of `split`, sorted; a fallback makes it another than the one asked for. `nameless` files belong to no split."""
+    """The files of `split`, sorted; a fallback makes it another than the one asked for.
+
+    `left_out`: other files, save those that are another split by their whole name: somebody may have meant them, too.
+    """
 
     split: str
     paths: tuple[str, ...]
-    nameless: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def is_data_file(path: str) -> bool:
@@ -39,17 +45,32 @@ def files_of_split(paths: Iterable[str], split: str) -> SplitFiles | list[str]:
     by_split: dict[str, list[str]] = {}
     for path in sorted(paths):
         by_split.setdefault(_split(path, split), []).append(path)
-    nameless = tuple(by_split.pop("", ()))
+    unnamed = by_split.pop("", [])
+
+    def chosen(name: str, files: list[str]) -> SplitFiles:
+        others = [path for other, paths in by_split.items() if other not in WORDS for path in paths]
+        return SplitFiles(name, tuple(sorted(files)), tuple(sorted(set(others + unnamed) - set(files))))
+
     for name in (split, FALLBACK.get(split)):
         if name in by_split:
-            return SplitFiles(name, tuple(by_split[name]), nameless)
+            return chosen(name, by_split[name])
     # train_en.jsonl and train_de.jsonl, asked for train.
     longer = [path for name, files in by_split.items() if re.match(re.escape(split) + r"[-_.]", name) for path in files]
     if longer:
-        return SplitFiles(split, tuple(sorted(longer)), nameless)
-    if split == ALONE and nameless:
-        return SplitFiles(split, nameless)
-    return sorted(by_split.keys() | ({ALONE} if nameless else set()))
+        return chosen(split, longer)
+    # my-train.jsonl, asked for train; dev.jsonl, asked for validation.
+    meant = [name for name in by_split if split in WORDS.values() and _meant(name) == split]
+    if meant:
+        return chosen(meant[0] if len(meant) == 1 and meant[0] in WORDS else split, [path for name in meant for path in by_split[name]])
+    if split == ALONE and unnamed:
+        return chosen(split, unnamed)
+    return sorted(by_split.keys() | ({ALONE} if unnamed else set()))
+
+
+def _meant(name: str) -> str | None:
+    """The split of the Hub that a name stands for."""
+    word = SPLIT_WORD.search(name)
+    return WORDS[word.group(1)] if word else None
 
 
 def _split(path: str, wanted: str) -> str:
@@ -61,7 +82,7 @@ def _split(path: str, wanted: str) -> str:
     parts = PurePosixPath(path).parts
     stem = parts[-1].split(".", 1)[0] if not parts[-1].startswith(".") else parts[-1]
     names = [SHARD_NUMBER.sub("", stem), *reversed(parts[:-1])]
-    return next((name for name in names if name == wanted or SPLIT_NAME.match(name)), "")
+    return next((name for name in names if name == wanted or SPLIT_WORD.search(name)), "")
 
 
 def no_split(name: str, split: str, known: list[str]) -> str:
