@@ -144,3 +144,103 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, tiny: Tiny) -> None
     process.wait()
     assert "Error" not in errors
     assert "Traceback" not in errors
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
+
+
+def test_the_preview_says_per_row_what_was_left_out_and_what_is_not_read(
+    tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    greeting = {"role": "assistant", "content": "Hello!"}
+    trailing = {"messages": [greeting, *GOLDEN["messages"], {"role": "user", "content": "Thanks"}], "id": 7, "context": "c"}
+    file = rows_file(tmp_path, GOLDEN, trailing)
+    plain, told = previewed(capsys, file, "--tokenizer", tiny.tokenizer, "--json")
+    assert plain.keys() == {"source", "row", "messages", "input_ids", "labels"}
+    assert told["messages"] == GOLDEN["messages"]
+    assert told["left_out"] == ["leading assistant turn", "trailing user turn"]
+    assert told["not_read"][0].startswith("column 'context' is not read: text beside the dialogue")
+    assert told["not_read"][1] == "columns that are not read: 'id'"
+    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer)]) == 0
+    out, err = capsys.readouterr()
+    assert "left out: leading assistant turn" in out
+    assert f"not used: 1 x leading assistant turn (first: {file} row 2)" in "".join(out.splitlines())
+    assert "columns that are not read: 'id' (1 rows)" in err
+
+
+def test_the_export_carries_tools_reasoning_and_flags_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [
+        GOLDEN["messages"][0],
+        {"role": "assistant", "content": "", "reasoning_content": "Look.", "tool_calls": [CALL], "train": False},
+        {"role": "tool", "content": "12", "name": "weather", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "12 degrees."},
+    ]
+    file = tmp_path / "exported.jsonl"
+    assert main(["data", "export", str(rows_file(tmp_path, {"messages": messages, "tools": [TOOL]})), "--output", str(file)]) == 0
+    capsys.readouterr()
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [{"messages": messages, "tools": [TOOL]}]
+
+
+def test_text_and_tokens_are_shown_as_they_are(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    (document,) = previewed(capsys, rows_file(tmp_path, {"text": "Hello, can you help me?"}), "--tokenizer", tiny.tokenizer, "--json")
+    assert document["text"] == "Hello, can you help me?"
+    assert document["labels"] == document["input_ids"]
+    rows = rows_file(tmp_path, {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]})
+    (tokens,) = previewed(capsys, rows, "--tokenizer", tiny.tokenizer, "--json")
+    assert (tokens["input_ids"], tokens["labels"]) == ([5, 6, 7], [-100, 6, 7])
+    assert "messages" not in tokens
+
+
+def test_an_id_that_is_none_of_the_tokenizer_s(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows_file(tmp_path, {"input_ids": [5, 10**6]})
+    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer)]) == 2
+    assert "row 1: column 'input_ids': 1000000 is no id of the tokenizer" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.parquet"])
+def test_export_tokenized_and_reading_it_back_gives_the_same_ids(
+    tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    options = ["--tokenizer", tiny.tokenizer, "--template", "no_system"]
+    before = previewed(capsys, tiny.dialogues, *options, "--json")
+    output = tmp_path / name
+    assert main(["data", "export", str(tiny.dialogues), "--tokenized", *map(str, options), "--output", str(output), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["rows"] == len(before)
+    after = previewed(capsys, output, *options, "--json")
+    assert [(one["input_ids"], one["labels"]) for one in after] == [(one["input_ids"], one["labels"]) for one in before]
+
+
+def test_export_tokenized_divides_long_dialogues_as_training_does(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    long = {"messages": GOLDEN["messages"] * 20}
+    output = tmp_path / "tokens.jsonl"
+    options = ["--tokenizer", str(tiny.tokenizer), "--template", "no_system", "--output", str(output), "--max-length", "128"]
+    assert main(["data", "export", str(rows_file(tmp_path, long)), "--tokenized", *options]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(rows) > 1
+    assert all(len(row["input_ids"]) <= 128 and row["attention_mask"] == [1] * len(row["input_ids"]) for row in rows)
+    assert f"{len(rows)} rows are in {output}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--output", "x.jsonl", "--tokenized"], "--tokenized and --tokenizer PATH go together"),
+        (["--output", "x.jsonl", "--tokenizer", "examples/tiny"], "--tokenized and --tokenizer PATH go together"),
+        (["--output", "x.jsonl", "--max-length", "9"], "--max-length with both"),
+        (["--output", "x.parquet"], "the name must end with .jsonl"),
+        (["--output", "x.csv", "--tokenized", "--tokenizer", "examples/tiny"], "the name must end with .jsonl or .parquet"),
+        (["--output", "nowhere/x.jsonl"], "there is no folder nowhere; make it"),
+    ],
+)
+def test_wrong_options_of_export(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "export", "tests/data/tiny_dialogues.jsonl", *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_an_export_of_nothing_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows_file(tmp_path, {"messages": [{"role": "oracle", "content": "x"}]})
+    assert main(["data", "export", str(file), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "no dialogue to learn from; 1 x wrong row" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]

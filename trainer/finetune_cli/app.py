@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from finetune_api.errors import FineTuneError, InvalidSpec
 from finetune_cli.chat import chat
 from finetune_cli.data import preview
+from finetune_cli.data_export import export as export_data
 from finetune_cli.export import export
 from finetune_cli.plan import plan
 from finetune_cli.publish import publish
@@ -89,6 +90,14 @@ data_app.command(
         "finetune data preview trees.jsonl --format oasst --tokenizer tokenizer.json --template no_system --json",
     ),
 )(preview)
+data_app.command(
+    name="export",
+    short_help="Write rows as other trainers read them.",
+    epilog=_examples(
+        "finetune data export rows.jsonl --output messages.jsonl",
+        "finetune data export rows.jsonl --tokenized --tokenizer ./base --template model --output tokens.parquet",
+    ),
+)(export_data)
 app.add_typer(data_app, name="data")
 
 

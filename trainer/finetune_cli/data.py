@@ -8,8 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +16,17 @@ from finetune_cli.data_rows import (
     Count,
     DataFormat,
     Limit,
+    Masking,
+    NoSystemTurn,
     Shown,
     Sources,
     Split,
+    SystemText,
+    Template,
+    TokenizerPath,
+    TokenOrder,
     encoded_rows,
+    encoding_of,
     parsed_rows,
     print_invalid,
     refuse_nothing,
@@ -31,26 +37,18 @@ from finetune_cli.data_rows import (
 if TYPE_CHECKING:
     from finetune_trainer.preparation.labels import Encoder, Example
 
-TemplateName = Literal["default", "no_system", "alpaca", "model", "custom"]
-
 _SHOWN_DIALOGUES = 3
 
 
 def preview(
     sources: Sources,
-    tokenizer: Annotated[
-        Path, typer.Option("--tokenizer", metavar="PATH", help="A tokenizers JSON file, or a folder with tokenizer.json.")
-    ],
+    tokenizer: TokenizerPath,
     data_format: DataFormat = "auto",
-    template: Annotated[TemplateName, typer.Option("--template", help="How a dialogue becomes text.")] = "default",
-    masking: Annotated[
-        Literal["assistant", "blog"], typer.Option("--masking", help="assistant: answers and their ends are learnt; blog: all but users.")
-    ] = "assistant",
-    token_order: Annotated[Literal["blog", "published"], typer.Option("--token-order", help="Order in which new tokens get ids.")] = "blog",
-    no_system_turn: Annotated[bool, typer.Option("--no-system-turn", help="No system turn where a dialogue has none of its own.")] = False,
-    system_text: Annotated[
-        str | None, typer.Option("--system-text", metavar="TEXT", help="Text of the system turn; absent is the template's own.")
-    ] = None,
+    template: Template = "default",
+    masking: Masking = "assistant",
+    token_order: TokenOrder = "blog",
+    no_system_turn: NoSystemTurn = False,
+    system_text: SystemText = None,
     split: Split = "train",
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per dialogue.")] = False,
@@ -60,30 +58,16 @@ def preview(
     With --json each line has source, row, messages, input_ids and labels (-100 where nothing is learnt; not shifted), and where there are
     any: tools, what of the row is left_out, and what of it is not_read.
     """
-    from finetune_api.finetunejob import ControlTokens, TemplateSpec
-    from finetune_trainer.preparation.labels import Encoder
-    from finetune_trainer.templates.registry import template_from_spec
-    from finetune_trainer.templates.tokenizer import read_tokenizer
-
-    spec = TemplateSpec(
-        name=template,
-        masking=masking,
-        token_order=token_order,
-        system_turn=not no_system_turn,
-        system_text=system_text,
-        tokens=ControlTokens() if template == "custom" else None,
-    )
-    files = read_tokenizer(tokenizer)
-    encoder = Encoder(files.tokenizer, template_from_spec(spec, files))
+    encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text)
     count = Count()
     found = islice(parsed_rows([source_of(path, data_format) for path in sources], split, count), limit)
-    shown = encoded_rows(found, encoder, files.end_of_text, count)
+    shown = encoded_rows(found, encoding, count)
     if as_json:
         for one in shown:
             print(json.dumps(_object(one), ensure_ascii=False))
         print_invalid(count)
     else:
-        _print_text(shown, encoder, count, limit)
+        _print_text(shown, encoding.encoder, count, limit)
     refuse_nothing(sources, count)
 
 

@@ -25,6 +25,16 @@ DataFormat = Annotated[Format, typer.Option("--format", help="Schema of the rows
 Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Split to read.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")]
 
+TokenizerPath = Annotated[Path, typer.Option("--tokenizer", metavar="PATH", help="A tokenizers JSON file, or a folder with one.")]
+TemplateName = Literal["default", "no_system", "alpaca", "model", "custom"]
+Template = Annotated[TemplateName, typer.Option("--template", help="How a dialogue becomes text.")]
+MaskingName = Literal["assistant", "blog"]
+Masking = Annotated[MaskingName, typer.Option("--masking", help="assistant: answers and their ends are learnt; blog: all but users.")]
+TokenOrderName = Literal["blog", "published"]
+TokenOrder = Annotated[TokenOrderName, typer.Option("--token-order", help="Order in which new tokens get ids.")]
+NoSystemTurn = Annotated[bool, typer.Option("--no-system-turn", help="No system turn where a dialogue has none of its own.")]
+SystemText = Annotated[str | None, typer.Option("--system-text", metavar="TEXT", help="Text of the system turn; absent: the template's.")]
+
 _CHUNK = 32  # small: `| head` should not wait
 _SHOWN_INVALID = 5
 
@@ -46,6 +56,40 @@ class Count:
         self.dropped[reason] += 1
         self.first.setdefault(reason, f"{source} row {row}")
         self.left_out.setdefault((source, row), []).append(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A tokenizer with its template, and the end of its documents."""
+
+    encoder: "Encoder"
+    end_of_text: str | None
+
+
+def encoding_of(
+    tokenizer: Path,
+    template: TemplateName,
+    masking: MaskingName,
+    token_order: TokenOrderName,
+    no_system_turn: bool,
+    system_text: str | None,
+) -> Encoding:
+    """What a job with these settings encodes with. Raises InvalidModel or InvalidSpec."""
+    from finetune_api.finetunejob import ControlTokens, TemplateSpec
+    from finetune_trainer.preparation.labels import Encoder
+    from finetune_trainer.templates.registry import template_from_spec
+    from finetune_trainer.templates.tokenizer import read_tokenizer
+
+    spec = TemplateSpec(
+        name=template,
+        masking=masking,
+        token_order=token_order,
+        system_turn=not no_system_turn,
+        system_text=system_text,
+        tokens=ControlTokens() if template == "custom" else None,
+    )
+    files = read_tokenizer(tokenizer)
+    return Encoding(Encoder(files.tokenizer, template_from_spec(spec, files)), files.end_of_text)
 
 
 def source_of(path: str, data_format: Format) -> "DataSource":
@@ -91,16 +135,15 @@ class Shown:
     left_out: tuple[str, ...]
 
 
-def encoded_rows(
-    items: "Iterable[Parsed]", encoder: "Encoder", end_of_text: str | None, count: Count, max_length: int | None = None
-) -> Iterator[Shown]:
+def encoded_rows(items: "Iterable[Parsed]", encoding: Encoding, count: Count, max_length: int | None = None) -> Iterator[Shown]:
     """Each row's examples, a few rows at a time."""
     remaining = iter(items)
     while chunk := [(item, tuple(count.left_out.get((item.source, item.row), ()))) for item in islice(remaining, _CHUNK)]:
-        results = _encoded([item for item, _ in chunk], encoder, end_of_text, max_length)
+        results = _encoded([item for item, _ in chunk], encoding, max_length)
         for (item, left_out), result in zip(chunk, results, strict=True):
-            if not result.examples:
-                count.drop("nothing to learn from", item.source, item.row)
+            for reason, times in _not_learnt(result):
+                for _ in range(times):
+                    count.drop(reason, item.source, item.row)
             for example in result.examples:
                 count.dialogues += 1
                 count.tokens += len(example.input_ids)
@@ -108,15 +151,25 @@ def encoded_rows(
                 yield Shown(item, example, left_out)
 
 
-def _encoded(items: "list[Parsed]", encoder: "Encoder", end_of_text: str | None, max_length: int | None) -> "Iterator[Encoded]":
+def _encoded(items: "list[Parsed]", encoding: Encoding, max_length: int | None) -> "Iterator[Encoded]":
     """By the template, or as they are where there are no turns; in the order of the rows."""
     from finetune_trainer.data.dialogues import Dialogue
     from finetune_trainer.preparation.documents import encode_without_turns
 
+    encoder = encoding.encoder
     dialogues = iter(encoder.encode([item for item in items if isinstance(item, Dialogue)], max_length=max_length))
     others = [item for item in items if not isinstance(item, Dialogue)]
-    rest = iter(encode_without_turns(others, encoder.tokenizer, end_of_text, max_length=max_length))
+    rest = iter(encode_without_turns(others, encoder.tokenizer, encoding.end_of_text, max_length=max_length))
     return (next(dialogues) if isinstance(item, Dialogue) else next(rest) for item in items)
+
+
+def _not_learnt(result: "Encoded") -> list[tuple[str, int]]:
+    """What of a row is lost to the length of an example, or all of it."""
+    turns = [
+        ("answer longer than an example", result.dropped_turns),
+        ("question that does not fit", result.questions_left_out),
+    ]
+    return turns if result.examples or result.dropped_turns else [("nothing to learn from", 1)]
 
 
 def row_object(item: "Parsed") -> dict[str, Any]:
