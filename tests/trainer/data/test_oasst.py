@@ -87,6 +87,7 @@ def test_trees_that_are_not_ready_are_filtered(state: str) -> None:
     [
         ({"deleted": True}, "a message of the path is deleted"),
         ({"synthetic": True}, "a message of the path is synthetic"),
+        ({"review_result": False, "review_count": 3}, "reviewers rejected a message of the path"),
         ({"lang": "de"}, "a message of the path is in another language"),
     ],
 )
@@ -95,6 +96,16 @@ def test_paths_through_an_unwanted_message_are_filtered(fields: dict[str, Any], 
     items = parsed(tree(node("q1", unwanted, node("a4"))), languages=["en", "es"])
     assert paths(items) == ["q1 a4"]
     assert reasons(items, "filtered") == [reason] * 2
+
+
+def test_a_path_that_reviewers_rejected_is_kept_by_a_setting() -> None:
+    rejected = tree(node("q1", node("a1", review_result=False), node("a2", review_result=True), node("a3", review_result=None)))
+    for rows in ([rejected], flat(rejected)):
+        assert paths(parsed(*rows)) == ["q1 a2", "q1 a3"]
+        assert paths(parsed(*rows, rejected="keep")) == ["q1 a1", "q1 a2", "q1 a3"]
+    # A rejected answer is not one of the best, however it was ranked.
+    ranked = tree(node("q1", node("a1", rank=0, review_result=False), node("a2", rank=1), node("a3", rank=2)))
+    assert paths(parsed(ranked, top_answers=1)) == ["q1 a2"]
 
 
 def test_languages_may_mix_within_those_that_are_wanted() -> None:

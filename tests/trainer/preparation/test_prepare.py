@@ -347,3 +347,67 @@ def test_preparation_loads_neither_torch_nor_transformers(tmp_path: Path, tiny: 
     )
     environment_path = [str(tiny.dialogues), str(tmp_path), str(ROOT)]
     subprocess.run([sys.executable, "-c", program, *environment_path], check=True, cwd=ROOT)
+
+
+# Rows of every kind
+
+
+def test_documents_are_learnt_whole_and_divided_where_a_row_is_full(tmp_path: Path) -> None:
+    write_rows(tmp_path / "d.jsonl", [{"text": "a short text"}, {"text": "word " * 300}])
+    prepared = run(job([{"path": "./d.jsonl"}], max_length=128), tmp_path)
+    texts = learnt(prepared)
+    assert texts[0] == "a short text<|endoftext|>"
+    assert len(texts) > 2
+    assert "".join(texts[1:]) == "word " * 300 + "<|endoftext|>"
+
+
+def test_rows_of_tokens_are_stored_as_they_are(tmp_path: Path) -> None:
+    write_rows(tmp_path / "d.jsonl", [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, -100, 8]}, {"input_ids": [9] * 200}])
+    events: list[Event] = []
+    prepared = run(job([{"path": "./d.jsonl"}], max_length=128), tmp_path, events=events)
+    data = PreparedData.open(prepared.folder, "train")
+    assert data.num_examples == 1
+    assert data.ids(0).tolist() == [5, 6, 7, 8]
+    assert data.supervised(0).tolist() == [0, 1, 0, 1]
+    assert prepared.statistics["sources"][0]["dropped"] == {"answer longer than a row": 1}
+
+
+def test_a_mixture_of_dialogues_documents_and_tokens(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", talks(3))
+    write_rows(tmp_path / "b.jsonl", [{"text": "text"}])
+    write_rows(tmp_path / "c.jsonl", [{"input_ids": [5, 6]}])
+    sources: list[dict[str, Any]] = [{"path": f"./{name}.jsonl"} for name in "abc"]
+    prepared = run(job(sources, evaluation={"fraction": 0.2}, repeatedMessages="once"), tmp_path)
+    assert [source["dialogues"] for source in prepared.statistics["sources"]] == [3, 1, 1]
+
+
+def test_other_words_for_keys_and_roles_as_axolotl_says_it(tmp_path: Path) -> None:
+    write_rows(tmp_path / "d.jsonl", [{"turns": [{"speaker": "me", "says": "Q"}, {"speaker": "narrator", "says": "A"}]}])
+    source = {
+        "path": "./d.jsonl",
+        "columns": {"messages": "turns"},
+        "messagePropertyMappings": {"role": "speaker", "content": "says"},
+        "roles": {"user": ["me"], "assistant": ["narrator", "bot"]},
+    }
+    assert answers(run(job([source]), tmp_path)) == ["A"]
+
+
+def test_turns_before_the_first_question_are_left_out_with_a_count_or_refused(tmp_path: Path) -> None:
+    late = {"conversations": [{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}
+    write_rows(tmp_path / "d.jsonl", [late])
+    prepared = run(job([{"path": "./d.jsonl"}]), tmp_path)
+    assert answers(prepared) == ["A"]
+    assert prepared.statistics["sources"][0]["dropped"] == {"leading assistant turn": 1}
+    with pytest.raises(InvalidData, match="row 1: message 1: the conversation begins with an assistant turn"):
+        run(job([{"path": "./d.jsonl"}], leadingAssistantTurns="refuse"), tmp_path)
+
+
+def test_one_bad_row_is_one_bad_row_and_what_is_not_read_is_told(tmp_path: Path) -> None:
+    write_rows(tmp_path / "d.jsonl", [{"messages": []}, talk("Q", "A", id=1), talk("R", "B", id=2)])
+    events: list[Event] = []
+    prepared = run(job([{"path": "./d.jsonl"}], maxInvalidRows=1), tmp_path, events=events)
+    assert answers(prepared) == ["A", "B"]
+    assert prepared.statistics["sources"][0]["places"] == {"no message at all (column 'messages')": ["./d.jsonl row 1"]}
+    assert "./d.jsonl: columns that are not read: 'id' (2 rows)" in [event.message for event in events if isinstance(event, Notice)]
+    with pytest.raises(InvalidData, match=r"d\.jsonl row 1: no message at all \(column 'messages'\)"):
+        run(job([{"path": "./d.jsonl"}]), tmp_path)
