@@ -12,6 +12,9 @@ FineTuneError
 ├── RunFailed               exit 1   the input is right as far as we know, and the run failed all the same
 │   ├── StorageFailed                storage gave up in the middle: full, cut off, or its objects altered
 │   ├── TrainingFailed               a worker died or the loss is not finite
+│   │   ├── WorkerPreempted          a worker's node or pod was taken away by others
+│   │   ├── WorkerLost               a worker's node or pod went away without a word
+│   │   └── NoProgress               ranks neither stepped nor did anything else for too long
 │   └── PublicationFailed            the Hub gave up in the middle; what was exported is kept
 └── Interrupted             exit 130 stopped on request, after a checkpoint
 """
@@ -106,6 +109,18 @@ class StorageFailed(RunFailed):
 
 class TrainingFailed(RunFailed):
     """A worker died, or the numbers are no longer finite."""
+
+
+class WorkerPreempted(TrainingFailed):
+    """A worker's node or pod was taken away by others, who said so to Ray."""
+
+
+class WorkerLost(TrainingFailed):
+    """A worker's node or pod went away, and nobody said why."""
+
+
+class NoProgress(TrainingFailed):
+    """The ranks may be alive, and nothing of what they do gets on."""
 
 
 class PublicationFailed(RunFailed):

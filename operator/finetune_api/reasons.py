@@ -50,6 +50,9 @@ class Reason(StrEnum):
     TRAINING = "Training"  # False: all pods run
     STOPPING = "Stopping"  # False: the driver was asked to commit a checkpoint and stop
     BACKING_OFF = "BackingOff"  # False: an attempt ended; the message says why and when the next begins
+    WORKER_PREEMPTED = "WorkerPreempted"  # from the driver: a worker's node or pod was taken away; not charged
+    WORKER_LOST = "WorkerLost"  # from the driver: a worker's node or pod went away without a word; not charged after a checkpoint
+    NO_PROGRESS = "NoProgress"  # no step and nothing else for too long, or a driver that says nothing; not charged after a checkpoint
     TRAINING_FAILED = "TrainingFailed"  # from the driver: a worker died or the loss is not finite; also when nothing was reported
     TOO_MANY_FAILURES = "TooManyFailures"  # False and Failed: more charged failures than failurePolicy.maxFailures
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # False and Failed: budget.activeDeadlineSeconds since the first attempt

@@ -81,6 +81,7 @@ class ProgressStatus(StatusModel):
     eta: str | None = Field(default=None, max_length=32, description="Time left, as in 1h12m.")
     reported_at: Time | None = Field(default=None, description="When it was reported.")
     stale: bool = Field(default=False, description="Whether an attempt runs and nothing was reported for some time.")
+    stale_time: Time | None = Field(default=None, description="Since when the operator has known that.")
 
 
 class CheckpointStatus(StatusModel):
@@ -117,6 +118,7 @@ class AttemptOutcome(StrEnum):
     FINISHED = "Finished"  # all steps are done
     STOPPED = "Stopped"  # we asked it to, and it committed a checkpoint or had its time for that
     PREEMPTED = "Preempted"  # others stopped it: Kueue, the scheduler, a drained node
+    HUNG = "Hung"  # it had committed a checkpoint, and then nothing got on
     NODE_LOST = "NodeLost"  # a node went away under it
     DELETED = "Deleted"  # somebody deleted its RayJob or RayCluster
     NOT_STARTED = "NotStarted"  # not all pods ran within startDeadlineSeconds

@@ -1,7 +1,8 @@
 """How attempts end, what that costs, and when the next one begins. Pure.
 
 In: an attempt, its RayJob, its driver's report and its pods. Out: an Ending, or None while it goes on. What others did
-(preemption, lost nodes, deletion) and attempts that never began aren't charged; any other failure is.
+(preemption, lost nodes, deletion) and attempts that never began aren't charged; any other failure is. A worker that went away
+without a word, and ranks that hung, are the machines' fault if the attempt had got as far as a checkpoint, and else perhaps the job's.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from finetune_api.status import AttemptOutcome, AttemptStatus
 from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import HEAD, RayJob
-from finetune_operator.waiting import disruption, ended, is_unreachable, phase
+from finetune_operator.waiting import disruption, ended, is_unreachable, phase, unreachable_since
 
 Json = dict[str, Any]
 
@@ -36,6 +37,8 @@ OVERDUE_SECONDS: Final = 60.0
 # A node that vanishes is told of when its grace period is over (50 s by default in Kubernetes 1.34); its ranks' peers fail at once.
 # Pods of nodes that are there are gone long before.
 NODE_SECONDS: Final = 60.0
+# How long the head's node may be silent before the attempt ends. A driver whose node only lost its kubelet reports within that time.
+HEAD_SECONDS: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,7 @@ def _last_words_may_come(evidence: Evidence) -> bool:
         return False
     if report is None or report.outcome in (None, ReportOutcome.RUNNING):
         return waited < LAST_WORDS_SECONDS
-    failed = report.outcome is ReportOutcome.FAILED and not report.permanent
+    failed = report.outcome is ReportOutcome.FAILED and not report.permanent and report.reason != Reason.WORKER_PREEMPTED
     remains = any(phase(pod) == "Running" for pod in evidence.pods)
     return failed and remains and waited < NODE_SECONDS and _taken(evidence.pods) is None
 
@@ -171,8 +174,38 @@ def _failure(evidence: Evidence, permanent: bool, reason: str | None, message: s
     """A failure that the driver told. One that a lost node explains isn't the job's."""
     if permanent:
         return Ending(outcome=AttemptOutcome.INVALID_INPUT, reason=reason or Reason.TRAINING_FAILED, message=message or "")
-    taken = _taken(evidence.pods)
-    return taken or Ending(outcome=AttemptOutcome.FAILED, reason=reason or Reason.TRAINING_FAILED, message=message or "")
+    if (taken := _taken(evidence.pods)) is not None:
+        return taken
+    told = message or ""
+    if reason == Reason.WORKER_PREEMPTED:
+        return Ending(outcome=AttemptOutcome.PREEMPTED, reason=reason, message=told)
+    if reason == Reason.NO_PROGRESS:
+        return hung(evidence.attempt, evidence.report, told, evidence.pods)
+    if reason == Reason.WORKER_LOST and not _driver_words(evidence.pods) and _has_committed(evidence.attempt, evidence.report):
+        return Ending(outcome=AttemptOutcome.NODE_LOST, reason=reason, message=told)
+    return Ending(outcome=AttemptOutcome.FAILED, reason=reason or Reason.TRAINING_FAILED, message=told)
+
+
+def _has_committed(attempt: AttemptStatus, report: FineTuneReportStatus | None) -> bool:
+    """Whether the attempt has committed a checkpoint of its own."""
+    return report is not None and report.checkpoint is not None and report.checkpoint.step > (attempt.first_step or 0)
+
+
+def hung(attempt: AttemptStatus, report: FineTuneReportStatus | None, message: str, pods: Sequence[Json]) -> Ending:
+    """The ending of an attempt in which nothing gets on. Charged, unless a lost node explains it or it had committed a checkpoint."""
+    outcome = AttemptOutcome.HUNG if _has_committed(attempt, report) else AttemptOutcome.FAILED
+    return _taken(pods) or Ending(outcome=outcome, reason=Reason.NO_PROGRESS, message=message)
+
+
+def lost_head(pods: Sequence[Json], reported_at: str | None, now: datetime) -> Ending | None:
+    """The ending of an attempt whose head, and with it the driver, is on a node that no longer answers, and that says nothing either."""
+    for pod in pods:
+        if pod["metadata"].get("labels", {}).get(keys.NODE_TYPE_LABEL) != HEAD or (since := unreachable_since(pod)) is None:
+            continue
+        silent = min((seconds for at in (since, reported_at) if (seconds := seconds_between(at, now)) is not None), default=0.0)
+        if silent >= HEAD_SECONDS:
+            return _taken([pod])
+    return None
 
 
 def _taken(pods: Sequence[Json]) -> Ending | None:
@@ -180,7 +213,7 @@ def _taken(pods: Sequence[Json]) -> Ending | None:
     for pod in pods:
         name = pod["metadata"]["name"]
         if is_unreachable(pod):
-            return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=f"the node of pod {name} no longer answers")
+            return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=_no_longer_answers(pod))
         if (found := disruption(pod)) is not None:
             lost = found[0] in ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost")
             return Ending(
@@ -189,6 +222,11 @@ def _taken(pods: Sequence[Json]) -> Ending | None:
                 message=f"pod {name}: {found[0]}: {found[1]}",
             )
     return None
+
+
+def _no_longer_answers(pod: Json) -> str:
+    node = (pod.get("spec") or {}).get("nodeName")
+    return f"node {node}, on which pod {pod['metadata']['name']} is, no longer answers" if node else "a node no longer answers"
 
 
 def _driver_result(pods: Sequence[Json]) -> PodResult | None:

@@ -10,7 +10,7 @@ Json = dict[str, Any]
 # Who else set what, and our own copies of the job on pods.
 _NOT_READ: Final = ("managedFields", "annotations")
 # Of a RayJob, of a report, and of a pod.
-_READ_OF_SPEC: Final = ("suspend", "stop", "serviceAccount", "volumes")
+_READ_OF_SPEC: Final = ("nodeName", "suspend", "stop", "serviceAccount", "volumes")
 
 
 def trimmed(item: Json) -> Json:

@@ -149,6 +149,17 @@ def evicted(pod: Json) -> str | None:
 
 def is_unreachable(pod: Json) -> bool:
     """Whether the pod's node no longer answers."""
+    return _not_ready(pod) is not None or phase(pod) == "Unknown"
+
+
+def unreachable_since(pod: Json) -> str | None:
+    """Since when the pod's node no longer answers; None where it does, or nobody wrote down when that began."""
+    found = _not_ready(pod)
+    return None if found is None else found.get("lastTransitionTime")
+
+
+def _not_ready(pod: Json) -> Json | None:
+    """The condition by which Kubernetes marks the pods of a node that is NotReady. The kubelet writes no such reason."""
     conditions = (pod.get("status") or {}).get("conditions") or []
-    lost = any(c.get("type") == "Ready" and c.get("status") != "True" and c.get("reason") == "NodeNotReady" for c in conditions)
-    return lost or phase(pod) == "Unknown"
+    lost = (c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True" and c.get("reason") == "NodeNotReady")
+    return next(lost, None)

@@ -202,6 +202,14 @@ class Jobs:
 
         return int(self.wait(name, does)["status"]["progress"]["step"])
 
+    def wait_for_checkpoint(self, name: str, since: int) -> int:
+        """Step of the newest checkpoint, once it is `since` or later."""
+
+        def is_there(status: dict[str, Any]) -> bool:
+            return bool(status.get("checkpoints", {}).get("latest", {}).get("step", 0) >= since)
+
+        return int(self.wait(name, is_there)["status"]["checkpoints"]["latest"]["step"])
+
     def wait_until_ended(self, name: str, attempt: int) -> dict[str, Any]:
         """The job once this attempt has ended."""
         return self.wait(name, lambda status: any(a["number"] == attempt and "outcome" in a for a in status.get("attempts", [])))
@@ -219,8 +227,12 @@ class Jobs:
 
     def wait_until_no_ray_pods(self, *names: str, seconds: float = 120.0) -> None:
         """Until head and workers of these jobs are gone, and with them their GPUs."""
+        self.wait_while(lambda: [pod["metadata"]["name"] for name in names for pod in self.ray_pods(name)], seconds)
+
+    def wait_while(self, there: Callable[[], list[str]], seconds: float) -> None:
+        """Until nothing of that is there any more."""
         deadline = time.monotonic() + seconds
-        while left := [pod["metadata"]["name"] for name in names for pod in self.ray_pods(name)]:
+        while left := there():
             assert time.monotonic() < deadline, f"still there: {left}"
             time.sleep(1)
 

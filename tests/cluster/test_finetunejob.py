@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,62 @@ def test_whoever_stops_it_it_commits_and_loses_no_step(operator: AnyCluster, job
     assert jobs.measured_steps("long") == list(range(1, 41)), "every step once, over two lives and five attempts"
 
 
+def test_a_worker_and_a_node_that_die_without_warning_cost_no_step(operator: AnyCluster, jobs: Jobs) -> None:
+    """A worker's pod is deleted with no time to say anything; then a node of our own is gone with its kubelet and all that it runs.
+
+    Each attempt ends by itself, uncharged, and the next one goes on from the newest checkpoint.
+    """
+    jobs.apply("mourner", **LONG | {"checkpoints__every": {"steps": 5}})
+    jobs.wait_for_checkpoint("mourner", since=5)
+    before = time.monotonic()
+    jobs.cluster.kubectl(
+        "delete", "pod", name_of(jobs.ray_pods("mourner", "worker")[1]), f"--namespace={jobs.namespace}", "--force", "--grace-period=0"
+    )
+    attempts = jobs.wait_until_ended("mourner", 1)["status"]["attempts"]
+    print(f"the attempt ended {time.monotonic() - before:.0f} s after its worker's pod: {attempts[0]}")
+    assert (attempts[0]["outcome"] in ("Preempted", "NodeLost"), attempts[0].get("charged", False)) == (True, False), jobs.told("mourner")
+    jobs.wait_until_trains("mourner", attempt=2)
+    print(f"first new step after {time.monotonic() - before:.0f} s")
+
+    ends = 2
+    if isinstance(operator, Cluster):
+        ends = 3
+        heads = {node_of(pod) for pod in jobs.ray_pods("mourner", "head")}
+        lost = next(node for node in operator.nodes if node.name not in heads)
+        jobs.wait_for_checkpoint("mourner", since=jobs.get("mourner")["status"]["attempts"][1]["firstStep"] + 1)
+        before = time.monotonic()
+        operator.lose(lost)
+        try:
+            operator.kubectl("wait", f"node/{lost.name}", "--for=condition=Ready=Unknown", "--timeout=120s", timeout_seconds=130)
+            not_ready = time.monotonic()
+            print(f"not ready after {not_ready - before:.0f} s")
+            ended = jobs.wait_until_ended("mourner", 2)["status"]["attempts"][1]
+            print(f"the attempt ended {time.monotonic() - before:.0f} s after its node: {ended}")
+            assert (ended["outcome"], ended.get("charged", False)) == ("NodeLost", False), jobs.told("mourner")
+            assert lost.name in ended["message"], ended
+            cluster = ended["rayJob"]["cluster"]
+
+            def held() -> list[str]:
+                """Pods of the attempt on nodes that are there."""
+                pods = [pod for pod in jobs.ray_pods("mourner") if pod["metadata"]["labels"].get("ray.io/cluster") == cluster]
+                return [name_of(pod) for pod in pods if node_of(pod) != lost.name]
+
+            jobs.wait_while(held, seconds=120 - (time.monotonic() - not_ready))
+            print(f"GPUs given back {time.monotonic() - not_ready:.0f} s after the node was not ready")
+        finally:
+            before = time.monotonic()
+            operator.bring_back(lost)
+        jobs.wait_until_trains("mourner", attempt=3)
+        print(f"first new step {time.monotonic() - before:.0f} s after the node was started again")
+
+    jobs.wait_for("mourner", "Succeeded")
+    status = jobs.get("mourner")["status"]
+    assert [attempt["outcome"] for attempt in status["attempts"]][-1] == "Finished"
+    assert len(status["attempts"]) == ends, "nothing was tried in vain"
+    assert status["usage"]["chargedFailures"] == 0
+    assert jobs.measured_steps("mourner") == list(range(1, 41)), "every step once"
+
+
 def test_two_jobs_that_fit_one_at_a_time_both_finish(jobs: Jobs) -> None:
     """Each wants most of both nodes, all of it at once, and nobody helps. Who can't have all in time gives back what it has, uncharged."""
     for name in ("one", "other"):
@@ -220,6 +277,10 @@ def most_of_a_node(jobs: Jobs) -> str:
     nodes = json.loads(jobs.cluster.kubectl("get", "nodes", "-o=json"))["items"]
     kibibytes = max(int(node["status"]["allocatable"]["memory"].removesuffix("Ki")) for node in nodes)
     return f"{kibibytes * 55 // 100}Ki"
+
+
+def name_of(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["name"])
 
 
 def node_of(pod: dict[str, Any]) -> str:

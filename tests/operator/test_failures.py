@@ -8,11 +8,11 @@ import pytest
 
 from finetune_api.finetunejob import FailurePolicy
 from finetune_api.pod_result import PodResult
-from finetune_api.report import FineTuneReportStatus, ReportOutcome
+from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus, RayJobReference
 from finetune_api.times import timestamp
 from finetune_operator import keys
-from finetune_operator.failures import Ending, Evidence, ending, next_start
+from finetune_operator.failures import Ending, Evidence, ending, lost_head, next_start
 from finetune_operator.observation import RayJob, read_rayjob
 
 from . import builders
@@ -45,6 +45,11 @@ def worker(**state: Any) -> dict[str, Any]:
     return builders.raw_pod("worker", stage=keys.TRAINING, container=keys.WORKER_CONTAINER, labels=labels, **state)
 
 
+def out_of_memory(pod: dict[str, Any]) -> dict[str, Any]:
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    return pod
+
+
 def attempt(**changes: Any) -> AttemptStatus:
     reference = RayJobReference(name="starchat-1", uid="u", cluster=CLUSTER)
     return AttemptStatus(number=1, start_time=builders.CREATED, ray_job=reference).model_copy(update=changes)
@@ -55,6 +60,7 @@ SUCCEEDED = rayjob("Complete", job="SUCCEEDED")
 STOPPED = rayjob("Complete", job="STOPPED")
 REFUSED = rayjob("ValidationFailed", job="", cluster="", message="authOptions is not supported")
 SUSPENDED = rayjob("Suspended", cluster="", suspend=True)
+COMMITTED = ReportedCheckpoint(step=5, attempt=1)
 GONE_AT = timestamp(START + timedelta(seconds=300))
 OVERDUE = timestamp(LATER - timedelta(seconds=60))
 FAILED_NOW = rayjob("Failed", job="FAILED", endTime=timestamp(LATER - timedelta(seconds=20)))
@@ -167,6 +173,49 @@ CASES = [
     Case("a worker died, and its node may have", FAILED_NOW, None, report=report("Failed", message="rank 3"), pods=(worker(),)),
     Case("it died, and its node lives", FAILED_BEFORE, AttemptOutcome.FAILED, "TrainingFailed", report("Failed"), (worker(),)),
     Case("it died, and all pods are gone", FAILED_NOW, AttemptOutcome.FAILED, "TrainingFailed", report("Failed")),
+    Case(
+        "a worker's pod was deleted without warning",
+        FAILED_NOW,
+        AttemptOutcome.PREEMPTED,
+        "WorkerPreempted",
+        report("Failed", reason="WorkerPreempted", message="the workers on w1 were taken away"),
+        (worker(),),
+        words="w1",
+    ),
+    Case("a worker is lost, before any checkpoint", FAILED, AttemptOutcome.FAILED, "WorkerLost", report("Failed", reason="WorkerLost")),
+    Case(
+        "a worker is lost, after a checkpoint",
+        FAILED,
+        AttemptOutcome.NODE_LOST,
+        "WorkerLost",
+        report("Failed", reason="WorkerLost", checkpoint=COMMITTED),
+    ),
+    Case(
+        "a worker is lost for want of memory, after a checkpoint",
+        FAILED,
+        AttemptOutcome.FAILED,
+        "WorkerLost",
+        report("Failed", reason="WorkerLost", checkpoint=COMMITTED),
+        (out_of_memory(worker(phase="Failed", exit_code=137)),),
+    ),
+    Case("hangs, before any checkpoint", FAILED, AttemptOutcome.FAILED, "NoProgress", report("Failed", reason="NoProgress")),
+    Case(
+        "hangs, after a checkpoint",
+        FAILED,
+        AttemptOutcome.HUNG,
+        "NoProgress",
+        report("Failed", reason="NoProgress", checkpoint=COMMITTED, message="no step for 700 s"),
+        words="700 s",
+    ),
+    Case(
+        "hangs, since a node is lost",
+        FAILED,
+        AttemptOutcome.NODE_LOST,
+        "NodeLost",
+        report("Failed", reason="NoProgress"),
+        (worker(conditions=(UNREADY,)),),
+        words="node node-1, on which pod worker is, no longer answers",
+    ),
     Case("a pod of a lost node was deleted", FAILED, AttemptOutcome.NODE_LOST, "NodeLost", None, (head(conditions=(TAINTED,)),)),
     Case("its node was drained", FAILED, AttemptOutcome.PREEMPTED, "Preempted", None, (head(phase="Failed", reason="Evicted"),)),
     Case(
@@ -219,9 +268,42 @@ def test_the_drivers_last_words_have_ten_seconds(seconds: float, ended: bool) ->
     assert (ending(evidence) is not None) is ended
 
 
+def test_a_former_attempts_checkpoint_is_none_of_this_one() -> None:
+    """Else what hangs at its first step would begin anew for ever."""
+    evidence = Evidence(
+        attempt=attempt(first_step=5),
+        rayjob=FAILED,
+        report=report("Failed", reason="NoProgress", checkpoint=COMMITTED),
+        pods=(),
+        now=LATER,
+    )
+    found = ending(evidence)
+    assert found is not None
+    assert found.outcome is AttemptOutcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("unreachable_for", "reported", "ends"),
+    [(89, 300, False), (90, 300, True), (300, None, True), (300, 20, False), (300, 90, True)],
+)
+def test_a_head_on_a_lost_node_ends_its_attempt_unless_it_still_reports(unreachable_for: float, reported: float | None, ends: bool) -> None:
+    since = timestamp(LATER - timedelta(seconds=unreachable_for))
+    pods = [worker(), head(node="node-7", conditions=({**UNREADY, "lastTransitionTime": since},))]
+    found = lost_head(pods, None if reported is None else timestamp(LATER - timedelta(seconds=reported)), LATER)
+    assert (found is not None) is ends
+    if found is not None:
+        assert found.outcome is AttemptOutcome.NODE_LOST
+        assert "node node-7" in found.message
+
+
+def test_a_lost_worker_is_the_drivers_to_tell() -> None:
+    """It lives, and knows whether the ranks there still answer."""
+    since = timestamp(LATER - timedelta(seconds=300))
+    assert lost_head([head(), worker(conditions=({**UNREADY, "lastTransitionTime": since},))], None, LATER) is None
+
+
 def test_out_of_memory_is_told() -> None:
-    pod = head(phase="Failed", exit_code=137)
-    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    pod = out_of_memory(head(phase="Failed", exit_code=137))
     found = ending(Evidence(attempt=attempt(), rayjob=FAILED, report=None, pods=(pod,), now=LATER))
     assert found is not None
     assert found.outcome is AttemptOutcome.FAILED

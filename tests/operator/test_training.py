@@ -249,6 +249,7 @@ def test_a_report_of_another_cluster_is_ignored(world: World, kubelet: Kubelet) 
 
 
 def test_silence_makes_the_progress_stale_once(world: World, kubelet: Kubelet) -> None:
+    """A driver that never reported can't reach the API server: it trains all the same, for as long as it likes."""
     prepared(world, kubelet)
     kubelet.rayjob("starchat-1", "Running", job="RUNNING")
     kubelet.ray_pods("starchat-1-abcde")
@@ -262,6 +263,53 @@ def test_silence_makes_the_progress_stale_once(world: World, kubelet: Kubelet) -
     world.clock.advance(10_000)
     world.settle()
     assert len(world.api.calls) == before
+
+
+def test_a_driver_that_reported_and_then_says_nothing_ends_its_attempt(world: World, kubelet: Kubelet) -> None:
+    """KubeRay and Ray say for ever that a job runs whose driver is stopped. The silence counts from when the operator has seen it."""
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    checkpoint = {"step": 4, "attempt": 1, "bytes": 10}
+    kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10, checkpoint=checkpoint)
+    world.settle()
+    world.clock.advance(5000)  # the API server was away so long: the driver's next report has had no time to come
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(1200)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=6, totalSteps=10, checkpoint=checkpoint)
+    world.settle()
+    assert "staleTime" not in world.status["progress"]
+    world.clock.advance(121)
+    world.settle()
+    world.clock.advance(1199)
+    world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    world.clock.advance(1)
+    world.settle()
+    ended = world.status["attempts"][0]
+    assert (ended["outcome"], ended["reason"], ended["charged"]) == ("Hung", "NoProgress", False)
+    assert not any(one["metadata"]["name"] == "starchat-1" for one in world.api.of(kinds.RAYJOBS)), "its pods hold GPUs"
+
+
+def test_the_head_of_a_lost_node_is_given_up_within_two_minutes(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10)
+    world.settle()
+    lost = {"type": "Ready", "status": "False", "reason": "NodeNotReady", "lastTransitionTime": kubelet.timestamp()}
+    kubelet.ray_pod("starchat-1-abcde", 0, keys.HEAD_CONTAINER, node="node-7", conditions=(lost,))
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds is not None
+    assert decision.requeue_after_seconds <= 90
+    world.clock.advance(91)
+    world.settle()
+    ended = world.status["attempts"][0]
+    assert (ended["outcome"], ended["charged"]) == ("NodeLost", False)
+    assert "node-7" in ended["message"]
+    assert not any(one["metadata"]["name"] == "starchat-1" for one in world.api.of(kinds.RAYJOBS))
 
 
 def test_one_status_write_per_report(world: World, kubelet: Kubelet) -> None:

@@ -21,14 +21,16 @@ from finetune_api.status import (
     eta_text,
     newest,
 )
-from finetune_api.times import moment, timestamp
+from finetune_api.times import is_ahead, moment, seconds_between, timestamp
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
 from finetune_operator.stages.budget import gpu_hours, gpus, held_seconds
 from finetune_operator.stages.planning import job_of
 
-# The driver reports every 10 s. Longer silence while an attempt runs is told.
+# The driver reports at least every minute. Longer silence while an attempt runs is told.
 STALE_SECONDS = 120.0
+# And then ends it: longer than the driver itself waits for its ranks, so that the driver's words come first.
+SILENT_SECONDS = 1200.0
 
 
 def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None = None) -> FineTuneJobStatus:
@@ -79,21 +81,23 @@ def reported(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus
     status = with_last(status, last_step=report.step if report.step is not None else attempt.last_step)
     return status.model_copy(
         update={
-            "progress": _progress(report),
+            "progress": _progress(report, status.progress),
             "checkpoints": _checkpoints(status.checkpoints, report),
             "evaluation": _evaluation(status.evaluation, report),
         }
     )
 
 
-def _progress(report: FineTuneReportStatus) -> ProgressStatus:
+def _progress(report: FineTuneReportStatus, known: ProgressStatus | None) -> ProgressStatus:
+    reported_at = report.reported_at if moment(report.reported_at) else None
     return ProgressStatus(
         step=report.step or 0,
         total_steps=report.total_steps,
         loss=report.loss,
         tokens_per_second=report.tokens_per_second,
         eta=eta_text(report.eta_seconds) if report.eta_seconds is not None else None,
-        reported_at=report.reported_at if moment(report.reported_at) else None,
+        reported_at=reported_at,
+        stale_time=known.stale_time if known is not None and known.reported_at == reported_at else None,
     )
 
 
@@ -137,7 +141,8 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         message=shortened(ending.message, LONGEST_MESSAGE) or None,
         charged=charged,
     )
-    progress = status.progress.model_copy(update={"stale": False, "eta": None}) if status.progress else None
+    quiet = {"stale": False, "stale_time": None, "eta": None}
+    progress = status.progress.model_copy(update=quiet) if status.progress else None
     return status.model_copy(update={"usage": usage, "progress": progress, "dashboard": None})
 
 
@@ -167,5 +172,8 @@ def staleness(observed: Observed, status: FineTuneJobStatus) -> tuple[FineTuneJo
     since = max(filter(None, (moment(progress.reported_at), moment(attempt.running_time))))
     silent = max((observed.now - since).total_seconds(), 0.0)
     if silent >= STALE_SECONDS:
-        return status.model_copy(update={"progress": progress.model_copy(update={"stale": True})}), None
+        known = None if is_ahead(progress.stale_time, observed.now) else progress.stale_time
+        progress = progress.model_copy(update={"stale": True, "stale_time": known or timestamp(observed.now)})
+        left = SILENT_SECONDS - (seconds_between(progress.stale_time, observed.now) or 0.0)
+        return status.model_copy(update={"progress": progress}), left if left > 0 else None
     return status, STALE_SECONDS - silent

@@ -8,22 +8,24 @@ from typing import Any, Final
 
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
+from finetune_api.report import ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
 from finetune_api.times import is_ahead, moment, seconds_between, timestamp
 from finetune_operator import keys
-from finetune_operator.failures import Ending, Evidence, ending
+from finetune_operator.failures import Ending, Evidence, ending, hung, lost_head
 from finetune_operator.observation import CLUSTER_LABEL, Observed, RayJob
 from finetune_operator.resources.report import report as report_manifest
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts, budget
-from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, observe
+from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, observe, sooner
 from finetune_operator.stages.planning import job_of
-from finetune_operator.waiting import is_gone, phase, waits_for
+from finetune_operator.waiting import is_gone, is_unreachable, phase, waits_for
 
 Json = dict[str, Any]
 
 # What a pod's end takes besides the checkpoint that it may commit.
 _STOP_MARGIN_SECONDS: Final = 60.0
+_LOOK_AGAIN_SECONDS: Final = 10.0
 _STOP_FOR_SUSPENSION: Final = "Suspended"
 # What the Job's controller writes on pods; Kubernetes 1.27 gave the older label a prefix.
 _JOB_NAME_LABELS: Final = ("batch.kubernetes.io/job-name", "job-name")
@@ -94,9 +96,33 @@ def ending_of(
         return found, None
     if rayjob is None or rayjob.deleting or rayjob.terminal:  # a checkpoint or its last words are awaited
         return None, 5.0
+    if (gone := _without_driver(observed, status, pods)) is not None:
+        return gone, None
     if attempt.stop_requested is not None:
         return _stop_deadline(observed, attempt, report is not None, settings), None
-    return _start_deadline(observed, attempt, rayjob, pods)
+    found, waits = _start_deadline(observed, attempt, rayjob, pods)
+    # Nobody tells when the time of a node that no longer answers is up.
+    return found, sooner(waits, _LOOK_AGAIN_SECONDS if any(map(is_unreachable, pods)) else None)
+
+
+def _without_driver(observed: Observed, status: FineTuneJobStatus, pods: list[Json]) -> Ending | None:
+    """The ending of an attempt whose driver is gone, or has said nothing for long, while KubeRay and Ray say that it runs.
+
+    A driver that never reported can't reach the API server, and trains all the same. One that did renews its report every minute; its
+    silence counts from when the operator noticed it, so that an outage of the API server ends nothing.
+    """
+    attempt, progress = status.attempts[-1], status.progress
+    report = observed.report_of(attempt)
+    if attempt.running_time is None or (report is not None and report.outcome is not ReportOutcome.RUNNING):
+        return None
+    lost = lost_head(pods, report.reported_at if report else None, observed.now)
+    if lost is not None or report is None:
+        return lost
+    silent = seconds_between(progress.stale_time, observed.now) if progress is not None and progress.stale else None
+    if silent is None or silent < attempts.SILENT_SECONDS:
+        return None
+    told = f"its driver has reported nothing since {report.reported_at}, while Ray and KubeRay say that it runs"
+    return hung(attempt, report, told, pods)
 
 
 def _stop_deadline(observed: Observed, attempt: AttemptStatus, has_reported: bool, settings: Settings) -> Ending | None:

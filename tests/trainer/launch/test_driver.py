@@ -4,14 +4,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.errors import InvalidStorage, TrainingFailed
-from finetune_trainer.launch.driver import steps_done, worker_nodes
+from finetune_api.errors import InvalidStorage, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
+from finetune_trainer.launch.driver import follow, lost, steps_done, worker_nodes
+from finetune_trainer.launch.patience import Patience, Sign
 from finetune_trainer.machine import this_machine
+from finetune_trainer.reporting.events import Event, FanOut
 
 
 def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -40,6 +44,97 @@ def test_a_worker_that_died_without_a_word() -> None:
 def test_what_a_worker_said_comes_back_as_its_error() -> None:
     with pytest.raises(InvalidStorage, match="no such bucket"):
         steps_done(None, ("InvalidStorage", "no such bucket"), RuntimeError("worker 1 failed"))
+
+
+class Mailbox:
+    """The mailbox's handle: what is asked of it is a method, which `ask` calls. `steps`: at which poll each step is done."""
+
+    def __init__(self, clock: "Clock", *, steps: list[int], finishes: int | None = None) -> None:
+        self.clock, self.steps, self.finishes, self.polls = clock, steps, finishes, 0
+
+    def take(self) -> list[Event]:
+        self.polls += 1
+        self.clock.seconds += 60
+        return []
+
+    def sign(self) -> Sign:
+        done = sum(self.polls >= poll for poll in self.steps)
+        return Sign(count=done, steps=done, what=f"step {done} of this attempt")
+
+    def outcome(self) -> tuple[int | None, None]:
+        return (len(self.steps) if self.finishes is not None and self.polls >= self.finishes else None, None)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def followed(clock: Clock, mailbox: Mailbox, ask: Callable[[Any], Any], fit: Callable[[], None]) -> Exception | None:
+    return follow(fit, mailbox, ask, Patience(now=clock), sink=FanOut([]), stop=threading.Event(), poll_seconds=0.0)
+
+
+def call(question: Callable[[], Any]) -> Any:
+    return question()
+
+
+@pytest.fixture
+def for_ever() -> Iterator[Callable[[], None]]:
+    """What Ray Train's `fit` does when it waits for a node that is gone."""
+    over = threading.Event()
+    yield lambda: over.wait() and None
+    over.set()
+
+
+def test_ranks_that_do_not_get_on_end_the_attempt_whatever_ray_does(for_ever: Callable[[], None]) -> None:
+    clock = Clock()
+    mailbox = Mailbox(clock, steps=[1, 2, 3])
+    with pytest.raises(NoProgress, match=r"no step and no progress of any other kind for 600 s; the last was step 3 of this attempt"):
+        followed(clock, mailbox, call, for_ever)
+    assert mailbox.polls == 3 + 10
+
+
+def test_a_mailbox_that_does_not_answer_ends_the_attempt_too(for_ever: Callable[[], None]) -> None:
+    clock = Clock()
+
+    def late(question: Any) -> None:
+        clock.seconds += 30
+
+    with pytest.raises(NoProgress, match="for 630 s; the last was starting"):
+        followed(clock, Mailbox(clock, steps=[]), late, for_ever)
+
+
+def test_workers_that_are_done_need_not_end(for_ever: Callable[[], None]) -> None:
+    clock = Clock()
+    mailbox = Mailbox(clock, steps=[1, 2], finishes=2)
+    assert followed(clock, mailbox, call, for_ever) is None
+    assert clock.seconds == 2 * 60 + 120 + 60  # and a last look for events
+
+
+class Death(Exception):
+    preempted = False
+
+
+class Failure(Exception):
+    """As Ray Train's WorkerGroupError."""
+
+    def __init__(self, **deaths: bool) -> None:
+        super().__init__("the group failed")
+        self.worker_failures = {int(rank[1:]): Death("gone") for rank in deaths}
+        for error, preempted in zip(self.worker_failures.values(), deaths.values(), strict=True):
+            error.preempted = preempted
+
+
+def test_what_took_workers_away_is_told_apart() -> None:
+    """Of ranks that fail together, the one whose node was taken explains the others."""
+    assert type(lost(Failure(r0=False, r1=True), ["w1"])) is WorkerPreempted
+    assert str(lost(Failure(r0=False, r1=True), ["w1"])).startswith("the workers on w1 were taken away by others; the same command")
+    assert type(lost(Failure(r0=False, r1=False), ["w1"])) is WorkerLost
+    assert type(lost(Failure(r0=False), [])) is TrainingFailed
+    assert type(lost(type("PreemptionError", (Exception,), {})("node drained"), [])) is WorkerPreempted
 
 
 BLIND = """

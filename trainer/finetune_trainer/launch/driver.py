@@ -1,17 +1,21 @@
 """The driver: a TrainingRun becomes Ray Train workers, and what they report becomes events.
 
 In: a frozen run, where its files are, a sink and a request to stop. Out: the number of steps done. Ray is already running.
-Workers talk to the driver through one small actor, the mailbox, and only rank 0 does; the driver never looks into a worker.
+Workers talk to the driver through one small actor, the mailbox; the driver never looks into a worker. Nor does it trust Ray to
+notice that one is gone: whatever Ray does, an attempt without a sign of progress ends (`patience`).
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from finetune_api import errors
-from finetune_api.errors import FineTuneError, InvalidSpec, TrainingFailed
+from finetune_api.errors import FineTuneError, InvalidSpec, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.launch import patience as limits
+from finetune_trainer.launch.patience import Patience, Sign
 from finetune_trainer.reporting.events import Event, Sink, Stopping
 from finetune_trainer.training.places import Placement
 from finetune_trainer.training.stop_files import StopFiles
@@ -25,6 +29,13 @@ _DEATHS = {"ActorDiedError", "RayActorError", "WorkerCrashedError", "WorkerHealt
 # How long nodes may take to join Ray. KubeRay starts the driver when its pods run, and their Ray needs a moment more.
 JOIN_SECONDS = 300.0
 
+# How long an answer of the mailbox may take. It lives on the driver's node and never works: a late answer is a busy machine.
+ANSWER_SECONDS = 30.0
+# How long Ray may take to end the workers once the loop has ended, and how long a lost node may take to be noticed by Ray's head: the
+# ranks that waited for it fail at once, and their words only say that a connection was closed.
+ENDING_SECONDS = 120.0
+NOTICE_SECONDS = 45.0
+
 
 class Mailbox:
     """What rank 0 wrote and nobody has read yet, and what the driver asks of it. Runs as a Ray actor on the driver's node."""
@@ -34,6 +45,15 @@ class Mailbox:
         self._stop = False
         self._failure: tuple[str, str] | None = None
         self._steps_done: int | None = None
+        self._sign = Sign()
+
+    def progress(self, what: str) -> None:
+        """Any rank: a part of something long is done."""
+        self._sign = Sign(count=self._sign.count + 1, steps=self._sign.steps, what=what)
+
+    def sign(self) -> Sign:
+        """Driver: the newest sign of progress."""
+        return self._sign
 
     def record(self, event: Event) -> None:
         """Rank 0: something happened."""
@@ -52,7 +72,9 @@ class Mailbox:
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Rank 0: whether the driver asked for a stop."""
+        """Rank 0, after each step: whether the driver asked for a stop."""
+        steps = self._sign.steps + 1
+        self._sign = Sign(count=self._sign.count + 1, steps=steps, what=f"step {steps} of this attempt")
         return self._stop
 
     def take(self) -> list[Event]:
@@ -72,6 +94,7 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
     Raises the FineTuneError that a worker ended with, or TrainingFailed when one died without a word.
     """
     import ray
+    from ray.exceptions import GetTimeoutError, RayError
     from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -81,20 +104,35 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
     # On the driver's node: a worker's may go away, and with it why.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    nodes = _joined(placement.nodes(run), gpu=run.plan.device == "gpu")
     trainer = TorchTrainer(
         train_on_rank,
         train_loop_config={"run": run.to_json(), "placement": placement, "stop_files": stop_files, "mailbox": mailbox},
         torch_config=checked_torch_config("nccl" if run.plan.device == "gpu" else "gloo", mailbox),
-        scaling_config=_scaling(run, _joined(placement.nodes(run), gpu=run.plan.device == "gpu")),
-        # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage.
+        scaling_config=_scaling(run, nodes),
+        # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage. Without the
+        # second, Ray would start the group anew after a preemption, for ever, and on nodes that are gone (docs/decisions/0008).
         run_config=ray.train.RunConfig(
             name=run.job.metadata.name,
             storage_path=f"{ray.get_runtime_context().get_temp_dir()}/train",
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )
-    failure = _follow(trainer.fit, mailbox, sink=sink, stop=stop)
-    done, reported = ray.get(mailbox.outcome.remote())
+
+    def ask(question: Any) -> Any:
+        """The mailbox's answer; None when there is none in time."""
+        with suppress(GetTimeoutError):
+            return ray.get(question.remote(), timeout=ANSWER_SECONDS)
+
+    first_step = limits.SHORTEST_SECONDS if run.plan.device == "gpu" else limits.FIRST_CPU_STEP_SECONDS
+    patience = Patience(now=time.monotonic, shortest_seconds=limits.SHORTEST_SECONDS, first_step_seconds=first_step)
+    try:
+        failure = follow(trainer.fit, mailbox, ask, patience, sink=sink, stop=stop)
+        done, reported = ask(mailbox.outcome) or (None, None)
+    except RayError as error:  # the mailbox is gone, and with it whatever ran this driver's Ray
+        raise TrainingFailed(f"Ray on the driver's node no longer answers: {_last_line(error)}") from error
+    if failure is not None and done is None and reported is None:
+        raise lost(failure, _departed(nodes, failure)) from failure
     return steps_done(done, reported, failure)
 
 
@@ -156,10 +194,20 @@ def cpu_share(cpus: float, workers: int) -> float:
     return cpus // workers or cpus / workers
 
 
-def _follow(fit: Callable[[], Any], mailbox: Any, *, sink: Sink, stop: threading.Event) -> Exception | None:
-    """Pass events on until `fit` ends; what it raised. It runs in a thread, since Ray would take over Ctrl-C in the main one."""
-    import ray
+def follow(
+    fit: Callable[[], Any],
+    mailbox: Any,
+    ask: Callable[[Any], Any],
+    patience: Patience,
+    *,
+    sink: Sink,
+    stop: threading.Event,
+    poll_seconds: float = POLL_SECONDS,
+) -> Exception | None:
+    """Pass events on until `fit` ends; what it raised. It runs in a thread, since Ray would take over Ctrl-C in the main one.
 
+    Also ends when the loop has ended and `fit` hasn't. Raises NoProgress when the patience is exhausted.
+    """
     raised: list[Exception] = []
 
     def fit_in_thread() -> None:
@@ -170,18 +218,59 @@ def _follow(fit: Callable[[], Any], mailbox: Any, *, sink: Sink, stop: threading
 
     thread = threading.Thread(target=fit_in_thread, name="ray-train", daemon=True)
     thread.start()
-    asked = False
+    asked, ended_at = False, None
     while thread.is_alive():
         if stop.is_set() and not asked:
             sink.record(Stopping(reason="a stop was requested; a checkpoint follows this step"))
             mailbox.request_stop.remote()
             asked = True
-        for event in ray.get(mailbox.take.remote()):
+        for event in ask(mailbox.take) or ():
             sink.record(event)
-        thread.join(POLL_SECONDS)
-    for event in ray.get(mailbox.take.remote()):
+        sign = ask(mailbox.sign)
+        if sign is not None:
+            patience.see(sign)
+        done, _ = ask(mailbox.outcome) or (None, None)
+        if done is not None:
+            ended_at = ended_at or patience.now()
+            if patience.now() - ended_at >= ENDING_SECONDS:
+                break
+        elif (told := patience.exhausted()) is not None:
+            raise NoProgress(f"{told}; the same command goes on from the newest checkpoint")
+        thread.join(poll_seconds)
+    for event in ask(mailbox.take) or ():
         sink.record(event)
     return raised[0] if raised else None
+
+
+def _departed(nodes: Sequence[Node], failure: Exception) -> list[str]:
+    """Hosts of the run that are no longer in Ray. One that ranks on others have noticed is waited for: Ray's head takes longer."""
+    import ray
+
+    deadline = time.monotonic() + (NOTICE_SECONDS if len(nodes) > 1 else 0.0)
+    while True:
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        gone = [str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] not in alive]
+        if gone or time.monotonic() >= deadline or _was_preempted(failure):
+            return gone
+        time.sleep(1.0)
+
+
+def lost(failure: Exception, departed: Sequence[str]) -> TrainingFailed:
+    """What became of workers that ended without a word of their own. `departed`: hosts of the run that have left Ray."""
+    where = f" on {', '.join(departed)}" if departed else ""
+    again = "the same command goes on from the newest checkpoint"
+    if _was_preempted(failure):
+        return WorkerPreempted(f"the workers{where} were taken away by others; {again}")
+    if departed:
+        return WorkerLost(f"{', '.join(departed)} left Ray in the middle, and nobody said why; {again}")
+    return TrainingFailed(f"{_cause(failure)}; {again}")
+
+
+def _was_preempted(failure: Exception) -> bool:
+    """Whether Ray was told that a worker's node goes (Ray 2.60): by a PreemptionError, or by a mark on the error of the worker's actor."""
+    errors: dict[int, Exception] = getattr(failure, "worker_failures", {})
+    deaths = [getattr(error, "health_check_failure", error) for error in errors.values()]
+    return type(failure).__name__ == "PreemptionError" or any(getattr(error, "preempted", False) for error in deaths)
 
 
 def _reported_error(reason: str, message: str) -> FineTuneError:

@@ -31,6 +31,7 @@ class Pace:
     """How often the server is asked, in seconds."""
 
     report: float = 10.0  # between two reports, unless something must be known at once
+    renew: float = 60.0  # after the last report it is sent again as it is: the operator tells a silent driver from one that has no news
     look: float = 5.0  # between two looks at what the operator asks; also the pause after a failure
     last: float = 20.0  # for the attempt's outcome, in all
     call: float = 5.0  # for one request
@@ -154,7 +155,7 @@ class Reporter:
         """Wait, with the lock, until there is something to do."""
         while not self._closed:
             now = time.monotonic()
-            if self._unsent and (self._urgent or now >= report_at):
+            if (self._unsent and (self._urgent or now >= report_at)) or now >= report_at + self._pace.renew - self._pace.report:
                 return "report"
             if now >= look_at:
                 return "look"

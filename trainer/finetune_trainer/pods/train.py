@@ -25,6 +25,7 @@ from finetune_trainer.training.rank import check_same_inputs
 from finetune_trainer.training.stop_files import StopFiles
 
 _POLL_SECONDS = 0.5
+_LEAVE_SECONDS = 30.0
 
 
 def trained(pod: Pod) -> PodResult:
@@ -109,4 +110,9 @@ def _on_signal(stop: threading.Event, number: int, frame: FrameType | None) -> N
 
 def main() -> int:
     """`python -m finetune_trainer.pods train`."""
-    return run_stage(trained, Pod.from_environment())
+    code = run_stage(trained, Pod.from_environment())
+    # Ray's own end may wait for what is gone; all that matters has been told.
+    leave = threading.Timer(_LEAVE_SECONDS, os._exit, (code,))
+    leave.daemon = True
+    leave.start()
+    return code

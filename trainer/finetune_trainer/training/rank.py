@@ -31,6 +31,7 @@ from finetune_trainer.training.collectives import Ranks
 from finetune_trainer.training.loop import Milestones, run_steps
 from finetune_trainer.training.places import Placement, Places
 from finetune_trainer.training.schedule import learning_rate
+from finetune_trainer.training.signs import Signs
 from finetune_trainer.training.stop_files import StopFiles
 
 Tell = Callable[[Event], None]
@@ -80,24 +81,36 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
             mailbox.record.remote(event)
 
     # What this node needs, fetched once for all of its ranks.
-    places = placement.here(run)
+    signs = Signs(mailbox)
+    with signs.while_reading("fetching the model and the data"):
+        places = placement.here(run)
 
     # The data, memory-mapped, and with it the rows of every optimizer step.
     batches = batch_plan(run, places, "train")
     held_out = batch_plan(run, places, "evaluation") if run.data.evaluation is not None else None
 
     # The model: rank 0 reads it, and the engine cuts it over the ranks.
-    engine = _engine(run, places, ranks)
+    with signs.while_reading("loading the model"):
+        engine = _engine(run, places, ranks)
 
     # The newest verified checkpoint, whatever world size wrote it.
     store = _claimed_checkpoints(run, places, ranks)
-    steps_done = restore(engine, store, run, ranks, tell)
+    steps_done = restore(engine, store, run, ranks, tell, signs)
     if steps_done or store.claim.number > 1:
         tell(Resumed(step=steps_done, attempt=store.claim.number))
 
     # Step after step, with evaluations and checkpoints, until all are done or somebody asks for a stop.
     rank = TrainingRank(
-        run=run, ranks=ranks, engine=engine, batches=batches, held_out=held_out, store=store, mailbox=mailbox, asked=asked, tell=tell
+        run=run,
+        ranks=ranks,
+        engine=engine,
+        batches=batches,
+        held_out=held_out,
+        store=store,
+        mailbox=mailbox,
+        asked=asked,
+        tell=tell,
+        signs=signs,
     )
     steps_done = run_steps(rank, milestones(run, batches), done=steps_done)
     return steps_done if ranks.rank == 0 else None
@@ -152,7 +165,7 @@ def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
     )
 
 
-def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell) -> int:
+def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell, signs: Callable[[str], None]) -> int:
     """Take up the newest checkpoint that every rank can read to the last byte; the steps that it has done, 0 without one.
 
     Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved.
@@ -166,7 +179,7 @@ def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks,
     candidates = store.candidates(pass_over) if ranks.rank == 0 else iter(())
     while (chosen := ranks.from_first(lambda: _next_place(candidates, run))) is not None:
         with store.reader(store.open(*chosen)) as reader:
-            read = _Lenient(reader)
+            read = _Lenient(reader, signs)
             engine.load_local_state(read, step=chosen[0])
         problems = [problem for problem in ranks.gathered(read.problem) if problem]
         if not problems:
@@ -204,9 +217,11 @@ class _Lenient:
     """Reads zeros from a damaged checkpoint and remembers why: restoring is collective, so no rank may leave in the middle."""
 
     reader: Reader
+    signs: Callable[[str], None]
     problem: str | None = None
 
     def __call__(self, kind: str, name: str, start: int, stop: int) -> Any:
+        self.signs("restoring a checkpoint")
         if self.problem is None:
             try:
                 return self.reader.read(kind, name, start, stop)
@@ -264,6 +279,7 @@ class TrainingRank:
     mailbox: Any
     asked: Callable[[], bool]
     tell: Tell
+    signs: Callable[[str], None]
 
     def train(self, step: int) -> None:
         """One optimizer step: this rank's micro-batches, normalised by the supervised tokens of all ranks."""
@@ -307,6 +323,7 @@ class TrainingRank:
             micro_batches = self.held_out.micro_batches(index, self.ranks.rank, self.ranks.world_size, micro_batch_size)
             part_sum, part_count = self.engine.evaluate(micro_batches)
             loss_sum, count = loss_sum + part_sum, count + part_count
+            self.signs(f"the evaluation after step {step}")
         loss = loss_sum / count
         if not math.isfinite(loss):
             raise TrainingFailed(
@@ -319,10 +336,18 @@ class TrainingRank:
     def checkpoint(self, step: int, evaluation_loss: float | None) -> float:
         """Every rank writes its part, rank 0 the manifest; then what is no longer kept is deleted. Seconds that it took."""
         began = time.monotonic()
-        part = self.store.write_part(step, self.ranks.rank, _stored(self.engine.local_state()))
+        part = self.store.write_part(step, self.ranks.rank, self._pieces(step))
+        self.signs(f"the checkpoint of step {step}")
         parts = self.ranks.gathered(part.to_json())
         seconds = self.ranks.from_first(lambda: self._commit(step, evaluation_loss, parts, began))
         return float(seconds)
+
+    def _pieces(self, step: int) -> Iterator[StoredPiece]:
+        """The engine's pieces as the checkpoint's: on the CPU, as NumPy. A piece is copied when it is asked for."""
+        for piece in self.engine.local_state():
+            data = piece.tensor.detach().cpu().numpy()
+            yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
+            self.signs(f"the checkpoint of step {step}")
 
     def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
         """Whether any rank wants to stop, and rank 0's other answer, on every rank."""
@@ -330,7 +355,7 @@ class TrainingRank:
         return any(stop for stop, _ in answers), answers[0][1]
 
     def stop_requested(self) -> bool:
-        """Whether the driver asked for a stop, or this rank's pod is to be stopped."""
+        """Whether the driver asked for a stop, or this rank's pod is to be stopped. That rank 0 asks is the driver's sign of a step."""
         return self.asked() or (self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote())))
 
     def _commit(self, step: int, evaluation_loss: float | None, parts: list[dict[str, Any]], began: float) -> float:
@@ -364,13 +389,6 @@ def peak_memory_bytes(device: Any) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-
-
-def _stored(pieces: Iterator[Any]) -> Iterator[StoredPiece]:
-    """The engine's pieces as the checkpoint's: on the CPU, as NumPy. A piece is copied when it is asked for."""
-    for piece in pieces:
-        data = piece.tensor.detach().cpu().numpy()
-        yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
 
 
 def _wait_for(reference: Any) -> Any:

@@ -1,0 +1,62 @@
+"""Signs of progress between two steps, from any rank to the driver: without one for long the driver gives the attempt up.
+
+In: calls from the middle of something long. Out: now and then a call to the mailbox that nobody waits for.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+_EVERY_SECONDS: Final = 10.0
+_LEAST_BYTES: Final = 1 << 20
+
+
+class Signs:
+    """Calls it like a function: `signs("evaluation")`. Cheap; tells the mailbox at most every ten seconds."""
+
+    def __init__(self, mailbox: Any, every_seconds: float = _EVERY_SECONDS) -> None:
+        self._mailbox, self._every_seconds = mailbox, every_seconds
+        self._next = 0.0
+
+    def __call__(self, what: str) -> None:
+        """Something was done just now: a micro-step of an evaluation, a piece of a checkpoint."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every_seconds
+            self._mailbox.progress.remote(what)
+
+    @contextmanager
+    def while_reading(self, what: str) -> Iterator[None]:
+        """For libraries that call nobody back: as long as this process reads or writes, it gets on."""
+        done = threading.Event()
+
+        def look() -> None:
+            before = bytes_moved()
+            while not done.wait(self._every_seconds):
+                if (now := bytes_moved()) - before >= _LEAST_BYTES:
+                    self(what)
+                    before = now
+
+        thread = threading.Thread(target=look, name="finetune-signs", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self(what)
+
+
+def bytes_moved(process: str = "self") -> int:
+    """Bytes that a process has read and written through files, and from disks behind mapped ones. 0 where the system doesn't count.
+
+    What a collective moves over sockets isn't in it: a rank that waits for another moves nothing.
+    """
+    try:
+        lines = Path(f"/proc/{process}/io").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    counted = {name: int(value) for name, _, value in (line.partition(":") for line in lines)}
+    return sum(counted.get(name, 0) for name in ("rchar", "wchar", "read_bytes"))
