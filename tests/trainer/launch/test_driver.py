@@ -2,14 +2,17 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import ROOT, Tiny
 
 from finetune_api.errors import InvalidStorage, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
 from finetune_trainer.launch.driver import follow, lost, steps_done, worker_nodes
@@ -167,3 +170,80 @@ def test_workers_that_were_given_gpus_and_see_none(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", BLIND, str(tmp_path)], capture_output=True, text=True, env=environment)
     assert re.search(r"^workers on \S+ were given GPUs and see none; check the NVIDIA driver .*: cpu$", done.stdout, re.M), done.stderr
+
+
+STOPPED = """
+import sys
+from finetune_trainer.launch import patience
+patience.SHORTEST_SECONDS = patience.FIRST_CPU_STEP_SECONDS = 20.0
+from finetune_cli.app import main
+sys.argv = ["finetune", "run", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.training
+@pytest.mark.timeout(600)
+def test_a_rank_that_is_stopped_ends_the_run_and_leaves_nothing_behind(tmp_path: Path, tiny: Tiny) -> None:
+    """SIGSTOP: alive for the kernel and for Ray, silent for ever. The other rank waits for it in a collective."""
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(tokenizer=ROOT / "examples/tiny", data=tiny.dialogues), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", STOPPED, str(job), "--run-folder", str(tmp_path / "run")]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    stopped = None
+    try:
+        wait_until(lambda: '"StepDone"' in read(tmp_path / "run/metrics.jsonl"), run)
+        stopped = next(rank for rank in ranks_of(run.pid))
+        os.kill(stopped, signal.SIGSTOP)
+        told, _ = run.communicate(timeout=180)
+    finally:
+        run.kill()
+        if stopped is not None and Path(f"/proc/{stopped}").exists():
+            os.kill(stopped, signal.SIGKILL)
+    assert run.returncode == 1, told
+    assert "no step and no progress of any other kind for" in told, told
+    wait_until(lambda: not Path(f"/proc/{stopped}").exists())
+
+
+JOB = """
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata: {{name: stopped}}
+spec:
+  model: {{name: {tokenizer}, initialization: random}}
+  dataset: {{sources: [{{path: {data}}}]}}
+  training: {{maxSteps: 10000, maxSequenceLength: 256, microBatchSize: 2, globalBatchSize: 4, logEverySteps: 1}}
+  workers: {{device: cpu, gpusPerNode: 0, workersPerNode: 2}}
+"""
+
+
+def ranks_of(driver: int) -> list[int]:
+    """Processes of Ray that train for this driver."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and "RayTrainWorker" in read(entry / "cmdline") and is_below(int(entry.name), driver):
+            found.append(int(entry.name))
+    return found
+
+
+def is_below(process: int, ancestor: int) -> bool:
+    while process > 1 and process != ancestor:
+        status = read(Path(f"/proc/{process}/status"))
+        process = int(next((line.split()[1] for line in status.splitlines() if line.startswith("PPid:")), "0"))
+    return process == ancestor
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def wait_until(there: Callable[[], bool], run: "subprocess.Popen[str] | None" = None, seconds: float = 240.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert run is None or run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

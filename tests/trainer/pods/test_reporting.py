@@ -344,6 +344,12 @@ def test_nothing_new_is_a_look_and_no_report(server: ApiServer, start: Start) ->
     assert [method for method, _ in server.requests[:4]] == ["PATCH", "GET", "GET", "GET"]
 
 
+def test_a_report_is_renewed_so_that_silence_means_something(server: ApiServer, start: Start) -> None:
+    start(Pace(report=0, look=0, renew=0.01)).record(step_done(7))
+    server.until(lambda seen: len(seen.patches) >= 4)
+    assert {patch["step"] for patch in server.patches[2:]} == {7}
+
+
 def test_every_report_has_the_form_of_the_contract(server: ApiServer, start: Start) -> None:
     reporter = start(SILENT)
     for event in (step_done(1), evaluated(1), committed(1)):
