@@ -27,8 +27,10 @@ from finetune_cli.data_rows import (
     TokenOrder,
     encoded_rows,
     encoding_of,
+    not_used,
     parsed_rows,
     print_invalid,
+    print_not_used,
     refuse_nothing,
     row_object,
     source_of,
@@ -65,7 +67,7 @@ def preview(
     if as_json:
         for one in shown:
             print(json.dumps(_object(one), ensure_ascii=False))
-        print_invalid(count)
+        print_not_used(count)
     else:
         _print_text(shown, encoding.encoder, count, limit)
     refuse_nothing(sources, count)
@@ -98,9 +100,8 @@ def _print_text(shown: Iterator[Shown], encoder: "Encoder", count: Count, limit:
     console.rule(style="dim")
     share = count.supervised / count.tokens if count.tokens else 0.0
     console.print(f"{count.dialogues:,} dialogues, {count.tokens:,} tokens, {share:.1%} of them supervised")
-    for reason, dropped in count.dropped.most_common():
-        first = f" (first: {count.first[reason]})" if reason in count.first else ""
-        console.print(f"not used: {dropped:,} x {reason}{first}", markup=False, soft_wrap=True)
+    for line in not_used(count):
+        console.print(line, markup=False, soft_wrap=True)
     sys.stdout.flush()
     print_invalid(count)
 

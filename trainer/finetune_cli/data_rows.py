@@ -36,7 +36,7 @@ NoSystemTurn = Annotated[bool, typer.Option("--no-system-turn", help="No system 
 SystemText = Annotated[str | None, typer.Option("--system-text", metavar="TEXT", help="Text of the system turn; absent: the template's.")]
 
 _CHUNK = 32  # small: `| head` should not wait
-_SHOWN_INVALID = 5
+_SHOWN_INVALID = 20
 
 
 @dataclass(slots=True)
@@ -195,6 +195,19 @@ def _message_object(message: "Message") -> dict[str, Any]:
         "train": message.learnt,
     }
     return {"role": message.role, "content": message.content} | {name: value for name, value in beside.items() if value is not None}
+
+
+def print_not_used(count: Count) -> None:
+    """What was left out, by reason, then wrong rows; on stderr, beside rows on stdout."""
+    for line in not_used(count):
+        print(line, file=sys.stderr)
+    print_invalid(count)
+
+
+def not_used(count: Count) -> list[str]:
+    """A line for each reason, with the first row that has it."""
+    places = {reason: f" (first: {count.first[reason]})" if reason in count.first else "" for reason in count.dropped}
+    return [f"not used: {number:,} x {reason}{places[reason]}" for reason, number in count.dropped.most_common()]
 
 
 def print_invalid(count: Count) -> None:

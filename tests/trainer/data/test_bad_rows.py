@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,13 @@ def test_junk_is_recognised_or_refused_but_nothing_else() -> None:
             refused.append(str(error))
     assert 0 < len(refused) < 300
     assert all("data.jsonl row 1: " in message for message in refused)
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_a_dialogue_of_8_000_exchanges_is_read_in_time_that_grows_with_its_text(flagged: bool) -> None:
+    """Kind 7, this side of templates: 0.1 s here; a cost that grows with the square would be minutes."""
+    keys: dict[str, Any] = {"train": True, "reasoning_content": "R"} if flagged else {}
+    row = chat(*[message for _ in range(8000) for message in (user(), assistant(**keys))])
+    start = time.process_time()
+    assert len(the_dialogue(row).messages) == 16_000
+    assert time.process_time() - start < 1.5

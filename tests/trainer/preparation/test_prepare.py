@@ -408,6 +408,8 @@ def test_one_bad_row_is_one_bad_row_and_what_is_not_read_is_told(tmp_path: Path)
     prepared = run(job([{"path": "./d.jsonl"}], maxInvalidRows=1), tmp_path, events=events)
     assert answers(prepared) == ["A", "B"]
     assert prepared.statistics["sources"][0]["places"] == {"no message at all (column 'messages')": ["./d.jsonl row 1"]}
-    assert "./d.jsonl: columns that are not read: 'id' (2 rows)" in [event.message for event in events if isinstance(event, Notice)]
+    not_read = "./d.jsonl: columns that are not read: 'id' (2 rows)"
+    assert not_read in [event.message for event in events if isinstance(event, Notice)]
+    assert prepared.statistics["sources"][0]["told"] == ["./d.jsonl: format messages, recognised from row 2", not_read]
     with pytest.raises(InvalidData, match=r"d\.jsonl row 1: no message at all \(column 'messages'\)"):
         run(job([{"path": "./d.jsonl"}]), tmp_path)

@@ -24,7 +24,7 @@ SINGLE_TURN: Final[dict[str, tuple[str, str, str]]] = {
 }
 # The columns that may hold the messages, and the names inside one message.
 MULTI_TURN: Final[dict[str, tuple[tuple[str, ...], str, str]]] = {
-    "messages": (("messages", "conversations"), "role", "content"),
+    "messages": (("messages", "conversations", "conversation"), "role", "content"),
     "sharegpt": (("conversations", "conversation"), "from", "value"),
 }
 NAMES: Final[tuple[Format, ...]] = tuple(name for name in get_args(Format) if name != "auto")
@@ -32,6 +32,7 @@ NAMES: Final[tuple[Format, ...]] = tuple(name for name in get_args(Format) if na
 _NUMBERING: Final = {"sharegpt": frozenset(("id",)), "dolly": frozenset(("category",))}
 # How many messages of a row recognition looks at: one of them may be broken.
 _LOOKED_AT = 8
+_SHOWN_COLUMNS = 30
 _CLASSES: Final = frozenset(("label", "labels"))
 
 
@@ -192,7 +193,10 @@ def value_of(data: dict[str, Any], column: str, setting: str) -> Any:
 
 
 def _no_column(column: str, present: Iterable[str], setting: str) -> InvalidRow:
-    return InvalidRow(f"no column {column!r}; the row has {', '.join(map(repr, present)) or 'none'} (see {setting})")
+    names = list(present)
+    shown = ", ".join(map(repr, names[:_SHOWN_COLUMNS])) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
+    why = ": preference data, as for DPO" if {"chosen", "rejected"} <= set(names) else ""
+    return InvalidRow(f"no column {column!r}; the row has {shown or 'none'}{why} (see {setting})")
 
 
 def no_format(data: dict[str, Any]) -> str:
@@ -203,5 +207,5 @@ def no_format(data: dict[str, Any]) -> str:
             "set format and columns so that only the chosen one is read, such as columns.messages: chosen"
         )
     known = ", ".join(NAMES[:-1])
-    columns = ", ".join(map(repr, data)) or "(none)"
+    columns = ", ".join(map(repr, list(data)[:_SHOWN_COLUMNS])) or "(none)"
     return f"no known format has the columns {columns}; set the source's format ({known} or {NAMES[-1]}) and columns"

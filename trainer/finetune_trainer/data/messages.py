@@ -33,6 +33,7 @@ _BEFORE: Final = {
     "assistant": frozenset(("user", "tool", "called")),
     "tool": frozenset(("assistant", "called", "tool")),
 }
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _YES: Final = frozenset(("true", "yes", "1", "1.0"))
 _NO: Final = frozenset(("false", "no", "0", "0.0"))
 _FLAG_ELSEWHERE: Final = "flags about training on messages that are not the assistant's change nothing"
@@ -171,8 +172,10 @@ def _part(part: Any, what: str) -> str:
     if not isinstance(part, dict):
         raise InvalidRow(f"{what} is of type {type(part).__name__}, not an object with 'type' and 'text'")
     kind = part.get("type", "text")
-    if kind != "text" or "text" not in part:
-        raise InvalidRow(f"{what} is of type {kind!r}; this trainer learns text" if kind != "text" else f"{what} has no 'text'")
+    if kind not in _TEXT_PARTS:
+        raise InvalidRow(f"{what} is of type {excerpt(kind)}; this trainer learns text")
+    if "text" not in part:
+        raise InvalidRow(f"{what} has no 'text'")
     return text_of(part["text"], what)
 
 
@@ -190,7 +193,7 @@ class _Extras:
     def add(self, key: str, value: Any, known: Known | None) -> None:
         """One key, by its row of the table. Raises InvalidRow."""
         if known is None:
-            self.told[f"key {key!r} of messages is not read"] = None
+            self.told[f"key {excerpt(key)} of messages is not read"] = None
         elif known.meaning == "refused":
             raise InvalidRow(f"{self.what}: {key!r} {known.because}")
         elif known.meaning == "told":

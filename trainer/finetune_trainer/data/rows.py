@@ -44,7 +44,7 @@ class _Seen:
 
 
 class RowParser:
-    """Parses rows one by one; remembers what has to be told about all of them."""
+    """Parses rows one by one; remembers what has to be told about all of them, which rows of junk must not make too much."""
 
     def __init__(self, form: str, source: DataSource, leading: Leading, trailing: Trailing) -> None:
         self._form, self._source, self._leading, self._trailing = form, source, leading, trailing
@@ -99,7 +99,7 @@ class RowParser:
             tree = _named_tree(data, self._source.columns.tree) or _first_question(used)
             items += usable(place, tree, used, self._trailing, tools, (*told, *seen.not_read) if told else seen.not_read)
         if told:
-            self._told.update(told.keys())
+            self._told.update(told.keys() if len(self._told) < _REMEMBERED else told.keys() & self._told.keys())
         return items
 
     def _seen(self, data: dict[str, Any]) -> _Seen:

@@ -56,7 +56,10 @@ def is_unicode(text: str) -> bool:
 
 def excerpt(value: Any) -> str:
     """The beginning of a value as Python writes it."""
-    text = repr(value[:100] if isinstance(value, str | bytes | list) else value)
+    try:
+        text = repr(value[:100] if isinstance(value, str | bytes | list) else value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,8 +192,8 @@ def _fingerprint(job: FineTuneJob, files: TokenizerFiles, parts: list[_Part]) ->
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _items(job: FineTuneJob, parts: list[_Part], notice: Callable[[str], None]) -> Iterator[tuple[int, Parsed | Dropped]]:
-    """(part, what a row gave), in order. Raises InvalidData when more rows are wrong than may be."""
+def _items(job: FineTuneJob, parts: list[_Part], notice: Callable[[int, str], None]) -> Iterator[tuple[int, Parsed | Dropped]]:
+    """(part, what a row gave), in order; `notice` gets the part and a sentence. Raises InvalidData when more rows are wrong than may be."""
     current = 0
 
     def chained() -> Iterator[Parsed | Dropped]:
@@ -204,7 +205,7 @@ def _items(job: FineTuneJob, parts: list[_Part], notice: Callable[[str], None]) 
                 part.source,
                 leading_assistant_turns=job.spec.dataset.leading_assistant_turns,
                 trailing_user_turns=job.spec.dataset.trailing_user_turns,
-                notice=notice,
+                notice=partial(notice, index),
             )
             yield from limited(parsed, part.source.limit)
 
@@ -238,7 +239,7 @@ def _choice(job: FineTuneJob, parts: list[_Part]) -> _Choice:
     if evaluation is None and not weighted:
         return _Choice(held_out=frozenset(), copies={})
     trees: list[dict[str, None]] = [{} for _ in parts]
-    for index, item in _items(job, parts, lambda text: None):
+    for index, item in _items(job, parts, lambda index, text: None):
         if not isinstance(item, Dropped):
             trees[index][item.tree] = None
     drawn = {index: copies(trees[index], parts[index].source.weight, seed) for index in weighted}
@@ -257,7 +258,12 @@ def _chunks(job: FineTuneJob, parts: list[_Part], statistics: Statistics, on_pro
     choice = _choice(job, parts)
     once = _TaughtOnce() if job.spec.dataset.repeated_messages == "once" else None
     open_chunks: dict[tuple[int, Side], Chunk] = {}
-    for index, item in _items(job, parts, lambda text: on_progress(Notice(message=text))):
+
+    def tell(index: int, text: str) -> None:
+        statistics.parts[index].told.append(text)
+        on_progress(Notice(message=text))
+
+    for index, item in _items(job, parts, tell):
         if isinstance(item, Dropped):
             statistics.add_dropped(index, item)
             continue

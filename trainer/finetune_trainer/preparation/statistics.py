@@ -42,6 +42,7 @@ class PartStatistics:
     split_dialogues: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)  # sentences about choices made, and about what of the rows is not read
 
     def add_dropped(self, reason: str, source: str, row: int) -> None:
         """Count a reason, and remember where it was met first."""
@@ -82,6 +83,7 @@ class PartStatistics:
             "split_dialogues": self.split_dialogues,
             "dropped": dict(self.dropped.most_common()),
             "places": self.places,
+            "told": self.told,
         }
 
 

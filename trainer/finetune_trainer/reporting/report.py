@@ -29,7 +29,10 @@ _PICTURES = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatistics:
-    """What one data source gave. `dropped` counts by reason what was not used; `places` names the first rows of each reason."""
+    """What one data source gave. `dropped` counts by reason what was not used; `places` names the first rows of each reason.
+
+    `told`: sentences about how its rows were read, and what of them was not.
+    """
 
     name: str
     dialogues: int
@@ -37,6 +40,7 @@ class SourceStatistics:
     supervised_tokens: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    told: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +153,7 @@ def statistics_from_meta(statistics: Mapping[str, Any]) -> DataStatistics:
             supervised_tokens=int(source.get("supervised_tokens", 0)),
             dropped={str(reason): int(number) for reason, number in source.get("dropped", {}).items()},
             places=source.get("places", {}),
+            told=source.get("told", ()),
         )
         for source in statistics.get("sources", [])
     ]
