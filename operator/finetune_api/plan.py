@@ -5,9 +5,9 @@ with every reason why the job can't run. Pure arithmetic: it opens no file and a
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from finetune_api.accelerators import Accelerator, accelerator, nearest_name
+from finetune_api.accelerators import ACCELERATORS, Accelerator, accelerator, nearest_name
 from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
 from finetune_api.duration import EFFICIENCY, Duration, Steps, run_duration, run_steps
@@ -16,13 +16,19 @@ from finetune_api.field_effects import idle_notes
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, ModelShape
 from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
 from finetune_api.memory import Load, memory
+from finetune_api.quantity import number
 from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, Unknown
+
+# An `Unknown` of the plan: nobody compared a worker's memory with what it will have.
+WHETHER_IT_FITS: Final = "whether it fits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What is known of the machine that workers run on. None is unknown."""
+    """What is known of the machine that workers run on. None is unknown. `called`, `field`: whose memory it is, and where it is set."""
 
+    called: str = "this machine"
+    field: str = ""
     memory_bytes: int | None = None
     gpus: int | None = None
     gpu_memory_bytes: int | None = None
@@ -53,15 +59,23 @@ def plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape
 
 
 def cluster_plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape | None) -> Plan:
-    """The plan for a cluster, whose GPUs are those of workers.accelerator; InvalidSpec with all problems, a cluster's own among them."""
+    """The plan for a cluster; InvalidSpec with all problems, a cluster's own among them.
+
+    Its GPUs are those of workers.accelerator; CPU workers have the memory that their pod is limited to.
+    """
     problems = cluster_problems(job)
     try:
-        found = plan(job, model_shape, data_shape)
+        found = plan(job, model_shape, data_shape, _worker_pod(job.spec))
     except InvalidSpec as refused:
         raise InvalidSpec(in_spec_order([*refused.problems, *problems])) from None
     if problems:
         raise InvalidSpec(in_spec_order(problems))
     return found
+
+
+def _worker_pod(spec: FineTuneJobSpec) -> Machine:
+    limit = spec.workers.resources.limits.get("memory")
+    return Machine(called="its pod", field=" (workers.resources.limits.memory)", memory_bytes=None if limit is None else int(number(limit)))
 
 
 def _plan(
@@ -251,7 +265,9 @@ def _capacity_name(spec: FineTuneJobSpec, card: Accelerator | None, machine: Mac
     if device(spec) == "gpu":
         return card.name if card else "this machine's GPU"
     workers = _batch(spec).workers_per_node
-    return "this machine" if workers == 1 else f"its share of this machine's {gib(machine.memory_bytes or 0)} GiB among {workers} workers"
+    if workers == 1:
+        return machine.called + machine.field
+    return f"its share of {machine.called}'s {gib(machine.memory_bytes or 0)} GiB{machine.field} among {workers} workers"
 
 
 # ---- what to say besides
@@ -269,8 +285,9 @@ def _unknown(
     found = []
     if shape is None:
         found.append(Unknown(name="memory", why="the model's shape is not known; give spec.model.shape, or a directory with config.json"))
-    elif needed and needed.capacity_bytes is None:
-        found.append(Unknown(name="whether it fits", why=_why_no_capacity(spec)))
+    unknown_gpu = device(spec) == "gpu" and card is None and machine.gpu_memory_bytes is None
+    if unknown_gpu or (needed and needed.capacity_bytes is None):
+        found.append(Unknown(name=WHETHER_IT_FITS, why=_why_no_capacity(spec, needed)))
     if data is None:
         what = "time" if spec.training.max_steps else "steps and time"
         found.append(Unknown(name=what, why="the data is not prepared yet; preparation counts its rows"))
@@ -284,14 +301,24 @@ def _unknown(
     return found
 
 
-def _why_no_capacity(spec: FineTuneJobSpec) -> str:
+def _why_no_capacity(spec: FineTuneJobSpec, needed: Memory | None) -> str:
     if device(spec) == "cpu":
-        return "the machine's memory is not known here; `finetune run` compares"
+        return (
+            "the memory of workers is not known here; `finetune run` compares, and so does a cluster with workers.resources.limits.memory"
+        )
     name = spec.workers.accelerator
     if name is None:
-        return "the GPU model is not given; set spec.workers.accelerator, for example nvidia-a100-80gb"
+        return "the GPU model is not given; set spec.workers.accelerator, for example nvidia-a100-80gb" + _beside_the_largest(needed)
     like = nearest_name(name)
-    return f"{name} is not a GPU model that we know" + (f"; did you mean {like}?" if like else "")
+    return f"{name} is not a GPU model that we know" + (f"; did you mean {like}?" if like else "") + _beside_the_largest(needed)
+
+
+def _beside_the_largest(needed: Memory | None) -> str:
+    """What a worker needs, where no GPU that we know has that."""
+    largest = max(ACCELERATORS, key=lambda card: card.memory_bytes)
+    if needed is None or needed.total_bytes <= largest.memory_bytes:
+        return ""
+    return f"; a worker needs {gib(needed.total_bytes)} GiB, more than any that we know has ({largest.name}: {gib(largest.memory_bytes)})"
 
 
 def _notes(spec: FineTuneJobSpec, shape: ModelShape | None, data: DataShape | None, steps: Steps, duration: Duration) -> list[str]:

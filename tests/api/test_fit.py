@@ -4,7 +4,7 @@ import pytest
 from tests.api.jobs import STARCODERBASE, job
 
 from finetune_api.errors import InvalidSpec
-from finetune_api.plan import Machine, plan
+from finetune_api.plan import Machine, cluster_plan, plan
 
 GIB = 2**30
 
@@ -68,3 +68,36 @@ def test_what_is_named_really_fits(spec):
 def test_a_cpu_machine_that_is_too_small():
     found = refusal(Machine(memory_bytes=10 * GIB), workers={"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None})
     assert "its share of this machine's 10.0 GiB among 2 workers has 5.0 GiB; use a smaller model, or give each worker at least" in found
+
+
+CPU_PODS = {"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None}
+
+
+def pods(memory):
+    return job(workers={**CPU_PODS, "resources": {"limits": {"memory": memory}}}, checkpoints={"storage": "s3://bucket/run"})
+
+
+def test_cpu_pods_are_compared_with_their_memory_limit():
+    with pytest.raises(InvalidSpec) as caught:
+        cluster_plan(pods("96Gi"), STARCODERBASE, None)
+    (found,) = caught.value.problems
+    assert "a worker needs 137.7 GiB" in str(found)
+    assert "its share of its pod's 96.0 GiB (workers.resources.limits.memory) among 2 workers has 48.0 GiB" in str(found)
+    assert cluster_plan(pods("300Gi"), STARCODERBASE, None).memory.capacity_bytes == 150 * GIB
+
+
+def test_a_cpu_pod_without_a_limit_is_said_to_be_unknown():
+    found = cluster_plan(job(workers=CPU_PODS, checkpoints={"storage": "s3://bucket/run"}), STARCODERBASE, None)
+    assert ("whether it fits", True) in {(one.name, "workers.resources.limits.memory" in one.why) for one in found.unknown}
+
+
+def test_a_model_that_no_gpu_holds_is_told_also_where_the_gpu_is_not_given():
+    """70 B on one GPU."""
+    large = STARCODERBASE.model_copy(update={"parameters": 70_000_000_000, "layers": 80, "hidden_size": 8192})
+    found = plan(job(workers={"gpusPerNode": 1, "accelerator": None}), large, None)
+    (why,) = [one.why for one in found.unknown if one.name == "whether it fits"]
+    assert re.fullmatch(
+        r"the GPU model is not given; set spec\.workers\.accelerator, .*; "
+        r"a worker needs [\d.]+ GiB, more than any that we know has \(nvidia-b200: 179\.1\)",
+        why,
+    )

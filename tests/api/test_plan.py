@@ -66,7 +66,7 @@ def test_steps(training, rows, steps):
 def test_what_is_unknown_is_none_and_named():
     found = plan(job(workers={"accelerator": None}), None, None)
     assert found.memory is found.total_steps is found.seconds is found.gpu_hours is found.flops_per_token is None
-    assert [unknown.name for unknown in found.unknown] == ["memory", "steps and time", "precision"]
+    assert [unknown.name for unknown in found.unknown] == ["memory", "whether it fits", "steps and time", "precision"]
 
 
 def test_without_data_steps_are_unknown_but_maxSteps_are_not():

@@ -93,6 +93,61 @@ def test_a_damaged_config_is_named(folder, capsys, content):
     assert "model/config.json" in "".join(capsys.readouterr().err.split())
 
 
+def hub_job(folder, name):
+    write(folder / "hub.yaml", model={"name": name, "revision": "main"}, training={"maxSequenceLength": 256})
+
+
+def test_a_model_of_the_hub_is_planned_by_its_config_json(folder, capsys, hub):
+    """Nothing else of it is read."""
+    hub.create("org/tiny", {"config.json": json.dumps(TINY_CONFIG).encode(), "model.safetensors": b"not read"})
+    hub_job(folder, "org/tiny")
+    found = planned(capsys, "hub.yaml")
+    assert found["memory"]["totalBytes"] > 0
+    assert "memory" not in [unknown["name"] for unknown in found["unknown"]]
+    assert not hub.asked("model.safetensors")
+
+
+def test_a_model_of_the_hub_is_planned_without_a_network_once_it_was_read(folder, capsys, hub):
+    hub.create("org/tiny", {"config.json": json.dumps(TINY_CONFIG).encode()})
+    hub_job(folder, "org/tiny")
+    before = planned(capsys, "hub.yaml")
+    hub.close()
+    assert planned(capsys, "hub.yaml") == before
+
+
+def test_a_hub_that_is_away_is_told_and_nothing_fails(folder, capsys, hub):
+    hub.close()
+    hub_job(folder, "org/tiny")
+    found = planned(capsys, "hub.yaml")
+    assert "memory" in [unknown["name"] for unknown in found["unknown"]]
+    assert found["notes"][-1].startswith("Its config.json is not read, so memory and time are unknown: model org/tiny: can't be fetched")
+
+
+def test_a_model_that_this_machine_may_not_read_is_told_and_nothing_fails(folder, capsys, hub):
+    """The cluster may have the token."""
+    write(folder / "hub.yaml", model={"name": "ann/private", "tokenSecret": {"name": "hub"}})
+    assert "no such model on the Hub, or it is private" in planned(capsys, "hub.yaml")["notes"][-1]
+
+
+def test_a_model_of_the_hub_that_is_no_language_model_is_refused(folder, capsys, hub):
+    hub.create("org/t5", {"config.json": json.dumps({"architectures": ["T5ForConditionalGeneration"]}).encode()})
+    hub_job(folder, "org/t5")
+    assert main(["plan", "hub.yaml"]) == 2
+    assert "T5ForConditionalGeneration" in capsys.readouterr().err
+
+
+def test_a_shape_that_the_job_gives_needs_no_hub(folder, capsys, hub):
+    assert planned(capsys, "job.yaml")["memory"]["totalBytes"] > 0
+    assert not hub.asked("config.json")
+
+
+def test_pods_that_are_too_small_for_cpu_workers_are_told_beside_the_plan(folder, capsys):
+    shape = STARCODERBASE.model_dump(by_alias=True)
+    write(folder / "pods.yaml", model={"shape": shape}, workers={**CPU, "resources": {"limits": {"memory": "8Gi"}}})
+    refused = planned(capsys, "pods.yaml")["clusterRefuses"]
+    assert any("its pod's 8.0 GiB (workers.resources.limits.memory)" in problem["message"] for problem in refused)
+
+
 def test_an_earlier_run_of_the_same_job_tells_its_data(folder, capsys):
     wanted = job()
     data = data_shape(rows=512)

@@ -57,6 +57,16 @@ def test_a_good_plan_is_told_in_a_line() -> None:
 # ---- in the life of a job
 
 
+@pytest.mark.parametrize("accelerator", [None, "nvidia-a999"])
+def test_a_job_without_a_known_accelerator_is_said_loudly_in_planned(accelerator: str | None) -> None:
+    decision = reconcile(observed({"workers": {"accelerator": accelerator}}), builders.settings())
+    planned = find(decision.status.conditions, ConditionType.PLANNED)
+    assert planned is not None
+    assert planned.status == "True"
+    assert planned.message.startswith("NOT COMPARED with the memory of any GPU: ")
+    assert ("set spec.workers.accelerator" if accelerator is None else "nvidia-a999 is not a GPU model that we know") in planned.message
+
+
 def test_a_plan_that_is_refused_makes_no_object_and_is_looked_at_again(world: World) -> None:
     world.submit(training={"globalBatchSize": 100, "method": "lora"})
     world.settle()

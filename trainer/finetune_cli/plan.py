@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,15 +35,15 @@ def plan(
 
     Also what a cluster would refuse and `finetune run` doesn't mind, unless with --here; `finetune validate --cluster` refuses it, too.
     """
-    from finetune_api.checks import in_spec_order
-    from finetune_api.cluster_checks import cluster_problems
     from finetune_api.jobfile import load_job
     from finetune_api.plan import plan as planned
 
     spec = load_job(job, overrides or ())
-    shape = local_shape(spec, job.parent)
-    result = planned(spec, shape, _data(spec, tokens), _this_machine() if here else None)
-    refused = [] if here else in_spec_order(cluster_problems(spec))
+    shape, note = _shape(spec, job.parent)
+    data = _data(spec, tokens)
+    result = planned(spec, shape, data, _this_machine() if here else None)
+    result = result.model_copy(update={"notes": (*result.notes, *note)})
+    refused = [] if here else _cluster_problems(spec, shape, data)
     if as_json:
         cost = None if price is None or result.gpu_hours is None else price * result.gpu_hours
         value = {
@@ -62,6 +62,55 @@ def plan(
         console.print(_refusals(refused))
 
 
+def _cluster_problems(job: "FineTuneJob", shape: "ModelShape | None", data: "DataShape | None") -> "list[Problem]":
+    """Why a cluster would refuse what this machine doesn't mind."""
+    from finetune_api.errors import InvalidSpec
+    from finetune_api.plan import cluster_plan
+
+    try:
+        cluster_plan(job, shape, data)
+    except InvalidSpec as refused:
+        return list(refused.problems)
+    return []
+
+
+def _shape(job: "FineTuneJob", base: Path) -> "tuple[ModelShape | None, tuple[str, ...]]":
+    """The model's shape as far as its config.json tells, and what to say where that can't be had.
+
+    One of the Hub is read there unless the job gives a shape: it is small. A Hub that doesn't answer is a note, and no reason to fail.
+    """
+    from finetune_api.checks import is_path
+    from finetune_api.errors import FineTuneError, InvalidModel
+
+    model = job.spec.model
+    if is_path(model.name) or "://" in model.name or model.shape is not None:
+        return local_shape(job, base), ()
+    try:
+        from finetune_trainer.model.hub import hub_config
+
+        config = hub_config(model, model.revision, token=_token(job))
+    except ModuleNotFoundError as error:
+        return None, (f"{model.name}: its config.json is not read ({error.name} is not installed): memory and time are unknown.",)
+    except (FineTuneError, ValueError) as error:
+        return None, (f"Its config.json is not read, so memory and time are unknown: {error}.",)
+    if not isinstance(config, dict):
+        raise InvalidModel(f"{model.name}: config.json holds no JSON object; choose another revision")
+    shape = _counted(config)
+    if shape is None:
+        return None, (f"{model.name}: its parameters can't be counted from config.json alone; give spec.model.shape.",)
+    return shape, ()
+
+
+def _token(job: "FineTuneJob") -> str | None:
+    from finetune_api.errors import InvalidSpec
+    from finetune_trainer.secrets import Secrets
+
+    try:
+        return Secrets().hub_token(job.spec.model.token_secret, "spec.model.tokenSecret")
+    except InvalidSpec:  # the cluster has it
+        return None
+
+
 # Ends of the names of classes that generate text.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 
@@ -72,7 +121,6 @@ def local_shape(job: "FineTuneJob", base: Path) -> "ModelShape | None":
     """
     from finetune_api.checks import is_path
     from finetune_api.errors import InvalidModel
-    from finetune_api.model_shape import can_count, shape_from_config
 
     name = job.spec.model.name
     file = base / name / "config.json"
@@ -84,6 +132,13 @@ def local_shape(job: "FineTuneJob", base: Path) -> "ModelShape | None":
         raise InvalidModel(f"{file}: can't be read as JSON ({error}); repair it, or fetch the model again") from None
     if not isinstance(config, dict):
         raise InvalidModel(f"{file}: holds no JSON object; fetch the model again")
+    return _counted(config)
+
+
+def _counted(config: dict[str, Any]) -> "ModelShape | None":
+    """The shape by the formulas of the contract; None for a language model of another family."""
+    from finetune_api.model_shape import can_count, shape_from_config
+
     names = config.get("architectures") or [""]
     if str(names[0]).endswith(_LANGUAGE_MODELS) and not can_count(config):
         return None

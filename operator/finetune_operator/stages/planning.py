@@ -9,7 +9,7 @@ from finetune_api.conditions import ConditionType
 from finetune_api.errors import InvalidSpec
 from finetune_api.finetunejob import FineTuneJob, ModelShape
 from finetune_api.fit import gib
-from finetune_api.plan import cluster_plan
+from finetune_api.plan import WHETHER_IT_FITS, cluster_plan
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, plan_status
 from finetune_api.training_run import DataShape, Plan, Vocabulary
@@ -57,7 +57,7 @@ def job_of(observed: Observed) -> FineTuneJob:
 
 
 def summary(found: Plan) -> str:
-    """The plan in a line.
+    """The plan in a line; first of all that a job for GPUs was not compared with their memory, when it wasn't.
 
     `8 workers on 1 node, 87 steps, 43.1 of 80.0 GiB a worker, about 5.2 GPU hours`
     """
@@ -72,4 +72,11 @@ def summary(found: Plan) -> str:
         parts.append(f"about {found.gpu_hours:.1f} GPU hours")
     if found.unknown:
         parts.append("unknown: " + ", ".join(unknown.name for unknown in found.unknown))
-    return ", ".join(parts)
+    return ". ".join([*_loudly(found), ", ".join(parts)])
+
+
+def _loudly(found: Plan) -> list[str]:
+    """Whoever reads nothing else learns that this job may end out of memory."""
+    if found.device == "cpu":
+        return []
+    return [f"NOT COMPARED with the memory of any GPU: {unknown.why}" for unknown in found.unknown if unknown.name == WHETHER_IT_FITS]

@@ -4,15 +4,20 @@ In: `spec.model` and a revision. Out: a folder of the Hub's own cache. What is i
 imported when it is used; each way in which the Hub refuses is InvalidModel with what to do.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import BaseModelSpec
 from finetune_trainer.model.headers import INDEX, SINGLE, SUFFIX, Shapes, Weights, damaged, weights_in_folder
 from finetune_trainer.secrets import LOG_IN
+
+# Whoever waits for a plan would rather be told that the Hub is away.
+_CONFIG_SECONDS = 5.0
 
 
 class ModelUnreachable(InvalidModel):
@@ -67,6 +72,28 @@ def from_hub(
         )
     weights = weights_in_folder(folder) if fetches_weights else _weights_there(spec.name, commit, sizes, token, endpoint)
     return HubModel(folder=folder, commit=commit, weights=weights)
+
+
+def hub_config(spec: BaseModelSpec, revision: str, *, token: str | None) -> Any:
+    """config.json of a model on the Hub, or of the Hub's cache where there is no network; nothing else of it. Raises InvalidModel.
+
+    Whether the Hub answers is asked first: a download of what isn't in the cache would try for 23 s (huggingface_hub 2.4).
+    """
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _as_invalid_model(spec.name, revision):
+        try:
+            HfApi().model_info(spec.name, revision=revision, token=token or False, timeout=_CONFIG_SECONDS)
+            file = hf_hub_download(spec.name, "config.json", revision=revision, token=token or False)
+        except HfHubHTTPError:
+            raise
+        except Exception:  # of its HTTP library, whichever that is, and where the network is switched off
+            cached = try_to_load_from_cache(spec.name, "config.json", revision=revision)
+            if not isinstance(cached, str):
+                raise
+            file = cached
+        return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def _weights_there(name: str, commit: str, sizes: Mapping[str, int | None], token: str | None, endpoint: str | None) -> Weights:
