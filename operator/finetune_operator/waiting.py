@@ -159,7 +159,9 @@ def unreachable_since(pod: Json) -> str | None:
 
 
 def _not_ready(pod: Json) -> Json | None:
-    """The condition by which Kubernetes marks the pods of a node that is NotReady. The kubelet writes no such reason."""
+    """The condition by which Kubernetes marks the pods of a node that is NotReady: Ready is False, and no reason is given (1.34).
+
+    A kubelet that finds a pod not ready gives one, such as ContainersNotReady.
+    """
     conditions = (pod.get("status") or {}).get("conditions") or []
-    lost = (c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True" and c.get("reason") == "NodeNotReady")
-    return next(lost, None)
+    return next((c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True" and not c.get("reason")), None)

@@ -22,7 +22,8 @@ CLUSTER = "starchat-1-abcde"
 LATER = START + timedelta(seconds=60)
 DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
 TAINTED = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "taint manager"}
-UNREADY = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+# What the node lifecycle controller of Kubernetes 1.34 leaves of a kubelet's "Ready: True".
+UNREADY = {"type": "Ready", "status": "False"}
 
 
 def rayjob(deployment: str = "Running", *, job: str = "RUNNING", cluster: str = CLUSTER, suspend: bool = False, **more: Any) -> RayJob:

@@ -298,7 +298,7 @@ def test_the_head_of_a_lost_node_is_given_up_within_two_minutes(world: World, ku
     kubelet.ray_pods("starchat-1-abcde")
     kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10)
     world.settle()
-    lost = {"type": "Ready", "status": "False", "reason": "NodeNotReady", "lastTransitionTime": kubelet.timestamp()}
+    lost = {"type": "Ready", "status": "False", "lastTransitionTime": kubelet.timestamp()}
     kubelet.ray_pod("starchat-1-abcde", 0, keys.HEAD_CONTAINER, node="node-7", conditions=(lost,))
     decision = world.settle()
     assert decision is not None

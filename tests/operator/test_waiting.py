@@ -71,7 +71,7 @@ def test_a_pod_that_was_drained_was_not_evicted_for_what_it_used() -> None:
 
 
 def test_a_pod_on_a_lost_node() -> None:
-    assert is_unreachable(builders.raw_pod(conditions=({"type": "Ready", "status": "False", "reason": "NodeNotReady"},)))
+    assert is_unreachable(builders.raw_pod(conditions=({"type": "Ready", "status": "False"},)))
     assert not is_unreachable(builders.raw_pod(conditions=({"type": "Ready", "status": "False", "reason": "ContainersNotReady"},)))
 
 
