@@ -1,5 +1,6 @@
 """Kind 1: what changes the meaning of a row is used, refused by row number, or told with a count. Never dropped in silence."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from tests.trainer.data.row_data import assistant, chat, parsed, reason, the_dia
 
 from finetune_api.errors import InvalidData
 from finetune_trainer.data.dialogues import Dropped
-from finetune_trainer.data.formats import MULTI_TURN, SINGLE_TURN
+from finetune_trainer.data.formats import MULTI_TURN, NAMES, SINGLE_TURN
 from finetune_trainer.data.meanings import ALL, COLUMNS, KEYS, MESSAGE_KEYS
 
 SINGLE = {"prompt": "Q", "completion": "A"}
@@ -43,6 +44,8 @@ def test_image_in_the_text_and_an_images_column(name: str) -> None:
         *[("weight", value) for value in (0, 0.0, "0")],
         *[("train", value) for value in ("false", "False", "no", 0)],
         *[("loss_mask", 0), ("loss_weight", 0.0)],
+        *[(key, False) for key in ("is_trainable", "shouldTrain", "do_train", "useForTraining", "computeLoss", "Train")],
+        *[(key, True) for key in ("isMasked", "is_ignored")],
         *[(key, True) for key in ("mask", "masked", "ignore", "skip", "no_loss", "exclude_from_loss")],
         *[("mask", value) for value in (1, 1.0, "true")],
     ],
@@ -240,3 +243,10 @@ def test_each_column_of_the_table_is_used_told_or_refused() -> None:
                 plain = the_dialogue(base, format=form)
                 changed = not isinstance(item, Dropped) and (item.messages, item.tools) != (plain.messages, plain.tools)  # type: ignore[union-attr]
                 assert isinstance(item, Dropped) or changed or told, (form, column)
+
+
+def test_the_page_about_data_names_everything_that_is_known() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text()
+    for known in (*COLUMNS, *MESSAGE_KEYS):
+        assert [name for name in known.names if f"`{name}`" not in page] == []
+    assert [name for name in NAMES if f"`{name}`" not in page] == []

@@ -5,6 +5,7 @@ read, and a notice says so with the number of rows. refused: a row that has a va
 is told, too, by name. Columns that a format is made of are in `formats`; a value that is null or empty says nothing.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -74,7 +75,18 @@ MESSAGE_KEYS: Final = (
     Known(("refusal", "channel", "recipient", "prefix", "end_turn"), "told", because="templates are not given it"),
 )
 
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_PREFIX: Final = re.compile(r"^(is|do|should|to_be|use_for)_")
 KEYS: Final = {name: known for known in MESSAGE_KEYS for name in known.names}
+
+
+def meaning_of_key(key: str) -> Known | None:
+    """What a key of a message means; `toolCalls`, `is_masked` and `shouldTrain` are spellings of what is in the table.
+
+    >>> [known.use for key in ("toolCalls", "is_masked", "shouldTrain") if (known := meaning_of_key(key))]
+    ['calls', 'skip', 'learn']
+    """
+    return KEYS.get(key) or KEYS.get(_PREFIX.sub("", _CAMEL.sub("_", key).lower().replace("-", "_")))
 
 
 def meaning_of(column: str, form: str) -> Known | None:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from finetune_api.finetunejob import MessageProperties, RoleMapping
 from finetune_trainer.data.dialogues import InvalidRow, Message, Role
-from finetune_trainer.data.meanings import KEYS, Known, says_nothing
+from finetune_trainer.data.meanings import KEYS, Known, meaning_of_key, says_nothing
 from finetune_trainer.data.tools import calls_of
 from finetune_trainer.data.values import excerpt, is_unicode, object_of, text_of
 
@@ -121,7 +121,7 @@ def _message(turn: Any, number: int, keys: Keys, told: Told) -> tuple[Spoken, Me
     extras = _Extras(what, role, told)
     for key, value in turn.items():
         if key not in (keys.role, keys.content) and not says_nothing(value):
-            extras.add(key, value, keys.renamed.get(key) or KEYS.get(key))
+            extras.add(key, value, keys.renamed.get(key) or meaning_of_key(key))
     content = turn.get(keys.content)
     if spoken == "calls":
         extras.calls += calls_of(text_message(content, what), what)
