@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from finetune_trainer.files.atomic import Bytes
@@ -60,5 +60,5 @@ class MemoryStorage:
         for key in keys:
             self.objects.pop(key, None)
 
-    def discard_incomplete(self) -> None:
+    def discard_incomplete(self, ours: Callable[[str], bool]) -> None:
         """Nothing is ever incomplete."""

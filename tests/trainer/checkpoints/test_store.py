@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 from examples.demo.s3_server import S3Server
@@ -119,6 +120,31 @@ def test_any_world_size_restores(saved_at: int, restored_at: int) -> None:
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.world_size, checkpoint.extra) == (12, saved_at, {"position": 120})
     assert same(restored(one, checkpoint, restored_at), state(SMALL, 12))
+
+
+def test_only_our_own_multipart_uploads_are_ended(s3: S3Server) -> None:
+    """Not other programs' under the same prefix, nor a newer attempt's; what a killed preparation or an older attempt left is."""
+    credentials = S3Credentials(access_key=s3.access_key, secret_key=s3.secret_key)
+    prefix = uuid.uuid4().hex
+    bucket = open_storage(f"s3://{BUCKET}/{prefix}", endpoint=s3.endpoint, credentials=lambda: credentials)
+    store(bucket).claimed()
+    left = {"checkpoints/step-00000004/attempt-0001/rank-00000.bin", "prepared/0123456789abcdef/train.ids.bin"}
+    others = {
+        "backup.tar",
+        "checkpoints/backup.tar",
+        "checkpoints/step-00000004/attempt-0001/backup.tar",
+        "checkpoints/step-00000008/attempt-0002/rank-00000.bin",
+        "checkpoints/step-00000008/attempt-0003/rank-00000.bin",
+        "prepared/backup.tar",
+    }
+    client = boto3.client(
+        "s3", endpoint_url=s3.endpoint, region_name="us-east-1", aws_access_key_id=s3.access_key, aws_secret_access_key=s3.secret_key
+    )
+    for key in left | others:
+        client.create_multipart_upload(Bucket=BUCKET, Key=f"{prefix}/{key}")
+    assert store(bucket).claimed().claim.number == 2
+    found = client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{prefix}/")["Uploads"]
+    assert {upload["Key"].removeprefix(f"{prefix}/") for upload in found} == others
 
 
 def test_tensors_larger_than_chunks(storage: Storage) -> None:

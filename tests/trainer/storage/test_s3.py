@@ -368,7 +368,7 @@ def test_an_upload_that_fails_leaves_nothing(s3: S3Server, proxy: Proxy, status:
         storage.put_stream("large", [bytes(8 * MIB)] * 4)
     assert storage.get("large") == b"old"
     proxy.faults[:] = [Fault(match=r"^DELETE .*uploadId", action="refuse", times=99)]
-    storage.discard_incomplete()  # would fail on an upload that is still there
+    storage.discard_incomplete(lambda key: True)  # would fail on an upload that is still there
 
 
 def test_what_a_killed_writer_left_is_discarded(s3: S3Server, proxy: Proxy) -> None:
@@ -379,9 +379,9 @@ def test_what_a_killed_writer_left_is_discarded(s3: S3Server, proxy: Proxy) -> N
     ]
     with pytest.raises(StorageFailed, match="no room"):
         storage.put_stream("large", [bytes(8 * MIB)] * 3)
-    storage.discard_incomplete()
+    storage.discard_incomplete(lambda key: True)
     assert proxy.faults[1].seen == 3, "the abort that failed twice, and the one that discards"
-    storage.discard_incomplete()
+    storage.discard_incomplete(lambda key: True)
     assert proxy.faults[1].seen == 3
 
 
@@ -518,8 +518,8 @@ def test_incomplete_files_are_invisible_and_can_be_discarded(tmp_path: Path) -> 
 
     storage.put_stream("a", blocks())
     (tmp_path / ".finetune-incomplete" / "left by a killed writer").write_bytes(b"x")
-    storage.discard_incomplete()
-    storage.discard_incomplete()
+    storage.discard_incomplete(lambda key: True)
+    storage.discard_incomplete(lambda key: True)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ from finetune_trainer.storage.protocol import Storage
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 _KEY = re.compile(r"checkpoints/step-(\d{8,})/attempt-(\d{4,})/(.+)")
+_PART = re.compile(r"checkpoints/step-\d{8,}/attempt-(\d{4,})/rank-\d{5,}\.bin")
+_PREPARED = re.compile(r"prepared/[0-9a-f]+/[\w.-]+")
 _PARALLEL = 4  # chunks fetched at a time
 _CACHED = 2 * _PARALLEL  # chunks kept by a reader: 64 MiB
 
@@ -68,7 +71,7 @@ class CheckpointStore:
         claim = claims.claim(self.storage, identity=self._identity, job=self._job)
         # Rubbish costs money, not correctness: keys that may not list uploads are good enough.
         with contextlib.suppress(InvalidStorage):
-            self.storage.discard_incomplete()
+            self.storage.discard_incomplete(partial(_is_left, attempt=claim.number))
         return CheckpointStore(self.storage, identity=self._identity, job=self._job, claim=claim)
 
     @property
@@ -295,6 +298,16 @@ class Reader:
                 f"{self._storage.url}: step {self.manifest.step} is damaged: {one.key} differs in bytes {start} to {stop}"
             )
         return data
+
+
+def _is_left(key: str, *, attempt: int) -> bool:
+    """Whether an upload that is under way can only be what an older attempt, or the preparation before it, left.
+
+    Other programs may write below the same prefix, and a newer attempt may be saving already.
+    """
+    if found := _PART.fullmatch(key):
+        return int(found[1]) < attempt
+    return _PREPARED.fullmatch(key) is not None
 
 
 class _Part:

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from finetune_trainer.files.atomic import Bytes, atomically, make_folder, sync, write_synced
@@ -93,7 +93,8 @@ class DirectoryStorage:
                 for folder in path.parents[: key.count("/")]:
                     folder.rmdir()
 
-    def discard_incomplete(self) -> None:
+    def discard_incomplete(self, ours: Callable[[str], bool]) -> None:
+        """The folder is ours, whatever the keys: no other program writes there."""
         with self._errors("removing incomplete files"), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._root / INCOMPLETE)
 

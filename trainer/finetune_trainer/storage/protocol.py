@@ -3,7 +3,7 @@
 The places are in `directory.py` and `s3.py`. Whoever reads or writes objects takes a `Storage` and does not know which it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +71,6 @@ class Storage(Protocol):
         """Delete objects, in no promised order; keys without one are passed over."""
         ...
 
-    def discard_incomplete(self) -> None:
-        """Remove what killed writers left of objects that never appeared. Ends uploads that are under way elsewhere."""
+    def discard_incomplete(self, ours: Callable[[str], bool]) -> None:
+        """Remove what killed writers left of objects that never appeared. `ours`: whether a key is the caller's to end an upload of."""
         ...

@@ -445,14 +445,16 @@ class S3Storage:
                 message=one.get("Message", ""),
             )
 
-    def discard_incomplete(self) -> None:
+    def discard_incomplete(self, ours: Callable[[str], bool]) -> None:
         def uploads(s3: "S3Client") -> "list[tuple[str, str]]":
             found = s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
             return [(one["Key"], one["UploadId"]) for page in found for one in page.get("Uploads", [])]
 
         for name, upload in self._connection.call("listing incomplete uploads", uploads):
-            with contextlib.suppress(UploadGone):
-                _Upload(self._connection, name.removeprefix(self._prefix), name, upload).abort()
+            key = name.removeprefix(self._prefix)
+            if ours(key):
+                with contextlib.suppress(UploadGone):
+                    _Upload(self._connection, key, name, upload).abort()
 
 
 def _version(etag: str) -> str:
