@@ -15,10 +15,12 @@ from finetune_api.errors import Problem
 from finetune_api.fields import key, paths
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.finetunejob.effects import yaml_path
+from finetune_api.finetunejob.hub_ids import hub_id_problem, like_hub_id
+from finetune_api.finetunejob.places import is_like_an_address
 from finetune_api.finetunejob.places import is_path as is_path
 
 _S3_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ADDRESSES: Final = ("https://huggingface.co/", "https://hf.co/", "https://www.huggingface.co/", "hf://")
 # What stands before the host of a URL, also where the URL is misspelt or the key holds a slash; a port is no key.
 _USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*([^/@]*|[^/@]*:(?!\d*/)[^@]*)@")
 _DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
@@ -89,7 +91,7 @@ CONTRADICTIONS: Final = (
         "spec.workers.gpusPerNode",
         lambda s: s.workers.device == "gpu" and s.workers.gpus_per_node == 0,
         "0 leaves device: gpu without GPUs",
-        "set it to the GPUs of a node, or use device: cpu",
+        "set it to the GPUs of a node, or use device: cpu and workersPerNode: 2",
     ),
     Rule(
         "spec.workers.workersPerNode",
@@ -152,7 +154,7 @@ def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
     for name, address in (("storage", storage), ("endpoint", spec.checkpoints.endpoint)):
         if address is not None and holds_userinfo(address):
             yield _userinfo_problem(f"spec.checkpoints.{name}", "spec.checkpoints.credentialsSecret")
-    if storage is not None and "://" in storage and not holds_userinfo(storage) and not _S3_URL.fullmatch(storage):
+    if storage is not None and is_like_an_address(storage) and not holds_userinfo(storage) and not _S3_URL.fullmatch(storage):
         yield Problem("spec.checkpoints.storage", f'"{storage}" is no s3:// URL', "write s3://bucket/prefix, or a directory")
 
 
@@ -184,10 +186,23 @@ def _place_problem(field: str, name: str, secret: str) -> Problem | None:
         return None
     if name.startswith("s3:"):
         return Problem(field, f'"{name}" is no s3:// URL', "write s3://bucket/key; a bucket's name has 3 to 63 of a-z, 0-9, `-`, `.`")
+    if name.startswith("~"):
+        return Problem(field, f'"{name}" begins with ~, which only a shell reads', "write the path from / on")
+    if name.startswith("file:/"):
+        return Problem(field, f'"{name}" is neither a Hub id nor a path', f"write /{name.removeprefix('file:').lstrip('/')}")
+    if is_like_an_address(name):
+        like = like_hub_id(name) if name.startswith(_HUB_ADDRESSES) else None
+        return Problem(
+            field, f'"{name}" can\'t be read from there', f"write {like}" if like else "write org/name, ./path or s3://bucket/key"
+        )
     if name.lower().endswith(_DATA_SUFFIXES):
         return Problem(field, f'"{name}" looks like a file, but is read as a Hub id', f"write ./{name}")
-    if not _HUB_ID.fullmatch(name):
-        return Problem(field, f'"{name}" is neither a Hub id nor a path', "write org/name, ./path or s3://bucket/key")
+    if problem := hub_id_problem(name):
+        like = None if "/" in name.strip("/").replace("/", "", 1) else like_hub_id(name)
+        told = f'"{name}" is neither a Hub id nor a path: it {problem}'
+        return Problem(
+            field, told, f"write {like}, or ./{name} for a path" if like else f"write ./{name} for a path, or org/name for the Hub"
+        )
     return None
 
 

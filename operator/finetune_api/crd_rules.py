@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from finetune_api import finetunejob as job
 from finetune_api.fields import key, kind
 from finetune_api.finetunejob.effects import Effect, yaml_path
+from finetune_api.finetunejob.hub_ids import LONGEST_PART
+from finetune_api.finetunejob.places import like_an_address_cel
 
 
 def _exclusive(first: str, second: str) -> tuple[str, str]:
@@ -57,6 +59,19 @@ _VALIDATORS: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
     ),
     job.CheckpointInterval: (("has(self.seconds) != has(self.steps)", "give seconds or steps, and not both"),),
     job.Publish: (_exclusive("hub", "directory"), _exclusive("hub", "storage"), _exclusive("directory", "storage")),
+    job.HubPublication: (
+        (
+            "!self.repository.contains('--') && !self.repository.contains('..') && !self.repository.endsWith('.git')"
+            f" && self.repository.matches('^.{{1,{LONGEST_PART}}}/.{{1,{LONGEST_PART}}}$')",
+            f"the Hub takes no repository whose name holds -- or .., ends with .git, or has a part of more than {LONGEST_PART} characters",
+        ),
+    ),
+    job.DirectoryPublication: (
+        (
+            f"!{like_an_address_cel('path')}",
+            "path is an address, and a directory is a folder of this machine or of a pod; write a path, or use publish.storage",
+        ),
+    ),
     job.Generation: (
         (
             "!has(self.minNewTokens) || !has(self.maxNewTokens) || self.minNewTokens <= self.maxNewTokens",

@@ -7,11 +7,11 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 
 def key(name: str, model: type[BaseModel]) -> str:
@@ -30,6 +30,7 @@ class Kind:
 
     annotation: Any  # without Annotated and without None
     optional: bool  # null is allowed
+    declared: Any = field(default=None, compare=False, repr=False)  # as it is written, with its bounds
 
     @property
     def model(self) -> type[BaseModel] | None:
@@ -61,14 +62,14 @@ def kind(annotation: Any) -> Kind:
     >>> kind(Annotated[int, 1] | None)
     Kind(annotation=<class 'int'>, optional=True)
     """
-    optional = False
+    optional, declared = False, annotation
     while (origin := typing.get_origin(annotation)) in (Annotated, Union, types.UnionType):
         members = typing.get_args(annotation)
         if origin is not Annotated:
             optional = type(None) in members
             members = tuple(member for member in members if member is not type(None))
         annotation = members[0]
-    return Kind(annotation, optional)
+    return Kind(annotation, optional, declared)
 
 
 def field_kind(model: type[BaseModel], yaml_key: str) -> Kind | None:
@@ -106,6 +107,25 @@ def owner(loc: typing.Sequence[str | int], root: type[BaseModel]) -> tuple[type[
             return None
         model = inner.model
     return model, str(loc[-1])
+
+
+def at(loc: typing.Sequence[str | int], root: type[BaseModel]) -> Kind | None:
+    """What the last part of the location may hold; None where that isn't known."""
+    names = [part for part in loc if isinstance(part, str)]
+    found = owner(names, root) if names else None
+    if found is None:
+        return None
+    held = field_kind(*found)
+    return kind(held.item) if held is not None and held.item is not None and isinstance(loc[-1], int) else held
+
+
+def accepts(declared: Any, value: Any) -> bool:
+    """Whether a field declared so takes the value, as it comes from YAML."""
+    try:
+        TypeAdapter(declared).validate_python(value, strict=True, by_alias=True, by_name=False)
+    except ValidationError:
+        return False
+    return True
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:

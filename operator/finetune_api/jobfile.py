@@ -19,7 +19,7 @@ from finetune_api.fields import Kind, field_kind, kind, without_nulls
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.spec_problems import by_field, problem
 from finetune_api.unknown_keys import unknown_key
-from finetune_api.yaml_text import yaml_value
+from finetune_api.yaml_text import written_scalars, yaml_value
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
@@ -29,10 +29,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
     and may contain `=`. Relative paths in the file are left as they are (relative to the file); those in an override are
     made absolute, because who types them means the folder that they are in.
     """
-    data = _mapping(yaml_value(_text(path), str(path)), str(path))
+    text = _text(path)
+    data = _mapping(yaml_value(text, str(path)), str(path))
     problems = [found for override in overrides if (found := _override(data, override))]
     try:
-        job = parse_job(data)
+        job = parse_job(data, text)
     except InvalidSpec as error:
         raise InvalidSpec([*problems, *error.problems]) from None
     if problems:
@@ -40,17 +41,19 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
     return job
 
 
-def parse_job(data: object) -> FineTuneJob:
+def parse_job(data: object, text: str = "") -> FineTuneJob:
     """The job in a mapping from YAML or the API server (whose `status` is left aside). Raises InvalidSpec with every problem.
 
-    A key without a value is as good as absent, as the API server has it: its default counts.
+    A key without a value is as good as absent, as the API server has it: its default counts. `text`: the YAML that the mapping came from,
+    so that a value can be told as it is written there.
     """
     mapping = without_nulls({name: value for name, value in _mapping(data, "the job").items() if name != "status"}, FineTuneJob)
     try:
         return FineTuneJob.model_validate(mapping, by_alias=True, by_name=False)
     except ValidationError as error:
         errors = [one for found in error.errors(include_url=False) for one in by_field(found)]
-        problems = [problem(found, FineTuneJob) for found in errors]
+        written = written_scalars(text) if text else {}
+        problems = [problem(found, FineTuneJob, written.get(found["loc"])) for found in errors]
         raise InvalidSpec([*problems, *problems_beyond(mapping, errors, problems)]) from None
 
 

@@ -10,14 +10,14 @@ from pydantic_core import ErrorDetails
 
 from finetune_api.checks import holds_userinfo
 from finetune_api.errors import Problem
-from finetune_api.fields import keys, located, nearest, owner
+from finetune_api.fields import accepts, at, key, keys, located, nearest, owner
 from finetune_api.finetunejob.effects import FieldErrors
+from finetune_api.finetunejob.hub_ids import REPOSITORY, like_hub_id
 from finetune_api.foreign_names import VALUES, plain
+from finetune_api.number_remedies import number_remedy
 from finetune_api.unknown_keys import unknown_at
 
 _LONGEST_VALUE = 60
-_SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-_THOUSANDS: Final = {"k": 1_000, "ki": 1_024, "m": 1_000_000, "mi": 1_048_576, "g": 1_000_000_000}
 _RANGES: Final = {
     "greater_than": ("is not above", "gt", "use more than"),
     "greater_than_equal": ("is less than", "ge", "use at least"),
@@ -26,9 +26,16 @@ _RANGES: Final = {
 }
 
 
-def problem(error: ErrorDetails, root: type[BaseModel]) -> Problem:
-    """The Problem behind one of pydantic's errors in a value of type `root`."""
+def problem(error: ErrorDetails, root: type[BaseModel], written: tuple[object, str] | None = None) -> Problem:
+    """The Problem behind one of pydantic's errors in a value of type `root`.
+
+    `written`: the value that the text of the file has there, and how it is written, where both are known.
+    """
     field, value = located(error["loc"]), error["input"]
+    as_text = written[1] if written is not None and type(written[0]) is type(value) and written[0] == value else None
+    if error["type"] == "string_type" and not isinstance(value, dict | list) and value is not None:
+        text = as_text or json.dumps(value)
+        return Problem(field, f"{text} is not text", f'put it in quotes: "{text}"')
     message, remedy = _words(error, value, root)
     return Problem(field or "the job", message, remedy)
 
@@ -65,8 +72,8 @@ def _words(error: ErrorDetails, value: Any, root: type[BaseModel]) -> tuple[str,
     if kind_of_error in ("too_long", "string_too_long"):
         return f"{shown(value)} is longer than {context.get('max_length')}", "shorten it"
     if kind_of_error == "string_pattern_mismatch":
-        return f"{shown(value)} has the wrong form", _pattern_remedy(context["pattern"])
-    return _wrong_type(kind_of_error, value, name)
+        return f"{shown(value)} has the wrong form", _pattern_remedy(value, context["pattern"])
+    return _wrong_type(error, value, root)
 
 
 def shown(value: object) -> str:
@@ -81,50 +88,34 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 
-def _wrong_type(kind_of_error: str, value: object, name: str) -> tuple[str, str]:
+def _wrong_type(error: ErrorDetails, value: object, root: type[BaseModel]) -> tuple[str, str]:
     """A value of another type than the field's."""
     if value is None:
-        return "has no value", "give one, or remove the key to take the default"
-    expected = kind_of_error.split("_")[0]
+        is_item = error["loc"] and isinstance(error["loc"][-1], int)
+        return "has no value", "give one, or remove " + ("the item" if is_item else "the key to take the default")
+    expected = error["type"].split("_")[0]
     if expected in ("int", "float", "finite"):
         noun = "a whole number" if expected == "int" else "a number"
-        return f"{shown(value)} is not {noun}", _number_remedy(value, name, whole=expected == "int")
+        return f"{shown(value)} is not {noun}", number_remedy(value, error["loc"], root, whole=expected == "int")
     if expected == "bool":
         return f"{shown(value)} is not true or false", _bool_remedy(value)
     if expected == "string":
-        return f"{shown(value)} is not text", f'put it in quotes: "{value}"' if not isinstance(value, dict | list) else "give plain text"
+        return f"{shown(value)} is not text", "give plain text"
     if expected == "list":
         return f"{shown(value)} is not a list", "begin each item with `- `"
-    return f"{shown(value)} is not a mapping", "put its fields below it, indented"
+    return f"{shown(value)} is not a mapping", _mapping_remedy(value, error["loc"], root)
 
 
-def _number_remedy(value: object, name: str, *, whole: bool) -> str:
-    """What number was probably meant."""
-    if isinstance(value, float) and value.is_integer():
-        return f"write {int(value)}"
-    if not isinstance(value, str):
-        return "write a whole number" if whole else "write a finite number"
-    match = re.fullmatch(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z%]*)\s*", value.replace("_", "").replace(",", ""))
-    try:
-        number, unit = (float(match[1]), match[2].lower()) if match else (None, "")
-    except ValueError:
-        number = None
-    if number is None:
-        return "write a number without quotes"
-    factor = (_SECONDS if "seconds" in name.lower() else _THOUSANDS).get(unit)
-    if factor is not None:
-        noun = "this field is in seconds: " if factor in _SECONDS.values() and "seconds" in name.lower() else ""
-        other = f" or {_plain(number * 1024)}" if unit == "k" and name.lower().endswith(("length", "size")) else ""
-        return f"{noun}write {_plain(number * factor)}{other}"
-    if unit == "%":
-        return f"write {_plain(number / 100)}"
-    if unit:
-        return f"write a number without the unit `{match[2] if match else unit}`"
-    return f"remove the quotes: {_plain(number) if whole else value.strip()}"
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number.is_integer() else f"{number:g}"
+def _mapping_remedy(value: object, loc: Sequence[str | int], root: type[BaseModel]) -> str:
+    """A plain value where an object stands is mostly what names it."""
+    found = at(loc, root)
+    if found is None or found.model is None or not isinstance(value, str):
+        return "put its fields below it, indented"
+    model = found.model
+    names = [name for name, field in model.model_fields.items() if field.is_required()] or ["name"]
+    if len(names) == 1 and names[0] in model.model_fields and accepts(model, {key(names[0], model): value}):
+        return f"write {{{key(names[0], model)}: {value}}}"
+    return "put its fields below it, indented"
 
 
 def _bool_remedy(value: object) -> str:
@@ -145,14 +136,17 @@ def _literal_remedy(value: object, expected: str, name: str) -> str:
 _FORMS: Final = {
     r"^[a-z0-9]": "use lower-case letters, digits and `-`, beginning and ending with a letter or digit",
     r"^https?://": "begin it with http:// or https://",
-    r"^[A-Za-z0-9]": "write it as org/name",
+    r"^[A-Za-z0-9]": "use letters, digits and `.`, `_`, `-`, beginning with a letter or digit",
     r"^/": "write an absolute path",
     r"^[A-Za-z_]": "use letters, digits and `_`, not beginning with a digit",
     r"^[0-9]": "write a Kubernetes quantity, for example 500m, 8, 64Gi",
 }
 
 
-def _pattern_remedy(pattern: str) -> str:
+def _pattern_remedy(value: str, pattern: str) -> str:
+    if pattern == REPOSITORY:
+        like = like_hub_id(value)
+        return f"write {like}" if like and "/" in like else "write it as org/name, of letters, digits, `_`, `.` and `-`"
     return next((form for start, form in _FORMS.items() if pattern.startswith(start)), f"it must match {pattern}")
 
 

@@ -15,7 +15,8 @@ _UNKNOWN = "there is no such field"
 def unknown_at(loc: Sequence[str | int], value: Any, root: type[BaseModel]) -> tuple[str, str]:
     """Message and remedy for the key that ends `loc`, below `root`.
 
-    >>> unknown_at(("spec", "training", "gradientAccumulationSteps"), 8, FineTuneJob)[1][:40]
+    >>> from finetune_api.finetunejob import FineTuneJob
+    >>> unknown_at(("spec", "training", "gradientAccumulationSteps"), 8, FineTuneJob)[1].partition(': ')[0]
     'here it is spec.training.globalBatchSize'
     """
     found = owner(loc, root)

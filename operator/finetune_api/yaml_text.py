@@ -67,6 +67,27 @@ def yaml_value(text: str, where: str) -> object:
         raise InvalidSpec([Problem(where, "is nested too deeply", "a FineTuneJob has at most a dozen levels")]) from None
 
 
+def written_scalars(text: str) -> dict[tuple[str | int, ...], tuple[object, str]]:
+    """Where each plain scalar of the document stands, what became of it, and how it is written: `1234e56` is 1.234e+59, `0123` is 123.
+
+    `text` is one that `yaml_value` has read; a name that a mapping has from a merge (`<<`) is not among them.
+    """
+    loader = _Loader(text)
+    node = next((node for node in _documents(loader) if not _is_empty(node)), None)
+    return dict(_scalars(loader, node, ())) if node is not None else {}
+
+
+def _scalars(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], tuple[object, str]]]:
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _scalars(loader, item, (*path, index))
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _scalars(loader, value, (*path, str(key.value)))
+    elif isinstance(node, yaml.ScalarNode) and node.style is None:
+        yield path, (loader.construct_object(node), str(node.value))
+
+
 def _documents(loader: _Loader) -> Iterator[yaml.Node]:
     while loader.check_node():
         node = loader.get_node()

@@ -34,8 +34,19 @@ NAME_CASES = [
         'spec.publish.storage.path: "s3://bucket/p/model" is inside checkpoints.storage, where only checkpoints may be; give the model a',
     ),
     ({"model": {"name": "s3:/bucket/x"}}, 'spec.model.name: "s3:/bucket/x" is no s3:// URL; write s3://bucket/key'),
-    ({"model": {"name": "org/name/more"}}, 'spec.model.name: "org/name/more" is neither a Hub id nor a path; write org/name, ./path'),
+    (
+        {"model": {"name": "org/name/more"}},
+        'spec.model.name: "org/name/more" is neither a Hub id nor a path: it has more than two parts; write ./org/name/more for a path',
+    ),
     ({"dataset": {"sources": [{"path": "data.jsonl"}]}}, '"data.jsonl" looks like a file, but is read as a Hub id; write ./data.jsonl'),
+    ({"model": {"name": "me/my--model"}}, "holds -- or .., which no name on the Hub may; write me/my-model, or ./me/my--model for a path"),
+    ({"model": {"name": "me/model.git"}}, "ends with .git; write me/model, or"),
+    ({"model": {"name": "me/model."}}, "begin or end with `.` or `-`; write me/model, or"),
+    ({"model": {"name": "https://huggingface.co/org/name"}}, '"https://huggingface.co/org/name" can\'t be read from there; write org/name'),
+    ({"dataset": {"sources": [{"path": "hf://datasets/org/name"}]}}, "write org/name"),
+    ({"dataset": {"sources": [{"path": "~/rows.jsonl"}]}}, "begins with ~, which only a shell reads; write the path from / on"),
+    ({"dataset": {"sources": [{"path": "file:///data/rows.jsonl"}]}}, "is neither a Hub id nor a path; write /data/rows.jsonl"),
+    ({"checkpoints": {"storage": "s3:/bucket/p"}}, 'spec.checkpoints.storage: "s3:/bucket/p" is no s3:// URL'),
     ({"checkpoints": {"storage": "gs://bucket"}}, 'spec.checkpoints.storage: "gs://bucket" is no s3:// URL; write s3://bucket/prefix'),
 ]
 

@@ -267,6 +267,13 @@ RULE_CASES = {
         {"publish": {"hub": {"repository": "a/b"}, "storage": {"path": "s3://bucket/x"}}},
         {"publish": {"directory": {"path": "x"}, "storage": {"path": "s3://bucket/x"}}},
     ],
+    api.HubPublication: [
+        {"publish": {"hub": {"repository": name}}}
+        for name in ("me/my--model", "me/a..b", "me/model.git", "m--e/a", f"me/{'a' * 97}", f"{'a' * 97}/b")
+    ],
+    api.DirectoryPublication: [
+        {"publish": {"directory": {"path": path}}} for path in ("s3://bucket/x", "gs://b/x", "s3:/bucket", "hf://a/b")
+    ],
     api.Generation: [{"generation": {"minNewTokens": 300}}, {"generation": {"minNewTokens": 6, "maxNewTokens": 5}}],
 }
 

@@ -46,7 +46,7 @@ def problems(data):
             'spec.ttlSecondsAfterFinished: "24h" is not a whole number; this field is in seconds: write 86400',
         ),
         ({"checkpoints": {"every": {"seconds": "10m"}}}, '"10m" is not a whole number; this field is in seconds: write 600'),
-        ({"training": {"microBatchSize": 1.5}}, "spec.training.microBatchSize: 1.5 is not a whole number; write a whole number"),
+        ({"training": {"microBatchSize": 1.5}}, "spec.training.microBatchSize: 1.5 is not a whole number; write 1 or 2"),
         ({"training": {"microBatchSize": True}}, "spec.training.microBatchSize: true is not a whole number; write a whole number"),
         ({"training": {"microBatchSize": 0}}, "spec.training.microBatchSize: 0 is less than 1; use at least 1"),
         ({"training": {"dropout": 1.0}}, "spec.training.dropout: 1.0 is not below 1.0; use less than 1.0"),
@@ -67,7 +67,24 @@ def problems(data):
         ),
         ({"model": {"name": 7}}, 'spec.model.name: 7 is not text; put it in quotes: "7"'),
         ({"model": {"name": ""}}, "spec.model.name: is empty; add it: Hub id"),
-        ({"model": "org/name"}, 'spec.model: "org/name" is not a mapping; put its fields below it, indented'),
+        ({"model": 7}, "spec.model: 7 is not a mapping; put its fields below it, indented"),
+        ({"publish": {"hub": "me/model"}}, 'spec.publish.hub: "me/model" is not a mapping; write {repository: me/model}'),
+        ({"training": {"epochs": "1_000"}}, 'spec.training.epochs: "1_000" is not a whole number; write 1000'),
+        ({"training": {"epochs": "10"}}, 'spec.training.epochs: "10" is not a whole number; remove the quotes: 10'),
+        ({"training": {"epochs": "50%"}}, "is not a whole number; write a number without the unit `%`"),
+        ({"training": {"epochs": 0.0}}, "spec.training.epochs: 0 is less than 1; use at least 1"),
+        ({"training": {"optimizer": {"learningRate": 2}}}, "spec.training.optimizer.learningRate: 2 is more than 1.0; use at most 1.0"),
+        ({"dataset": {"sources": [{"path": "org/data", "split": True}]}}, 'split: true is not text; put it in quotes: "true"'),
+        ({"generation": {"minNewTokens": 300}}, "minNewTokens: 300 is above maxNewTokens, which is 256; use at most 256, or raise"),
+        (
+            {"publish": {"hub": {"repository": "me/my--model"}}},
+            'repository: "me/my--model" holds -- or .., which no name on the Hub may; write',
+        ),
+        ({"publish": {"hub": {"repository": "me/model.git"}}}, "ends with .git; write me/model"),
+        ({"publish": {"hub": {"repository": "me/model."}}}, "has the wrong form; write me/model"),
+        ({"publish": {"hub": {"repository": "https://huggingface.co/me/model"}}}, "has the wrong form; write me/model"),
+        ({"publish": {"directory": {"path": "s3://bucket/x"}}}, "spec.publish.directory.path: is an address, and a directory is a folder"),
+        ({"model": "org/name"}, 'spec.model: "org/name" is not a mapping; write {name: org/name}'),
         ({"dataset": {"sources": []}}, "spec.dataset.sources: is empty; add it: A mixture of sources"),
         (
             {"dataset": {"sources": {"path": "org/data"}}},
@@ -243,3 +260,46 @@ def test_a_key_without_a_value_is_as_good_as_absent():
 def test_a_whole_number_may_be_written_with_a_point():
     job = parse_job(mapping(training={"microBatchSize": 2.0, "maxSequenceLength": 1e3}))
     assert (job.spec.training.micro_batch_size, job.spec.training.max_sequence_length) == (2, 1000)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("1234e56", '1234e56 is not text; put it in quotes: "1234e56"'),
+        ("0123", '0123 is not text; put it in quotes: "0123"'),
+        ("1e3", '1e3 is not text; put it in quotes: "1e3"'),
+        ("0x1F", '0x1F is not text; put it in quotes: "0x1F"'),
+        ("1.10", '1.10 is not text; put it in quotes: "1.10"'),
+        ("True", 'True is not text; put it in quotes: "True"'),
+        (".inf", '.inf is not text; put it in quotes: ".inf"'),
+    ],
+)
+@pytest.mark.parametrize("field", ["model.revision", "dataset.sources.0.split"])
+def test_a_value_that_yaml_takes_for_a_number_is_told_as_it_was_written(file, written, told, field):
+    """The remedy is the text of the file: a commit such as 1234e56 is a number to YAML, 1.234e+59."""
+    for text in (written, f'"{written}"'):
+        where = {"model.revision": f"{{name: org/model, revision: {text}}}", "dataset.sources.0.split": "{name: org/model}"}[field]
+        source = f"{{path: org/data, split: {text}}}" if "split" in field else "{path: org/data}"
+        file.write_text(f"metadata: {{name: job}}\nspec:\n  model: {where}\n  dataset:\n    sources:\n    - {source}\n")
+        if text == written:
+            with pytest.raises(InvalidSpec) as caught:
+                load_job(file)
+            assert told in str(caught.value)
+            assert told.rsplit("; put it in quotes: ", 1)[1] == f'"{written}"'
+        else:
+            assert load_job(file)
+
+
+@pytest.mark.parametrize("written", ["yes", "no", "on", "off", "12:30:00", "2026-01-01", "1_000", "y", "7b", "1e", "0o9", "=", "1.2.3"])
+def test_what_yaml_1_2_takes_for_text_is_text(file, written):
+    file.write_text(
+        f"metadata: {{name: job}}\nspec: {{model: {{name: org/model, revision: {written}}}, dataset: {{sources: [{{path: org/data}}]}}}}\n"
+    )
+    assert load_job(file).spec.model.revision == written
+
+
+def test_an_override_in_place_of_a_wrong_value_is_told_as_itself(file):
+    file.write_text("metadata: {name: job}\nspec: {model: {name: org/m}, dataset: {sources: [{path: org/d}]}, training: {epochs: 1e400}}\n")
+    with pytest.raises(InvalidSpec) as caught:
+        load_job(file, ["training.epochs=two"])
+    assert lines(caught.value) == ['spec.training.epochs: "two" is not a whole number; write a number without quotes']

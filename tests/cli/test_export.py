@@ -171,11 +171,16 @@ def test_an_exported_run_is_published_to_a_bucket(finetune: Run, folder: Path, s
     [
         ([], "the job names no place to publish to; give --hub ORG/NAME, --storage URL or --directory DIR"),
         (["--hub", "org/x", "--directory", "y"], "--hub, --directory and --storage exclude each other"),
-        (["--hub", "no-organisation"], "use org/name"),
+        (["--hub", "no-organisation"], "use org/name, for example ann/no-organisation"),
+        (
+            ["--hub", "me/my--model"],
+            '--hub me/my--model: repository: "me/my--model" holds -- or .., which no name on the Hub may; write me/my-model',
+        ),
+        (["--directory", "s3://bucket/x"], "is an address, and no folder; use --storage for object storage"),
         (["--directory", "y", "--message", "m"], "are for the Hub"),
         (["--storage", "s3://bucket/x", "--tag", "v1"], "are for the Hub"),
         (["--storage", "models/x"], "--storage models/x is no address; use s3://bucket/prefix, or --directory DIR"),
-        (["--hub", "org/x", "--tag", "-v"], "use org/name"),
+        (["--hub", "org/x", "--tag", "-v"], '--hub org/x: tag: "-v" has the wrong form; use letters, digits'),
     ],
 )
 def test_a_place_that_makes_no_sense_is_refused(finetune: Run, folder: Path, options: list[str], message: str) -> None:

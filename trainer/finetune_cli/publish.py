@@ -77,36 +77,43 @@ def _place(spec: "Publish", hub: str | None, directory: Path | None, storage: st
     """Where to publish: options win over the job. `asked` are fields for the Hub. Raises InvalidPublication."""
     from finetune_api.errors import InvalidPublication
     from finetune_api.finetunejob import DirectoryPublication, HubPublication, StoragePublication
+    from finetune_api.finetunejob.places import is_like_an_address
 
     if sum(place is not None for place in (hub, directory, storage)) > 1:
         raise InvalidPublication("--hub, --directory and --storage exclude each other; give one")
     if asked and not hub and (directory or storage or spec.hub is None):
         raise InvalidPublication("--revision, --tag, --message and --public are for the Hub; add --hub ORG/NAME")
+    if directory and is_like_an_address(str(directory)):
+        raise InvalidPublication(f"--directory {directory} is an address, and no folder; use --storage for object storage")
     if directory:
         return DirectoryPublication(path=str(directory.expanduser().resolve()))
     if storage and "://" not in storage:
         raise InvalidPublication(f"--storage {storage} is no address; use s3://bucket/prefix, or --directory DIR")
     if storage:
         settings: dict[str, object] = spec.storage.model_dump() if spec.storage else {"endpoint": endpoint_of_environment()}
-        return _checked(StoragePublication, settings | {"path": storage}, f"--storage {storage}", "use s3://bucket/prefix")
+        return _checked(StoragePublication, settings | {"path": storage}, f"--storage {storage}")
+    if hub and "/" not in hub:
+        raise InvalidPublication(f"--hub {hub}: names no organisation or user; use org/name, for example ann/{hub}")
     if hub or (asked and spec.hub is not None):
         fields = (spec.hub.model_dump() if spec.hub else {}) | asked | ({"repository": hub} if hub else {})
-        return _checked(HubPublication, fields, f"--hub {hub}" if hub else "spec.publish.hub", "use org/name, for example ann/starchat")
+        return _checked(HubPublication, fields, f"--hub {hub}" if hub else "spec.publish.hub")
     if spec.place is None:
         raise InvalidPublication("the job names no place to publish to; give --hub ORG/NAME, --storage URL or --directory DIR")
     return spec.place
 
 
-def _checked(kind: "type[Checked]", fields: dict[str, object], what: str, remedy: str) -> "Checked":
+def _checked(kind: "type[Checked]", fields: dict[str, object], what: str) -> "Checked":
     """The place with these fields. Raises InvalidPublication."""
     from pydantic import ValidationError
 
     from finetune_api.errors import InvalidPublication
+    from finetune_api.spec_problems import by_field, problem
 
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise InvalidPublication(f"{what}: {error.errors(include_url=False)[0]['msg']}; {remedy}") from None
+        first = problem(by_field(error.errors(include_url=False)[0])[0], kind)
+        raise InvalidPublication(f"{what}: {first}") from None
 
 
 def _publish(model: Path, place: "Place", job: "FineTuneJob", base: Path) -> "Publication":

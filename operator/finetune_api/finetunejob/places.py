@@ -9,7 +9,7 @@ from typing import Final
 _PATH: Final = "^[.]{0,2}/"
 _ADDRESS: Final = "^[a-z0-9]+://"
 # Also one that is misspelt, as in s3:/bucket.
-_LIKE_AN_ADDRESS: Final = "^[A-Za-z0-9]+:/"
+_LIKE_AN_ADDRESS: Final = "^[A-Za-z0-9+.-]+:/"
 
 
 def is_path(place: str) -> bool:
@@ -32,7 +32,12 @@ def is_hub_place(place: str) -> bool:
     >>> [is_hub_place(place) for place in ("org/name", "gpt2", "./x", "..", "/x", "s3://bucket/x", "s3:/bucket/x")]
     [True, True, False, False, False, False, False]
     """
-    return not is_path(place) and re.match(_LIKE_AN_ADDRESS, place) is None
+    return not is_path(place) and not is_like_an_address(place)
+
+
+def is_like_an_address(place: str) -> bool:
+    """Whether a text begins as an address does, also as one that is misspelt (`s3:/bucket`)."""
+    return re.match(_LIKE_AN_ADDRESS, place) is not None
 
 
 def path_cel(field: str) -> str:
@@ -45,6 +50,11 @@ def address_cel(field: str) -> str:
     return f"self.{field}.matches('{_ADDRESS}')"
 
 
+def like_an_address_cel(field: str) -> str:
+    """CEL of `is_like_an_address` for a field of the object."""
+    return f"self.{field}.matches('{_LIKE_AN_ADDRESS}')"
+
+
 def hub_place_cel(field: str) -> str:
     """CEL of `is_hub_place` for a field of the object."""
-    return f"!({path_cel(field)} || self.{field}.matches('{_LIKE_AN_ADDRESS}'))"
+    return f"!({path_cel(field)} || {like_an_address_cel(field)})"

@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api.finetunejob.effects import FieldErrors
+from finetune_api.finetunejob.hub_ids import LONGEST_PART, REPOSITORY, hub_id_problem, like_hub_id
+from finetune_api.finetunejob.places import is_like_an_address
 from finetune_api.finetunejob.pods import NamedVolume
 from finetune_api.finetunejob.types import Place, Prose, SecretKey, SecretName, Spec, Word, at_most_one
 
@@ -11,9 +14,7 @@ from finetune_api.finetunejob.types import Place, Prose, SecretKey, SecretName, 
 class HubPublication(Spec):
     """A repository on the Hugging Face Hub."""
 
-    repository: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200, description="`org/name`; created when absent."
-    )
+    repository: str = Field(pattern=REPOSITORY, max_length=2 * LONGEST_PART + 1, description="`org/name`; created when absent.")
     private: bool = Field(default=True, description="Visibility of a repository that we create. If true, one that is public is refused.")
     revision: Word = Field(default="main", description="Branch to publish to; created when absent.")
     tag: str | None = Field(
@@ -25,11 +26,27 @@ class HubPublication(Spec):
     message: Prose | None = Field(default=None, description="Commit message; absent names job and step.")
     token_secret: SecretKey | None = Field(default=None, description="Token that may write.")
 
+    @model_validator(mode="after")
+    def _the_hub_takes_the_name(self) -> "HubPublication":
+        if problem := hub_id_problem(self.repository):
+            like = like_hub_id(self.repository)
+            raise FieldErrors([("repository", f'"{self.repository}" {problem}', f"write {like}" if like else "write it as org/name")])
+        return self
+
+
+_NO_FOLDER = "write a path, or publish to object storage with publish.storage.path"
+
 
 class DirectoryPublication(Spec):
     """A directory, for example on a shared volume."""
 
     path: Place = Field(description="Directory; relative to the job file in `finetune run`.")
+
+    @model_validator(mode="after")
+    def _no_address(self) -> "DirectoryPublication":
+        if is_like_an_address(self.path):
+            raise FieldErrors([("path", "is an address, and a directory is a folder of this machine or of a pod", _NO_FOLDER)])
+        return self
 
 
 class StoragePublication(Spec):
