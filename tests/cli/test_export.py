@@ -17,11 +17,13 @@ from tests.exported_models import ModelWeights, base_folder, source_model, train
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.training_run import TrainingRun
 from finetune_cli import app
+from finetune_cli.environment_storage import open_from_environment
 from finetune_cli.export import export
 from finetune_cli.publish import publish
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.manifest import Manifest
-from finetune_trainer.model.resolve import folder_revision
+from finetune_trainer.checkpoints.run_record import keep_run
+from finetune_trainer.model.resolve import folder_revision, small_files
 from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.reporting.events import evaluation_done, to_json
 from finetune_trainer.run_folder import RunFolder
@@ -52,6 +54,23 @@ def _checkpoint(run: TrainingRun, folder: RunFolder, step: int, weights: ModelWe
 
     store = job_checkpoints(run.job, base=folder.path, default=folder.storage, secrets=Secrets({})).claimed()
     return store.commit(step, [store.write_part(step, 0, [piece(*item) for item in weights.shapes.items()])], {})
+
+
+@pytest.fixture
+def address(trained: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same run's storage in a bucket, as workers leave it, and keys in the environment."""
+    for name, value in (("AWS_ENDPOINT_URL", s3.endpoint), ("AWS_ACCESS_KEY_ID", s3.access_key), ("AWS_SECRET_ACCESS_KEY", s3.secret_key)):
+        monkeypatch.setenv(name, value)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    storage = open_from_environment(url, "RUN")
+    for path in (trained / "storage").rglob("*"):
+        if path.is_file():
+            storage.put_file(str(path.relative_to(trained / "storage")), path)
+    meta = trained.parent / "meta.json"
+    meta.write_text(json.dumps({"statistics": {"sources": [{"name": "dialogues.jsonl", "dropped": {"too long": 3}}]}}))
+    run = TrainingRun.from_json((trained / "run.json").read_bytes())
+    keep_run(storage, run, small_files(trained.parent / "tiny"), meta)
+    return url
 
 
 @pytest.fixture
@@ -95,6 +114,65 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(finetune: Run, 
     code, _, err = finetune("export", folder, "--step", 5)
     assert code == 2
     assert "no checkpoint of step 5; there are [4, 8]" in err
+
+
+def test_a_checkpoint_is_exported_from_its_storage_alone(
+    finetune: Run, trained: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run folder, no base model, no job file: what the Secret holds is in the environment."""
+    assert finetune("export", trained, "--step", 4, "--output", tmp_path / "here")[0] == 0
+    hidden = (trained.parent / "tiny").rename(trained.parent / "tiny-hidden")
+    try:
+        monkeypatch.chdir(tmp_path)
+        code, out, err = finetune("export", address, "--step", 4, "--json")
+        assert code == 0, err
+        assert json.loads(out) == {"job": "demo", "step": 4, "model": str(tmp_path / "demo")}
+        there, here = read_exported(tmp_path / "demo"), read_exported(tmp_path / "here")
+        assert {**there.files, "README.md": None} == {**here.files, "README.md": None}
+        assert "3 of dialogues.jsonl (too long)" in (tmp_path / "demo" / "README.md").read_text()
+        assert json.loads(finetune("export", address, "--output", tmp_path / "newest", "--json")[1])["step"] == 8
+    finally:
+        hidden.rename(trained.parent / "tiny")
+
+
+def test_an_address_without_a_run_is_refused(finetune: Run, address: str) -> None:
+    code, _, err = finetune("export", f"{address}/elsewhere")
+    assert code == 2
+    assert f"RUN={address}/elsewhere holds no run: there is no run/run.json; give the prefix" in " ".join(err.split())
+    code, _, err = finetune("export", f"s3://{BUCKET}-none/x")
+    assert code == 2
+    assert f"RUN=s3://{BUCKET}-none/x: there is no bucket" in " ".join(err.split())
+
+
+def test_without_llama_cpp_the_exact_command_is_printed(finetune: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    code, _, err = finetune("export", folder, "--format", "gguf")
+    assert code == 2
+    place = folder / "model-gguf"
+    command = f"`python convert_hf_to_gguf.py {folder}/model --outfile {place}/demo.gguf --outtype f32`"
+    assert command in " ".join(err.split())
+    assert (place / "Modelfile").read_text().startswith("FROM ./demo.gguf\nTEMPLATE ")
+    assert read_exported(folder / "model").step == 8
+
+
+def test_llama_cpps_converter_is_found_and_its_words_are_passed_on(
+    finetune: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real one runs in `make readers`."""
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text("import sys; print('unknown pre-tokenizer'); sys.exit(1)")
+    code, _, err = finetune("export", folder, "--format", "gguf")
+    assert code == 1
+    assert "llama.cpp's converter can't convert" in err
+    assert "unknown pre-tokenizer; the model there is whole" in " ".join(err.split())
+    script.write_text("import sys; open(sys.argv[3], 'w').write(' '.join([*sys.argv[1:3], *sys.argv[4:]]))")
+    code, out, err = finetune("export", folder, "--format", "gguf", "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    assert Path(made["gguf"]).read_text() == f"{folder}/model --outfile --outtype f32"
+    assert sorted(path.name for path in Path(made["gguf"]).parent.iterdir()) == ["Modelfile", "demo.gguf"]
 
 
 def test_a_folder_that_is_no_run_is_refused(finetune: Run, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from finetune_api.errors import RunConflict
 from finetune_trainer.checkpoints.manifest import Manifest
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.launch.ray_session import MARK_ENV
+from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.storage.s3 import S3Credentials, open_storage
 from finetune_trainer.training.compiled_ops import compiled_ops_folder, turn
@@ -226,6 +227,18 @@ print(total / count)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(run.of_kind("EvaluationDone")[-1]["loss"], rel=1e-5)
+
+
+def test_the_checkpoints_storage_is_all_that_an_export_needs(whole: tuple[Place, Run], tmp_path: Path) -> None:
+    place, _ = whole
+    server = place.server
+    keys = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+    command = [FINETUNE, "export", f"s3://{BUCKET}/{place.prefix}", "--step", str(TOTAL_STEPS), "--output", str(tmp_path / "model")]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | keys, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = read_exported(tmp_path / "model").files, read_exported(place.folder / "model").files
+    described = {"README.md"}  # this machine isn't asked where it was trained
+    assert {name: ours[name] for name in ours.keys() - described} == {name: theirs[name] for name in theirs.keys() - described}
 
 
 def test_the_same_command_again_changes_nothing(whole: tuple[Place, Run], tiny: Any) -> None:

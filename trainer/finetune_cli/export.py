@@ -1,60 +1,119 @@
-"""`finetune export`: any checkpoint of a run as a model that plain transformers loads."""
+"""`finetune export`: any checkpoint of a run as a model that plain transformers loads, or as a GGUF for llama.cpp and Ollama."""
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from finetune_api.training_run import TrainingRun
+    from finetune_trainer.checkpoints.store import CheckpointStore
     from finetune_trainer.run_folder import RunFolder
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or where the job's checkpoints are: s3://bucket/prefix.")],
     step: Annotated[int | None, typer.Option("--step", min=0, metavar="N", help="Step of the checkpoint; absent is the newest.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Where the model goes; absent is RUN/model.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Where the model goes; absent is RUN/model, or ./NAME for an address.")
+    ] = None,
+    model_format: Annotated[
+        Literal["safetensors", "gguf"],
+        typer.Option("--format", help="gguf: also as NAME.gguf, by llama.cpp's converter, with a Modelfile."),
+    ] = "safetensors",
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help="Where relative paths of the job begin, if its file has moved.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Export a checkpoint of a run: safetensors, tokenizer, chat template, model card."""
-    frozen, folder = frozen_run(run)
-    target = output or folder.model
-    exported_step = _export(frozen, folder, step, target, origin(folder, base))
+    """Export a checkpoint of a run: safetensors, tokenizer, chat template, model card.
+
+    From an address nothing else is needed but keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL).
+    """
+    with _opened(run, base) as source:
+        target = output or source.output
+        exported_step = _export(source, step, target)
+        name, longest = source.run.job.metadata.name, source.run.job.spec.generation.max_new_tokens
+    made = {"job": name, "step": exported_step, "model": str(target.resolve())}
+    if model_format == "gguf":
+        made |= _as_gguf(target, name, longest)
     if as_json:
-        print(json.dumps({"job": frozen.job.metadata.name, "step": exported_step, "model": str(target.resolve())}))
-    else:
-        print(f"step {exported_step} is exported to {target}; try it with: finetune chat {target}")
+        print(json.dumps(made))
+        return
+    print(f"step {exported_step} is exported to {target}; try it with: finetune chat {target}")
+    if model_format == "gguf":
+        print(f"as {made['gguf']}; try it with: ollama create {name} -f {made['modelfile']}")
 
 
-def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: Path, base: Path) -> int:
-    """The step that was exported."""
-    from finetune_api.errors import InvalidStorage, RunConflict
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A run to export from. `base`: a folder with the base model's small files; `files`: one with what the card tells of."""
+
+    run: "TrainingRun"
+    store: "CheckpointStore"
+    base: Path
+    files: Path
+    output: Path
+
+
+@contextmanager
+def _opened(run: str, base: Path | None) -> Iterator[_Source]:
+    """A run folder, or a run's storage at an address."""
+    if "://" not in run:
+        yield _in_folder(Path(run), base)
+        return
+    with tempfile.TemporaryDirectory(prefix="finetune-export-") as folder:
+        yield _at_address(run, Path(folder))
+
+
+def _at_address(url: str, folder: Path) -> _Source:
+    """What workers keep beside their checkpoints is enough."""
+    from finetune_cli.environment_storage import open_from_environment
+    from finetune_trainer.checkpoints.run_record import META_KEY, fetch_base, kept_run
+    from finetune_trainer.checkpoints.store import CheckpointStore
+    from finetune_trainer.storage.errors import MissingObject
+    from finetune_trainer.storage.probe import check_readable
+
+    storage = open_from_environment(url, "RUN")
+    check_readable(storage)
+    run = kept_run(storage)
+    meta = folder / "prepared" / run.data.fingerprint / "meta.json"
+    meta.parent.mkdir(parents=True)
+    for key, path in ((META_KEY, meta), ("metrics.jsonl", folder / "metrics.jsonl")):
+        try:
+            storage.get_file(key, path)
+        except MissingObject:  # the card then says that it is unknown
+            continue
+    return _Source(
+        run=run,
+        store=CheckpointStore(storage, identity=run.identity, job=run.job.metadata.name),
+        base=fetch_base(storage, folder / "base"),
+        files=folder,
+        output=Path(run.job.metadata.name),
+    )
+
+
+def _in_folder(path: Path, base: Path | None) -> _Source:
+    from finetune_api.errors import RunConflict
     from finetune_trainer.checkpoints.job_storage import job_checkpoints, storage_at
     from finetune_trainer.model.resolve import resolve_model
-    from finetune_trainer.publishing.card import base_licence, card_texts
-    from finetune_trainer.publishing.export import CheckpointWeights, describe
-    from finetune_trainer.publishing.export import export as export_model
-    from finetune_trainer.reporting.report import report_data
     from finetune_trainer.secrets import Secrets
 
-    secrets = Secrets()
-    store = job_checkpoints(run.job, base=base, default=folder.storage, secrets=secrets)
-    checkpoint = store.newest_verified() if step is None else store.open(step)
-    if checkpoint is None:
-        raise InvalidStorage(f"{store.storage.url} has no checkpoint yet; begin the run with `finetune run`")
+    run, folder = frozen_run(path)
+    secrets, start = Secrets(), origin(folder, base)
+    store = job_checkpoints(run.job, base=start, default=folder.storage, secrets=secrets)
     model = resolve_model(
         run.job.spec.model,
-        base=base,
+        base=start,
         cache=folder.models,
         secrets=secrets,
-        storage_opener=lambda url: storage_at(url, run.job, base=base, secrets=secrets),
+        storage_opener=lambda url: storage_at(url, run.job, base=start, secrets=secrets),
         revision=run.model_revision,
         fetches_weights=False,
     )
@@ -63,12 +122,41 @@ def _export(run: "TrainingRun", folder: "RunFolder", step: int | None, target: P
             f"the base model {run.job.spec.model.name} in {model.folder} is no longer the one of this run: it was {run.model_revision}, "
             f"it is {model.revision}; put the old one back"
         )
-    with store.reader(checkpoint) as reader, progress_bar("export") as progress:
-        export_model(run, CheckpointWeights(reader), step=checkpoint.step, base=model.folder, folder=target, progress=progress)
+    return _Source(run=run, store=store, base=model.folder, files=folder.path, output=folder.model)
+
+
+def _export(source: _Source, step: int | None, target: Path) -> int:
+    """The step that was exported."""
+    from finetune_api.errors import InvalidStorage
+    from finetune_trainer.publishing.card import base_licence, card_texts
+    from finetune_trainer.publishing.export import CheckpointWeights, describe
+    from finetune_trainer.publishing.export import export as export_model
+    from finetune_trainer.reporting.report import report_data
+
+    checkpoint = source.store.newest_verified() if step is None else source.store.open(step)
+    if checkpoint is None:
+        raise InvalidStorage(f"{source.store.storage.url} has no checkpoint yet; begin the run with `finetune run`")
+    with source.store.reader(checkpoint) as reader, progress_bar("export") as progress:
+        export_model(source.run, CheckpointWeights(reader), step=checkpoint.step, base=source.base, folder=target, progress=progress)
     # This machine need not be the one that trained: the card says of hardware and versions only what the plan knows.
-    data = report_data(folder.path, run=run)
-    describe(target, card_texts(data, step=checkpoint.step, licence=base_licence(model.folder)))
+    data = report_data(source.files, run=source.run)
+    describe(target, card_texts(data, step=checkpoint.step, licence=base_licence(source.base)))
     return checkpoint.step
+
+
+def _as_gguf(folder: Path, name: str, longest_answer: int) -> dict[str, str]:
+    """NAME.gguf and a Modelfile beside the exported folder, so that its record stays what it is; their paths."""
+    from finetune_trainer.files.atomic import write_atomically
+    from finetune_trainer.publishing.gguf import convert
+    from finetune_trainer.publishing.model_folder import read_exported
+    from finetune_trainer.publishing.ollama import modelfile
+
+    place = folder.resolve().with_name(f"{folder.resolve().name}-gguf")
+    place.mkdir(exist_ok=True)
+    weights, recipe = place / f"{name}.gguf", place / "Modelfile"
+    write_atomically(recipe, modelfile(folder, weights.name, longest_answer))
+    convert(folder.resolve(), weights, read_exported(folder).dtype)
+    return {"gguf": str(weights), "modelfile": str(recipe)}
 
 
 def frozen_run(path: Path) -> "tuple[TrainingRun, RunFolder]":

@@ -114,6 +114,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def small_files(folder: Path) -> list[Path]:
+    """What is read of a model but its weights."""
+    return sorted({path for pattern in PATTERNS for path in folder.glob(pattern) if path.suffix != SUFFIX})
+
+
 def folder_revision(folder: Path) -> str:
     """A digest of a model folder: all of its small files, and of its weights the size and the first and last MiB.
 

@@ -19,10 +19,12 @@ from finetune_api.errors import FineTuneError, RunConflict, StorageFailed, Train
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.checkpoints.run_record import keep_run
 from finetune_trainer.checkpoints.store import CheckpointStore, Claim, PartRecord, Reader
 from finetune_trainer.checkpoints.store import Piece as StoredPiece
+from finetune_trainer.model.resolve import small_files
 from finetune_trainer.preparation.packing import pack
-from finetune_trainer.preparation.store import PreparedData, Side
+from finetune_trainer.preparation.store import META, PreparedData, Side
 from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, Resumed, StepDone, evaluation_done
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
@@ -262,7 +264,13 @@ def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
 def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> CheckpointStore:
     """One claim for all ranks: rank 0 takes it, and earlier attempts write nothing from now on."""
     store = job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
-    claim = Claim.from_json(ranks.from_first(lambda: store.claimed().claim.to_json()))
+
+    def claimed() -> dict[str, Any]:
+        claim = store.claimed().claim
+        keep_run(store.storage, run, small_files(Path(places.model)), Path(places.prepared) / META)
+        return claim.to_json()
+
+    claim = Claim.from_json(ranks.from_first(claimed))
     return CheckpointStore(store.storage, identity=run.identity, job=run.job.metadata.name, claim=claim)
 
 
