@@ -59,7 +59,7 @@ class Reason(StrEnum):
     BUDGET_EXCEEDED = "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; the last attempt was asked for a checkpoint
     # Why an attempt ended that isn't charged.
     PREEMPTED = "Preempted"  # Kueue or the scheduler took the GPUs, or the node was drained
-    NODE_LOST = "NodeLost"  # the node of a pod is gone or not ready
+    NODE_LOST = "NodeLost"  # a pod or its node is gone or no longer answers; the message names both
     RAYJOB_DELETED = "RayJobDeleted"  # somebody deleted the RayJob or its RayCluster
     START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"  # not all pods ran within workers.startDeadlineSeconds
     STOP_REQUESTED = "StopRequested"  # suspended, and stopped with a checkpoint

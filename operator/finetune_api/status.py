@@ -14,6 +14,8 @@ from finetune_api.training_run import Plan
 # Newest entries that are kept of lists that would grow for ever.
 LONGEST_LIST = 20
 LONGEST_MESSAGE = 1024
+# Of an attempt that are followed one by one.
+MOST_PODS = 512
 
 BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
@@ -119,11 +121,18 @@ class AttemptOutcome(StrEnum):
     STOPPED = "Stopped"  # we asked it to, and it committed a checkpoint or had its time for that
     PREEMPTED = "Preempted"  # others stopped it: Kueue, the scheduler, a drained node
     HUNG = "Hung"  # it had committed a checkpoint, and then nothing got on
-    NODE_LOST = "NodeLost"  # a node went away under it
+    NODE_LOST = "NodeLost"  # a node or a pod went away under it
     DELETED = "Deleted"  # somebody deleted its RayJob or RayCluster
     NOT_STARTED = "NotStarted"  # not all pods ran within startDeadlineSeconds
     FAILED = "Failed"  # anything else, which may go better the next time
     INVALID_INPUT = "InvalidInput"  # it would fail again until something is changed: the job has failed
+
+
+class AttemptPod(StatusModel):
+    """A pod of an attempt's RayCluster."""
+
+    name: Name = Field(description="Name.")
+    node: Name | None = Field(default=None, description="Where it runs.")
 
 
 class AttemptStatus(StatusModel):
@@ -144,6 +153,11 @@ class AttemptStatus(StatusModel):
     gpus: Natural | None = Field(default=None, description="GPUs of its workers; a later change of spec.workers is the next attempt's.")
     first_step: Natural | None = Field(default=None, description="Step of the checkpoint that it began from; 0 is the base model.")
     last_step: Natural | None = Field(default=None, description="Newest step that it reported.")
+    pods: Annotated[list[AttemptPod], Field(max_length=MOST_PODS)] | None = Field(
+        default=None, description="While it runs: its pods, as they were when Ray got the driver."
+    )
+    lost: Text | None = Field(default=None, description="While it runs: which of them is lost, where and why.")
+    lost_time: Time | None = Field(default=None, description="Since when; later, if a step was reported since.")
 
 
 class UsageStatus(StatusModel):

@@ -18,8 +18,9 @@ from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus
 from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
+from finetune_operator.losses import OF_LOST_NODES
 from finetune_operator.observation import HEAD, RayJob
-from finetune_operator.waiting import disruption, ended, is_unreachable, phase, unreachable_since
+from finetune_operator.waiting import crash, disruption, ended, is_unreachable, phase
 
 Json = dict[str, Any]
 
@@ -37,8 +38,11 @@ OVERDUE_SECONDS: Final = 60.0
 # A node that vanishes is told of when its grace period is over (50 s by default in Kubernetes 1.34); its ranks' peers fail at once.
 # Pods of nodes that are there are gone long before.
 NODE_SECONDS: Final = 60.0
-# How long the head's node may be silent before the attempt ends. A driver whose node only lost its kubelet reports within that time.
-HEAD_SECONDS: Final = 90.0
+# What an attempt has after a loss, without a new step, to end by itself and tell how. Its driver hears of a dead peer at once, and of a
+# node that vanished in about 25 s, which is before Kubernetes does.
+LOST_SECONDS: Final = 60.0
+# How long the RayJob may call itself running after its driver told how it ended.
+TOLD_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +133,7 @@ def _last_words_may_come(evidence: Evidence) -> bool:
         return waited < LAST_WORDS_SECONDS
     failed = report.outcome is ReportOutcome.FAILED and not report.permanent and report.reason != Reason.WORKER_PREEMPTED
     remains = any(phase(pod) == "Running" for pod in evidence.pods)
-    return failed and remains and waited < NODE_SECONDS and _taken(evidence.pods) is None
+    return failed and remains and waited < NODE_SECONDS and _taken(evidence) is None
 
 
 def _ended(evidence: Evidence) -> Ending:
@@ -142,7 +146,7 @@ def _ended(evidence: Evidence) -> Ending:
         return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.FINISHED)
     if evidence.attempt.stop_requested:
         return _stopped(evidence.attempt)
-    if (taken := _taken(evidence.pods)) is not None:
+    if (taken := _taken(evidence)) is not None:
         return taken
     if rayjob.job_status == "STOPPED":
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message="somebody stopped the Ray job")
@@ -160,8 +164,9 @@ def _said(evidence: Evidence) -> Ending | None:
     if stopped or (result is not None and result.outcome == "Stopped"):
         if evidence.attempt.stop_requested:
             return _stopped(evidence.attempt)
-        taken = _taken(evidence.pods)
-        told = "others stopped it, and it committed a checkpoint"
+        taken = _disrupted(evidence.pods)
+        lost = evidence.attempt.lost
+        told = "others stopped it, and it committed a checkpoint" + (f"; {lost}" if lost else "")
         return taken or Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
     if report is not None and report.outcome is ReportOutcome.FAILED:
         return _failure(evidence, report.permanent, report.reason, report.message)
@@ -174,13 +179,13 @@ def _failure(evidence: Evidence, permanent: bool, reason: str | None, message: s
     """A failure that the driver told. One that a lost node explains isn't the job's."""
     if permanent:
         return Ending(outcome=AttemptOutcome.INVALID_INPUT, reason=reason or Reason.TRAINING_FAILED, message=message or "")
-    if (taken := _taken(evidence.pods)) is not None:
+    if (taken := _taken(evidence)) is not None:
         return taken
-    told = message or ""
+    told = "; ".join(filter(None, (message, _driver_words(evidence.pods))))
     if reason == Reason.WORKER_PREEMPTED:
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=reason, message=told)
     if reason == Reason.NO_PROGRESS:
-        return hung(evidence.attempt, evidence.report, told, evidence.pods)
+        return hung(evidence, told)
     if reason == Reason.WORKER_LOST and not _driver_words(evidence.pods) and _has_committed(evidence.attempt, evidence.report):
         return Ending(outcome=AttemptOutcome.NODE_LOST, reason=reason, message=told)
     return Ending(outcome=AttemptOutcome.FAILED, reason=reason or Reason.TRAINING_FAILED, message=told)
@@ -191,31 +196,46 @@ def _has_committed(attempt: AttemptStatus, report: FineTuneReportStatus | None) 
     return report is not None and report.checkpoint is not None and report.checkpoint.step > (attempt.first_step or 0)
 
 
-def hung(attempt: AttemptStatus, report: FineTuneReportStatus | None, message: str, pods: Sequence[Json]) -> Ending:
-    """The ending of an attempt in which nothing gets on. Charged, unless a lost node explains it or it had committed a checkpoint."""
-    outcome = AttemptOutcome.HUNG if _has_committed(attempt, report) else AttemptOutcome.FAILED
-    return _taken(pods) or Ending(outcome=outcome, reason=Reason.NO_PROGRESS, message=message)
+def hung(evidence: Evidence, message: str) -> Ending:
+    """The ending of an attempt in which nothing gets on. Charged, unless a loss explains it or it had committed a checkpoint."""
+    outcome = AttemptOutcome.HUNG if _has_committed(evidence.attempt, evidence.report) else AttemptOutcome.FAILED
+    return _taken(evidence) or Ending(outcome=outcome, reason=Reason.NO_PROGRESS, message=message)
 
 
-def lost_head(pods: Sequence[Json], reported_at: str | None, now: datetime) -> Ending | None:
-    """The ending of an attempt whose head, and with it the driver, is on a node that no longer answers, and that says nothing either."""
-    for pod in pods:
-        if pod["metadata"].get("labels", {}).get(keys.NODE_TYPE_LABEL) != HEAD or (since := unreachable_since(pod)) is None:
-            continue
-        silent = min((seconds for at in (since, reported_at) if (seconds := seconds_between(at, now)) is not None), default=0.0)
-        if silent >= HEAD_SECONDS:
-            return _taken([pod])
-    return None
+def overdue(evidence: Evidence) -> tuple[Ending | None, float | None]:
+    """The ending of an attempt that ought to have ended by itself, after a loss or after its driver's last word; or when to look again.
+
+    Its RayJob is said to run. Nobody looks at Ray for it, and a report that is renewed is no excuse: a driver can wait for what is lost.
+    """
+    attempt, report = evidence.attempt, evidence.report
+    told = report is not None and report.outcome not in (None, ReportOutcome.RUNNING)
+    since_word = seconds_between(report.reported_at, evidence.now) if report is not None and told else None
+    if since_word is not None and since_word >= TOLD_SECONDS:
+        return _said(evidence), None
+    since_loss = seconds_between(attempt.lost_time, evidence.now) if attempt.lost is not None and not told else None
+    if since_loss is not None and since_loss >= LOST_SECONDS:
+        return _stopped(attempt) if attempt.stop_requested else _lost(attempt), None
+    waits = [allowed - since for allowed, since in ((TOLD_SECONDS, since_word), (LOST_SECONDS, since_loss)) if since is not None]
+    return None, min(waits, default=None)
 
 
-def _taken(pods: Sequence[Json]) -> Ending | None:
+def _lost(attempt: AttemptStatus) -> Ending:
+    return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=attempt.lost or "")
+
+
+def _taken(evidence: Evidence) -> Ending | None:
+    """The ending of an attempt that lost a pod or a node, or of whose pods one was taken away by others."""
+    return _lost(evidence.attempt) if evidence.attempt.lost is not None else _disrupted(evidence.pods)
+
+
+def _disrupted(pods: Sequence[Json]) -> Ending | None:
     """The ending of an attempt of whose pods one was taken away by others, or whose node is lost."""
     for pod in pods:
         name = pod["metadata"]["name"]
         if is_unreachable(pod):
             return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=_no_longer_answers(pod))
         if (found := disruption(pod)) is not None:
-            lost = found[0] in ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost")
+            lost = found[0] in OF_LOST_NODES
             return Ending(
                 outcome=AttemptOutcome.NODE_LOST if lost else AttemptOutcome.PREEMPTED,
                 reason=Reason.NODE_LOST if lost else Reason.PREEMPTED,
@@ -245,7 +265,7 @@ def _driver_words(pods: Sequence[Json]) -> str:
     """What the node says of Ray's containers that ended badly, such as running out of memory."""
     for pod in pods:
         for container in (keys.HEAD_CONTAINER, keys.WORKER_CONTAINER):
-            found = ended(pod, container)
+            found = crash(pod, container)
             if found is not None and found.reason == "OOMKilled":
                 return f"pod {pod['metadata']['name']}: {found.message}"
     return ""

@@ -120,6 +120,18 @@ def ended(pod: Json, container: str) -> Ended | None:
     return None
 
 
+def crash(pod: Json, container: str) -> Ended | None:
+    """How the container of that name ended, now or before the kubelet started it again; None when it never has."""
+    if (found := ended(pod, container)) is not None:
+        return found
+    for one in (pod.get("status") or {}).get("containerStatuses") or []:
+        former = (one.get("lastState") or {}).get("terminated")
+        if one.get("name") == container and former:
+            code = int(former.get("exitCode", 1))
+            return Ended(exit_code=code, result=None, reason=former.get("reason") or "", message=_described(former))
+    return None
+
+
 def _described(terminated: Json) -> str:
     """An end that our own program didn't describe. Its text is not shown: anything may have written it."""
     code = int(terminated.get("exitCode", 1))
@@ -149,19 +161,7 @@ def evicted(pod: Json) -> str | None:
 
 def is_unreachable(pod: Json) -> bool:
     """Whether the pod's node no longer answers."""
-    return _not_ready(pod) is not None or phase(pod) == "Unknown"
-
-
-def unreachable_since(pod: Json) -> str | None:
-    """Since when the pod's node no longer answers; None where it does, or nobody wrote down when that began."""
-    found = _not_ready(pod)
-    return None if found is None else found.get("lastTransitionTime")
-
-
-def _not_ready(pod: Json) -> Json | None:
-    """The condition by which Kubernetes marks the pods of a node that is NotReady: Ready is False, and no reason is given (1.34).
-
-    A kubelet that finds a pod not ready gives one, such as ContainersNotReady.
-    """
     conditions = (pod.get("status") or {}).get("conditions") or []
-    return next((c for c in conditions if c.get("type") == "Ready" and c.get("status") != "True" and not c.get("reason")), None)
+    # The node lifecycle controller (1.34) sets Ready to False and gives no reason; a kubelet gives one, such as ContainersNotReady.
+    lost = any(c.get("type") == "Ready" and c.get("status") != "True" and not c.get("reason") for c in conditions)
+    return lost or phase(pod) == "Unknown"

@@ -194,13 +194,12 @@ def test_a_worker_and_a_node_that_die_without_warning_cost_no_step(operator: Any
     """
     jobs.apply("mourner", **LONG | {"checkpoints__every": {"steps": 5}})
     jobs.wait_for_checkpoint("mourner", since=5)
-    before = time.monotonic()
-    jobs.cluster.kubectl(
-        "delete", "pod", name_of(jobs.ray_pods("mourner", "worker")[1]), f"--namespace={jobs.namespace}", "--force", "--grace-period=0"
-    )
+    before, killed = time.monotonic(), name_of(jobs.ray_pods("mourner", "worker")[1])
+    jobs.cluster.kubectl("delete", "pod", killed, f"--namespace={jobs.namespace}", "--force", "--grace-period=0")
     attempts = jobs.wait_until_ended("mourner", 1)["status"]["attempts"]
     print(f"the attempt ended {time.monotonic() - before:.0f} s after its worker's pod: {attempts[0]}")
     assert (attempts[0]["outcome"] in ("Preempted", "NodeLost"), attempts[0].get("charged", False)) == (True, False), jobs.told("mourner")
+    assert killed in attempts[0]["message"], attempts[0]
     jobs.wait_until_trains("mourner", attempt=2)
     print(f"first new step after {time.monotonic() - before:.0f} s")
 

@@ -12,7 +12,7 @@ from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, Report
 from finetune_api.status import AttemptOutcome, AttemptStatus, RayJobReference
 from finetune_api.times import timestamp
 from finetune_operator import keys
-from finetune_operator.failures import Ending, Evidence, ending, lost_head, next_start
+from finetune_operator.failures import Ending, Evidence, ending, next_start, overdue
 from finetune_operator.observation import RayJob, read_rayjob
 
 from . import builders
@@ -283,24 +283,73 @@ def test_a_former_attempts_checkpoint_is_none_of_this_one() -> None:
     assert found.outcome is AttemptOutcome.FAILED
 
 
+LOST = "pod worker on node node-7 is gone: somebody deleted it, or its node"
+
+
 @pytest.mark.parametrize(
-    ("unreachable_for", "reported", "ends"),
-    [(89, 300, False), (90, 300, True), (300, None, True), (300, 20, False), (300, 90, True)],
+    ("said", "stop", "outcome"),
+    [
+        (None, None, AttemptOutcome.NODE_LOST),
+        (report("Running"), None, AttemptOutcome.NODE_LOST),
+        (report("Running"), "Suspended", AttemptOutcome.STOPPED),
+    ],
+    ids=["it never reported", "its driver lives and waits", "it was asked to stop"],
 )
-def test_a_head_on_a_lost_node_ends_its_attempt_unless_it_still_reports(unreachable_for: float, reported: float | None, ends: bool) -> None:
-    since = timestamp(LATER - timedelta(seconds=unreachable_for))
-    pods = [worker(), head(node="node-7", conditions=({**UNREADY, "lastTransitionTime": since},))]
-    found = lost_head(pods, None if reported is None else timestamp(LATER - timedelta(seconds=reported)), LATER)
-    assert (found is not None) is ends
-    if found is not None:
-        assert found.outcome is AttemptOutcome.NODE_LOST
-        assert "node node-7" in found.message
+def test_a_loss_ends_an_attempt_that_does_not_end_by_itself(
+    said: FineTuneReportStatus | None, stop: str | None, outcome: AttemptOutcome
+) -> None:
+    lost = attempt(lost=LOST, lost_time=timestamp(START), stop_requested=stop)
+
+    def after(seconds: float) -> Evidence:
+        return Evidence(attempt=lost, rayjob=rayjob(), report=said, pods=(head(),), now=START + timedelta(seconds=seconds))
+
+    assert overdue(after(20)) == (None, 40.0)
+    found, waits = overdue(after(60))
+    assert found is not None
+    assert (found.outcome, waits) == (outcome, None)
+    assert outcome is AttemptOutcome.STOPPED or found.message == LOST
 
 
-def test_a_lost_worker_is_the_drivers_to_tell() -> None:
-    """It lives, and knows whether the ranks there still answer."""
-    since = timestamp(LATER - timedelta(seconds=300))
-    assert lost_head([head(), worker(conditions=({**UNREADY, "lastTransitionTime": since},))], None, LATER) is None
+@pytest.mark.parametrize(
+    ("outcome", "reason", "expected"),
+    [
+        ("Finished", None, AttemptOutcome.FINISHED),
+        ("Stopped", None, AttemptOutcome.PREEMPTED),
+        ("Failed", "TrainingFailed", AttemptOutcome.FAILED),
+    ],
+)
+def test_what_the_driver_told_ends_an_attempt_whose_rayjob_runs_for_ever(
+    outcome: str, reason: str | None, expected: AttemptOutcome
+) -> None:
+    """KubeRay is known for it."""
+    said = report(outcome, reason=reason, reported_at=timestamp(START))
+
+    def after(seconds: float) -> Evidence:
+        return Evidence(attempt=attempt(), rayjob=rayjob(), report=said, pods=(head(),), now=START + timedelta(seconds=seconds))
+
+    assert overdue(after(119)) == (None, 1.0)
+    found, _ = overdue(after(120))
+    assert found is not None
+    assert found.outcome is expected
+
+
+@pytest.mark.parametrize("reason", ["WorkerLost", "NoProgress", "TrainingFailed"])
+def test_a_failure_after_a_loss_is_nobodys_fault_and_names_pod_and_node(reason: str) -> None:
+    """Also before the first checkpoint: that the pod went away is seen, not guessed."""
+    failed = Evidence(attempt=attempt(lost=LOST), rayjob=FAILED_NOW, report=report("Failed", reason=reason), pods=(head(),), now=LATER)
+    found = ending(failed)
+    assert found is not None
+    assert (found.outcome, found.message) == (AttemptOutcome.NODE_LOST, LOST)
+
+
+def test_out_of_memory_is_told_of_a_container_that_was_started_again() -> None:
+    pod = out_of_memory(worker(phase="Running", exit_code=137))
+    state = pod["status"]["containerStatuses"][0]
+    state["lastState"], state["state"] = state["state"], {"running": {}}
+    found = ending(Evidence(attempt=attempt(), rayjob=FAILED, report=report("Failed", message="worker 1 died"), pods=(pod,), now=LATER))
+    assert found is not None
+    assert found.outcome is AttemptOutcome.FAILED
+    assert found.message.startswith("worker 1 died; pod worker: the container ran out of memory")
 
 
 def test_out_of_memory_is_told() -> None:

@@ -292,24 +292,68 @@ def test_a_driver_that_reported_and_then_says_nothing_ends_its_attempt(world: Wo
     assert not any(one["metadata"]["name"] == "starchat-1" for one in world.api.of(kinds.RAYJOBS)), "its pods hold GPUs"
 
 
-def test_the_head_of_a_lost_node_is_given_up_within_two_minutes(world: World, kubelet: Kubelet) -> None:
+@pytest.mark.parametrize("number", [0, 1], ids=["head", "worker"])
+def test_a_lost_node_is_given_up_within_two_minutes(world: World, kubelet: Kubelet, number: int) -> None:
+    """Whatever its driver does, which may live, report and wait for the lost one."""
     prepared(world, kubelet)
     kubelet.rayjob("starchat-1", "Running", job="RUNNING")
     kubelet.ray_pods("starchat-1-abcde")
     kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10)
     world.settle()
     lost = {"type": "Ready", "status": "False", "lastTransitionTime": kubelet.timestamp()}
-    kubelet.ray_pod("starchat-1-abcde", 0, keys.HEAD_CONTAINER, node="node-7", conditions=(lost,))
+    kubelet.ray_pod("starchat-1-abcde", number, [keys.HEAD_CONTAINER, keys.WORKER_CONTAINER][number], conditions=(lost,))
     decision = world.settle()
     assert decision is not None
     assert decision.requeue_after_seconds is not None
-    assert decision.requeue_after_seconds <= 90
-    world.clock.advance(91)
+    assert decision.requeue_after_seconds <= 60
+    assert world.message("Trained") == f"attempt 1 runs, but node node-1 no longer answers; pod starchat-1-abcde-{number} ran there"
+    world.clock.advance(30)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10)
+    world.settle()
+    world.clock.advance(31)
     world.settle()
     ended = world.status["attempts"][0]
     assert (ended["outcome"], ended["charged"]) == ("NodeLost", False)
-    assert "node-7" in ended["message"]
+    assert ended["message"] == f"node node-1 no longer answers; pod starchat-1-abcde-{number} ran there"
+    assert not {"pods", "lost", "lostTime"} & ended.keys(), "what is followed while it runs"
     assert not any(one["metadata"]["name"] == "starchat-1" for one in world.api.of(kinds.RAYJOBS))
+
+
+def test_a_node_that_trains_on_without_its_kubelet_is_let_alone(world: World, kubelet: Kubelet) -> None:
+    running(world, kubelet)
+    lost = {"type": "Ready", "status": "False", "lastTransitionTime": kubelet.timestamp()}
+    kubelet.ray_pod("starchat-1-abcde", 1, keys.WORKER_CONTAINER, conditions=(lost,))
+    for step in range(1, 10):
+        kubelet.report("starchat-1-abcde", outcome="Running", step=step, totalSteps=10)
+        world.settle()
+        world.clock.advance(50)
+        world.settle()
+    assert "outcome" not in world.status["attempts"][0]
+    kubelet.ray_pod("starchat-1-abcde", 1, keys.WORKER_CONTAINER)
+    world.settle()
+    assert "lost" not in world.status["attempts"][0]
+    assert world.message("Trained") == "attempt 1 runs"
+
+
+def test_a_pod_that_is_gone_is_named_though_kuberay_has_put_another_in_its_place(world: World, kubelet: Kubelet) -> None:
+    """`kubectl delete pod --force --grace-period=0`. What remembers the pod is the status alone; nothing is charged."""
+    running(world, kubelet)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10)
+    world.settle()
+    assert [pod["name"] for pod in world.status["attempts"][0]["pods"]] == [f"starchat-1-abcde-{number}" for number in range(3)]
+    world.api.remove(kinds.PODS, builders.NAMESPACE, "starchat-1-abcde-2")
+    kubelet.ray_pod("starchat-1-abcde", 3, keys.WORKER_CONTAINER)
+    world.settle()
+    world.restart()
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="worker 0 failed: Connection reset by peer")
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"]) == ("NodeLost", False)
+    assert attempt["message"] == "pod starchat-1-abcde-2 on node node-1 is gone: somebody deleted it, or its node"
+    world.clock.advance(16)
+    world.settle()
+    assert world.names(kinds.RAYJOBS)[-1] == "starchat-2", "it begins soon"
 
 
 def test_one_status_write_per_report(world: World, kubelet: Kubelet) -> None:

@@ -140,6 +140,9 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         reason=ending.reason[:64],
         message=shortened(ending.message, LONGEST_MESSAGE) or None,
         charged=charged,
+        pods=None,
+        lost=None,
+        lost_time=None,
     )
     quiet = {"stale": False, "stale_time": None, "eta": None}
     progress = status.progress.model_copy(update=quiet) if status.progress else None

@@ -12,20 +12,20 @@ from finetune_api.report import ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
 from finetune_api.times import is_ahead, moment, seconds_between, timestamp
 from finetune_operator import keys
-from finetune_operator.failures import Ending, Evidence, ending, hung, lost_head
+from finetune_operator.failures import Ending, Evidence, ending, hung, overdue
+from finetune_operator.losses import noted
 from finetune_operator.observation import CLUSTER_LABEL, Observed, RayJob
 from finetune_operator.resources.report import report as report_manifest
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts, budget
 from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, observe, sooner
 from finetune_operator.stages.planning import job_of
-from finetune_operator.waiting import is_gone, is_unreachable, phase, waits_for
+from finetune_operator.waiting import is_gone, phase, waits_for
 
 Json = dict[str, Any]
 
 # What a pod's end takes besides the checkpoint that it may commit.
 _STOP_MARGIN_SECONDS: Final = 60.0
-_LOOK_AGAIN_SECONDS: Final = 10.0
 _STOP_FOR_SUSPENSION: Final = "Suspended"
 # What the Job's controller writes on pods; Kubernetes 1.27 gave the older label a prefix.
 _JOB_NAME_LABELS: Final = ("batch.kubernetes.io/job-name", "job-name")
@@ -78,6 +78,14 @@ def running_time(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob |
     return status
 
 
+def followed(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> FineTuneJobStatus:
+    """The status with when the attempt ran, which pods it has, and what of them is lost."""
+    status = running_time(observed, status, rayjob)
+    attempt = status.attempts[-1]
+    submitted = rayjob is not None and _is_submitted(observed, attempt, rayjob)
+    return attempts.with_last(status, **noted(observed, attempt, rayjob, _pods(observed, attempt), submitted=submitted))
+
+
 def _expected_pods(observed: Observed) -> int:
     """The workers and the head."""
     return job_of(observed).spec.workers.nodes + 1
@@ -91,38 +99,34 @@ def ending_of(
     pods = _pods(observed, attempt)
     report = observed.report_of(attempt)
     submitters = _submitters(observed, attempt)
-    found = ending(Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, submitters=submitters, now=observed.now))
+    evidence = Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, submitters=submitters, now=observed.now)
+    found = ending(evidence)
     if found is not None:
         return found, None
     if rayjob is None or rayjob.deleting or rayjob.terminal:  # a checkpoint or its last words are awaited
         return None, 5.0
-    if (gone := _without_driver(observed, status, pods)) is not None:
-        return gone, None
+    late, look_again = overdue(evidence)
+    if late is not None or (late := _silent_driver(status, evidence)) is not None:
+        return late, None
     if attempt.stop_requested is not None:
-        return _stop_deadline(observed, attempt, report is not None, settings), None
-    found, waits = _start_deadline(observed, attempt, rayjob, pods)
-    # Nobody tells when the time of a node that no longer answers is up.
-    return found, sooner(waits, _LOOK_AGAIN_SECONDS if any(map(is_unreachable, pods)) else None)
+        return _stop_deadline(observed, attempt, report is not None, settings), look_again
+    late, waits = _start_deadline(observed, attempt, rayjob, pods)
+    return late, sooner(waits, look_again)
 
 
-def _without_driver(observed: Observed, status: FineTuneJobStatus, pods: list[Json]) -> Ending | None:
-    """The ending of an attempt whose driver is gone, or has said nothing for long, while KubeRay and Ray say that it runs.
+def _silent_driver(status: FineTuneJobStatus, evidence: Evidence) -> Ending | None:
+    """The ending of an attempt whose driver has said nothing for long, while KubeRay and Ray say that it runs.
 
     A driver that never reported can't reach the API server, and trains all the same. One that did renews its report every minute; its
     silence counts from when the operator noticed it, so that an outage of the API server ends nothing.
     """
-    attempt, progress = status.attempts[-1], status.progress
-    report = observed.report_of(attempt)
-    if attempt.running_time is None or (report is not None and report.outcome is not ReportOutcome.RUNNING):
+    report, progress = evidence.report, status.progress
+    if evidence.attempt.running_time is None or report is None or report.outcome is not ReportOutcome.RUNNING:
         return None
-    lost = lost_head(pods, report.reported_at if report else None, observed.now)
-    if lost is not None or report is None:
-        return lost
-    silent = seconds_between(progress.stale_time, observed.now) if progress is not None and progress.stale else None
+    silent = seconds_between(progress.stale_time, evidence.now) if progress is not None and progress.stale else None
     if silent is None or silent < attempts.SILENT_SECONDS:
         return None
-    told = f"its driver has reported nothing since {report.reported_at}, while Ray and KubeRay say that it runs"
-    return hung(attempt, report, told, pods)
+    return hung(evidence, f"its driver has reported nothing since {report.reported_at}, while Ray and KubeRay say that it runs")
 
 
 def _stop_deadline(observed: Observed, attempt: AttemptStatus, has_reported: bool, settings: Settings) -> Ending | None:
@@ -228,5 +232,5 @@ def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
         words = waits_for([*_pods(observed, attempt), *_submitters(observed, attempt)])
         reason, message = Reason.STARTING, f"{name}: all pods run, Ray has no driver yet" + (f"; {words}" if words else "")
     else:
-        reason, message = Reason.TRAINING, f"{name} runs"
+        reason, message = Reason.TRAINING, f"{name} runs" + (f", but {attempt.lost}" if attempt.lost else "")
     return observe(observed, status, ConditionType.TRAINED, "False", reason, message)

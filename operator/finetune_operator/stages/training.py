@@ -21,7 +21,7 @@ from finetune_operator.stages.freezing import pinned
 from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.reporting import reporting
 from finetune_operator.stages.resting import leftovers, next_attempt, resting, without_kuberay
-from finetune_operator.stages.running import ending_of, goes_on, running_time, stop_asked
+from finetune_operator.stages.running import ending_of, followed, goes_on, stop_asked
 
 
 def training(observed: Observed, status: FineTuneJobStatus, settings: Settings, *, may_start: bool) -> StageDecision:
@@ -50,7 +50,7 @@ def _followed(observed: Observed, status: FineTuneJobStatus, settings: Settings)
     if rayjob is not None:
         status = attempts.recorded(status, rayjob)
     status, actions, waits = stop_asked(observed, attempts.reported(observed, status), rayjob, settings)
-    status, stale_waits = attempts.staleness(observed, running_time(observed, status, rayjob))
+    status, stale_waits = attempts.staleness(observed, followed(observed, status, rayjob))
     found, start_waits = ending_of(observed, status, rayjob, settings)
     if found is not None:
         # What is left of it is deleted once its ending is recorded, so that a crash in between changes no outcome.
