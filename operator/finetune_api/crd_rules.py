@@ -33,6 +33,7 @@ _VALIDATORS: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
     # Defaults are checked before their own fields' defaults are there, so a rule asks even for what always has a value.
     job.TemplateSpec: (
         ("has(self.tokens) == (has(self.name) && self.name == 'custom')", "tokens and name: custom go together; set both or neither"),
+        ("has(self.jinja) == (has(self.name) && self.name == 'jinja')", "jinja and name: jinja go together; set both or neither"),
     ),
     job.Optimizer: (_exclusive("warmupRatio", "warmupSteps"),),
     job.Training: (_exclusive("epochs", "maxSteps"),),

@@ -24,7 +24,7 @@ ALWAYS: Final[dict[str, str]] = {
     "DataSource": "path split format weight limit",
     "EvaluationData": "split fraction",
     "Dataset": "maxInvalidRows overlongTurns leadingAssistantTurns trailingUserTurns processes",
-    "TemplateSpec": "name masking",
+    "TemplateSpec": "name masking jinja",
     "ControlTokens": "system user assistant end",
     "Training": "method sharding epochs maxSteps maxSequenceLength microBatchSize globalBatchSize precision tf32 dropout "
     "activationCheckpointing logEverySteps seed",

@@ -54,7 +54,10 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
         ("repeated_messages", {"dataset": {"repeatedMessages": "once", "sources": [{"path": "org/d", "format": "messages"}]}}),
     ],
     api.TemplateSpec: [
+        ("variables", {"template": {"name": "default", "variables": {"enable_thinking": False}}}),
+        ("max_examples_per_dialogue", {"template": {"name": "alpaca", "maxExamplesPerDialogue": 4}}),
         ("token_order", {"template": {"name": "model", "tokenOrder": "published"}}),
+        ("token_order", {"template": {"name": "chatml", "tokenOrder": "published"}}),
         ("token_order", {"template": {"name": "alpaca", "tokenOrder": "published"}}),
         ("system_turn", {"template": {"name": "model", "systemTurn": False}}),
         ("system_text", {"template": {"name": "default", "systemTurn": False, "systemText": "Be kind."}}),

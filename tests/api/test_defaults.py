@@ -23,7 +23,7 @@ def test_without_epochs_and_warm_up_the_plan_takes_the_recipes():
 
 def test_everything_around_training():
     spec = job().spec
-    assert (spec.template.name, spec.template.token_order, spec.template.masking) == ("default", "blog", "assistant")
+    assert (spec.template.name, spec.template.token_order, spec.template.masking) == ("auto", "blog", "assistant")
     assert (spec.model.revision, spec.model.initialization) == ("main", "pretrained")
     dataset = spec.dataset
     assert (dataset.max_invalid_rows, dataset.overlong_turns, dataset.repeated_messages) == (0, "drop", "every")

@@ -57,8 +57,9 @@ def problems(data):
         ({"dataset": {"sources": [None]}}, "spec.dataset.sources[0]: has no value; give one"),
         ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full'; did you mean full?"),
         (
-            {"template": {"name": "chatml"}},
-            "spec.template.name: \"chatml\" is not one of 'default', 'no_system', 'alpaca', 'model' or 'custom'; use one of them",
+            {"template": {"name": "vicuna"}},
+            "spec.template.name: \"vicuna\" is not one of 'auto', 'default', 'no_system', 'alpaca', 'chatml', 'plain', 'model', "
+            "'custom' or 'jinja'; use one of them",
         ),
         (
             {"dataset": {"sources": [{"path": "org/data", "format": "share-gpt"}]}},
@@ -96,6 +97,11 @@ def problems(data):
             "spec.training.optimizer: warmupRatio and warmupSteps exclude each other; keep one",
         ),
         ({"dataset": {"evaluation": {"split": "test", "fraction": 0.1}}}, "split and fraction exclude each other; keep one"),
+        ({"template": {"name": "jinja"}}, "spec.template: jinja and name: jinja go together; set both or neither"),
+        (
+            {"template": {"name": "model", "variables": {"messages": []}}},
+            "spec.template: variables.messages would stand before what a chat template is given by itself; choose another name",
+        ),
         ({"template": {"name": "custom"}}, "spec.template: tokens and name: custom go together; set both or neither"),
         ({"publish": {"hub": {"repository": "model"}}}, 'spec.publish.hub.repository: "model" has the wrong form; write it as org/name'),
         ({"checkpoints": {"endpoint": "minio:9000"}}, '"minio:9000" has the wrong form; begin it with http:// or https://'),

@@ -88,7 +88,7 @@ def test_data_without_a_dialogue_is_wrong_input(tmp_path: Path, tiny: Tiny, caps
         (["./nowhere.jsonl", "--tokenizer", "examples/tiny"], "nowhere.jsonl"),
         (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "tests"], "tokenizer.json: no such file"),
         (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "model"], "has no chat_template"),
-        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "chatml"], "chatml"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "vicuna"], "vicuna"),
         (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--format", "oasst"], "no dialogue to learn from"),
     ],
 )

@@ -33,7 +33,7 @@ SPECS = {
         {"training__globalBatchSize": 9},
         "spec.training.globalBatchSize: 9 is not a multiple of microBatchSize*worldSize=4; use 8 or 12",
     ),
-    "unknown template": ({"template__name": "chatml"}, "\"chatml\" is not one of 'default', 'no_system', 'alpaca', 'model' or 'custom'"),
+    "unknown template": ({"template__name": "vicuna"}, "\"vicuna\" is not one of 'auto', 'default', 'no_system', 'alpaca', 'chatml'"),
     "unknown format": ({"dataset__sources__0__format": "sharegtp"}, "did you mean sharegpt?"),
     "not available": (
         {"training__method": "lora"},

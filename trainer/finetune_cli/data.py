@@ -15,8 +15,10 @@ import typer
 from finetune_cli.data_rows import (
     Count,
     DataFormat,
+    JinjaFile,
     Limit,
     Masking,
+    MostExamples,
     NoSystemTurn,
     Shown,
     Sources,
@@ -25,6 +27,7 @@ from finetune_cli.data_rows import (
     Template,
     TokenizerPath,
     TokenOrder,
+    Variables,
     encoded_rows,
     encoding_of,
     not_used,
@@ -37,7 +40,8 @@ from finetune_cli.data_rows import (
 )
 
 if TYPE_CHECKING:
-    from finetune_trainer.preparation.labels import Encoder, Example
+    from finetune_trainer.preparation.examples import Example
+    from finetune_trainer.preparation.labels import Encoder
 
 _SHOWN_DIALOGUES = 3
 
@@ -46,11 +50,14 @@ def preview(
     sources: Sources,
     tokenizer: TokenizerPath,
     data_format: DataFormat = "auto",
-    template: Template = "default",
+    template: Template = "auto",
     masking: Masking = "assistant",
     token_order: TokenOrder = "blog",
     no_system_turn: NoSystemTurn = False,
     system_text: SystemText = None,
+    jinja: JinjaFile = None,
+    variables: Variables = None,
+    max_examples: MostExamples = 8,
     split: Split = "train",
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per dialogue.")] = False,
@@ -60,7 +67,7 @@ def preview(
     With --json each line has source, row, messages, input_ids and labels (-100 where nothing is learnt; not shifted), and where there are
     any: tools, what of the row is left_out, and what of it is not_read.
     """
-    encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text)
+    encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text, jinja, variables, max_examples)
     count = Count()
     found = islice(parsed_rows([source_of(path, data_format) for path in sources], split, count), limit)
     shown = encoded_rows(found, encoding, count)
@@ -69,6 +76,8 @@ def preview(
             print(json.dumps(_object(one), ensure_ascii=False))
         print_not_used(count)
     else:
+        for text in encoding.notes:
+            print(f"note: {text}", file=sys.stderr)
         _print_text(shown, encoding.encoder, count, limit)
     refuse_nothing(sources, count)
 

@@ -15,14 +15,17 @@ import typer
 from finetune_cli.data_rows import (
     Count,
     DataFormat,
+    JinjaFile,
     Limit,
     Masking,
+    MostExamples,
     NoSystemTurn,
     Sources,
     Split,
     SystemText,
     Template,
     TokenOrder,
+    Variables,
     encoded_rows,
     encoding_of,
     parsed_rows,
@@ -46,11 +49,14 @@ def export(
         int | None, typer.Option("--max-length", min=2, metavar="N", help="Divide dialogues at turns, as training does; absent is never.")
     ] = None,
     data_format: DataFormat = "auto",
-    template: Template = "default",
+    template: Template = "auto",
     masking: Masking = "assistant",
     token_order: TokenOrder = "blog",
     no_system_turn: NoSystemTurn = False,
     system_text: SystemText = None,
+    jinja: JinjaFile = None,
+    variables: Variables = None,
+    max_examples: MostExamples = 8,
     split: Split = "train",
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -62,7 +68,7 @@ def export(
     count = Count()
     items = islice(parsed_rows([source_of(path, data_format) for path in sources], split, count), limit)
     if tokenizer is not None:
-        encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text)
+        encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text, jinja, variables, max_examples)
         rows: Iterable[dict[str, Any]] = (
             {"input_ids": one.example.input_ids, "attention_mask": [1] * len(one.example.input_ids), "labels": one.example.labels}
             for one in encoded_rows(items, encoding, count, max_length)

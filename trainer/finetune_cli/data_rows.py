@@ -1,5 +1,6 @@
 """What `finetune data preview` and `finetune data export` share: rows read as a job reads them, encoded, and counted."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,8 @@ from finetune_cli.environment_storage import open_from_environment
 if TYPE_CHECKING:
     from finetune_api.finetunejob import DataSource
     from finetune_trainer.data.dialogues import Message, Parsed
-    from finetune_trainer.preparation.labels import Encoded, Encoder, Example
+    from finetune_trainer.preparation.examples import Encoded, Example
+    from finetune_trainer.preparation.labels import Encoder
     from finetune_trainer.storage.protocol import Storage
 
 Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly", "text", "tokenized"]
@@ -26,10 +28,16 @@ Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Split to re
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")]
 
 TokenizerPath = Annotated[Path, typer.Option("--tokenizer", metavar="PATH", help="A tokenizers JSON file, or a folder with one.")]
-TemplateName = Literal["default", "no_system", "alpaca", "model", "custom"]
+TemplateName = Literal["auto", "default", "no_system", "alpaca", "chatml", "plain", "model", "custom", "jinja"]
 Template = Annotated[TemplateName, typer.Option("--template", help="How a dialogue becomes text.")]
-MaskingName = Literal["assistant", "blog"]
-Masking = Annotated[MaskingName, typer.Option("--masking", help="assistant: answers and their ends are learnt; blog: all but users.")]
+MaskingName = Literal["assistant", "last_assistant", "all", "blog"]
+_MASKINGS = "assistant: answers and their ends are learnt; last_assistant: of the last one; all: every token; blog: all but users."
+Masking = Annotated[MaskingName, typer.Option("--masking", help=_MASKINGS)]
+JinjaFile = Annotated[Path | None, typer.Option("--jinja", metavar="FILE", help="A chat template of yours, for --template jinja.")]
+_VARIABLES = "What the chat template sees beside the dialogue: '{\"enable_thinking\": false}'."
+Variables = Annotated[str | None, typer.Option("--variables", metavar="JSON", help=_VARIABLES)]
+_MOST_EXAMPLES = "Most examples of one dialogue, where each answer needs one of its own."
+MostExamples = Annotated[int, typer.Option("--max-examples", min=1, max=1024, metavar="N", help=_MOST_EXAMPLES)]
 TokenOrderName = Literal["blog", "published"]
 TokenOrder = Annotated[TokenOrderName, typer.Option("--token-order", help="Order in which new tokens get ids.")]
 NoSystemTurn = Annotated[bool, typer.Option("--no-system-turn", help="No system turn where a dialogue has none of its own.")]
@@ -47,6 +55,7 @@ class Count:
     tokens: int = 0
     supervised: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)  # what the template does to messages
     first: dict[str, str] = field(default_factory=dict)  # where each reason was met first
     invalid: list[str] = field(default_factory=list)
     left_out: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # by row, until its dialogue is shown
@@ -64,6 +73,7 @@ class Encoding:
 
     encoder: "Encoder"
     end_of_text: str | None
+    notes: tuple[str, ...]  # what is to be known of the template
 
 
 def encoding_of(
@@ -73,11 +83,14 @@ def encoding_of(
     token_order: TokenOrderName,
     no_system_turn: bool,
     system_text: str | None,
+    jinja: Path | None,
+    variables: str | None,
+    most_examples: int,
 ) -> Encoding:
     """What a job with these settings encodes with. Raises InvalidModel or InvalidSpec."""
     from finetune_api.finetunejob import ControlTokens, TemplateSpec
     from finetune_trainer.preparation.labels import Encoder
-    from finetune_trainer.templates.registry import template_from_spec
+    from finetune_trainer.templates.registry import template_from_spec, template_notes
     from finetune_trainer.templates.tokenizer import read_tokenizer
 
     spec = TemplateSpec(
@@ -87,9 +100,30 @@ def encoding_of(
         system_turn=not no_system_turn,
         system_text=system_text,
         tokens=ControlTokens() if template == "custom" else None,
+        jinja=None if jinja is None else _text_of(jinja),
+        variables=None if variables is None else _object_of(variables),
+        max_examples_per_dialogue=most_examples,
     )
     files = read_tokenizer(tokenizer)
-    return Encoding(Encoder(files.tokenizer, template_from_spec(spec, files)), files.end_of_text)
+    encoder = Encoder(files.tokenizer, template_from_spec(spec, files))
+    return Encoding(encoder, files.end_of_text, tuple(template_notes(spec, encoder.template)))
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--jinja {file}: can't be read ({error})") from None
+
+
+def _object_of(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--variables: no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("--variables: no JSON object; give names and values")
+    return value
 
 
 def source_of(path: str, data_format: Format) -> "DataSource":
@@ -137,10 +171,18 @@ class Shown:
 
 def encoded_rows(items: "Iterable[Parsed]", encoding: Encoding, count: Count, max_length: int | None = None) -> Iterator[Shown]:
     """Each row's examples, a few rows at a time."""
+    from finetune_trainer.preparation.examples import TOLD
+
     remaining = iter(items)
     while chunk := [(item, tuple(count.left_out.get((item.source, item.row), ()))) for item in islice(remaining, _CHUNK)]:
         results = _encoded([item for item, _ in chunk], encoding, max_length)
         for (item, left_out), result in zip(chunk, results, strict=True):
+            if result.refused is not None:
+                count.dropped["wrong row"] += 1
+                count.invalid.append(f"{item.source} row {item.row}: {result.refused}")
+                continue
+            for name, told in TOLD.items():
+                count.told[told] += getattr(result, name)
             for reason, times in _not_learnt(result):
                 for _ in range(times):
                     count.drop(reason, item.source, item.row)
@@ -207,7 +249,10 @@ def print_not_used(count: Count) -> None:
 def not_used(count: Count) -> list[str]:
     """A line for each reason, with the first row that has it."""
     places = {reason: f" (first: {count.first[reason]})" if reason in count.first else "" for reason in count.dropped}
-    return [f"not used: {number:,} x {reason}{places[reason]}" for reason, number in count.dropped.most_common()]
+    return [
+        *(f"not used: {number:,} x {reason}{places[reason]}" for reason, number in count.dropped.most_common()),
+        *(f"told: {number:,} x {reason}" for reason, number in count.told.most_common() if number),
+    ]
 
 
 def print_invalid(count: Count) -> None:

@@ -9,8 +9,9 @@ from tests.trainer.chat_data import dialogue, encoder, messages
 from tests.trainer.templates.test_framed import OURS, model_folder
 
 from finetune_trainer.data.dialogues import Dialogue, Message
+from finetune_trainer.preparation.examples import Example, labels_from_spans
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
-from finetune_trainer.preparation.labels import Encoder, Example, labels_from_spans
+from finetune_trainer.preparation.labels import Encoder
 from finetune_trainer.preparation.packing import pack
 from finetune_trainer.training.batches import BatchPlan, micro_batch
 

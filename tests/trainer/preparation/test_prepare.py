@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from finetune_trainer.secrets import Secrets
 from finetune_trainer.templates.registry import template_from_json
 
 NUMBER_OF_TINY_DIALOGUES = 66
+
+DAY = date(2026, 1, 2)
 
 
 def run(wanted: FineTuneJob, folder: Path, *, model: Path = TINY_MODEL, events: list[Event] | None = None) -> Prepared:
@@ -160,7 +163,7 @@ def test_an_altered_store_is_refused(tmp_path: Path, tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("alone", [0, 3])
 def test_any_number_of_processes_gives_the_same_examples(alone: int) -> None:
-    encoding = Encoding(tokenizer=TINY_MODEL, template=TemplateSpec(name="no_system"), max_length=48, overlong_turns="cut")
+    encoding = Encoding(tokenizer=TINY_MODEL, template=TemplateSpec(name="no_system"), max_length=48, overlong_turns="cut", day=DAY)
     chunks = [many_turns(chunk) for chunk in range(12)]
     one, many = (list(encode_chunks(chunks, encoding, encoding.encoder(), count, alone=alone)) for count in (1, 2))
     assert [chunk for chunk, _ in many] == chunks
@@ -181,7 +184,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
     """Its tokenizer is gone: the others find out, and nobody waits for ever."""
     folder = tmp_path / "model"
     shutil.copytree(TINY_MODEL, folder)
-    encoding = Encoding(tokenizer=folder, template=TemplateSpec(name="no_system"), max_length=48, overlong_turns="cut")
+    encoding = Encoding(tokenizer=folder, template=TemplateSpec(name="no_system"), max_length=48, overlong_turns="cut", day=DAY)
     ours = encoding.encoder()
     (folder / "tokenizer.json").unlink()
     with pytest.raises(RunFailed, match="a process that tokenises died"):

@@ -108,8 +108,9 @@ def test_default_has_a_system_sentence() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    spec = TemplateSpec.model_construct(name="chatml")
-    with pytest.raises(InvalidSpec, match=r"spec.template.name: chatml is unknown; use one of default, no_system, custom, alpaca, model"):
+    spec = TemplateSpec.model_construct(name="vicuna")
+    known = "auto, default, no_system, custom, alpaca, chatml, plain, model, jinja"
+    with pytest.raises(InvalidSpec, match=rf"spec.template.name: vicuna is unknown; use one of {known}"):
         template_from_spec(spec, read_tokenizer(TINY_MODEL))
 
 
@@ -190,7 +191,7 @@ def test_json_holds_no_message_of_the_data() -> None:
     before = made.template.to_json()
     made.encode_prompt(messages("a secret of the training data"))
     assert made.template.to_json() == before
-    assert set(json.loads(before)) == {"version", "name", "tokens", "tokenOrder", "tokenIds", "systemText", "masking", "endOfText"}
+    assert set(json.loads(before)) == {"version", "name", "tokens", "tokenOrder", "tokenIds", "systemText", "masking", "endOfText", "begin"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "name": "default"}'])
@@ -255,19 +256,28 @@ def test_a_models_own_template_takes_a_system_text(tmp_path: Path) -> None:
 def test_a_template_that_strips_messages_is_followed(tmp_path: Path) -> None:
     stripping = CHATML.replace("message['content'] +", "message['content'] | trim +")
     ours = encoder(model_folder(tmp_path, stripping), name="model").template
-    assert ours.turns(TALK)[-1].content == "1, 2, 3"
+    (rendered,) = ours.renderings(TALK, (), [1, 3])
+    assert rendered.text[rendered.answers[-1].start : rendered.answers[-1].stop] == "1, 2, 3<|im_end|>"
+    assert rendered.altered == 1
 
 
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        ("{{ messages | length }}" + CHATML, "renders a dialogue's beginning differently"),
-        (CHATML.replace("<|im_start|>assistant\\n'", "<|im_start|>assistant\\n<think>'"), "renders a dialogue's beginning differently"),
-        (CHATML.replace(" + '<|im_end|>' + '\\n'", ""), "closes an answer with nothing"),
-        (CHATML.replace("message['content']", "message['content'] | upper"), "changes the text of messages"),
-        ("{% for message in messages[-1:] %}{{ message['content'] }}{% endfor %}", "leaves out, repeats or reorders"),
-        ("{{ raise_exception('never') }}", r"refuses a dialogue \(never\)"),
-        ("{% if %}", "refuses a dialogue"),
+        ("{{ messages | length }}" + CHATML, "the prompt is no beginning of the training text"),
+        (
+            CHATML.replace("<|im_start|>assistant\\n'", "<|im_start|>assistant\\n<think>'"),
+            "the prompt is no beginning of the training text",
+        ),
+        (
+            "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+            "closes an answer with nothing",
+        ),
+        (CHATML.replace("message['content']", "message['content'] | upper"), "leaves out, repeats or changes"),
+        ("{% for message in messages[-1:] %}{{ message['content'] }}{% endfor %}", "leaves out, repeats or changes"),
+        ("{{ raise_exception('never') }}", r"refuses a question and its answer \(never\)"),
+        ("{% if %}", "refuses a question and its answer"),
     ],
 )
 def test_a_template_that_can_not_be_taken_apart_is_refused(tmp_path: Path, broken: str, reason: str) -> None:

@@ -29,11 +29,11 @@ def within_limit(items: Iterable[Parsed | Dropped], max_invalid_rows: int) -> It
             if count > max_invalid_rows:
                 ahead = (next_item for next_item in islice(items, ROWS_AHEAD) if isinstance(next_item, Dropped))
                 more = (dropped for dropped in ahead if dropped.kind == "invalid")
-                raise InvalidData(_too_many(invalid + list(islice(more, NAMED_ROWS - len(invalid))), max_invalid_rows))
+                raise InvalidData(too_many(invalid + list(islice(more, NAMED_ROWS - len(invalid))), max_invalid_rows))
         yield item
 
 
-def _too_many(invalid: list[Dropped], limit: int) -> str:
+def too_many(invalid: list[Dropped], limit: int) -> str:
     """The message of a refusal: the rows, then what to do."""
     lines = [f"{dropped.source} row {dropped.row}: {dropped.reason}" for dropped in invalid]
     allowed = "no row may be wrong" if limit == 0 else f"more than {limit} rows are wrong"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from finetune_api.errors import InvalidData, InvalidModel
 from finetune_trainer.data.dialogues import Document, TokenRow
-from finetune_trainer.preparation.labels import Encoded, Example, OverlongTurns
+from finetune_trainer.preparation.examples import Encoded, Example, OverlongTurns
 
 
 def encode_document(document: Document, tokenizer: Tokenizer, end_of_text: str | None, max_length: int | None = None) -> Encoded:

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import chain, islice
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from finetune_api.errors import RunFailed
 from finetune_api.finetunejob import TemplateSpec
 from finetune_trainer.data.dialogues import Dialogue, Parsed
 from finetune_trainer.preparation.documents import encode_without_turns
-from finetune_trainer.preparation.labels import Encoded, Encoder, OverlongTurns
+from finetune_trainer.preparation.examples import TOLD, Encoded, OverlongTurns
+from finetune_trainer.preparation.labels import Encoder
 from finetune_trainer.preparation.store import Integers, Side
 from finetune_trainer.templates.registry import template_from_spec
 from finetune_trainer.templates.tokenizer import read_tokenizer
@@ -58,6 +60,8 @@ class EncodedChunk:
     dropped_turns: list[int]
     cut_turns: list[int]
     questions_left_out: list[int]
+    refused: list[tuple[int, str]]  # dialogues that the template can't take, and why
+    told: dict[str, list[int]]  # what the template does to dialogues, by the count's name in `Encoded`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +72,13 @@ class Encoding:
     template: TemplateSpec
     max_length: int
     overlong_turns: OverlongTurns
+    day: date  # today, for templates that write it: one for all processes
     end_of_text: str | None = None  # behind each document; dialogues have ends of their own
 
     def encoder(self) -> Encoder:
         """Raises InvalidModel or InvalidSpec when tokenizer and template don't fit."""
         files = read_tokenizer(self.tokenizer)
-        return Encoder(files.tokenizer, template_from_spec(self.template, files))
+        return Encoder(files.tokenizer, template_from_spec(self.template, files, self.day))
 
 
 def encode_chunks(
@@ -129,10 +134,12 @@ def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedC
         lengths=lengths,
         dialogues=sum(copies for each, copies in zip(encoded, chunk.copies, strict=True) if each.examples),
         split=sum(len(each.examples) > 1 for each in encoded),
-        empty=[position for position, each in enumerate(encoded) if not each.examples],
+        empty=[position for position, each in enumerate(encoded) if not each.examples and each.refused is None],
         dropped_turns=_positions(encoded, "dropped_turns"),
         cut_turns=_positions(encoded, "cut_turns"),
         questions_left_out=_positions(encoded, "questions_left_out"),
+        refused=[(position, each.refused) for position, each in enumerate(encoded) if each.refused is not None],
+        told={name: _positions(encoded, name) for name in TOLD},
     )
 
 

@@ -4,6 +4,7 @@ In: the roles of the turns, which answers are to be taught, and the length of an
 many turns before its first new answer as fit. The system message, which every stretch carries, is in the lengths already.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,9 +34,9 @@ def pieces(
         return length(start, stop) <= max_length
 
     found: list[Piece] = []
-    waiting = list(taught)
+    waiting = deque(taught)
     while waiting:
-        first = waiting.pop(0)
+        first = waiting.popleft()
         start = first - 1 if first and roles[first - 1] == "user" else first
         if not fits(start, first + 1):
             start = first
@@ -44,7 +45,7 @@ def pieces(
                 continue
         stop = first + 1
         while waiting and fits(start, waiting[0] + 1):
-            stop = waiting.pop(0) + 1
+            stop = waiting.popleft() + 1
         # A stretch begins with a question; one whose question didn't fit has no room for what came before it either.
         while roles[start] == "user" and start >= 2 and fits(start - 2, stop):
             start -= 2

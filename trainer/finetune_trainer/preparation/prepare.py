@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,21 +20,21 @@ from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource, FineTuneJob, TemplateSpec
 from finetune_api.training_run import DataShape, SplitShape, Vocabulary
 from finetune_trainer.data.dialogues import Dialogue, Dropped, Parsed
-from finetune_trainer.data.mixture import copies, held_out, limited, within_limit
+from finetune_trainer.data.mixture import NAMED_ROWS, copies, held_out, limited, too_many, within_limit
 from finetune_trainer.data.parsing import parse
 from finetune_trainer.data.sources import Rows, read
-from finetune_trainer.preparation.encoding import CHUNK_DIALOGUES, Chunk, Encoding, encode_chunks
+from finetune_trainer.preparation.encoding import CHUNK_DIALOGUES, Chunk, EncodedChunk, Encoding, encode_chunks
 from finetune_trainer.preparation.labels import Encoder
 from finetune_trainer.preparation.packing import pack
 from finetune_trainer.preparation.statistics import PartStatistics, Statistics
 from finetune_trainer.preparation.store import Side, StoreWriter, read_meta, store_folder, write_store
 from finetune_trainer.reporting.events import Event, Notice, StageAdvanced, StageStarted
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.templates.registry import template_from_spec
+from finetune_trainer.templates.registry import template_from_spec, template_notes
 from finetune_trainer.templates.tokenizer import TokenizerFiles, read_tokenizer
 
 # Raised when the same job would be written differently.
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _IN_EVALUATION: Final = "its conversation is in the evaluation split"
 # Fields of the dataset that say how it is fetched, not what it is.
 _FETCHING_FIELDS: Final = {"processes": True, "sources": {"__all__": {"token_secret", "credentials_secret"}}}
@@ -98,9 +99,10 @@ def find_data(
         template=spec.template,
         max_length=spec.training.max_sequence_length,
         overlong_turns=spec.dataset.overlong_turns,
+        day=datetime.now(UTC).date(),
         end_of_text=files.end_of_text,
     )
-    encoder = Encoder(files.tokenizer, template_from_spec(spec.template, files))
+    encoder = Encoder(files.tokenizer, template_from_spec(spec.template, files, encoding.day))
     parts = _parts(job, base, secrets, on_progress)
     return FoundData(job=job, encoding=encoding, encoder=encoder, parts=tuple(parts), fingerprint=_fingerprint(job, files, parts))
 
@@ -109,14 +111,18 @@ def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepare
     """Read, divide, encode and store. Raises as `prepare` does."""
     job, encoder, fingerprint, parts = found.job, found.encoder, found.fingerprint, list(found.parts)
     on_progress(StageStarted(stage="preparation", unit="dialogues"))
+    for text in template_notes(job.spec.template, encoder.template):
+        on_progress(Notice(message=text))
     statistics = Statistics(parts=[PartStatistics(name=part.name) for part in parts])
     chunks = _chunks(job, parts, statistics, on_progress)
     encoded_chunks = encode_chunks(chunks, found.encoding, encoder, job.spec.dataset.processes)
+    refused = _Refused(job.spec.dataset.max_invalid_rows, statistics)
     with write_store(folder, fingerprint) as store, closing(encoded_chunks) as results:
         done = 0
         for chunk, encoded in results:
             supervised_tokens = store.append(chunk.side, encoded.ids, encoded.supervised, encoded.lengths, encoded.dialogues)
             statistics.add_encoded(chunk, encoded, supervised_tokens, encoder.tokenizer)
+            refused.add(chunk, encoded)
             done += len(chunk.dialogues)
             on_progress(StageAdvanced(stage="preparation", done=done, detail=f"{sum(part.tokens for part in statistics.parts):,} tokens"))
         shape = _data_shape(job, fingerprint, store, statistics)
@@ -142,7 +148,7 @@ def prepared_earlier(folder: Path, fingerprint: str) -> Prepared | None:
 def vocabulary(template: TemplateSpec, model_folder: Path) -> Vocabulary:
     """What the model's embedding has to hold once the template's control tokens are in the tokenizer."""
     before = read_tokenizer(model_folder).tokenizer
-    encoder = Encoding(tokenizer=model_folder, template=template, max_length=1, overlong_turns="drop").encoder()
+    encoder = Encoding(tokenizer=model_folder, template=template, max_length=1, overlong_turns="drop", day=date(1970, 1, 1)).encoder()
     ids = encoder.tokenizer.get_vocab()
     new = tuple(ids[token] for token in encoder.template.new_tokens if before.token_to_id(token) is None)
     return Vocabulary(size=max(ids.values()) + 1, new_token_ids=new)
@@ -310,6 +316,24 @@ def _data_shape(job: FineTuneJob, fingerprint: str, store: StoreWriter, statisti
     return DataShape(fingerprint=fingerprint, train=shapes["train"], evaluation=shapes.get("evaluation"))
 
 
+class _Refused:
+    """Rows that a template can't take: as wrong as those that can't be read, and counted with them."""
+
+    def __init__(self, limit: int, statistics: Statistics) -> None:
+        self._limit, self._statistics = limit, statistics
+        self._count = 0
+        self._named: list[Dropped] = []
+
+    def add(self, chunk: Chunk, encoded: EncodedChunk) -> None:
+        """Raises InvalidData when more rows are wrong than may be."""
+        rows = [(chunk.dialogues[position], reason) for position, reason in encoded.refused]
+        self._count += len(rows)
+        found = [Dropped(source=row.source, row=row.row, reason=reason, kind="invalid") for row, reason in rows[:NAMED_ROWS]]
+        self._named += found[: NAMED_ROWS - len(self._named)]
+        if rows and self._count + self._statistics.invalid > self._limit:
+            raise InvalidData(too_many(self._named, self._limit))
+
+
 def _split_shape(store: StoreWriter, side: Side, capacity: int) -> SplitShape:
     lengths = store.lengths(side)
     return SplitShape(
@@ -333,10 +357,10 @@ def _nothing_to_learn(side: Side, statistics: Statistics) -> str:
 
 
 def _notices(statistics: Statistics) -> list[str]:
-    """A sentence for each source that gave less than its rows."""
+    """A sentence for each source that gave less than its rows, or that the template writes otherwise."""
     return [
-        f"{part.name}: "
-        + ", ".join(f"{count:,} x {reason} (first: {part.places[reason][0]})" for reason, count in part.dropped.most_common(5))
+        f"{part.name}: " + ", ".join(f"{count:,} x {reason} (first: {part.places[reason][0]})" for reason, count in counted.most_common(5))
         for part in statistics.parts
-        if part.dropped
+        for counted in (part.dropped, part.rendered)
+        if counted
     ]

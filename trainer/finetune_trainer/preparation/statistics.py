@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from finetune_trainer.data.dialogues import Dropped, Parsed
 from finetune_trainer.preparation.encoding import Chunk, EncodedChunk
+from finetune_trainer.preparation.examples import TOLD
 from finetune_trainer.preparation.store import Integers
 
 NOTHING_TO_LEARN = "no answer to learn from"
@@ -41,6 +42,7 @@ class PartStatistics:
     supervised_tokens: int = 0
     split_dialogues: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    rendered: Counter[str] = field(default_factory=Counter)  # what the template does to dialogues that are used
     places: dict[str, list[str]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)  # sentences about choices made, and about what of the rows is not read
 
@@ -49,6 +51,9 @@ class PartStatistics:
         if reason not in self.dropped and len(self.dropped) >= _KEPT_REASONS:
             reason = OTHER_REASONS
         self.dropped[reason] += 1
+        self._add_place(reason, source, row)
+
+    def _add_place(self, reason: str, source: str, row: int) -> None:
         places = self.places.setdefault(reason, [])
         if len(places) < _KEPT_PLACES:
             places.append(f"{source} row {row}")
@@ -71,6 +76,12 @@ class PartStatistics:
         for reason, positions in concerned:
             for position in positions:
                 self.add_dropped(reason, chunk.dialogues[position].source, chunk.dialogues[position].row)
+        for position, reason in encoded.refused:
+            self.add_dropped(reason, chunk.dialogues[position].source, chunk.dialogues[position].row)
+        for name, positions in encoded.told.items():
+            for position in positions:
+                self.rendered[TOLD[name]] += 1
+                self._add_place(TOLD[name], chunk.dialogues[position].source, chunk.dialogues[position].row)
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `sources`."""
@@ -83,7 +94,7 @@ class PartStatistics:
             "split_dialogues": self.split_dialogues,
             "dropped": dict(self.dropped.most_common()),
             "places": self.places,
-            "told": self.told,
+            "told": [*self.told, *(f"{count:,} x {reason}" for reason, count in self.rendered.most_common())],
         }
 
 
@@ -94,9 +105,11 @@ class Statistics:
     parts: list[PartStatistics]
     trees: dict[str, set[int]] = field(default_factory=lambda: {"train": set(), "evaluation": set()})
     samples: list[dict[str, Any]] = field(default_factory=list)
+    invalid: int = 0  # rows that could not be read
 
     def add_dropped(self, part: int, dropped: Dropped) -> None:
         """Count what a row did not give."""
+        self.invalid += dropped.kind == "invalid"
         self.parts[part].add_dropped(dropped.reason, dropped.source, dropped.row)
 
     def add_dialogue(self, side: str, dialogue: Parsed) -> None:

@@ -28,13 +28,13 @@ class WordEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """`tokenizer` must not change afterwards."""
         self._tokenizer = tokenizer
-        self._by_word = divides_at_words(tokenizer)
+        self.by_word = divides_at_words(tokenizer)
         self._first: dict[str, list[int]] = {}  # ids of what a text begins with
         self._later: dict[str, list[int]] = {}  # ids of a word and the space before it, by the word
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
-        if not self._by_word:
+        if not self.by_word:
             return self._encode_whole(texts)
         divided = [_BETWEEN_WORDS.split(text) for text in texts]
         first = {words[0] for words in divided} - self._first.keys()

@@ -11,6 +11,7 @@ from finetune_trainer.data.dialogues import Role
 from finetune_trainer.templates.framed import FramedTemplate
 from finetune_trainer.templates.registry import template_from_json
 from finetune_trainer.templates.tokenizer import read_tokenizer
+from finetune_trainer.templates.turns import joined
 
 # generation_config.json's words -> Ollama's.
 _PARAMETERS = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "repetition_penalty": "repeat_penalty"}
@@ -38,7 +39,8 @@ def go_template(template: FramedTemplate) -> str:
 
     Where no system message is given, the template's own system text is there, as in training.
     """
-    own = "" if template.system_text is None else "".join(template.turns([])[0][1:])
+    # What the tokenizer adds before every text is llama.cpp's to add.
+    own = "" if template.system_text is None else joined(template.turns([])).removeprefix(template.begin)
     without = f"{{{{ if not .System }}}}{_literal(own)}{{{{ end }}}}" if own else ""
     branches = [_branch(template, role) for role in ("system", "user", "assistant")]
     turns = "{{ range .Messages }}{{ if " + "{{ else if ".join(branches) + "{{ end }}{{ end }}"
@@ -46,8 +48,8 @@ def go_template(template: FramedTemplate) -> str:
 
 
 def _branch(template: FramedTemplate, role: Role) -> str:
-    header, end, tail = template.frame(role)
-    return f"eq .Role {json.dumps(role)} }}}}{_literal(header)}{{{{ .Content }}}}{_literal(end + tail)}"
+    header, end, tail, lead = template.frame(role)
+    return f"eq .Role {json.dumps(role)} }}}}{_literal(header + lead)}{{{{ .Content }}}}{_literal(end + tail)}"
 
 
 def _literal(text: str) -> str:

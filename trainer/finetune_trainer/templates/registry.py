@@ -6,38 +6,75 @@ In: a job's `template` or a dialogue_template.json. Out: a Template of either ki
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from finetune_api.errors import InvalidModel, InvalidSpec, Problem
 from finetune_api.finetunejob import ControlTokens, TemplateSpec
-from finetune_trainer.templates.framed import SYSTEM_TEXTS, FramedTemplate
-from finetune_trainer.templates.model import ModelTemplate, model_template
+from finetune_trainer.templates.framed import PLAIN_NAMES, SYSTEM_TEXTS, FramedTemplate
+from finetune_trainer.templates.model import ModelTemplate, Source
+from finetune_trainer.templates.probe import REMEDY, probed
 from finetune_trainer.templates.tokenizer import TokenizerFiles
+from finetune_trainer.templates.trial import try_out
 from finetune_trainer.templates.turns import Template
 
-TEMPLATE_NAMES = (*SYSTEM_TEXTS, "model")
+TEMPLATE_NAMES = ("auto", *SYSTEM_TEXTS, "model", "jinja")
 
 
-def template_from_spec(spec: TemplateSpec, files: TokenizerFiles) -> Template:
-    """The template that a job asks for. Raises InvalidSpec, or InvalidModel if the tokenizer lacks what it needs."""
-    if spec.name == "model":
-        return model_template(spec, files)
-    if spec.name not in SYSTEM_TEXTS:
-        raise InvalidSpec([Problem("spec.template.name", f"{spec.name} is unknown", f"use one of {', '.join(TEMPLATE_NAMES)}")])
-    alpaca = spec.name == "alpaca"
-    if alpaca and files.end_of_text is None:
-        raise InvalidModel(f"{files.path}: template alpaca needs a token that ends a text, and the tokenizer names none; set eos_token")
-    text = spec.system_text if spec.system_text is not None else SYSTEM_TEXTS[spec.name]
+def chosen_name(spec: TemplateSpec, files: TokenizerFiles) -> str:
+    """What `auto` stands for: the tokenizer's own template where it has one, else ours."""
+    return spec.name if spec.name != "auto" else "default" if files.chat_template is None else "model"
+
+
+def template_from_spec(spec: TemplateSpec, files: TokenizerFiles, day: date | None = None) -> Template:
+    """The template that a job asks for. `day`: what templates that write a date are told. Raises InvalidSpec or InvalidModel."""
+    name = chosen_name(spec, files)
+    if name in ("model", "jinja"):
+        return _jinja_template(name, spec, files, day or datetime.now(UTC).date())
+    if name not in SYSTEM_TEXTS:
+        raise InvalidSpec([Problem("spec.template.name", f"{name} is unknown", f"use one of {', '.join(TEMPLATE_NAMES)}")])
+    plain = name in PLAIN_NAMES
+    if plain and files.end_of_text is None:
+        raise InvalidModel(f"{files.path}: template {name} needs a token that ends a text, and the tokenizer names none; set eos_token")
+    text = spec.system_text if spec.system_text is not None else SYSTEM_TEXTS[name]
     return FramedTemplate(
-        name=spec.name,
-        tokens=None if alpaca else spec.tokens or ControlTokens(),
+        name=name,
+        tokens=None if plain or name == "chatml" else spec.tokens or ControlTokens(),
         order=spec.token_order,
         # An alpaca prompt without a preamble has no empty lines in its place.
-        system_text=None if not spec.system_turn or (alpaca and not text) else text,
+        system_text=None if not spec.system_turn or (plain and not text) else text,
         masking=spec.masking,
-        end_of_text=files.end_of_text if alpaca else None,
+        end_of_text=files.end_of_text if plain else None,
+        begin=files.begin,
+    )
+
+
+def template_notes(spec: TemplateSpec, template: Template) -> list[str]:
+    """What a user should know of the template before training: which one it is, where the job leaves that open, and what it does."""
+    chosen = {"model": "the chat template of the model's tokenizer", "default": "default, for the tokenizer has no chat template"}
+    return [*([f"template: {chosen[template.name]}"] if spec.name == "auto" else []), *template.notes]
+
+
+def _jinja_template(name: str, spec: TemplateSpec, files: TokenizerFiles, day: date) -> ModelTemplate:
+    """Tried before it is used. Raises InvalidModel or InvalidSpec."""
+    text = spec.jinja if name == "jinja" else files.chat_template
+    if text is None:
+        raise InvalidModel(f"{files.path}: the tokenizer has no chat_template, which template model needs; {REMEDY}")
+    if spec.masking == "blog":
+        message = f"blog is defined by control tokens of ours, and template {name} has none"
+        raise InvalidSpec([Problem("spec.template.masking", message, "use assistant, or set spec.template.name: default")])
+    source = Source(text=text, variables={**files.named_tokens, **(spec.variables or {})}, day=day)
+    try_out(source)
+    facts = probed(source, tuple(files.control_tokens(text)))
+    return ModelTemplate(
+        name=name,
+        source=source,
+        facts=facts,
+        system_text=spec.system_text if spec.system_turn else None,
+        masking=spec.masking,
+        most_examples=spec.max_examples_per_dialogue,
     )
 
 
@@ -45,9 +82,9 @@ def template_from_json(text: str) -> Template:
     """The template that `to_json` wrote. Raises InvalidModel."""
     try:
         value = json.loads(text)
-        if value["version"] != 1:
+        if value["version"] != 2:
             raise InvalidModel(
-                f"dialogue_template.json has version {value['version']}, and this program reads 1; use the one that wrote it"
+                f"dialogue_template.json has version {value['version']}, and this program reads 2; use the one that wrote it"
             )
         return _from_value(value)
     except (ValueError, KeyError, TypeError) as error:
@@ -55,7 +92,7 @@ def template_from_json(text: str) -> Template:
 
 
 def _from_value(value: dict[str, Any]) -> Template:
-    if value["name"] == "model":
+    if value["name"] in ("model", "jinja"):
         return ModelTemplate.from_value(value)
     template = FramedTemplate(
         name=value["name"],
@@ -64,6 +101,7 @@ def _from_value(value: dict[str, Any]) -> Template:
         system_text=value["systemText"],
         masking=value["masking"],
         end_of_text=value["endOfText"],
+        begin=value["begin"],
     )
     ids = value["tokenIds"]
     return template if ids is None else replace(template, token_ids=tuple(ids[token] for token in template.new_tokens))

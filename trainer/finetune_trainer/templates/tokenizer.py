@@ -6,15 +6,20 @@ preparation has no use for the seconds and the memory that transformers and torc
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from finetune_api.errors import InvalidModel
 
 # Names that base models give the token that ends a text, tried when no tokenizer_config.json says which one it is.
+_CONTROL = re.compile(r"[<\[{|\uff5c].*[>\]}|\uff5c]")
+_HTML = re.compile(
+    r"</?(a|b|blockquote|br|caption|code|div|em|h[1-6]|i|img|li|ol|p|pre|s|span|strong|su[bp]|t(able|body|d|foot|h|head|r)|u|ul)>"
+)
 _USUAL_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
 
@@ -34,6 +39,31 @@ class TokenizerFiles:
         usual = (token for token in _USUAL_ENDS if self.tokenizer.token_to_id(token) is not None)
         return self.named_tokens.get("eos_token") or next(usual, None)
 
+    @property
+    def begin(self) -> str:
+        """What the tokenizer adds before every text by itself: Llama 3's and Gemma's BOS."""
+        alone = self.tokenizer.encode("a", add_special_tokens=False).ids
+        with_special = self.tokenizer.encode("a", add_special_tokens=True).ids
+        before = next((start for start in range(len(with_special)) if with_special[start : start + len(alone)] == alone), 0)
+        return "".join(self.tokenizer.id_to_token(token_id) or "" for token_id in with_special[:before])
+
+    def control_tokens(self, template: str = "") -> list[str]:
+        """Texts of tokens that have a meaning of their own in this tokenizer; `template` may write some that are not marked as special."""
+        return control_tokens(self.tokenizer, template)
+
+
+def control_tokens(tokenizer: Tokenizer, template: str = "") -> list[str]:
+    """Added tokens that no message may write: special ones, those that a template writes, and what looks like one, whatever its flag.
+
+    Other added tokens are vocabulary: runs of white space, words, elements of HTML (Gemma has all of these).
+    """
+    return [
+        token.content
+        for token in tokenizer.get_added_tokens_decoder().values()
+        if token.content.strip("\u2581 \t\r\n")
+        and (token.special or token.content in template or (_CONTROL.search(token.content) and not _HTML.fullmatch(token.content)))
+    ]
+
 
 def read_tokenizer(path: Path) -> TokenizerFiles:
     """The tokenizer of a model folder or of one JSON file. Raises InvalidModel."""
@@ -46,7 +76,13 @@ def read_tokenizer(path: Path) -> TokenizerFiles:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     settings = _settings(path / "tokenizer_config.json") if path.is_dir() else {}
+    if path.is_dir() and "added_tokens_decoder" not in settings:
+        # The older file, which transformers reads where tokenizer_config.json lists no added tokens; its values win.
+        settings |= {name: value for name, value in _settings(path / "special_tokens_map.json").items() if value is not None}
     named = {name: token for name, value in settings.items() if name.endswith("_token") and (token := _token_text(value)) is not None}
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    known = [token for token in dict.fromkeys(named.values()) if token not in added and tokenizer.token_to_id(token) is not None]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known])
     chat_template = _chat_template(path, settings) if path.is_dir() else None
     digest = hashlib.sha256(json.dumps([text, named, chat_template], sort_keys=True).encode()).hexdigest()
     return TokenizerFiles(path=path, tokenizer=tokenizer, named_tokens=named, chat_template=chat_template, digest=digest)
