@@ -36,6 +36,18 @@ def test_a_thousand_signs_are_one_call() -> None:
     assert mailbox.told == ["the evaluation after step 8"]
 
 
+def test_a_step_of_many_micro_batches_tells_of_each_that_is_done() -> None:
+    """A thousand rows on one GPU: the step alone takes longer than the driver waits."""
+    mailbox = Mailbox()
+    micro_batches = Signs(mailbox, every_seconds=0.0).of_each("micro-batches of step 1", [1, 2, 3])
+    assert len(micro_batches) == 3
+    assert mailbox.told == [], "nothing is done yet"
+    for done, micro_batch in enumerate(micro_batches, start=1):
+        assert micro_batch == done
+        assert len(mailbox.told) == done
+    assert list(micro_batches[1:]) == [2, 3]
+
+
 def test_reading_is_progress_and_waiting_is_none(tmp_path: Path) -> None:
     mailbox = Mailbox()
     file = tmp_path / "weights"

@@ -287,7 +287,7 @@ class TrainingRank:
     mailbox: Any
     asked: Callable[[], bool]
     tell: Tell
-    signs: Callable[[str], None]
+    signs: Signs
 
     def train(self, step: int) -> None:
         """One optimizer step: this rank's micro-batches, normalised by the supervised tokens of all ranks."""
@@ -302,7 +302,8 @@ class TrainingRank:
         )
         num_supervised = self.batches.supervised_of_step(step)
         micro_batches = self.batches.micro_batches(step, self.ranks.rank, self.ranks.world_size, training.micro_batch_size)
-        result = self.engine.train_step(micro_batches, num_supervised=num_supervised, learning_rate=rate)
+        told = self.signs.of_each(f"micro-batches of step {step + 1}", micro_batches)
+        result = self.engine.train_step(told, num_supervised=num_supervised, learning_rate=rate)
         if step == 0 or (step + 1) % training.log_every_steps == 0 or step + 1 == plan.total_steps:
             seconds = time.monotonic() - began
             tokens = self.batches.tokens_of_step(step)
@@ -329,9 +330,9 @@ class TrainingRank:
         loss_sum, count = 0.0, 0
         for index in range(self.held_out.steps_per_epoch):
             micro_batches = self.held_out.micro_batches(index, self.ranks.rank, self.ranks.world_size, micro_batch_size)
-            part_sum, part_count = self.engine.evaluate(micro_batches)
+            told = self.signs.of_each(f"the evaluation after step {step}", micro_batches)
+            part_sum, part_count = self.engine.evaluate(told)
             loss_sum, count = loss_sum + part_sum, count + part_count
-            self.signs(f"the evaluation after step {step}")
         loss = loss_sum / count
         if not math.isfinite(loss):
             raise TrainingFailed(

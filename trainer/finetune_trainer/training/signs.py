@@ -5,10 +5,12 @@ In: calls from the middle of something long. Out: now and then a call to the mai
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, overload
+
+Item = TypeVar("Item")
 
 _EVERY_SECONDS: Final = 10.0
 _LEAST_BYTES: Final = 1 << 20
@@ -26,6 +28,13 @@ class Signs:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every_seconds
             self._mailbox.progress.remote(what)
+
+    def of_each(self, what: str, items: Sequence[Item]) -> Sequence[Item]:
+        """The same items, with a sign whenever one is taken: the one before it is done.
+
+        A step of hundreds of micro-batches takes longer than a driver waits for a sign.
+        """
+        return _Told(items, lambda: self(what))
 
     @contextmanager
     def while_reading(self, what: str) -> Iterator[None]:
@@ -47,6 +56,24 @@ class Signs:
             done.set()
             thread.join()
             self(what)
+
+
+class _Told(Sequence[Item]):
+    """A sequence that tells when one of its items is taken."""
+
+    def __init__(self, items: Sequence[Item], tell: Callable[[], None]) -> None:
+        self._items, self._tell = items, tell
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        self._tell()
+        return self._items[index]
 
 
 def bytes_moved(process: str = "self") -> int:
