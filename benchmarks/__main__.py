@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.document import SECTIONS, document
+
 from benchmarks import machine
-from benchmarks.document import document
 
 OURS = ["finetune-operator", "torch", "transformers", "deepspeed", "tokenizers"]
 PEERS = ["trl", "transformers", "accelerate", "torch", "datasets", "tokenizers"]
@@ -29,17 +31,23 @@ def main() -> None:
     if not Path(options.peers).is_file():
         sys.exit(f"no {options.peers}, the Python of an environment with requirements/benchmarks.txt: `make benchmarks` makes it")
     results: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "run": uuid.uuid4().hex,
+        "begun": _now(),
         "machine": machine.describe(),
         "versions": {"ours": {name: version(name) for name in OURS}, "peers": _peer_versions(options.peers)},
     }
-    for name in ("preparation", "training", "operator"):
+    for name in SECTIONS:
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        results[name] = _measured(name, options)
+        results[name] = {**_measured(name, options), "run": results["run"]}
+    results["ended"] = _now()
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1))
     Path(options.output).write_text(document(results), encoding="utf-8")
     print(f"wrote {options.output}", file=sys.stderr)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _options() -> argparse.Namespace:

@@ -9,6 +9,7 @@ from benchmarks.operator_document import operator_section
 from benchmarks.tables import others, table
 from jinja2 import Environment, StrictUndefined
 
+SECTIONS = ("preparation", "training", "operator")
 FLOORS = {"1": 3.0, "2": 2.4}  # times TRL, by processes
 MOST_MEMORY_MIB = 1024
 MOST_PACKING_SECONDS = 1.0
@@ -22,12 +23,18 @@ _SIDES = {
 
 
 def document(results: dict[str, Any]) -> str:
-    """The whole file. `results`: date, machine, versions, and what `preparation`, `training` and `operator` print."""
+    """The whole file. `results`: when and where, versions, and what `preparation`, `training` and `operator` print.
+
+    Raises ValueError unless all of them were measured in one run.
+    """
+    if strange := [name for name in SECTIONS if results[name].get("run") != results["run"]]:
+        raise ValueError(f"{', '.join(strange)}: not of this run; measure everything in one: make benchmarks")
     template = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True).from_string(
         Path(__file__).with_name("document.md.j2").read_text(encoding="utf-8")
     )
     return template.render(
-        date=results["date"],
+        begun=results["begun"],
+        ended=results["ended"],
         most_others=f"{MOST_OTHERS:.0%}",
         machine=_machine(results["machine"]),
         versions={side: ", ".join(f"{name} {number}" for name, number in its.items()) for side, its in results["versions"].items()},
@@ -138,6 +145,8 @@ def _training_table(vocabulary: int, sides: dict[str, Any]) -> str:
             f"{side['tokens_per_second']:,}",
             f"{side['slowest']:,} to {side['fastest']:,}",
             "" if name == "ours" else _times(ours["tokens_per_second"] / side["tokens_per_second"]),
+            f"{side['cpu_seconds']:.1f}",
+            "" if name == "ours" else _times(side["cpu_seconds"] / ours["cpu_seconds"]),
             f"{side['peak_memory_mib']:,}",
             f"{side['losses'][0]:.6f}",
             f"{side['losses'][-1]:.6f}",
@@ -146,7 +155,7 @@ def _training_table(vocabulary: int, sides: dict[str, Any]) -> str:
         ]
         for name, side in sides.items()
     ]
-    header = [f"vocabulary {vocabulary:,}", "tokens/s", "slowest to fastest", "ours / this", "peak MiB"]
+    header = [f"vocabulary {vocabulary:,}", "tokens/s", "slowest to fastest", "ours / this", "CPU s", "this / ours", "peak MiB"]
     return table([*header, "first loss", "last loss", "off by", "others"], rows)
 
 
