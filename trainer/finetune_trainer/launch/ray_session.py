@@ -13,10 +13,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
+
+from finetune_api.errors import TrainingFailed
 
 # Set by this file for the session's processes, read by the watchdog alone.
 MARK_ENV = "FINETUNE_RAY_SESSION"
@@ -58,14 +61,44 @@ shutil.rmtree(folder, ignore_errors=True)
 """
 
 
+# How long Ray's own processes may take to come up. Ray gives up after 30 s, which a busy machine exceeds; then the start is tried anew.
+START_SECONDS = (30.0, 300.0)
+
+
 @contextmanager
-def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> Iterator[str]:
+def local_ray(
+    *, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path, start_seconds: Sequence[float] = START_SECONDS
+) -> Iterator[str]:
     """A Ray of our own with that many CPUs and GPUs to schedule; gives the dashboard's address and token, or an empty string.
 
-    When the block ends with an error, what the processes wrote is copied to the folder `logs`.
+    When the block ends with an error, what the processes wrote is copied to the folder `logs`. A start that takes longer than the first of
+    `start_seconds` is tried again with the next; raises TrainingFailed after the last, or when Ray can't start at all.
     """
-    # Unix sockets in it have at most 107 bytes, so it can't lie in the run folder.
-    folder = tempfile.mkdtemp(prefix="finetune-ray-")
+    # A token of this session's own: Ray would keep one in the user's home, and say so at each start.
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
+    with ExitStack() as session:
+        for seconds in start_seconds:
+            try:
+                address = session.enter_context(_session(num_cpus, num_gpus, dashboard=dashboard, logs=logs, seconds=seconds))
+                break
+            except _StartedTooSlowly as slow:
+                failure = slow
+        else:
+            raise TrainingFailed(
+                f"Ray's processes did not start within {start_seconds[-1]:.0f} s ({failure}); the machine is busy or short of memory: "
+                f"free some, then run the same command again; what Ray wrote is in {logs}"
+            ) from failure
+        yield address
+
+
+class _StartedTooSlowly(Exception):
+    """Ray's processes were not up in time."""
+
+
+@contextmanager
+def _session(num_cpus: int, num_gpus: int, *, dashboard: bool, logs: Path, seconds: float) -> Iterator[str]:
+    """One start of Ray, in a folder of its own, which a watchdog clears away however it ends."""
+    folder = _short_folder(dashboard=dashboard)
     mark = f"{MARK_ENV}={uuid.uuid4().hex}"
     watchdog = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCHDOG, mark, folder], stdin=subprocess.PIPE, start_new_session=True)
     os.environ[MARK_ENV] = mark.partition("=")[2]
@@ -73,8 +106,6 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A token of this session's own: Ray would keep one in the user's home, and say so at each start.
-    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
     # Nobody preempts this machine; the watcher would cost a process that imports all of Ray Train.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # All of the machine is ours, so workers that have not started yet are slow, not without a place; Ray would give up after 60 s.
@@ -86,7 +117,7 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
     try:
         # Ray prints other processes' misfortunes to stdout, in the middle of our lines (its option log_to_driver doesn't cover them).
         with open(f"{folder}/printed.log", "w", encoding="utf-8") as printed, redirect_stdout(printed):
-            yield from _running(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard=dashboard, logs=logs)
+            yield from _running(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard=dashboard, logs=logs, seconds=seconds)
     finally:
         os.environ.pop(MARK_ENV, None)
         assert watchdog.stdin is not None
@@ -95,11 +126,11 @@ def local_ray(*, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> I
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path) -> Iterator[str]:
+def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path, seconds: float) -> Iterator[str]:
     import ray
 
     try:
-        with _own_sigterm():
+        with _own_sigterm(), _waiting(seconds):
             context = ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -119,6 +150,64 @@ def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs
         raise
     finally:
         ray.shutdown()
+
+
+# Ray's limit for its first process.
+_GCS_WAIT_ENV = "RAY_gcs_server_port_wait_time_s"
+# The longest name of a socket in a session's folder (Ray 2.60), without and with the dashboard's own processes.
+_LONGEST_SOCKET = {False: "plasma_store.1", True: "dash_TaskEventsHead.1"}
+# What the kernel takes for the whole path of a socket.
+_SOCKET_BYTES = 107
+
+
+def _short_folder(*, dashboard: bool) -> str:
+    """A new folder for Ray, short enough for the sockets that it makes there: a run folder, or a batch system's TMPDIR, may be too long."""
+    session = f"/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/{_LONGEST_SOCKET[dashboard]}"
+    longest = _SOCKET_BYTES - len(session) - len("/finetune-ray-12345678")
+    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        if len(os.fsencode(base)) <= longest:
+            with suppress(OSError):  # the next one may be writable
+                return tempfile.mkdtemp(prefix="finetune-ray-", dir=base)
+    raise TrainingFailed(
+        f"no folder for Ray's sockets: TMPDIR is {tempfile.gettempdir()}, which must have at most {longest} characters, and neither /tmp, "
+        "/var/tmp nor /dev/shm can be written; set TMPDIR to a shorter folder"
+    )
+
+
+@contextmanager
+def _waiting(seconds: float) -> Iterator[None]:
+    """Let `ray.init` wait so long for its processes. Raises _StartedTooSlowly.
+
+    Ray's own limit for the raylet is a number in the middle of a function (ray/_private/node.py of 2.60), where it asks `get_node` until
+    the raylet is known; so `get_node` asks for as long as we want. That of its GCS is an environment variable.
+    """
+    from ray._private import services
+
+    asked, deadline = services.get_node, time.monotonic() + seconds
+
+    def get_node(gcs_address: str, node_id: str) -> object:
+        while True:
+            try:
+                return asked(gcs_address, node_id)
+            except RuntimeError as error:
+                if time.monotonic() >= deadline:
+                    raise _StartedTooSlowly(f"no raylet after {seconds:.0f} s") from error
+                time.sleep(0.2)
+
+    services.get_node = get_node
+    os.environ[_GCS_WAIT_ENV] = str(max(1, round(seconds)))
+    try:
+        yield
+    except _StartedTooSlowly:
+        raise
+    except Exception as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "timed out" in line.lower() or "timeout" in line.lower() or time.monotonic() >= deadline:
+            raise _StartedTooSlowly(line) from error
+        raise TrainingFailed(f"Ray did not start: {line}; correct that, then run the same command again") from error
+    finally:
+        services.get_node = asked
+        os.environ.pop(_GCS_WAIT_ENV, None)
 
 
 @contextmanager
