@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.model_shape import shape_from_config
 from finetune_api.training_run import DataShape, Plan, SplitShape, TrainingRun, run_identity
+from finetune_trainer.model.shape import read_shape
 from finetune_trainer.preparation.prepare import vocabulary
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny"
@@ -54,7 +54,7 @@ def training_run(base: Path, *, precision: str = "fp32", job: str = "demo", **sp
         job=parsed,
         identity=run_identity(parsed),
         model_revision="0" * 40,
-        model_shape=shape_from_config(json.loads((base / "config.json").read_text())),
+        model_shape=read_shape(json.loads((base / "config.json").read_text()), source="config.json"),
         vocabulary=vocabulary(parsed.spec.template, base),
         data=DataShape(fingerprint="f" * 64, train=split),
         plan=Plan(

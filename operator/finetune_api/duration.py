@@ -56,13 +56,21 @@ def run_steps(spec: FineTuneJobSpec, data: DataShape | None) -> Steps:
 
 
 def _flops_per_token(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None) -> float:
-    """6 P a token and 12 L H times the mean length that a token attends over; a third more with recomputation.
+    """6 P a token and 12 H times the mean length that a token attends over, of each layer; a third more with recomputation.
 
-    Without data the length is that of a full row, which is the most it can be.
+    P: the parameters that a token meets. A window of w tokens is a length of 2 w: a token attends to half of a length on average, and to
+    all of a window. Without data the length is that of a full row, which is the most it can be.
     """
     length = data.train.squared_lengths / data.train.tokens if data and data.train.tokens else float(spec.training.max_sequence_length)
-    once = 6.0 * shape.parameters + 12.0 * shape.layers * shape.attention_heads * shape.head_size * length
+    windowed = (shape.sliding_layers or shape.layers) if shape.sliding_window else 0
+    lengths = (shape.layers - windowed) * length + windowed * min(length, 2.0 * (shape.sliding_window or 0))
+    once = 6.0 * _met(shape) + 12.0 * shape.attention_heads * shape.head_size * lengths
     return once * (4 / 3 if spec.training.activation_checkpointing else 1.0)
+
+
+def _met(shape: ModelShape) -> int:
+    """Parameters that one token meets."""
+    return shape.active_parameters or shape.parameters
 
 
 def _tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float | None:
@@ -100,7 +108,7 @@ def run_duration(
     if tokens is None:
         seconds = per_step * steps.total if steps.total else None  # full rows: the most it can be
     else:
-        seconds = (tokens * each + _evaluation_tokens(spec, data, steps) * 2.0 * shape.parameters) / speed
+        seconds = (tokens * each + _evaluation_tokens(spec, data, steps) * 2.0 * _met(shape)) / speed
     return Duration(
         flops_per_token=each, seconds_per_step=per_step, seconds=seconds, gpu_hours=seconds * gpus / 3600 if seconds is not None else None
     )

@@ -19,7 +19,7 @@ ALWAYS: Final[dict[str, str]] = {
     "FineTuneJobSpec": "suspend retry ttlSecondsAfterFinished",
     "BaseModelSpec": "name",
     "ModelShape": "architecture layers hiddenSize intermediateSize attentionHeads keyValueHeads headSize vocabularySize positions "
-    "parameters",
+    "parameters activeParameters slidingWindow",
     "ModelCache": "claimName",
     "DataSource": "path split format weight limit",
     "EvaluationData": "split fraction",

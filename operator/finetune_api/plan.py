@@ -189,13 +189,13 @@ def _shape_problems(spec: FineTuneJobSpec, found: ModelShape | None) -> list[Pro
             f"spec.model.shape.{name}", f"{told[name]} is not what config.json says ({read[name]})", f"use {read[name]}, or remove shape"
         )
         for name in told
-        if told[name] != read[name]
+        if told[name] is not None and told[name] != read[name]
     ]
 
 
 def _length_problems(spec: FineTuneJobSpec, shape: ModelShape | None) -> list[Problem]:
     length = spec.training.max_sequence_length
-    if shape is None or length <= shape.positions:
+    if shape is None or shape.positions is None or length <= shape.positions:
         return []
     return [
         Problem(

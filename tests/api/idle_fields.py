@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
+from tests.api.jobs import STARCODERBASE
 
 from finetune_api import finetunejob as api
 
@@ -21,6 +22,9 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
         ("token_secret", {"model": {"name": "/models/base", "tokenSecret": _KEYS}}),
         ("token_secret", {"model": {"name": "..", "tokenSecret": _KEYS}}),
         ("cache", {"model": {"name": "/models/base", "cache": {"claimName": "c"}}}),
+    ],
+    api.ModelShape: [
+        ("sliding_layers", {"model": {"shape": {**STARCODERBASE.model_dump(by_alias=True, exclude_none=True), "slidingLayers": 1}}})
     ],
     api.DataSource: [
         ("config", _source("./data", config="en")),

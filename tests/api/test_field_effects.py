@@ -31,7 +31,12 @@ def leaves(model: type[BaseModel], path: str = "spec") -> Iterator[tuple[type[Ba
 
 def conditional() -> set[str]:
     """Paths of the fields, or of objects of fields, that act under a condition, wherever it is written."""
-    below = {"BaseModelSpec": "spec.model", "DataSource": "spec.dataset.sources[]", "Dataset": "spec.dataset"}
+    below = {
+        "BaseModelSpec": "spec.model",
+        "ModelShape": "spec.model.shape",
+        "DataSource": "spec.dataset.sources[]",
+        "Dataset": "spec.dataset",
+    }
     below |= {"TemplateSpec": "spec.template", "FineTuneJobSpec": "spec"}
     effects = {f"{below[model.__name__]}.{yaml_path(effect.field)}" for model in IDLE_CASES for effect in model.EFFECTS}
     return effects | {rule.field for rule in CONTRADICTIONS} | {f"spec.{yaml_path(note.field)}" for note in NOTES}

@@ -136,13 +136,19 @@ def local_shape(job: "FineTuneJob", base: Path) -> "ModelShape | None":
 
 
 def _counted(config: dict[str, Any]) -> "ModelShape | None":
-    """The shape by the formulas of the contract; None for a language model of another family."""
+    """The shape by the formulas of the contract, or counted by Transformers where it is installed; None where neither can."""
+    from finetune_api.errors import InvalidModel
     from finetune_api.model_shape import can_count, shape_from_config
 
     names = config.get("architectures") or [""]
-    if str(names[0]).endswith(_LANGUAGE_MODELS) and not can_count(config):
+    if not str(names[0]).endswith(_LANGUAGE_MODELS) or can_count(config):
+        return shape_from_config(config)
+    try:
+        from finetune_trainer.model.shape import read_shape
+
+        return read_shape(config, source="config.json")
+    except (ModuleNotFoundError, InvalidModel):  # preparation says what is wrong with it
         return None
-    return shape_from_config(config)
 
 
 def _data(job: "FineTuneJob", tokens: int | None) -> "DataShape | None":

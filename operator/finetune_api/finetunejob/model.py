@@ -20,8 +20,25 @@ class ModelShape(Spec):
     key_value_heads: Positive = Field(description="Key and value heads; 1 is multi-query.")
     head_size: Positive = Field(description="Width of one head.")
     vocabulary_size: Positive = Field(description="Rows of the embedding, before control tokens are added.")
-    positions: Positive = Field(description="Longest sequence the model can take.")
+    positions: Positive | None = Field(default=None, description="Longest sequence the model can take; absent: it has no limit of its own.")
     parameters: Positive = Field(description="Parameters in all, tied ones counted once.")
+    active_parameters: Positive | None = Field(
+        default=None, description="Parameters that one token meets, in a mixture of experts; absent: all."
+    )
+    sliding_window: Positive | None = Field(
+        default=None, description="Tokens that a layer with a sliding window sees; absent: no layer has one."
+    )
+    sliding_layers: Positive | None = Field(default=None, description="Layers with a sliding window; absent: all, where there is a window.")
+
+    EFFECTS: ClassVar[tuple[Effect, ...]] = (
+        Effect(
+            field="sliding_layers",
+            acts=lambda shape: shape.sliding_window is not None,
+            cel="has(self.slidingWindow)",
+            message="counts layers with a sliding window, and none is given",
+            remedy="remove it, or give slidingWindow too",
+        ),
+    )
 
 
 class ModelCache(Spec):

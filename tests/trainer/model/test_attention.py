@@ -9,7 +9,6 @@ from tests.trainer.architectures import gpt_bigcode, llama, packed
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.model.attention import ATTENTION, boundary_arguments, packed_attention, register
-from finetune_trainer.model.build import check_config, miniature
 
 CPU = torch.device("cpu")
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
@@ -60,8 +59,11 @@ def test_missing_boundaries_are_refused() -> None:
 def test_an_argument_that_changes_attention_is_refused() -> None:
     states = torch.zeros(1, 2, 3, 4)
     boundaries = boundary_arguments(packed([1, 2, 3]), CPU)
-    with pytest.raises(InvalidModel, match="softcap"):
-        packed_attention(torch.nn.Identity(), states, states, states, None, softcap=50.0, **boundaries)
+    for unknown in ({"block_indices": states}, {"head_mask": states}, {"anything_new": False}):
+        with pytest.raises(InvalidModel, match=f"needs attention with {next(iter(unknown))}"):
+            packed_attention(torch.nn.Identity(), states, states, states, None, **unknown, **boundaries)
+    with pytest.raises(InvalidModel, match="needs attention with position_bias"):
+        packed_attention(torch.nn.Identity(), states, states, states, None, position_bias=states, **boundaries)
 
 
 def test_no_dense_mask_is_made() -> None:
@@ -85,32 +87,37 @@ def test_a_sliding_window_is_kept() -> None:
     torch.testing.assert_close(together[:10], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [gpt_bigcode(), llama(), transformers.Qwen2Config(**GROUPED), transformers.MistralConfig(**GROUPED), transformers.GPT2Config()],
-    ids=lambda config: config.model_type,
-)
-def test_supported_architectures_pass_the_check(config: transformers.PreTrainedConfig) -> None:
-    check_config(config)
+def by_hand(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], window: int, cap: float, sinks: torch.Tensor
+) -> Any:
+    """Attention with a cap, a window and sinks, written out for each dialogue, head and query."""
+    groups, rows, start = query.shape[1] // key.shape[1], [], 0
+    for length in lengths:
+        for t in range(start, start + length):
+            heads = []
+            for h in range(query.shape[1]):
+                first = max(start, t - window + 1)
+                scores = cap * torch.tanh(key[0, h // groups, first : t + 1] @ query[0, h, t] * 0.3 / cap)
+                weights = torch.cat([scores, sinks[h : h + 1]]).softmax(dim=0)[:-1]
+                heads.append(weights @ value[0, h // groups, first : t + 1])
+            rows.append(torch.stack(heads))
+        start += length
+    return torch.stack(rows)[None]
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        # Attention of its own, which takes the boundaries and looks across them.
-        (transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=100), "Bloom.* lets dialogues of a packed row see"),
-        # No way to give it another attention.
-        (transformers.GPTJConfig(n_embd=32, n_head=4, n_layer=2, vocab_size=100, rotary_dim=4), "does not run with packed attention"),
-        (transformers.Gemma2Config(**GROUPED, head_dim=8), "Gemma2Attention needs attention with softcap"),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_an_architecture_that_would_leak_is_refused_by_name(config: transformers.PreTrainedConfig, message: str) -> None:
-    with pytest.raises(InvalidModel, match=message):
-        check_config(config)
-
-
-def test_a_miniature_keeps_the_architecture() -> None:
-    small = miniature(llama())
-    assert type(small).__name__ == "LlamaForCausalLM"
-    assert small.config.vocab_size == 16
+@pytest.mark.parametrize("block", [3, 1024])
+def test_caps_and_sinks_are_those_written_out_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in blocks of queries that are made again in the backward, and with values narrower than keys."""
+    monkeypatch.setattr("finetune_trainer.model.attention._SCORED_QUERIES", block)
+    torch.manual_seed(0)
+    shapes = ((1, 4, 12, 6), (1, 2, 12, 6), (1, 2, 12, 5), (4,))
+    query, key, value, sinks = tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    boundaries = boundary_arguments(packed(list(range(7)), [1], list(range(4))), CPU)
+    options = {"scaling": 0.3, "softcap": 1.5, "s_aux": sinks, "sliding_window": 3}
+    got, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **options, **boundaries)
+    expected = by_hand(query, key, value, [7, 1, 4], 3, 1.5, sinks)
+    torch.testing.assert_close(got, expected)
+    for one, other in zip(
+        torch.autograd.grad(got.square().sum(), tensors), torch.autograd.grad(expected.square().sum(), tensors), strict=True
+    ):
+        torch.testing.assert_close(one, other)

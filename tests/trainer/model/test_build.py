@@ -1,6 +1,5 @@
 """finetune_trainer/model/build.py"""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tests.trainer.architectures import VOCABULARY, gpt_bigcode, llama, packed, save_random
+from tests.trainer.families import PACKED
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.model.attention import boundary_arguments
-from finetune_trainer.model.build import build_model, check_architecture, count_parameters, with_dropout
+from finetune_trainer.model.build import build_model, with_dropout
 
 CONFIGS = {"gpt_bigcode": gpt_bigcode(), "llama": llama()}
 
@@ -142,12 +142,27 @@ def test_weights_that_do_not_fit_are_named(folder: Path, change: str, message: s
         build(folder)
 
 
-def test_an_architecture_is_checked_from_its_folder(folder: Path) -> None:
-    check_architecture(folder)
+def test_what_a_class_keeps_frozen_stays_frozen(tmp_path: Path) -> None:
+    """ERNIE 4.5 MoE's correction of its router, which `from_pretrained` unfreezes."""
+    config = PACKED["frozen parameters (ERNIE 4.5 MoE)"]
+    folder = save_random(config, tmp_path)
+    frozen = [[n for n, p in build(folder, reads=reads).named_parameters() if not p.requires_grad] for reads in (True, False)]
+    assert frozen[0] == frozen[1] == ["model.layers.1.mlp.gate.moe_statics.e_score_correction_bias"]
 
 
-def test_parameters_are_counted_without_memory(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    assert count_parameters(config, "config.json") == sum(p.numel() for p in build(folder).parameters())
-    with pytest.raises(InvalidModel, match="here: no model can be made from it"):
-        count_parameters({"model_type": "llama", "hidden_size": -1}, "here")
+def test_a_table_of_tokens_that_nobody_resizes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DeepSeek-V4's table of experts by token."""
+    of_base = transformers.PreTrainedModel.post_init
+
+    def with_table(self: Any) -> None:
+        of_base(self)
+        if hasattr(self, "lm_head"):
+            self.register_buffer("table", torch.zeros(self.config.vocab_size, 2))
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "post_init", with_table)
+    save_file(
+        {**load_file(folder / "model.safetensors"), "table": torch.zeros(VOCABULARY, 2)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    build(folder)
+    with pytest.raises(InvalidModel, match="can't get new tokens: table has 61 rows for its 65 tokens"):
+        build(folder, vocabulary_size=VOCABULARY + 4)

@@ -8,11 +8,9 @@ import transformers
 from tests.trainer.architectures import gpt_bigcode, llama, packed
 from torch.nn.functional import cross_entropy, linear
 
-from finetune_api.errors import InvalidModel
 from finetune_trainer.model import loss
 from finetune_trainer.model.attention import ATTENTION, boundary_arguments, register
-from finetune_trainer.model.build import miniature
-from finetune_trainer.model.loss import check_loss, cross_entropy_sum, install_loss_head
+from finetune_trainer.model.loss import cross_entropy_sum, install_loss_head
 
 
 def tensors(dtype: torch.dtype, rows: int, bias: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
@@ -98,21 +96,16 @@ def test_a_row_without_a_supervised_token_still_has_gradients() -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
 
 
-SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-
-
-@pytest.mark.parametrize(
-    ("config", "field"),
-    [(transformers.CohereConfig(**SMALL), "logit_scale"), (transformers.GraniteConfig(**SMALL, logits_scaling=2.0), "logits_scaling")],
-    ids=["cohere", "granite"],
-)
-def test_logits_that_are_scaled_are_refused(config: transformers.PreTrainedConfig, field: str) -> None:
-    with pytest.raises(InvalidModel, match=f"changes its logits by {field}"):
-        check_loss(miniature(config))
-
-
-def test_an_architecture_with_more_than_a_linear_head_is_refused() -> None:
-    model = miniature(llama())
-    model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits * 2.0 if logits.dim() == 3 else logits)
-    with pytest.raises(InvalidModel, match="LlamaForCausalLM does more between"):
-        check_loss(model)
+@pytest.mark.parametrize("bound", [None, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_factors_and_bounds_on_logits_are_those_of_plain_pytorch(bound: float | None, dtype: torch.dtype) -> None:
+    hidden, weight, bias, labels = tensors(dtype, 50, True)
+    assert bias is not None
+    got = cross_entropy_sum(hidden, weight, bias, labels, factor=0.3, bound=bound)
+    wide = [one.detach().double().requires_grad_() for one in (hidden, weight, bias)]
+    logits = 0.3 * torch.nn.functional.linear(*wide)
+    expected = cross_entropy(logits if bound is None else bound * torch.tanh(logits / bound), labels, reduction="sum")
+    tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-2 * float(expected.detach())}
+    torch.testing.assert_close(got.double(), expected, **tolerance)
+    for one, other in zip(torch.autograd.grad(got, [hidden, weight, bias]), torch.autograd.grad(expected, wide), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=tolerance["rtol"], atol=tolerance["rtol"] * float(other.abs().max()))

@@ -1,4 +1,4 @@
-"""finetune_trainer/model/resolve.py and model_shape.py"""
+"""finetune_trainer/model/resolve.py and shape.py"""
 
 import json
 import subprocess
@@ -192,10 +192,11 @@ def test_the_shape_of_starcoder() -> None:
     ids=["llama", "mistral", "qwen2", "mqa", "mha"],
 )
 def test_counted_parameters_are_those_of_the_model(config: dict[str, Any], ties: bool) -> None:
-    from finetune_trainer.model.build import count_parameters
+    from finetune_trainer.model.counting import counted_shape
 
     config = {**config, "tie_word_embeddings": ties}
-    assert read_shape(config, source="config.json").parameters == count_parameters(config, "config.json")
+    shape = read_shape(config, source="config.json")
+    assert shape == counted_shape(config, shape.architecture, "config.json")
 
 
 def test_looking_at_a_model_needs_no_torch() -> None:

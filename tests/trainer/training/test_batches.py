@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from finetune_trainer.model.micro_batch import MicroBatch
+from finetune_trainer.model.micro_batch import MicroBatch, empty_micro_batch
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 from finetune_trainer.preparation.packing import pack
 from finetune_trainer.preparation.store import supervised_counts
-from finetune_trainer.training.batches import BatchPlan, empty_micro_batch, micro_batch
+from finetune_trainer.training.batches import BatchPlan, micro_batch
 
 CAPACITY = 64
 WORLD_SIZES = [1, 2, 3, 4, 8]

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 from finetune_api.errors import InvalidStorage
 from finetune_trainer.storage.errors import DamagedCheckpoint
 
-Kind = Literal["master", "exp_avg", "exp_avg_sq"]
+# "constant": what is saved with a model and not trained, such as a router's correction of DeepSeek-V3.
+Kind = Literal["master", "exp_avg", "exp_avg_sq", "constant"]
 DTYPE: Final = "float32"  # little-endian, of every tensor
 ITEM_BYTES: Final = 4
 CHUNK_BYTES: Final = 8 * 2**20  # a digest covers this much of an object
@@ -206,11 +207,14 @@ def _assembled(key: tuple[Kind, str], pieces: list[tuple[StoredPiece, int]]) -> 
 
 
 def _check_kinds(tensors: Iterable[StoredTensor]) -> None:
-    """Raise ValueError unless every kind holds the same tensors."""
+    """Raise ValueError unless every kind of what is trained holds the same tensors, and constants others."""
     by_kind: defaultdict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for tensor in tensors:
         by_kind[tensor.kind][tensor.name] = tensor.shape
+    constants = by_kind.pop("constant", {})
     (first, wanted), *others = by_kind.items() or [("", {})]
+    if both := constants.keys() & wanted:
+        raise ValueError(f"{sorted(both)[:4]} are trained, and constant")
     for kind, shapes in others:
         if shapes != wanted:
             raise ValueError(f"{first} and {kind} differ in {sorted(set(wanted.items()) ^ set(shapes.items()))[:4]}")

@@ -1,19 +1,20 @@
 """Attention that never crosses a dialogue: "finetune_packed", registered with Transformers under that name.
 
 In: the queries, keys and values of one flattened row of packed dialogues, and the dialogues' boundaries as explicit keyword
-arguments of `model.forward`. Out: causal attention inside each segment; no dense mask is ever made. `check_isolation` proves
-that an architecture passes the boundaries on. This room knows nothing of labels, weights or DeepSpeed.
+arguments of `model.forward`. Out: causal attention inside each segment; no dense mask of a row is ever made. `trial.choose_method`
+proves that an architecture passes the boundaries on. This room knows nothing of labels, weights or DeepSpeed.
 
-Shapes: B = 1 row, H query heads, K key and value heads, T tokens, D head width, S segments.
+Shapes: B = 1 row, H query heads, K key and value heads, T tokens, D head width, S segments, L tokens of one segment.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from finetune_api.errors import InvalidModel
@@ -22,8 +23,14 @@ from finetune_trainer.model.micro_batch import MicroBatch
 
 ATTENTION = "finetune_packed"
 
-# Arguments with which an architecture asks for arithmetic that is not done here; ignoring one would train another model.
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
+# Arguments that architectures pass on and that change nothing here. All others but None are refused: one that is ignored would
+# train another model. Positions are in the queries and keys already, or, where an architecture needs them here, found out by the trial.
+_WITHOUT_EFFECT = frozenset(
+    {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "deterministic"}
+)
+
+# Queries whose scores are written out at once, where no kernel of torch's does what is asked for.
+_SCORED_QUERIES = 1024
 
 
 def boundary_arguments(row: MicroBatch, device: torch.device) -> dict[str, Any]:
@@ -46,25 +53,35 @@ def packed_attention(
     cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
     max_length_k: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each segment of one row: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
+    """Causal attention inside each segment of one row: query (1, H, T, D), key (1, K, T, D), value (1, K, T, Dv) -> (1, T, H, Dv).
 
-    Raises InvalidModel when the boundaries did not arrive (an architecture that consumes them would otherwise attend across
-    dialogues without a word), or when the architecture asks for something that is not done here.
+    `softcap`: scores become softcap * tanh(scores / softcap). `s_aux` (H,): learned sinks, one more score that a query may attend to
+    and that has no value. Raises InvalidModel when the boundaries did not arrive (an architecture that consumes them would otherwise
+    attend across dialogues without a word), or when the architecture asks for something that is not done here.
     """
     name = type(module).__name__
     if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
-        raise InvalidModel(f"{name} does not pass the boundaries of packed dialogues on to attention; use another architecture")
-    asked = [argument for argument in _UNSUPPORTED if others.get(argument) is not None]
-    if asked or attention_mask is not None or others.get("is_causal") is False:
-        what = ", ".join(asked) or "a mask of its own"
-        raise InvalidModel(f"{name} needs attention with {what}, which is not supported; use another architecture")
-    if varlen.runs_on(query, dropout):
-        output = varlen.varlen_attention(query, key, value, cu_seq_lens_q, max_length_q, scaling=scaling, window=sliding_window)
+        raise InvalidModel(f"{name} does not pass the boundaries of packed dialogues on to attention")
+    asked = sorted(argument for argument, value in others.items() if value is not None and argument not in _WITHOUT_EFFECT)
+    if asked or attention_mask is not None or is_causal is False:
+        what = ", ".join(asked) or ("a mask of its own" if attention_mask is not None else "a view of later tokens")
+        raise InvalidModel(f"{name} needs attention with {what}, which packed attention has not")
+    offsets, longest = _in_chunks(module, cu_seq_lens_q, max_length_q)
+    width = value.shape[-1]
+    value = pad(value, (0, query.shape[-1] - width)) if width < query.shape[-1] else value  # kernels want one width
+    if softcap is None and s_aux is None and varlen.runs_on(query, dropout):
+        output = varlen.varlen_attention(query, key, value, offsets, longest, scaling=scaling, window=sliding_window)
     else:
-        output = _per_segment(query, key, value, cu_seq_lens_q, scaling, dropout, sliding_window)
-    return output, None
+        attend = partial(_segment, window=sliding_window, scaling=scaling, dropout=dropout)
+        if softcap is not None or s_aux is not None:
+            attend = partial(_scored, window=sliding_window, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
+        output = _per_segment(query, key, value, offsets, attend)
+    return output[..., :width], None
 
 
 def no_mask(*_: Any, **__: Any) -> None:
@@ -78,25 +95,75 @@ def register() -> None:
     AttentionMaskInterface.register(ATTENTION, no_mask)
 
 
-def _per_segment(
-    query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, scaling: float | None, dropout: float, window: int | None
-) -> Tensor:
-    """One causal call per segment: cost is the sum of squared lengths, and torch's kernels never hold a whole matrix."""
+def _in_chunks(module: nn.Module, offsets: Tensor, longest: int) -> tuple[Tensor, int]:
+    """The boundaries, and in a layer with chunked attention (Llama 4) also those of the chunks, counted from each dialogue's start.
+
+    Such a layer says its kind in its config only; Transformers' own attention gets it as a mask.
+    """
+    config = getattr(module, "config", None)
+    size, kinds = getattr(config, "attention_chunk_size", None), getattr(config, "layer_types", None)
+    if size is None or not kinds or longest <= size or kinds[cast(Any, module).layer_idx] != "chunked_attention":
+        return offsets, longest
+    edges = offsets.tolist()
+    starts = [start for first, end in pairwise(edges) for start in range(first, end, size)]
+    return torch.tensor([*starts, edges[-1]], dtype=offsets.dtype, device=offsets.device), size
+
+
+def _per_segment(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, attend: Any) -> Tensor:
+    """`attend` once per segment: cost is the sum of squared lengths, and torch's kernels never hold a whole matrix."""
     heads = query.shape[1]
     lengths = offsets.diff().tolist()
     parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, _for_each_head(key, heads), _for_each_head(value, heads))), strict=True)
-    outputs = [_segment(q, k, v, scaling, dropout, window) for q, k, v in parts]
-    return torch.cat(outputs, dim=2).transpose(1, 2)
+    return torch.cat([attend(q, k, v).transpose(1, 2) for q, k, v in parts], dim=1)  # contiguous: some architectures view it
 
 
-def _segment(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float, window: int | None) -> Tensor:
+def _segment(query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scaling: float | None, dropout: float) -> Tensor:
     length = query.shape[2]
     if window is None or length <= window:
         return scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout, scale=scaling)
-    position = torch.arange(length, device=query.device)
-    distance = position[:, None] - position[None, :]
-    band = (distance >= 0) & (distance < window)
+    band = _visible(0, length, length, window, query.device)
     return scaled_dot_product_attention(query, key, value, attn_mask=band, dropout_p=dropout, scale=scaling)
+
+
+def _visible(first: int, stop: int, length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of `length` keys the queries [first, stop) see: (stop - first, length)."""
+    distance = torch.arange(first, stop, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
+def _scored(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """One segment with its scores written out: what torch's kernels can't do. A block of queries at a time, made again in the backward."""
+    length, scaling = query.shape[2], query.shape[-1] ** -0.5 if scaling is None else scaling
+    sinks = None if sinks is None else sinks.clone()  # ZeRO-3 may have taken the parameter back when a block is made again
+
+    def block(q: Tensor, k: Tensor, v: Tensor, first: int, start: int) -> Tensor:
+        scores = torch.matmul(q, k.transpose(2, 3)) * scaling  # (1, H, queries, keys)
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        seen = _visible(first - start, first - start + q.shape[2], k.shape[2], window, q.device)
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        if sinks is not None:
+            column = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(1, -1, scores.shape[2], 1)
+            scores = torch.cat([scores, column], dim=-1)
+        weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., : k.shape[2]]
+        return torch.matmul(torch.dropout(weights, dropout, dropout > 0).to(v.dtype), v)
+
+    outputs = []
+    for first in range(0, length, _SCORED_QUERIES):
+        stop = min(first + _SCORED_QUERIES, length)
+        start = 0 if window is None else max(0, first - window + 1)
+        part = (query[:, :, first:stop], key[:, :, start:stop], value[:, :, start:stop], first, start)
+        outputs.append(cast(Tensor, checkpoint(block, *part, use_reentrant=False)) if length > _SCORED_QUERIES else block(*part))
+    return torch.cat(outputs, dim=2)
 
 
 def _for_each_head(states: Tensor, heads: int) -> Tensor:
@@ -105,45 +172,3 @@ def _for_each_head(states: Tensor, heads: int) -> Tensor:
     if groups == heads:
         return states
     return states[:, :, None].expand(batch, groups, heads // groups, length, width).reshape(batch, heads, length, width)
-
-
-def check_isolation(model: torch.nn.Module) -> None:
-    """Refuse an architecture through which dialogues of a row see one another, or a token sees a later one.
-
-    `model`: a small random copy of the architecture (see `weights.miniature`), attention set to "finetune_packed". One dialogue
-    of a packed row is changed; the hidden states of the others, and of the tokens before the change, must not move at all.
-    Raises InvalidModel naming the architecture.
-    """
-    name = type(model).__name__
-    hidden = _hidden_states(model)
-    before = torch.tensor([3, 5, 7, 2, 6, 4, 1, 8, 9, 2, 3])
-    changed = before.clone()
-    changed[5:7] = torch.tensor([9, 3])  # inside the second of three segments: [0, 4), [4, 7), [7, 11)
-    moved = (hidden(before) - hidden(changed)).abs().amax(dim=-1)
-    # Segments share matrix products, so a mixture of experts may round them differently: noise, 1e-7 of the real effect.
-    noise = 1e-5 * float(moved[5:7].min())
-    if noise == 0.0:
-        raise InvalidModel(f"{name}: hidden states do not depend on the tokens in a packed row; use another architecture")
-    if float(moved[:4].max()) > noise or float(moved[7:].max()) > noise:
-        raise InvalidModel(f"{name} lets dialogues of a packed row see one another; use another architecture, such as Llama or GPTBigCode")
-    if float(moved[4]) > noise:
-        raise InvalidModel(f"{name} lets a token see later ones: it is no causal language model; use another architecture")
-
-
-@lru_cache(maxsize=1)
-def _check_row() -> tuple[Tensor, Tensor]:
-    return torch.tensor([0, 4, 7, 11], dtype=torch.int32), torch.tensor([0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3])
-
-
-def _hidden_states(model: torch.nn.Module) -> Callable[[Tensor], Tensor]:
-    """A function from the ids of the check's row (T,) to the last hidden states (T, width), without dropout."""
-    offsets, positions = _check_row()
-    arguments = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": 4, "max_length_k": 4}
-    base = cast(Any, model).base_model.eval()
-
-    def hidden(ids: Tensor) -> Tensor:
-        with torch.no_grad():
-            output = base(input_ids=ids[None], position_ids=positions[None], use_cache=False, **arguments)
-        return cast(Tensor, output.last_hidden_state[0])
-
-    return hidden

@@ -18,17 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from finetune_api.errors import InvalidModel
-from finetune_trainer.model.attention import ATTENTION, check_isolation, register
-from finetune_trainer.model.loss import check_loss
+from finetune_trainer.model.attention import ATTENTION, register
+from finetune_trainer.model.frequencies import separate_frequencies
 
 # What Transformers reports of weights that don't fit, and what it means.
 _REPORT = {"missing_keys": "lacks", "mismatched_keys": "has the wrong shape for", "unexpected_keys": "has weights that the model lacks:"}
-
-# Sizes of the copy that the checks run on, under every name that configs have for them.
-_MINIATURE = {
-    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2,
-    "vocab_size": 16,
-}  # fmt: skip
 
 
 def build_model(
@@ -41,69 +35,31 @@ def build_model(
     dtype: torch.dtype,
     new_token_ids: Sequence[int] = (),
     reads: bool = True,
+    attention: str = ATTENTION,
 ) -> Any:
     """The model of `folder` on the CPU, in training mode, with at least `vocabulary_size` embedding rows (never fewer than it has).
 
     `new_token_ids`: control tokens the base model has never seen; their rows, and rows that are added, become the mean of all
     others (in fp32), also where they fall into rows that the base model holds as padding. `reads=False` gives the same model
     with parameters on the meta device: every rank but the one that reads (32 GB of a 15.5 B model in bf16) builds it so.
-    Random weights depend on the seed alone. Raises InvalidModel for missing, surplus or misshapen weights.
+    Random weights depend on the seed alone. What the architecture keeps frozen is frozen. `attention`: its name in Transformers.
+    Raises InvalidModel for missing, surplus or misshapen weights.
     """
-    register()
-    config = _config(folder, dropout)
+    config = read_config(folder, dropout)
     old_size = config.vocab_size
     assert old_size > 0, "models.py refuses a config without a vocabulary"
     size = max(old_size, vocabulary_size)
     if not reads or initialization == "random":
-        config.vocab_size = size
-        return _seeded(config, dtype, seed).train() if reads else _shapes_only(config, dtype).train()
-    model = _read(folder, config, dtype)
+        set_vocabulary(config, size)
+        return _seeded(config, dtype, seed, attention).train() if reads else _without_parameters(config, dtype, attention).train()
+    model = _read(folder, config, dtype, attention)
     if size > old_size:
         _resize(model, size)
+        set_vocabulary(config, size)
+        _check_resized(model, config, attention)
     if fresh := {*new_token_ids, *range(old_size, size)}:
         _mean_rows(model, fresh)
     return model.train()
-
-
-def check_architecture(folder: Path) -> None:
-    """Refuse an architecture on which packing or our loss would be wrong, by trying both on a small random copy. InvalidModel."""
-    register()
-    check_config(_config(folder, dropout=0.0))
-
-
-def check_config(config: Any) -> None:
-    """`check_architecture` for a Transformers config."""
-    try:
-        check_isolation(miniature(config))
-        check_loss(miniature(config))
-    except InvalidModel:
-        raise
-    except Exception as error:  # whatever an architecture does with arguments it was not made for: it can't be used
-        name, cause = (config.architectures or [type(config).__name__])[0], f"{type(error).__name__}: {error}"
-        raise InvalidModel(f"{name} does not run with packed attention ({cause}); use another architecture") from error
-
-
-def miniature(config: Any) -> Any:
-    """A random model of this architecture with two layers and sixteen tokens, fp32, in evaluation mode."""
-    small = copy.deepcopy(config)
-    for field, value in _MINIATURE.items():
-        if hasattr(small, field):
-            setattr(small, field, value)
-    for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(small, field, None)
-    if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[: small.num_hidden_layers]
-    return _seeded(small, torch.float32, seed=0).eval()
-
-
-def count_parameters(config: dict[str, Any], source: str) -> int:
-    """Parameters of the model that a config.json describes, tied ones once. No memory is taken. Raises InvalidModel."""
-    register()
-    try:
-        model = _shapes_only(AutoConfig.for_model(**config), torch.float32)
-    except Exception as error:  # a config can be wrong in as many ways as there are architectures
-        raise InvalidModel(f"{source}: no model can be made from it ({type(error).__name__}: {error}); check the file") from error
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def with_dropout(config: Any, dropout: float) -> Any:
@@ -115,38 +71,51 @@ def with_dropout(config: Any, dropout: float) -> Any:
     return changed
 
 
-def _config(folder: Path, dropout: float) -> Any:
+def read_config(folder: Path, dropout: float = 0.0) -> Any:
+    """The Transformers config of a folder, with every dropout set."""
     config = with_dropout(AutoConfig.from_pretrained(folder, local_files_only=True), dropout)
     config.use_cache = False
     return config
 
 
-def _shapes_only(config: Any, dtype: torch.dtype) -> Any:
+def without_memory(config: Any, attention: str = ATTENTION) -> Any:
+    """A model of which nothing but names, shapes and settings is there."""
+    with torch.device("meta"):
+        return from_config(config, torch.float32, attention)
+
+
+def _without_parameters(config: Any, dtype: torch.dtype, attention: str) -> Any:
+    """A model whose parameters have shapes and no memory; its buffers are there."""
     with meta_parameters():
-        return _from_config(config, dtype)
+        return from_config(config, dtype, attention)
 
 
-def _from_config(config: Any, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+def from_config(config: Any, dtype: torch.dtype, attention: str = ATTENTION) -> Any:
+    """A model of a config, with this attention, in which a dialogue's length alone decides its frequencies."""
+    register()
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    separate_frequencies(model)
+    return model
 
 
-def _seeded(config: Any, dtype: torch.dtype, seed: int) -> Any:
+def _seeded(config: Any, dtype: torch.dtype, seed: int, attention: str) -> Any:
     """Random weights as the architecture draws them, from the seed alone; the caller's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _from_config(config, torch.float32)
+        model = from_config(config, torch.float32, attention)
     for parameter in model.parameters():  # not `model.to`: rotary frequencies, a buffer, must stay fp32
         parameter.data = parameter.data.to(dtype)
     return model
 
 
-def _read(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    with _quietly():
+def _read(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> Any:
+    register()
+    with quietly():
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation=ATTENTION,
+            attn_implementation=attention,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -156,11 +125,15 @@ def _read(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         if names := sorted(str(name if isinstance(name, str) else name[0]) for name in report[kind]):
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise InvalidModel(f"{folder} {what} {shown}; its safetensors don't belong to its config.json, download the model again")
+    separate_frequencies(model)
+    # `from_pretrained` unfreezes what the class keeps frozen (ERNIE 4.5's correction of its router).
+    for name, parameter in without_memory(config, attention).named_parameters():
+        model.get_parameter(name).requires_grad_(parameter.requires_grad)
     return model
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Transformers without its progress bar and its table of weights that don't fit: both are the caller's business."""
     bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -197,11 +170,29 @@ def _resize(model: Any, vocabulary_size: int) -> None:
     assert model.get_input_embeddings().weight.shape[0] == vocabulary_size == model.config.vocab_size
 
 
+def set_vocabulary(config: Any, size: int) -> None:
+    """Change a config, for a model with more tokens; where each layer has embeddings of its own, they have as many (Gemma 3n, 4)."""
+    if size != config.vocab_size:
+        config.vocab_size = size
+        if hasattr(config, "vocab_size_per_layer_input"):
+            config.vocab_size_per_layer_input = size
+
+
+def _check_resized(model: Any, config: Any, attention: str) -> None:
+    """Refuse an architecture that has tables of tokens beside its embeddings, which nobody resizes (DeepSeek-V4's table of experts)."""
+    wanted = {name: one.shape for name, one in without_memory(config, attention).state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        if tensor.shape != wanted.get(name):
+            what = f"{name} has {tensor.shape[0]} rows for its {config.vocab_size} tokens"
+            raise InvalidModel(f"{type(model).__name__} can't get new tokens: {what}; use a template whose tokens it has")
+
+
 @torch.no_grad()
 def _mean_rows(model: Any, fresh: set[int]) -> None:
-    """Rows `fresh` of input and output embeddings (and of the head's bias) become the mean of the others, taken in fp32."""
+    """Rows `fresh` of all tables of tokens (and of the head's bias) become the mean of the others, taken in fp32."""
     head = model.get_output_embeddings()
-    tables = {id(t): t for t in (model.get_input_embeddings().weight, head.weight, head.bias) if t is not None}
+    of_layers = [parameter for name, parameter in model.named_parameters() if name.endswith("embed_tokens_per_layer.weight")]
+    tables = {id(t): t for t in (model.get_input_embeddings().weight, head.weight, head.bias, *of_layers) if t is not None}
     for table in tables.values():
         known = torch.ones(table.shape[0], dtype=torch.bool)
         known[sorted(fresh)] = False

@@ -1,6 +1,7 @@
 """The numbers of a model that memory and time depend on, from config.json and the headers of its safetensors.
 
-In: a config as a mapping, and the tensors that the files hold. Out: a ModelShape. No torch: preparation and `finetune plan` use it.
+In: a config as a mapping, and the tensors that the files hold. Out: a ModelShape. Without torch where the
+contract has a formula for the family; else the model is built without memory and counted (`counting`).
 """
 
 import math
@@ -10,16 +11,6 @@ from typing import Any
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import ModelShape
 from finetune_api.model_shape import can_count, shape_from_config
-
-# One thing, many names: the first one that a config has counts.
-_NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "vocabulary_size": ("vocab_size",),
-    "positions": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
-}
-_INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 
 # Buffers that old checkpoints hold among their weights.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", ".position_ids")
@@ -36,26 +27,11 @@ def read_shape(config: Mapping[str, Any], *, source: str, tensors: Mapping[str, 
             shape = shape_from_config(config)
         except InvalidModel as error:
             raise InvalidModel(str(error).replace("config.json", source, 1)) from None
-    else:
-        shape = _uncounted(config, name, source, tensors)
-    return shape if tensors is None else shape.model_copy(update={"parameters": parameters_of(tensors, tied=_tied(config))})
+        # Files may hold other heads than the config's default, and nothing that Transformers doesn't build.
+        return shape if tensors is None else shape.model_copy(update={"parameters": parameters_of(tensors, tied=_tied(config))})
+    from finetune_trainer.model.counting import counted_shape  # torch: only for a family without a formula
 
-
-def _uncounted(config: Mapping[str, Any], name: str, source: str, tensors: Mapping[str, tuple[int, ...]] | None) -> ModelShape:
-    """The shape of a family that the contract has no formula for: its numbers, under any of their names.
-
-    Parameters are those of the files, or else counted by Transformers.
-    """
-    numbers = {field: _number(config, names, source) for field, names in _NAMES.items()}
-    heads, hidden = numbers["attention_heads"], numbers["hidden_size"]
-    return ModelShape(
-        **numbers,
-        architecture=name,
-        intermediate_size=next((config[key] for key in _INTERMEDIATE if config.get(key)), 4 * hidden),
-        key_value_heads=int(config.get("num_key_value_heads") or heads),
-        head_size=config.get("head_dim") or hidden // heads,
-        parameters=_counted(config, source) if tensors is None else parameters_of(tensors, tied=_tied(config)),
-    )
+    return counted_shape(config, name, source)
 
 
 def architecture(config: Mapping[str, Any], source: str) -> str:
@@ -83,20 +59,6 @@ def parameters_of(tensors: Mapping[str, tuple[int, ...]], *, tied: bool) -> int:
     return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith(left_out))
 
 
-def _number(config: Mapping[str, Any], names: tuple[str, ...], source: str) -> int:
-    value = next((config[name] for name in names if config.get(name) is not None), None)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        found = "has none" if value is None else f"says {value!r}"
-        raise InvalidModel(f"{source}: {names[0]} must be a whole number above 0, and it {found}; use another model, or download it again")
-    return value
-
-
 def _tied(config: Mapping[str, Any]) -> bool:
     """Whether the head is the input embedding. Transformers' default is yes for the older families and no for Llama's."""
     return bool(config.get("tie_word_embeddings", config.get("model_type") in ("gpt_bigcode", "gpt2", "opt", "gemma")))
-
-
-def _counted(config: Mapping[str, Any], source: str) -> int:
-    from finetune_trainer.model.build import count_parameters  # torch: only for random weights of another family
-
-    return count_parameters(dict(config), source)

@@ -38,13 +38,14 @@ if TYPE_CHECKING:
     from finetune_trainer.checkpoints.store import Reader
 
 _DTYPES: dict[str, DType] = {"bf16": "bfloat16", "fp32": "float32"}
+_WHOLE: dict[str, DType] = {"torch.int64": "int64", "torch.int32": "int32", "torch.uint8": "uint8", "torch.bool": "bool"}
 # Fields of the base's tokenizer_config.json that would make transformers build another tokenizer than tokenizer.json says.
 _FOREIGN_SETTINGS = ("added_tokens_decoder", "auto_map", "backend", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path")
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 
 
 class Weights(Protocol):
-    """The master weights of one verified checkpoint."""
+    """What one verified checkpoint holds of a model: the master weights, and what is saved and not trained."""
 
     @property
     def shapes(self) -> Shapes:
@@ -55,19 +56,20 @@ class Weights(Protocol):
 
 
 class CheckpointWeights:
-    """The masters of an open checkpoint."""
+    """The masters and constants of an open checkpoint."""
 
     def __init__(self, reader: "Reader") -> None:
         self._reader = reader
+        self._kinds = {name: kind for kind, name in reader.manifest.tensors if kind in ("master", "constant")}
 
     @property
     def shapes(self) -> Shapes:
-        """Of the master weights."""
-        return {name: tuple(tensor.shape) for (kind, name), tensor in self._reader.manifest.tensors.items() if kind == "master"}
+        """Of the master weights and constants."""
+        return {name: tuple(self._reader.manifest.tensors[kind, name].shape) for name, kind in self._kinds.items()}
 
     def read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Verified against the checkpoint's digests; raises DamagedCheckpoint."""
-        return self._reader.read("master", name, start, stop)
+        return self._reader.read(self._kinds.get(name, "master"), name, start, stop)
 
 
 def export(
@@ -94,10 +96,12 @@ def export(
         with folder_put_in_place(folder) as new:
             for name, text in _small_files(run, base, files, template, config, stops).items():
                 (new / name).write_text(text, encoding="utf-8")
-            pieces = published_tensors(check_loadable(new, weights.shapes), weights.shapes)
+            model, constants = check_loadable(new, weights.shapes)
+            pieces = published_tensors(model, weights.shapes)
             shapes = {name: piece.shape for name, piece in pieces.items()}
-            read = _checked(weights, pieces, progress)
-            written = write_weights(new, shapes, read, _DTYPES[run.plan.precision], shard_bytes=shard_bytes)
+            types = {name: constants[piece.source] for name, piece in pieces.items() if piece.source in constants}
+            dtype, read = _DTYPES[run.plan.precision], _checked(weights, pieces, progress)
+            written = write_weights(new, shapes, read, dtype, constants=types, shard_bytes=shard_bytes)
             digests = {name: written.get(name) or digest_of_file(new / name) for name in folder_files(new)}
             record = ExportRecord(
                 job=run.job.metadata.name, identity=run.identity, step=step, dtype=_DTYPES[run.plan.precision], files=digests
@@ -203,7 +207,10 @@ def _config(run: TrainingRun, base: Path, stops: list[int]) -> dict[str, Any]:
     config = _with_older_rope(config, _understood(base))
     config.pop("torch_dtype", None)
     # A base model with more rows than its tokenizer has tokens keeps them.
-    changed = {"vocab_size": max(run.vocabulary.size, run.model_shape.vocabulary_size), "dtype": _DTYPES[run.plan.precision]}
+    rows = max(run.vocabulary.size, run.model_shape.vocabulary_size)
+    changed: dict[str, Any] = {"vocab_size": rows, "dtype": _DTYPES[run.plan.precision]}
+    if rows > run.model_shape.vocabulary_size and "vocab_size_per_layer_input" in config:
+        changed["vocab_size_per_layer_input"] = rows
     return config | changed | ({"eos_token_id": stops[0]} if stops else {})
 
 
@@ -249,10 +256,15 @@ def generation_config(generation: Generation, ids: Mapping[str, Any]) -> dict[st
     }
 
 
-def check_loadable(folder: Path, shapes: Shapes) -> Any:
-    """Compare the weights with what transformers will look for, before hours of writing; the model, without memory. Raises InvalidModel."""
+def check_loadable(folder: Path, shapes: Shapes) -> tuple[Any, dict[str, DType]]:
+    """Compare the tensors with what transformers will look for, before hours of writing. Raises InvalidModel.
+
+    Returns the model, without memory, and the types of what is not trained: whole numbers as they are, all else in float32, which no
+    reader loses anything of.
+    """
     model = _skeleton(folder)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    tensors = {**dict(model.named_parameters()), **_saved_buffers(model)}
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name))
     if wrong:
         name = wrong[0]
@@ -260,7 +272,14 @@ def check_loadable(folder: Path, shapes: Shapes) -> Any:
             f"the checkpoint does not fit the base model: {name} is {shapes.get(name, 'absent')} in the one and "
             f"{wanted.get(name, 'absent')} in the other ({len(wrong)} differ); give the model that the run was trained from"
         )
-    return model
+    untrained = {name: tensor for name, tensor in tensors.items() if not tensor.requires_grad}
+    return model, {name: "float32" if one.is_floating_point() else _WHOLE[str(one.dtype)] for name, one in untrained.items()}
+
+
+def _saved_buffers(model: Any) -> dict[str, Any]:
+    """Buffers that belong to the weights, such as the correction of a router in DeepSeek-V3."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
 
 
 def _skeleton(folder: Path) -> Any:

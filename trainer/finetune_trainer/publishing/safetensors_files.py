@@ -18,30 +18,34 @@ from numpy.typing import NDArray
 
 from finetune_trainer.publishing.model_folder import FileDigest, digest_of_file
 
-DType = Literal["bfloat16", "float32"]
+DType = Literal["bfloat16", "float32", "int64", "int32", "uint8", "bool"]
 Shapes = Mapping[str, tuple[int, ...]]
 Read = Callable[[str, int, int], NDArray[np.float32]]
 """(name, start, stop) -> that range of the flat tensor."""
 
 SHARD_BYTES = 5_000_000_000  # what transformers' users know; also below the 5 GB of a single S3 upload
 CHUNK_ELEMENTS = 4 << 20  # 16 MiB of fp32 at a time
-_ITEM_BYTES = {"bfloat16": 2, "float32": 4}
-_CODES = {"bfloat16": "BF16", "float32": "F32"}
+_CODES: dict[DType, str] = {"bfloat16": "BF16", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+_ITEM_BYTES: dict[DType, int] = {"bfloat16": 2, "float32": 4, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 
 
-def write_weights(folder: Path, shapes: Shapes, read: Read, dtype: DType, *, shard_bytes: int = SHARD_BYTES) -> dict[str, FileDigest]:
-    """Write all tensors into `folder`; the files by name. OSError when the disk is full."""
+def write_weights(
+    folder: Path, shapes: Shapes, read: Read, dtype: DType, *, constants: Mapping[str, DType] | None = None, shard_bytes: int = SHARD_BYTES
+) -> dict[str, FileDigest]:
+    """Write all tensors into `folder`; the files by name. `constants`: tensors of another type. OSError when the disk is full."""
+    types = dict.fromkeys(shapes, dtype) | dict(constants or {})
     shards = split(shapes, _ITEM_BYTES[dtype], shard_bytes)
     if len(shards) == 1:
-        return {"model.safetensors": _write_shard(folder / "model.safetensors", {name: shapes[name] for name in shards[0]}, read, dtype)}
+        return {"model.safetensors": _write_shard(folder / "model.safetensors", {name: shapes[name] for name in shards[0]}, read, types)}
     files: dict[str, FileDigest] = {}
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        files[file] = _write_shard(folder / file, {name: shapes[name] for name in names}, read, dtype)
+        files[file] = _write_shard(folder / file, {name: shapes[name] for name in names}, read, types)
         weight_map |= dict.fromkeys(names, file)
     parameters = sum(map(prod, shapes.values()))
-    metadata = {"total_parameters": parameters, "total_size": parameters * _ITEM_BYTES[dtype]}
+    size = sum(prod(shape) * _ITEM_BYTES[types[name]] for name, shape in shapes.items())
+    metadata = {"total_parameters": parameters, "total_size": size}
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n")
     return {**files, index.name: digest_of_file(index)}
@@ -65,32 +69,32 @@ def split(shapes: Shapes, item_bytes: int, shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _write_shard(path: Path, shapes: Shapes, read: Read, dtype: DType) -> FileDigest:
+def _write_shard(path: Path, shapes: Shapes, read: Read, types: Mapping[str, DType]) -> FileDigest:
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for data in chain([_header(shapes, dtype)], _data(shapes, read, dtype)):
+        for data in chain([_header(shapes, types)], _data(shapes, read, types)):
             digest.update(data)
             file.write(data)
         return FileDigest(size=file.tell(), sha256=digest.hexdigest())
 
 
-def _header(shapes: Shapes, dtype: DType) -> bytes:
+def _header(shapes: Shapes, types: Mapping[str, DType]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
-        end = offset + prod(shape) * _ITEM_BYTES[dtype]
-        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        end = offset + prod(shape) * _ITEM_BYTES[types[name]]
+        header[name] = {"dtype": _CODES[types[name]], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _data(shapes: Shapes, read: Read, dtype: DType) -> Iterator[bytes]:
+def _data(shapes: Shapes, read: Read, types: Mapping[str, DType]) -> Iterator[bytes]:
     for name, shape in shapes.items():
         for start in range(0, prod(shape), CHUNK_ELEMENTS):
             values = read(name, start, min(start + CHUNK_ELEMENTS, prod(shape)))
-            yield (bfloat16(values) if dtype == "bfloat16" else values.astype("<f4", copy=False)).tobytes()
+            yield (bfloat16(values) if types[name] == "bfloat16" else values.astype(types[name], copy=False)).tobytes()
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.model.micro_batch import Integers, MicroBatch
+from finetune_trainer.model.micro_batch import Integers, MicroBatch, empty_micro_batch, flat_micro_batch
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 from finetune_trainer.preparation.packing import Packing
 
@@ -99,29 +99,8 @@ def micro_batch(examples: Examples, indices: Sequence[int]) -> MicroBatch:
     """The examples as segments of one flat batch; none of them gives the empty micro-batch."""
     if not indices:
         return empty_micro_batch()
-    ids = [np.asarray(examples.ids(index), dtype=np.int64) for index in indices]
-    labels = np.concatenate([np.append(examples.labels(index)[1:], IGNORE_INDEX) for index in indices]).astype(np.int64)
-    lengths = [len(segment) for segment in ids]
-    return MicroBatch(
-        input_ids=np.concatenate(ids),
-        labels=labels,
-        position_ids=np.concatenate([np.arange(length) for length in lengths]),
-        cu_seq_lens=np.cumsum([0, *lengths]).astype(np.int32),
-        max_length=max(lengths),
-        num_supervised=int((labels != IGNORE_INDEX).sum()),
-    )
-
-
-def empty_micro_batch() -> MicroBatch:
-    """One token and nothing to learn: what a rank computes when it has no row, so that it takes part in every collective."""
-    return MicroBatch(
-        input_ids=np.zeros(1, dtype=np.int64),
-        labels=np.full(1, IGNORE_INDEX, dtype=np.int64),
-        position_ids=np.zeros(1, dtype=np.int64),
-        cu_seq_lens=np.array([0, 1], dtype=np.int32),
-        max_length=1,
-        num_supervised=0,
-    )
+    labels = [np.append(examples.labels(index)[1:], IGNORE_INDEX) for index in indices]
+    return flat_micro_batch([np.asarray(examples.ids(index)) for index in indices], labels)
 
 
 def _balanced(rows: list[int], costs: Integers, world_size: int, micro_batch_size: int) -> list[list[int]]:

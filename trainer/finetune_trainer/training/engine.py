@@ -6,6 +6,9 @@ is already initialised. Every method is collective: all ranks call it, with equa
 
 Exactness: the loss of a step is the sum over supervised tokens of all ranks and micro-steps, divided by their number. DeepSpeed
 averages gradients over ranks, so each micro-step's sum is scaled by world size / supervised tokens, and nothing else is scaled.
+
+An architecture whose dialogues can't share a row gets one dialogue a call. Each call gathers weights, so all ranks make as many as the
+rank with the most dialogues; those that a rank lacks are empty.
 """
 
 import logging
@@ -13,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -24,7 +28,8 @@ from finetune_api.errors import TrainingFailed
 from finetune_api.finetunejob import Training
 from finetune_trainer.model.attention import boundary_arguments
 from finetune_trainer.model.loss import install_loss_head
-from finetune_trainer.model.micro_batch import MicroBatch
+from finetune_trainer.model.method import Method
+from finetune_trainer.model.micro_batch import MicroBatch, empty_micro_batch, single_dialogues
 from finetune_trainer.model.precision import Precision
 from finetune_trainer.training.compiled_ops import load_cpu_op
 from finetune_trainer.training.zero_config import deepspeed_config
@@ -63,23 +68,28 @@ class Piece:
 class Engine:
     """A model under ZeRO-3 with its AdamW state. `step` is the number of optimizer steps taken."""
 
-    def __init__(self, model: Any, training: Training, *, precision: Precision) -> None:
+    def __init__(self, model: Any, training: Training, *, precision: Precision, method: Method | None = None) -> None:
         """Partition `model` over the ranks and create the optimizer's state. Collective.
 
-        `model`: from `weights.build_model` in `DTYPES[precision]`; on ranks other than 0 with `reads=False`.
+        `model`: from `build.build_model` in `DTYPES[precision]`; on ranks other than 0 with `reads=False`. `method`: how its
+        architecture is computed, as the trial found; packed, with a linear head, by default.
         """
+        self._method = method or Method()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device = _device()
         self.step = 0
         self._seed = training.seed
-        config = deepspeed_config(training, hidden_size=model.config.hidden_size, world_size=self.world_size, precision=precision)
+        config = deepspeed_config(
+            training, hidden_size=model.config.get_text_config().hidden_size, world_size=self.world_size, precision=precision
+        )
         deepspeed = _start_deepspeed(self.device)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
         if training.activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.model = model
-        loss_model = install_loss_head(model)
+        loss_model = install_loss_head(model, self._method)
+        self._constants = _constants(model)
         partition(loss_model, config, self.device)
         self._optimizer = torch.optim.AdamW(
             parameter_groups(model, training.optimizer.weight_decay),
@@ -98,6 +108,11 @@ class Engine:
         """Name and shape of every trained tensor, tied ones once; the same on every rank."""
         return {name: tuple(parameter.ds_shape) for name, parameter in self._parameters.items()}
 
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What is saved with the weights and not trained: buffers, frozen parameters. Whole on rank 0, none elsewhere."""
+        return self._constants if self.rank == 0 else {}
+
     def train_step(self, micro_batches: Sequence[MicroBatch], *, num_supervised: int, learning_rate: float) -> StepResult:
         """One optimizer step over this rank's micro-batches. `num_supervised`: of all ranks and micro-steps together.
 
@@ -108,9 +123,10 @@ class Engine:
         for group in self._zero.param_groups:
             group["lr"] = learning_rate
         scale = self.world_size / max(1, num_supervised)
+        calls = self._calls(micro_batches)
         local_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for index, micro_batch in enumerate(micro_batches):
-            self._engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+        for index, micro_batch in enumerate(calls):
+            self._engine.set_gradient_accumulation_boundary(index == len(calls) - 1)
             self._seed_dropout(index)
             loss = self._engine(**self._inputs(micro_batch))
             self._engine.backward(loss * scale, scale_wrt_gas=False)
@@ -131,7 +147,7 @@ class Engine:
         """Sum of cross entropies and number of supervised tokens, over all ranks. Without dropout."""
         self._engine.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for micro_batch in micro_batches:
+        for micro_batch in self._calls(micro_batches):
             totals[0] += self._engine(**self._inputs(micro_batch))
             totals[1] += micro_batch.num_supervised
         loss_sum, count = self._summed(totals)
@@ -139,11 +155,14 @@ class Engine:
 
     @torch.no_grad()
     def logits(self, micro_batch: MicroBatch) -> Tensor:
-        """Logits (T, V) of every token, in fp32 on every rank: for comparing with an exported model. Collective."""
+        """Logits (T, V) of every token, in fp32 on every rank: for comparing with an exported model. Collective, with one row for all."""
         self._engine.eval()
-        inputs = self._inputs(micro_batch)
-        del inputs["labels"]
-        return cast(Tensor, self._engine(**inputs).float())
+        made = []
+        for call in [micro_batch] if self._method.packed else single_dialogues(micro_batch):
+            inputs = self._inputs(call)
+            del inputs["labels"]
+            made.append(self._engine(**inputs).float())
+        return torch.cat(made)
 
     def local_state(self) -> Iterator[Piece]:
         """This rank's pieces of master weights and moments, name by name. The same tensors, by reference, until the next step.
@@ -207,6 +226,16 @@ class Engine:
         assert size == -(-elements // self.world_size), "DeepSpeed cuts a parameter into equal parts, the last one padded"
         return min(self.rank * size, elements), min((self.rank + 1) * size, elements)
 
+    def _calls(self, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """What the model is called with, equally often on every rank. Collective where dialogues can't share a call."""
+        if self._method.packed:
+            return micro_batches
+        # A micro-batch that holds nothing to learn adds nothing, and costs a gathering of all weights.
+        single = [call for row in micro_batches for call in single_dialogues(row) if call.num_supervised] or [empty_micro_batch()]
+        most = torch.tensor(len(single), dtype=torch.int64, device=self.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return single + [empty_micro_batch() for _ in range(int(most) - len(single))]
+
     def _inputs(self, micro_batch: MicroBatch) -> dict[str, Any]:
         def row(values: Any) -> Tensor:
             return torch.as_tensor(values, dtype=torch.int64, device=self.device)[None]
@@ -262,6 +291,22 @@ def partition(module: nn.Module, config: dict[str, Any], device: torch.device) -
             deepspeed.zero.Init(module=fresh, config_dict_or_path=config)
         for name, buffer in part._buffers.items():
             part._buffers[name] = None if buffer is None else buffer.to(device)
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                _from_first_rank(cast(Tensor, part._buffers[name]))
+
+
+def _from_first_rank(buffer: Tensor) -> None:
+    """A buffer that is read with the weights, on every rank; the others made it as the architecture begins."""
+    whole = buffer.contiguous()
+    dist.broadcast(whole.view(torch.uint8) if whole.dtype == torch.bool else whole, src=0)
+    buffer.copy_(whole)
+
+
+def _constants(model: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of what is saved with the trained tensors and is not trained; nothing on ranks that did not read the weights."""
+    tensors = chain(model.named_parameters(), model.named_buffers())  # tied ones once, unlike `state_dict`
+    saved = model.state_dict().keys()
+    return {name: one.detach().cpu().clone() for name, one in tensors if name in saved and not one.requires_grad and not one.is_meta}
 
 
 def _materialised(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:

@@ -7,7 +7,7 @@ Nothing here depends on where Ray runs: a laptop and a pod run this file unchang
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
 
     # The model: rank 0 reads it, and the engine cuts it over the ranks.
     with signs.while_reading("loading the model"):
-        engine = _engine(run, places, ranks)
+        engine = _engine(run, places, ranks, tell)
 
     # The newest verified checkpoint, whatever world size wrote it.
     store = _claimed_checkpoints(run, places, ranks)
@@ -240,13 +240,19 @@ def _next_place(candidates: Iterator[Manifest], run: TrainingRun) -> tuple[int, 
     return manifest.step, manifest.attempt
 
 
-def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
-    from finetune_trainer.model.build import build_model, check_architecture
+def _engine(run: TrainingRun, places: Places, ranks: Ranks, tell: Tell) -> Any:
+    from finetune_trainer.model.build import build_model
+    from finetune_trainer.model.method import cost_of
+    from finetune_trainer.model.trial import choose_method
     from finetune_trainer.training.engine import DTYPES, Engine
 
-    # In an architecture that we have not tried, dialogues of one row might see one another: a small random copy tells.
-    ranks.from_first(lambda: check_architecture(Path(places.model)))
+    # How the architecture is computed rightly: in some, dialogues of one row would see one another. A small random copy tells.
     training = run.job.spec.training
+    longest = training.micro_batch_size * training.max_sequence_length
+    checkpointing = training.activation_checkpointing
+    method = ranks.from_first(lambda: choose_method(Path(places.model), longest=longest, checkpointing=checkpointing))
+    if notice := cost_of(method, run.data.train):
+        tell(Notice(message=notice))
     vocabulary = run.vocabulary
     model = build_model(
         Path(places.model),
@@ -257,8 +263,9 @@ def _engine(run: TrainingRun, places: Places, ranks: Ranks) -> Any:
         new_token_ids=vocabulary.new_token_ids,
         dtype=DTYPES[run.plan.precision],
         reads=ranks.rank == 0,
+        attention=method.attention,
     )
-    return Engine(model, training, precision=run.plan.precision)
+    return Engine(model, training, precision=run.plan.precision, method=method)
 
 
 def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> CheckpointStore:
@@ -357,6 +364,7 @@ class TrainingRank:
             data = piece.tensor.detach().cpu().numpy()
             yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
             self.signs(f"the checkpoint of step {step}")
+        yield from _constant(self.engine.constants)
 
     def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
         """Whether any rank wants to stop, and rank 0's other answer, on every rank."""
@@ -398,6 +406,13 @@ def peak_memory_bytes(device: Any) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def _constant(tensors: Mapping[str, Any]) -> Iterator[StoredPiece]:
+    """What is saved and not trained, whole, as fp32: also whole numbers, which are small."""
+    for name, tensor in tensors.items():
+        data = tensor.reshape(-1).float().numpy()
+        yield StoredPiece(kind="constant", name=name, shape=tuple(tensor.shape), start=0, stop=data.size, data=data)
 
 
 def _wait_for(reference: Any) -> Any:
