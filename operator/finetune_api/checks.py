@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from finetune_api.errors import Problem
 from finetune_api.fields import key, paths
-from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, RoleMapping
 from finetune_api.finetunejob.effects import yaml_path
 from finetune_api.finetunejob.hub_ids import hub_id_problem, like_hub_id
 from finetune_api.finetunejob.places import is_like_an_address
@@ -144,7 +144,15 @@ def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         field = f"spec.dataset.sources[{index}]"
         if problem := _place_problem(f"{field}.path", source.path, f"{field}.credentialsSecret"):
             yield problem
+        if twice := _named_twice(source.roles):
+            yield Problem(f"{field}.roles", f"{', '.join(twice)}: stands for two roles", "list each name once")
     yield from _address_problems(spec)
+
+
+def _named_twice(roles: RoleMapping) -> list[str]:
+    """Names that stand for two roles; case and spaces around them don't count in rows either."""
+    names = [name for listed in roles.model_dump().values() for name in {each.strip().lower() for each in listed}]
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:

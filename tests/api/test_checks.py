@@ -38,6 +38,10 @@ NAME_CASES = [
         {"model": {"name": "org/name/more"}},
         'spec.model.name: "org/name/more" is neither a Hub id nor a path: it has more than two parts; write ./org/name/more for a path',
     ),
+    (
+        {"dataset": {"sources": [{"path": "./data", "roles": {"user": ["me", " Bot"], "assistant": ["bot"]}}]}},
+        "spec.dataset.sources[0].roles: bot: stands for two roles; list each name once",
+    ),
     ({"dataset": {"sources": [{"path": "data.jsonl"}]}}, '"data.jsonl" looks like a file, but is read as a Hub id; write ./data.jsonl'),
     ({"model": {"name": "me/my--model"}}, "holds -- or .., which no name on the Hub may; write me/my-model, or ./me/my--model for a path"),
     ({"model": {"name": "me/model.git"}}, "ends with .git; write me/model, or"),

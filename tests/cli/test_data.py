@@ -194,8 +194,12 @@ def test_text_and_tokens_are_shown_as_they_are(tmp_path: Path, tiny: Tiny, capsy
 
 def test_an_id_that_is_none_of_the_tokenizer_s(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     file = rows_file(tmp_path, {"input_ids": [5, 10**6]})
-    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer)]) == 2
-    assert "row 1: column 'input_ids': 1000000 is no id of the tokenizer" in " ".join(capsys.readouterr().err.split())
+    with file.open("a") as more:
+        more.write(json.dumps({"input_ids": [5, 6]}) + "\n")
+    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["row"] for line in out.splitlines()] == [2]
+    assert "row 1: column 'input_ids': 1000000 is no id of the tokenizer" in err
 
 
 @pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.parquet"])

@@ -59,6 +59,11 @@ def test_rows_of_tokens_are_as_they_are() -> None:
     assert encode_tokens(token_row(1, learnt="1"), 10).examples == []
 
 
+def test_an_id_that_is_none_of_the_tokenizer_s_is_a_bad_row() -> None:
+    found = encode_tokens(token_row(1, 10, learnt="11"), 10)
+    assert (found.refused, found.examples) == ("column 'input_ids': 10 is no id of the tokenizer, whose last is 9", [])
+
+
 @pytest.mark.parametrize(("overlong", "expected"), [("drop", (0, 1, 0)), ("cut", (1, 0, 1))])
 def test_rows_of_tokens_longer_than_a_row_are_dropped_or_cut(overlong: Any, expected: tuple[int, int, int]) -> None:
     found = encode_tokens(token_row(1, 2, 3, 4, learnt="0111"), 10, 3, overlong)

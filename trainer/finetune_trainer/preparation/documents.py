@@ -9,7 +9,7 @@ from itertools import groupby
 
 from tokenizers import Tokenizer
 
-from finetune_api.errors import InvalidData, InvalidModel
+from finetune_api.errors import InvalidModel
 from finetune_trainer.data.dialogues import Document, TokenRow
 from finetune_trainer.preparation.examples import Encoded, Example, OverlongTurns
 
@@ -38,10 +38,10 @@ def _pieces(ids: list[int], max_length: int) -> Iterator[Example]:
 
 
 def encode_tokens(row: TokenRow, size: int, max_length: int | None = None, overlong_turns: OverlongTurns = "drop") -> Encoded:
-    """A row as it is. `size`: of the vocabulary. Raises InvalidData if an id is none of it."""
+    """A row as it is; refused if one of its ids is none of a vocabulary of `size`."""
     unknown = next((token for token in row.input_ids if token >= size), None)
     if unknown is not None:
-        raise InvalidData(f"{row.source} row {row.row}: column 'input_ids': {unknown} is no id of the tokenizer, whose last is {size - 1}")
+        return Encoded(refused=f"column 'input_ids': {unknown} is no id of the tokenizer, whose last is {size - 1}")
     ids, supervised = list(row.input_ids), list(row.supervised)
     if max_length is not None and len(ids) > max_length:
         if overlong_turns == "drop":
