@@ -88,8 +88,9 @@ class Encoder:
     ) -> Encoded:
         encoded = Encoded()
         reached: set[int] = set()
+        wanted = frozenset(taught)
         for text in texts:
-            targets = [message for message, _ in text.answers if message in taught and message not in reached]
+            targets = sorted({message for message, _ in text.answers if message in wanted} - reached)
             reached.update(targets)
             if max_length is None or len(text.ids) <= max_length:
                 example = text.example(targets, self.template.masking, leads=True)

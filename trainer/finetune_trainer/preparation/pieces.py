@@ -4,6 +4,7 @@ In: the ids of the whole dialogue and how a stretch is encoded. Out: examples, a
 from the whole dialogue's ids, so that the cost grows with its length; where they are estimates, what was made is measured again.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from finetune_trainer.templates.turns import Template, Tools
 EncodeStretch = Callable[[Sequence[Message], Tools, Sequence[int]], EncodedDialogue]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Pieces:
     """One dialogue. Positions of messages count from after its system message, which begins every stretch."""
 
@@ -28,9 +29,9 @@ class Pieces:
     overlong_turns: OverlongTurns
     template: Template
 
-    @property
-    def _before(self) -> int:
-        return int(self.dialogue.messages[0].role == "system")
+    def __post_init__(self) -> None:
+        self._before = int(self.dialogue.messages[0].role == "system")
+        self._begins = [span.start for _, span in self.whole.answers]
 
     def add_to(self, encoded: Encoded) -> None:
         """Add examples and counts. Raises Unrendered."""
@@ -60,7 +61,7 @@ class Pieces:
         if self.whole.rendered is None:
             return self._sliced(start + before, stop + before)
         messages = [*self.dialogue.messages[:before], *self.dialogue.messages[start + before : stop + before]]
-        asked = [target - start for target in self.targets if start + before <= target < stop + before]
+        asked = [target - start for target in self._targets(start, stop)]
         made = self.encode(messages, self.dialogue.tools, asked)
         answers = [(message + start if message >= before else message, span) for message, span in made.answers]
         return EncodedDialogue(ids=made.ids, answers=answers, starts={}, rendered=made.rendered)
@@ -69,16 +70,17 @@ class Pieces:
         whole = self.whole
         first = whole.starts[self._before]
         begin, end = whole.starts[start], whole.starts.get(stop, len(whole.ids))
-        moved = [
-            (message, range(span.start - begin + first, span.stop - begin + first))
-            for message, span in whole.answers
-            if begin <= span.start < end and span.start >= first
-        ]
-        kept = [(message, span) for message, span in whole.answers if span.start < first]
+        inside = whole.answers[bisect_left(self._begins, max(begin, first)) : bisect_left(self._begins, end)]
+        moved = [(message, range(span.start - begin + first, span.stop - begin + first)) for message, span in inside]
+        kept = whole.answers[: bisect_left(self._begins, first)]
         return EncodedDialogue(ids=whole.ids[:first] + whole.ids[begin:end], answers=[*kept, *moved], starts={})
 
+    def _targets(self, start: int, stop: int) -> Sequence[int]:
+        """Of messages start..stop."""
+        return self.targets[bisect_left(self.targets, start + self._before) : bisect_left(self.targets, stop + self._before)]
+
     def _example(self, start: int, stop: int, first_taught: int) -> Example:
-        new = [target for target in self.targets if first_taught <= target - self._before < stop]
+        new = self._targets(first_taught, stop)
         leads = first_taught + self._before == self.targets[0]
         return self._stretch(start, stop).example(new, self.template.masking, leads=leads)
 

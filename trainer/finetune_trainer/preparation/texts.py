@@ -64,16 +64,19 @@ class TextEncoder:
 
     def _encoded(self, rendered: Rendered, encoding: Any) -> EncodedText:
         ids, offsets = encoding.ids, encoding.offsets
-        places = [(index, token_id) for index, token_id in enumerate(ids) if token_id in self._texts]
+        places = [index for index, token_id in enumerate(ids) if token_id in self._texts]
+        ends = [each.stop for each in rendered.written]
         own, foreign = [], False
-        for index, token_id in places:
-            start, stop = self._core(rendered.text, offsets[index], self._texts[token_id])
-            if self._is_foreign(self._texts[token_id], start, stop, rendered.written):
-                foreign = True
-            elif self._texts[token_id] in self._control:
-                own.append((start, stop, self._texts[token_id]))
+        for index in places:
+            token = self._texts[ids[index]]
+            if token in self._control:
+                start, stop = self._core(rendered.text, offsets[index], token)
+                if self._is_foreign(token, start, stop, rendered.written, bisect_right(ends, start)):
+                    foreign = True
+                else:
+                    own.append((start, stop, token))
         if not foreign:
-            return self._plain.with_answers(rendered.text, rendered.answers, ids, offsets, [index for index, _ in places])
+            return self._plain.with_answers(rendered.text, rendered.answers, ids, offsets, places)
         return self._with_aliases(rendered, own)
 
     def _core(self, text: str, offset: tuple[int, int], token: str) -> tuple[int, int]:
@@ -81,16 +84,12 @@ class TextEncoder:
         at = text.find(token, *offset)
         return (at, at + len(token)) if at >= 0 else offset
 
-    def _is_foreign(self, token: str, start: int, stop: int, written: Sequence[Written]) -> bool:
-        """Whether a message wrote the token, or a part of it."""
-        if token not in self._control:
-            return False
-        first = bisect_right(written, start, key=lambda each: each.stop)
-        for each in written[first:]:
-            if each.start >= stop:
-                break
-            if each.role != "assistant" or token in self._turn_tokens:
+    def _is_foreign(self, token: str, start: int, stop: int, written: Sequence[Written], first: int) -> bool:
+        """Whether a message wrote the token, or a part of it; no text before number `first` reaches to it."""
+        while first < len(written) and written[first].start < stop:
+            if written[first].role != "assistant" or token in self._turn_tokens:
                 return True
+            first += 1
         return False
 
     def _with_aliases(self, rendered: Rendered, own: Sequence[tuple[int, int, str]]) -> EncodedText:

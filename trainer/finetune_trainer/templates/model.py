@@ -71,6 +71,7 @@ class ModelTemplate:
     masking: Masking = "assistant"
     most_examples: int = 8
     _plans: dict[tuple[_Shape, tuple[int, ...]], list[_Plan]] = field(default_factory=dict, compare=False, repr=False)
+    _texts: dict[tuple[Any, bool], str] = field(default_factory=dict, compare=False, repr=False)  # marked beginnings of dialogues
 
     @property
     def new_tokens(self) -> tuple[str, ...]:
@@ -191,13 +192,20 @@ class ModelTemplate:
         def rendered(count: int, prompt: bool) -> str:
             return without_marks(self.source.render(marked[:count], tools, prompt))[0]
 
-        return Proof(render=rendered, messages=messages, end=self.facts.end, tokens=self.facts.tokens)
+        proof = Proof(render=rendered, messages=messages, end=self.facts.end, tokens=self.facts.tokens)
+        if _is_plain(messages, tools):
+            # The marked beginnings of dialogues of one shape are the same text.
+            shape = _shape(messages)
+            if len(self._texts) >= _MOST_PLANS:
+                self._texts.clear()
+            proof.texts, proof.key = self._texts, lambda count: shape[:count]
+        return proof
 
     def _planned(self, messages: Sequence[Message], tools: Tools, targets: tuple[int, ...]) -> list[_Plan]:
         """Dialogues of one shape, without tools, have one plan."""
-        if tools or len(messages) > _LONGEST_PLAN or any(message.tool_calls or message.role == "tool" for message in messages):
+        if not _is_plain(messages, tools):
             return self._plan(messages, tools, targets)
-        shape = tuple((message.role, bool(message.content), bool(message.reasoning)) for message in messages)
+        shape = _shape(messages)
         if (shape, targets) not in self._plans:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
@@ -281,6 +289,15 @@ class ModelTemplate:
             altered=overlay.altered,
             reasoning_left_out=0 if self.facts.reasoning else sum(message.reasoning is not None for message in messages),
         )
+
+
+def _is_plain(messages: Sequence[Message], tools: Tools) -> bool:
+    """Whether a dialogue is nothing but text, and short enough to be remembered by its shape."""
+    return not tools and len(messages) <= _LONGEST_PLAN and not any(message.tool_calls or message.role == "tool" for message in messages)
+
+
+def _shape(messages: Sequence[Message]) -> _Shape:
+    return tuple((message.role, bool(message.content), bool(message.reasoning)) for message in messages)
 
 
 def _by_answer(spans: Sequence[range], overlay: Overlay, messages: Sequence[Message]) -> list[tuple[int, range]]:

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from finetune_trainer.data.dialogues import Message
 from finetune_trainer.templates.conversation import Skeleton, shown
@@ -33,13 +34,15 @@ class Proof:
     end: End
     tokens: str
     reasons: dict[int, str] = field(default_factory=dict)  # why an answer could not be found
-    _texts: dict[tuple[int, bool], str] = field(default_factory=dict)
+    texts: dict[tuple[Any, bool], str] = field(default_factory=dict)  # shared by dialogues that begin alike
+    key: Callable[[int], Any] = int  # what the first messages have in common with those of other dialogues
 
     def text(self, count: int, prompt: bool = False) -> str:
         """Raises TemplateRefused."""
-        if (count, prompt) not in self._texts:
-            self._texts[count, prompt] = self.render(count, prompt)
-        return self._texts[count, prompt]
+        key = (self.key(count), prompt)
+        if key not in self.texts:
+            self.texts[key] = self.render(count, prompt)
+        return self.texts[key]
 
     def answers(self, count: int, targets: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Those of `targets` that stand in the rendering of the first `count` messages as they stand when they come last."""
