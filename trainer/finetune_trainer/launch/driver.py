@@ -15,6 +15,7 @@ from finetune_api import errors
 from finetune_api.errors import FineTuneError, InvalidSpec, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.launch import patience as limits
+from finetune_trainer.launch.bounded import within
 from finetune_trainer.launch.patience import Patience, Sign
 from finetune_trainer.reporting.events import Event, Sink, Stopping
 from finetune_trainer.training.places import Placement
@@ -248,7 +249,8 @@ def _departed(nodes: Sequence[Node], failure: Exception) -> list[str]:
 
     deadline = time.monotonic() + (NOTICE_SECONDS if len(nodes) > 1 else 0.0)
     while True:
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        # Of a head that doesn't answer nothing is known.
+        alive = {node["NodeID"] for node in within(ANSWER_SECONDS, ray.nodes, otherwise=nodes) if node.get("Alive", True)}
         gone = [str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] not in alive]
         if gone or time.monotonic() >= deadline or _was_preempted(failure):
             return gone

@@ -6,6 +6,7 @@ ends every process of this session, by id, and removes the session's folder. It 
 environment, and by the session's log files that they write: Ray's agents overwrite their environment with a title.
 """
 
+import atexit
 import os
 import shutil
 import signal
@@ -18,11 +19,16 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import Final
 
 from finetune_api.errors import TrainingFailed
+from finetune_trainer.launch.bounded import within
 
 # Set by this file for the session's processes, read by the watchdog alone.
 MARK_ENV = "FINETUNE_RAY_SESSION"
+
+# Ray needs about a second.
+_SHUTDOWN_SECONDS: Final = 30.0
 
 # Runs with the standard library alone: it must start in milliseconds and outlive everything. argv: mark, folder.
 _WATCHDOG = """
@@ -149,7 +155,31 @@ def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs
             shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
         raise
     finally:
+        if not shut_down():
+            leave_without_ray(1)
+
+
+def shut_down(seconds: float = _SHUTDOWN_SECONDS) -> bool:
+    """End this process's part of Ray; False when that takes longer, as it may for ever where Ray's head or raylet hangs."""
+    import ray
+
+    def ends() -> bool:
         ray.shutdown()
+        return True
+
+    return within(seconds, ends, otherwise=False)
+
+
+def leave_without_ray(code: int) -> None:
+    """When Python ends, end this process before Ray waits once more: what is asked for at the end last is done first."""
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    atexit.register(leave)
 
 
 # Ray's limit for its first process.
