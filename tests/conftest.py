@@ -10,6 +10,8 @@ from typing import Any
 import boto3
 import pytest
 from examples.demo.s3_server import S3Server, s3_server
+from tests.stores import servers
+from tests.stores.servers import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FILES = Path(os.environ.get("FINETUNE_TEST_DATA", ROOT.parent / "shared/data"))
@@ -99,3 +101,17 @@ def s3() -> Iterator[S3Server]:
     with tempfile.TemporaryDirectory(prefix="finetune-s3-", ignore_cleanup_errors=True) as folder, s3_server(Path(folder)) as server:
         make_bucket(server, BUCKET)
         yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[Store]:
+    """Google Cloud Storage as fake-gcs-server has it."""
+    with servers.fake_gcs() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[Store]:
+    """Azure Blob Storage as Azurite has it."""
+    with servers.azurite() as store:
+        yield store

@@ -16,10 +16,9 @@ from finetune_api.fields import key, paths
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, RoleMapping
 from finetune_api.finetunejob.effects import yaml_path
 from finetune_api.finetunejob.hub_ids import hub_id_problem, like_hub_id
-from finetune_api.finetunejob.places import is_like_an_address
+from finetune_api.finetunejob.places import is_hub_place, is_like_an_address, is_storage, is_storage_misspelt, scheme, storage_remedy
 from finetune_api.finetunejob.places import is_path as is_path
 
-_S3_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
 _HUB_ADDRESSES: Final = ("https://huggingface.co/", "https://hf.co/", "https://www.huggingface.co/", "hf://")
 # What stands before the host of a URL, also where the URL is misspelt or the key holds a slash; a port is no key.
 _USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*([^/@]*|[^/@]*:(?!\d*/)[^@]*)@")
@@ -36,15 +35,16 @@ class Rule:
     remedy: str
 
 
-def _uses_s3(spec: FineTuneJobSpec) -> bool:
+def _schemes(spec: FineTuneJobSpec) -> set[str]:
+    """The kinds of object storage that a job reads from or writes to with the settings of its checkpoints."""
     places = [spec.model.name, spec.checkpoints.storage or "", *(source.path for source in spec.dataset.sources)]
-    return any(place.startswith("s3://") for place in places)
+    return {scheme(place) for place in places if is_storage(place)}
 
 
 CONTRADICTIONS: Final = (
     Rule(
         "spec.model.initialization",
-        lambda s: s.model.initialization == "random" and not is_path(s.model.name) and not s.model.name.startswith("s3://"),
+        lambda s: s.model.initialization == "random" and is_hub_place(s.model.name),
         "random needs a folder with config.json and tokenizer, and model.name is of the Hub",
         "name a directory (./x, ../x or /x), or use pretrained",
     ),
@@ -75,11 +75,17 @@ CONTRADICTIONS: Final = (
     *(
         Rule(
             f"spec.checkpoints.{yaml_path(name)}",
-            lambda s, name=name: getattr(s.checkpoints, name) is not None and not _uses_s3(s),  # type: ignore[misc]
-            "is given, but nothing in this job is at s3://",
+            lambda s, name=name: getattr(s.checkpoints, name) is not None and not _schemes(s),  # type: ignore[misc]
+            "is given, but nothing in this job is at s3://, gs:// or az://",
             "set checkpoints.storage: s3://bucket/prefix, or remove it",
         )
-        for name in ("endpoint", "region", "credentials_secret", "ca_bundle")
+        for name in ("endpoint", "credentials_secret", "ca_bundle")
+    ),
+    Rule(
+        "spec.checkpoints.region",
+        lambda s: s.checkpoints.region is not None and "s3" not in _schemes(s),
+        "is given, but nothing in this job is at s3://",
+        "set checkpoints.storage: s3://bucket/prefix, or remove it",
     ),
     Rule(
         "spec.budget.gpuHours",
@@ -162,8 +168,9 @@ def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
     for name, address in (("storage", storage), ("endpoint", spec.checkpoints.endpoint)):
         if address is not None and holds_userinfo(address):
             yield _userinfo_problem(f"spec.checkpoints.{name}", "spec.checkpoints.credentialsSecret")
-    if storage is not None and is_like_an_address(storage) and not holds_userinfo(storage) and not _S3_URL.fullmatch(storage):
-        yield Problem("spec.checkpoints.storage", f'"{storage}" is no s3:// URL', "write s3://bucket/prefix, or a directory")
+    if storage is not None and is_like_an_address(storage) and not holds_userinfo(storage) and not is_storage(storage):
+        told = f'"{storage}" is no address of object storage'
+        yield Problem("spec.checkpoints.storage", told, f"{storage_remedy(storage, 'prefix')}; or a directory")
 
 
 def _publication_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
@@ -175,8 +182,9 @@ def _publication_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         if address is not None and holds_userinfo(address):
             yield _userinfo_problem(f"{field}.{name}", f"{field}.credentialsSecret")
     path, checkpoints = publication.path.rstrip("/"), (spec.checkpoints.storage or "").rstrip("/")
-    if not holds_userinfo(path) and not _S3_URL.fullmatch(path):
-        yield Problem(f"{field}.path", f'"{path}" is no s3:// URL', "write s3://bucket/prefix; a directory goes to publish.directory.path")
+    if not holds_userinfo(path) and not is_storage(path):
+        remedy = f"{storage_remedy(path, 'prefix')}; a directory goes to publish.directory.path"
+        yield Problem(f"{field}.path", f'"{path}" is no address of object storage', remedy)
     elif checkpoints and f"{path}/".startswith(f"{checkpoints}/"):
         remedy = "give the model a prefix of its own, beside it"
         yield Problem(f"{field}.path", f'"{path}" is inside checkpoints.storage, where only checkpoints may be', remedy)
@@ -190,10 +198,10 @@ def _userinfo_problem(field: str, secret: str) -> Problem:
 def _place_problem(field: str, name: str, secret: str) -> Problem | None:
     if holds_userinfo(name):
         return _userinfo_problem(field, secret)
-    if is_path(name) or _S3_URL.fullmatch(name):
+    if is_path(name) or is_storage(name):
         return None
-    if name.startswith("s3:"):
-        return Problem(field, f'"{name}" is no s3:// URL', "write s3://bucket/key; a bucket's name has 3 to 63 of a-z, 0-9, `-`, `.`")
+    if is_storage_misspelt(name):
+        return Problem(field, f'"{name}" is no address of object storage', storage_remedy(name, "key"))
     if name.startswith("~"):
         return Problem(field, f'"{name}" begins with ~, which only a shell reads', "write the path from / on")
     if name.startswith("file:/"):
@@ -201,7 +209,9 @@ def _place_problem(field: str, name: str, secret: str) -> Problem | None:
     if is_like_an_address(name):
         like = like_hub_id(name) if name.startswith(_HUB_ADDRESSES) else None
         return Problem(
-            field, f'"{name}" can\'t be read from there', f"write {like}" if like else "write org/name, ./path or s3://bucket/key"
+            field,
+            f'"{name}" can\'t be read from there',
+            f"write {like}" if like else "write org/name, ./path, s3://bucket/key, gs://bucket/key or az://container/key",
         )
     if name.lower().endswith(_DATA_SUFFIXES):
         return Problem(field, f'"{name}" looks like a file, but is read as a Hub id', f"write ./{name}")

@@ -97,7 +97,7 @@ REFUSALS: Final = (
         words=("spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs",),
     ),
     # ---- names
-    Refusal(name="bucket", spec={"model": {"name": "s3://B/x"}}, words=('spec.model.name: "s3://B/x" is no s3:// URL',)),
+    Refusal(name="bucket", spec={"model": {"name": "s3://B/x"}}, words=('spec.model.name: "s3://B/x" is no address of object storage',)),
     Refusal(name="hub-id", spec={"model": {"name": "a/b/c"}}, words=('spec.model.name: "a/b/c" is neither a Hub id nor a path',)),
     Refusal(
         name="file-as-hub-id",

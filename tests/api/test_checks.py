@@ -14,8 +14,15 @@ CONTRADICTION_CASES = [
     ({"model": {"initialization": "random"}}, "spec.model.initialization: random needs a folder with config.json and tokenizer"),
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
     ({"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}}, "spec.publish.gate.evaluationLoss: a gate needs an evaluation loss"),
-    ({"checkpoints": {"endpoint": "http://s3"}}, "spec.checkpoints.endpoint: is given, but nothing in this job is at s3://"),
+    (
+        {"checkpoints": {"endpoint": "http://s3"}},
+        "spec.checkpoints.endpoint: is given, but nothing in this job is at s3://, gs:// or az://",
+    ),
     ({"checkpoints": {"region": "eu", "storage": "/data"}}, "spec.checkpoints.region: is given, but nothing in this job is at s3://"),
+    (
+        {"checkpoints": {"region": "eu", "storage": "gs://bucket/x"}},
+        "spec.checkpoints.region: is given, but nothing in this job is at s3://",
+    ),
     ({"checkpoints": {"credentialsSecret": {"name": "s"}}}, "spec.checkpoints.credentialsSecret: is given, but nothing in this job is at"),
     ({"checkpoints": {"caBundle": {"name": "c"}}}, "spec.checkpoints.caBundle: is given, but nothing in this job is at s3://"),
     ({"budget": {"gpuHours": 64.0}, "workers": {"device": "cpu"}}, "spec.budget.gpuHours: is given, and workers on CPUs hold no GPU"),
@@ -27,13 +34,13 @@ CONTRADICTION_CASES = [
 NAME_CASES = [
     (
         {"publish": {"storage": {"path": "models/mine"}}},
-        'spec.publish.storage.path: "models/mine" is no s3:// URL; write s3://bucket/prefix; a directory goes to publish.directory.path',
+        'spec.publish.storage.path: "models/mine" is no address of object storage; write s3://bucket/prefix, gs://bucket/prefix or',
     ),
     (
         {"publish": {"storage": {"path": "s3://bucket/p/model"}}, "checkpoints": {"storage": "s3://bucket/p"}},
         'spec.publish.storage.path: "s3://bucket/p/model" is inside checkpoints.storage, where only checkpoints may be; give the model a',
     ),
-    ({"model": {"name": "s3:/bucket/x"}}, 'spec.model.name: "s3:/bucket/x" is no s3:// URL; write s3://bucket/key'),
+    ({"model": {"name": "s3:/bucket/x"}}, 'spec.model.name: "s3:/bucket/x" is no address of object storage; write s3://bucket/key'),
     (
         {"model": {"name": "org/name/more"}},
         'spec.model.name: "org/name/more" is neither a Hub id nor a path: it has more than two parts; write ./org/name/more for a path',
@@ -50,8 +57,17 @@ NAME_CASES = [
     ({"dataset": {"sources": [{"path": "hf://datasets/org/name"}]}}, "write org/name"),
     ({"dataset": {"sources": [{"path": "~/rows.jsonl"}]}}, "begins with ~, which only a shell reads; write the path from / on"),
     ({"dataset": {"sources": [{"path": "file:///data/rows.jsonl"}]}}, "is neither a Hub id nor a path; write /data/rows.jsonl"),
-    ({"checkpoints": {"storage": "s3:/bucket/p"}}, 'spec.checkpoints.storage: "s3:/bucket/p" is no s3:// URL'),
-    ({"checkpoints": {"storage": "gs://bucket"}}, 'spec.checkpoints.storage: "gs://bucket" is no s3:// URL; write s3://bucket/prefix'),
+    (
+        {"checkpoints": {"storage": "s3:/bucket/p"}},
+        'spec.checkpoints.storage: "s3:/bucket/p" is no address of object storage; write s3://bucket/prefix',
+    ),
+    ({"checkpoints": {"storage": "gcs://bucket"}}, '"gcs://bucket" is no address of object storage; write gs://bucket'),
+    ({"checkpoints": {"storage": "abfss://a/b"}}, '"abfss://a/b" is no address of object storage; write az://contain'),
+    ({"checkpoints": {"storage": "az://Data/x"}}, "a container's name has 3 to 63 of a-z, 0-9 and single `-`; or a dir"),
+    (
+        {"model": {"name": "gs://b"}},
+        'spec.model.name: "gs://b" is no address of object storage; write gs://bucket/key; a bucket\'s name has',
+    ),
 ]
 
 

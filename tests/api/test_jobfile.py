@@ -257,7 +257,8 @@ def test_a_key_without_a_value_is_as_good_as_absent():
     """As the API server has it."""
     assert parse_job(mapping(training={"seed": None, "optimizer": None}, publish=None)) == parse_job(mapping())
     assert problems(mapping(model={"name": None})) == [
-        "spec.model.name: is missing; add it: Hub id (`org/name`), `s3://bucket/prefix`, or a directory "
+        "spec.model.name: is missing; add it: Hub id (`org/name`), `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, "
+        "or a directory "
         "(`./x`, `../x`, `/x`; relative to the job file)"
     ]
     assert "spec.training.epoch: there is no such field" in problems(mapping(training={"epoch": None}))[0]

@@ -257,7 +257,7 @@ def test_an_exported_run_is_published_to_a_bucket(finetune: Run, folder: Path, s
         (["--directory", "s3://bucket/x"], "is an address, and no folder; use --storage for object storage"),
         (["--directory", "y", "--message", "m"], "are for the Hub"),
         (["--storage", "s3://bucket/x", "--tag", "v1"], "are for the Hub"),
-        (["--storage", "models/x"], "--storage models/x is no address; use s3://bucket/prefix, or --directory DIR"),
+        (["--storage", "models/x"], "--storage models/x is no address; use s3://bucket/prefix, gs:// or az://, or --directory DIR"),
         (["--hub", "org/x", "--tag", "-v"], '--hub org/x: tag: "-v" has the wrong form; use letters, digits'),
     ],
 )

@@ -22,7 +22,8 @@ from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.launch.ray_session import MARK_ENV
 from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.run_folder import RunFolder
-from finetune_trainer.storage.s3 import S3Credentials, open_storage
+from finetune_trainer.storage.places import open_storage
+from finetune_trainer.storage.s3 import S3Credentials
 from finetune_trainer.training.compiled_ops import compiled_ops_folder, turn
 
 # Each session of Ray takes its minute on two cores, more on a busy machine.

@@ -41,7 +41,7 @@ def test_the_environment_is_used_without_a_file(tmp_path: Path) -> None:
 def test_nothing_named_and_nothing_set_means_no_token() -> None:
     secrets = Secrets({})
     assert secrets.hub_token(None, FIELD) is None
-    assert secrets.s3_credentials(None, "spec.checkpoints.credentialsSecret") is None
+    assert secrets.storage_credentials("s3://bucket", None, "spec.checkpoints.credentialsSecret") is None
     assert Secrets({"HF_TOKEN": "t"}).hub_token(None, FIELD) == "t"
 
 
@@ -79,11 +79,11 @@ def test_s3_credentials_with_and_without_a_session(tmp_path: Path) -> None:
     secrets = Secrets({"FINETUNE_SECRETS": str(tmp_path)})
     write(tmp_path, "s3", "AWS_ACCESS_KEY_ID", "id")
     write(tmp_path, "s3", "AWS_SECRET_ACCESS_KEY", "key")
-    found = secrets.s3_credentials(S3, "spec.checkpoints.credentialsSecret")
+    found = secrets.storage_credentials("s3://bucket", S3, "spec.checkpoints.credentialsSecret")
     assert found is not None
     assert (found.access_key, found.secret_key, found.session_token) == ("id", "key", None)
     write(tmp_path, "s3", "AWS_SESSION_TOKEN", "session")
-    renewed = secrets.s3_credentials(S3, "spec.checkpoints.credentialsSecret")
+    renewed = secrets.storage_credentials("s3://bucket", S3, "spec.checkpoints.credentialsSecret")
     assert renewed is not None
     assert renewed.session_token == "session"
 
@@ -91,7 +91,9 @@ def test_s3_credentials_with_and_without_a_session(tmp_path: Path) -> None:
 def test_a_session_token_of_the_environment_does_not_join_keys_of_a_file(tmp_path: Path) -> None:
     write(tmp_path, "s3", "AWS_ACCESS_KEY_ID", "id")
     write(tmp_path, "s3", "AWS_SECRET_ACCESS_KEY", "key")
-    found = Secrets({"FINETUNE_SECRETS": str(tmp_path), "AWS_SESSION_TOKEN": "of-another-account"}).s3_credentials(S3, "field")
+    found = Secrets({"FINETUNE_SECRETS": str(tmp_path), "AWS_SESSION_TOKEN": "of-another-account"}).storage_credentials(
+        "s3://bucket", S3, "field"
+    )
     assert found is not None
     assert found.session_token is None
 
@@ -99,7 +101,7 @@ def test_a_session_token_of_the_environment_does_not_join_keys_of_a_file(tmp_pat
 def test_half_a_pair_of_keys_is_a_missing_secret(tmp_path: Path) -> None:
     write(tmp_path, "s3", "AWS_ACCESS_KEY_ID", "id")
     with pytest.raises(InvalidSpec, match="AWS_SECRET_ACCESS_KEY"):
-        Secrets({"FINETUNE_SECRETS": str(tmp_path)}).s3_credentials(S3, "spec.checkpoints.credentialsSecret")
+        Secrets({"FINETUNE_SECRETS": str(tmp_path)}).storage_credentials("s3://bucket", S3, "spec.checkpoints.credentialsSecret")
 
 
 def test_a_key_can_not_lead_out_of_its_secret(tmp_path: Path) -> None:
@@ -115,5 +117,5 @@ def test_no_value_is_ever_shown(tmp_path: Path) -> None:
     secrets = Secrets({"FINETUNE_SECRETS": str(tmp_path), "HF_TOKEN": "very-private"})
     assert "very-private" not in f"{secrets!r} {secrets} {Secrets({'HF_TOKEN': 'very-private'})!r}"
     with pytest.raises(InvalidSpec) as caught:
-        secrets.s3_credentials(S3, "field")
+        secrets.storage_credentials("s3://bucket", S3, "field")
     assert "very-private" not in "".join(traceback.format_exception(caught.value))

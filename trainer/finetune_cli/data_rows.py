@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "alpaca", "dolly", "text", "tokenized"]
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, s3:// objects or Hub data sets.")]
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, objects at s3://, gs:// or az://, or Hub data sets.")]
 DataFormat = Annotated[Format, typer.Option("--format", help="Schema of the rows; auto takes that of the first row that fits one.")]
 Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Split to read.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")]
@@ -129,8 +129,9 @@ def _object_of(text: str) -> dict[str, Any]:
 def source_of(path: str, data_format: Format) -> "DataSource":
     """A name that exists here is a file or folder, also without `./` before it."""
     from finetune_api.finetunejob import DataSource
+    from finetune_api.finetunejob.places import is_hub_place
 
-    is_bare = not path.startswith(("./", "../", "/", "s3://"))
+    is_bare = is_hub_place(path)
     return DataSource(path=f"./{path}" if is_bare and Path(path).exists() else path, format=data_format)
 
 

@@ -4,24 +4,44 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from finetune_trainer.storage.errors import StorageFields
     from finetune_trainer.storage.protocol import Storage
 
+# Variables of the libraries themselves: where the server is, and what a message tells to correct.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+    "az": ("AZURE_STORAGE_ENDPOINT",),
+}
+_CREDENTIALS = {
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+}
 
-def endpoint_of_environment() -> str | None:
-    """The S3 server that boto3 would find too; told to it, messages name the address."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+def endpoint_of_environment(url: str) -> str | None:
+    """The server that the library for this address would find too; told to it, messages name the address."""
+    from finetune_api.finetunejob.places import scheme
+
+    return next((found for name in _ENDPOINTS.get(scheme(url), ()) if (found := os.environ.get(name))), None)
 
 
 def open_from_environment(url: str, argument: str) -> "Storage":
     """Storage at the address that was given as `argument`; touches nothing yet."""
-    from finetune_trainer.storage.errors import StorageFields
-    from finetune_trainer.storage.s3 import open_storage
+    from finetune_trainer.storage.places import open_storage
 
-    fields = StorageFields(
+    return open_storage(url, endpoint=endpoint_of_environment(url), fields=_fields(url, argument))
+
+
+def _fields(url: str, argument: str) -> "StorageFields":
+    from finetune_api.finetunejob.places import scheme
+    from finetune_trainer.storage.errors import StorageFields
+
+    kind = scheme(url)
+    return StorageFields(
         storage=argument,
-        endpoint="AWS_ENDPOINT_URL",
+        endpoint=_ENDPOINTS.get(kind, _ENDPOINTS["s3"])[-1],
         region="AWS_DEFAULT_REGION",
-        credentials="the AWS profile or environment",
-        ca_bundle="AWS_CA_BUNDLE",
+        credentials=_CREDENTIALS.get(kind, "the AWS profile or environment"),
+        ca_bundle="AWS_CA_BUNDLE" if kind == "s3" else "the machine's certificates",
     )
-    return open_storage(url, endpoint=endpoint_of_environment(), fields=fields)

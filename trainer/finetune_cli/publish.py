@@ -23,7 +23,7 @@ def publish(
     hub: Annotated[str | None, typer.Option("--hub", metavar="ORG/NAME", help="Hub repository; created when absent.")] = None,
     directory: Annotated[Path | None, typer.Option("--directory", metavar="DIR", help="Directory instead of the Hub.")] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URL", help="Prefix in object storage instead: s3://bucket/prefix.")
+        str | None, typer.Option("--storage", metavar="URL", help="Prefix in object storage instead: s3://bucket/prefix, gs:// or az://.")
     ] = None,
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="BRANCH", help="Branch on the Hub; created when absent.", show_default="main")
@@ -88,9 +88,9 @@ def _place(spec: "Publish", hub: str | None, directory: Path | None, storage: st
     if directory:
         return DirectoryPublication(path=str(directory.expanduser().resolve()))
     if storage and "://" not in storage:
-        raise InvalidPublication(f"--storage {storage} is no address; use s3://bucket/prefix, or --directory DIR")
+        raise InvalidPublication(f"--storage {storage} is no address; use s3://bucket/prefix, gs:// or az://, or --directory DIR")
     if storage:
-        settings: dict[str, object] = spec.storage.model_dump() if spec.storage else {"endpoint": endpoint_of_environment()}
+        settings: dict[str, object] = spec.storage.model_dump() if spec.storage else {"endpoint": endpoint_of_environment(storage)}
         return _checked(StoragePublication, settings | {"path": storage}, f"--storage {storage}")
     if hub and "/" not in hub:
         raise InvalidPublication(f"--hub {hub}: names no organisation or user; use org/name, for example ann/{hub}")

@@ -13,12 +13,18 @@ from pathlib import Path
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.finetunejob import NamedVolume, SecretKey, SecretName
 from finetune_api.keys import SECRETS_FOLDER_ENV
+from finetune_trainer.storage.azure import AzureCredentials
+from finetune_trainer.storage.gcs import GcsCredentials
+from finetune_trainer.storage.places import Credentials
 from finetune_trainer.storage.s3 import S3Credentials
 
 HUB_TOKEN = "HF_TOKEN"
 # What to do where the Hub wants to know who asks: it says the places of `Secrets.hub_token`.
 LOG_IN = "set {field} or HF_TOKEN to a token that may read it, or log in with `hf auth login`"
+# Keys of a Secret, and variables of the environment. Where there is a choice, the libraries' own names.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+GCS_KEY = "GOOGLE_SERVICE_ACCOUNT_KEY"
+AZURE_KEYS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
 
 
 class Secrets:
@@ -51,21 +57,35 @@ class Secrets:
 
         return get_token()
 
-    def s3_credentials(self, secret: SecretName | None, field: str) -> S3Credentials | None:
-        """The keys of `field`; without a secret None: boto3's own chain (environment, profile, the pod's identity) decides.
+    def storage_credentials(self, url: str, secret: SecretName | None, field: str) -> Credentials | None:
+        """The keys of `field` for the storage at `url`; without a secret None: the library's own chain decides.
 
-        All of them come from one place: a session token of the environment does not belong to keys of a file.
+        That is the environment, a profile, or the pod's identity. Raises InvalidSpec when the secret holds no keys for such a place.
         """
         if secret is None:
             return None
-        keys = [self._file(secret.name, key) for key in S3_KEYS]
-        if not any(keys):
-            keys = [self._environment.get(key) or None for key in S3_KEYS]
-        access_key, secret_key, session_token = keys
+        if url.startswith("gs://"):
+            return GcsCredentials(service_account_key=self.value(secret.name, GCS_KEY, GCS_KEY, field))
+        return self._azure(secret.name, field) if url.startswith("az://") else self._s3(secret.name, field)
+
+    def _s3(self, name: str, field: str) -> S3Credentials:
+        access_key, secret_key, session_token = self._together(name, S3_KEYS)
         if access_key is None or secret_key is None:
             missing = S3_KEYS[1] if access_key else S3_KEYS[0]
-            raise InvalidSpec([self._missing(secret.name, missing, missing, field)])
+            raise InvalidSpec([self._missing(name, missing, missing, field)])
         return S3Credentials(access_key=access_key, secret_key=secret_key, session_token=session_token)
+
+    def _azure(self, name: str, field: str) -> AzureCredentials:
+        """The account may be named by the endpoint; with a name alone the pod's identity is asked."""
+        account, key, sas_token = self._together(name, AZURE_KEYS)
+        if not (account or key or sas_token):
+            raise InvalidSpec([self._missing(name, AZURE_KEYS[0], AZURE_KEYS[0], field)])
+        return AzureCredentials(account=account, key=key, sas_token=sas_token)
+
+    def _together(self, name: str, keys: tuple[str, ...]) -> list[str | None]:
+        """Values of keys from one place: a session token of the environment does not belong to keys of a file."""
+        found = [self._file(name, key) for key in keys]
+        return found if any(found) else [self._environment.get(key) or None for key in keys]
 
     def ca_bundle(self, bundle: NamedVolume | None, field: str) -> Path | None:
         """The file `ca.crt` of `field`, in the same folder as secrets. Raises InvalidSpec when there is none."""

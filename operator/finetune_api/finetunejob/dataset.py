@@ -104,7 +104,7 @@ class DataSource(Spec):
     """One source of dialogues."""
 
     path: Place = Field(
-        description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, or a file or folder "
+        description="Hub data set (`org/name`), `s3://bucket/key-or-prefix`, the same at `gs://` or `az://`, or a file or folder "
         "(`./x`, `../x`, `/x`; relative to the job file).",
     )
     config: Word | None = Field(default=None, description="Configuration of a Hub data set.")
@@ -128,7 +128,7 @@ class DataSource(Spec):
     limit: Positive | None = Field(default=None, description="At most this many dialogues, before the weight.")
     token_secret: SecretKey | None = Field(default=None, description="Hub token for a gated or private data set.")
     credentials_secret: SecretName | None = Field(
-        default=None, description="Keys for an `s3://` source; absent uses those of the checkpoints."
+        default=None, description="Keys for a source in object storage; absent uses those of the checkpoints."
     )
 
     EFFECTS: ClassVar[tuple[Effect, ...]] = (

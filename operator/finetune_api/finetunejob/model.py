@@ -55,7 +55,8 @@ class BaseModelSpec(Spec):
     """The base model."""
 
     name: Place = Field(
-        description="Hub id (`org/name`), `s3://bucket/prefix`, or a directory (`./x`, `../x`, `/x`; relative to the job file).",
+        description="Hub id (`org/name`), `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, "
+        "or a directory (`./x`, `../x`, `/x`; relative to the job file).",
     )
     revision: Word = Field(default="main", description="Branch, tag or commit on the Hub; resolved to a commit before training.")
     initialization: Literal["pretrained", "random"] = Field(

@@ -4,8 +4,17 @@ Each question is asked in Python and by the API server (CEL, whose expressions a
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
+# Object storage by scheme: what a bucket, or Azure's container, may be called.
+BUCKET_NAMES: Final[Mapping[str, re.Pattern[str]]] = {
+    "s3": re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+    "gs": re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
+    "az": re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*"),
+}
+# As other programs spell the scheme.
+_SPELT: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfs": "az", "abfss": "az", "wasb": "az", "wasbs": "az"}
 _PATH: Final = "^[.]{0,2}/"
 _ADDRESS: Final = "^[a-z0-9]+://"
 # Also one that is misspelt, as in s3:/bucket.
@@ -24,6 +33,50 @@ def is_path(place: str) -> bool:
 def is_address(place: str) -> bool:
     """Whether a place is at an address with a scheme, as in s3://bucket/key."""
     return re.match(_ADDRESS, place) is not None
+
+
+def scheme(place: str) -> str:
+    """The scheme of an address; empty for a path or an id.
+
+    >>> scheme("s3://bucket/key"), scheme("./x")
+    ('s3', '')
+    """
+    return place.partition("://")[0] if "://" in place else ""
+
+
+def is_storage(place: str) -> bool:
+    """Whether a place is an address of object storage, with a name that a bucket may have.
+
+    >>> [is_storage(place) for place in ("s3://bucket/a", "gs://bucket", "az://container/a", "az://a--b/c", "s3://ab/c", "gcs://bucket/a")]
+    [True, True, True, False, False, False]
+    """
+    names = BUCKET_NAMES.get(scheme(place))
+    return names is not None and names.fullmatch(place.partition("://")[2].partition("/")[0]) is not None
+
+
+def is_storage_misspelt(place: str) -> bool:
+    """Whether a place means object storage and can't be had as such: another spelling, or a name that no bucket has.
+
+    >>> [is_storage_misspelt(place) for place in ("s3:/bucket/x", "gcs://bucket/x", "az://a--b/x", "s3://bucket/x", "https://host/x")]
+    [True, True, True, False, False]
+    """
+    before, colon, _ = place.partition(":")
+    return bool(colon) and (before in BUCKET_NAMES or before.lower() in _SPELT) and not is_storage(place)
+
+
+def storage_remedy(place: str, rest: str) -> str:
+    """How to write a place that is no address of object storage as one; `rest`: what stands after the bucket.
+
+    >>> storage_remedy("gcs://bucket/a", "key")
+    'write gs://bucket/key'
+    """
+    known = _SPELT.get(place.partition(":")[0].lower(), scheme(place))
+    if known == "az":
+        return f"write az://container/{rest}; a container's name has 3 to 63 of a-z, 0-9 and single `-`"
+    if known in BUCKET_NAMES:
+        named = f"write {known}://bucket/{rest}"
+        return named if scheme(place) != known else f"{named}; a bucket's name has 3 to 63 of a-z, 0-9, `-`, `.`"
+    return f"write s3://bucket/{rest}, gs://bucket/{rest} or az://container/{rest}"
 
 
 def is_hub_place(place: str) -> bool:

@@ -52,12 +52,17 @@ class DirectoryPublication(Spec):
 class StoragePublication(Spec):
     """Object storage: the model's files under one prefix. Absent settings are those of `checkpoints`, if they are of the same kind."""
 
-    path: Place = Field(description="`s3://bucket/prefix`, empty or with an earlier model of this job.")
+    path: Place = Field(
+        description="`s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`, empty or with an earlier model of this job."
+    )
     endpoint: str | None = Field(
-        default=None, pattern=r"^https?://", max_length=1024, description="S3 endpoint. If given, nothing is taken from `checkpoints`."
+        default=None,
+        pattern=r"^https?://",
+        max_length=1024,
+        description="As of the checkpoints. If given, nothing is taken from `checkpoints`.",
     )
     region: Word | None = Field(default=None, description="S3 region.")
-    credentials_secret: SecretName | None = Field(default=None, description="Keys that may write there.")
+    credentials_secret: SecretName | None = Field(default=None, description="Keys that may write there, named as for the checkpoints.")
     ca_bundle: NamedVolume | None = Field(default=None, description="ConfigMap with `ca.crt` for the endpoint.")
 
 

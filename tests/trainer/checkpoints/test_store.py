@@ -23,7 +23,9 @@ from finetune_api.errors import InvalidStorage, RunConflict, StorageFailed
 from finetune_trainer.checkpoints.manifest import CHUNK_BYTES, Kind
 from finetune_trainer.checkpoints.store import CheckpointStore, Claim, DamagedCheckpoint, Floats, Manifest, PartRecord, Piece
 from finetune_trainer.storage.directory import DirectoryStorage
-from finetune_trainer.storage.s3 import S3Credentials, Storage, open_storage
+from finetune_trainer.storage.places import open_storage
+from finetune_trainer.storage.protocol import Storage
+from finetune_trainer.storage.s3 import S3Credentials
 
 IDENTITY = "a" * 64
 KINDS: tuple[Kind, ...] = ("master", "exp_avg", "exp_avg_sq")
@@ -101,12 +103,15 @@ def resumed_step(storage: Storage) -> int | None:
     return None
 
 
-@pytest.fixture(params=["memory", "directory", "s3"])
+@pytest.fixture(params=["memory", "directory", "s3", "gcs", "azure"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "memory":
         return MemoryStorage()
     if request.param == "directory":
         return DirectoryStorage(tmp_path / "checkpoints")
+    if request.param in {"gcs", "azure"}:
+        one: Storage = request.getfixturevalue(request.param).open()
+        return one
     server: S3Server = request.getfixturevalue("s3")
     credentials = S3Credentials(access_key=server.access_key, secret_key=server.secret_key)
     return open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}", endpoint=server.endpoint, credentials=lambda: credentials)

@@ -14,7 +14,7 @@ from finetune_api.finetunejob import Checkpoints, DataSource, SecretName
 from finetune_trainer.data.sources import Row, Rows, read
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.directory import DirectoryStorage
-from finetune_trainer.storage.s3 import open_storage
+from finetune_trainer.storage.places import open_storage
 
 BUCKET = "finetune-tests"  # the one that the s3 fixture made
 
@@ -203,7 +203,7 @@ def test_a_real_bucket_with_keys_of_the_checkpoints(s3: S3Server) -> None:
         f"s3://{BUCKET}/sources",
         endpoint=s3.endpoint,
         region="us-east-1",
-        credentials=lambda: options["secrets"].s3_credentials(SecretName(name="s3"), "field"),
+        credentials=lambda: options["secrets"].storage_credentials("s3://bucket", SecretName(name="s3"), "field"),
     )
     storage.put("train.jsonl", b'{"a": 1}\n{"a": 2}\n')
     for name in (f"s3://{BUCKET}/sources", f"s3://{BUCKET}/sources/train.jsonl"):

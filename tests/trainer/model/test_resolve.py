@@ -17,7 +17,7 @@ from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.model.resolve import ModelFiles, check_folder, resolve_model
 from finetune_trainer.model.shape import read_shape
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage.s3 import open_storage
+from finetune_trainer.storage.places import open_storage
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

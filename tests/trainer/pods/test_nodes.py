@@ -28,7 +28,9 @@ from finetune_trainer.pods.nodes import MODEL_CACHE_ENV, PodPlaces
 from finetune_trainer.pods.prepared_objects import upload_prepared
 from finetune_trainer.preparation.store import write_store
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage.s3 import S3Credentials, Storage, open_storage
+from finetune_trainer.storage.places import open_storage
+from finetune_trainer.storage.protocol import Storage
+from finetune_trainer.storage.s3 import S3Credentials
 from finetune_trainer.training.places import Places
 
 NAME = "f" * 64  # of the run that tests use

@@ -25,7 +25,7 @@ from finetune_trainer.checkpoints.claims import IDENTITY_KEY
 from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.pods.pod import Pod, failed_result, run_stage
 from finetune_trainer.pods.prepare import prepared
-from finetune_trainer.storage.s3 import open_storage
+from finetune_trainer.storage.places import open_storage
 
 
 class Preparation:

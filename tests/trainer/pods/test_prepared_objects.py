@@ -15,7 +15,9 @@ from tests.trainer.memory_storage import MemoryStorage
 from finetune_api.errors import StorageFailed
 from finetune_trainer.pods.prepared_objects import fetch_prepared, prepared_key, upload_prepared
 from finetune_trainer.preparation.store import PreparedData, write_store
-from finetune_trainer.storage.s3 import S3Credentials, Storage, open_storage
+from finetune_trainer.storage.places import open_storage
+from finetune_trainer.storage.protocol import Storage
+from finetune_trainer.storage.s3 import S3Credentials
 
 NAME = "f" * 64
 MARKER = prepared_key(NAME, "complete.json")

@@ -25,7 +25,7 @@ from finetune_trainer.pods.publish import published
 from finetune_trainer.publishing.model_folder import RECORD_NAME, read_exported
 from finetune_trainer.publishing.place import check_place
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage.s3 import Storage
+from finetune_trainer.storage.protocol import Storage
 
 ROWS = 837  # of the tiny tokenizer with four control tokens
 

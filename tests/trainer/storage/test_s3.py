@@ -27,17 +27,20 @@ from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.trainer.memory_storage import MemoryStorage
 
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
+from finetune_trainer.storage.connection import Limits
 from finetune_trainer.storage.directory import DirectoryStorage
-from finetune_trainer.storage.errors import MissingObject, Place, StorageFields, directory_error, s3_error
+from finetune_trainer.storage.errors import MissingObject, Place, StorageFields, directory_error, server_error
+from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.probe import check_readable, check_writable
-from finetune_trainer.storage.s3 import S3Credentials, S3Limits, Storage, open_storage
+from finetune_trainer.storage.protocol import Storage
+from finetune_trainer.storage.s3 import S3Credentials
 
 MIB = 2**20
 # Two tries: what is tested is that there is an end.
-QUICK = S3Limits(connect_seconds=20, read_seconds=30, attempts=2)
+QUICK = Limits(connect_seconds=20, read_seconds=30, attempts=2)
 
 
-def s3_storage(server: S3Server, endpoint: str | None = None, bucket: str = BUCKET, limits: S3Limits = QUICK) -> Storage:
+def s3_storage(server: S3Server, endpoint: str | None = None, bucket: str = BUCKET, limits: Limits = QUICK) -> Storage:
     """A fresh prefix of the server, perhaps through a proxy."""
     return open_storage(
         f"s3://{bucket}/{uuid.uuid4().hex}", endpoint=endpoint or server.endpoint, credentials=lambda: keys(server), limits=limits
@@ -48,12 +51,15 @@ def keys(server: S3Server) -> S3Credentials:
     return S3Credentials(access_key=server.access_key, secret_key=server.secret_key)
 
 
-@pytest.fixture(params=["directory", "s3", "memory"])
+@pytest.fixture(params=["directory", "s3", "memory", "gcs", "azure"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "directory":
         return open_storage("objects", base=tmp_path)
     if request.param == "memory":
         return MemoryStorage()
+    if request.param in {"gcs", "azure"}:
+        one: Storage = request.getfixturevalue(request.param).open(limits=QUICK)
+        return one
     return s3_storage(request.getfixturevalue("s3"))
 
 
@@ -261,9 +267,9 @@ def test_missing_bucket(s3: S3Server) -> None:
     refused(s3_storage(s3, bucket="nobody-made-this"), InvalidStorage, "no bucket 'nobody-made-this'", "create it or correct the name")
 
 
-@pytest.mark.parametrize("url", ["s3://", "s3://ab/c", "s3://Capital/c", "gs://bucket/c"])
+@pytest.mark.parametrize("url", ["s3://", "s3://ab/c", "s3://Capital/c", "gs://ab/c", "az://a--b/c", "az://with.dot/c", "gcs://bucket/c"])
 def test_url_that_is_no_storage(url: str) -> None:
-    with pytest.raises(InvalidStorage, match=rf"spec.checkpoints.storage={url}: .*use s3://bucket/prefix"):
+    with pytest.raises(InvalidStorage, match=rf"spec.checkpoints.storage={url}: .*use (s3|gs|az)://(bucket|container)/prefix"):
         open_storage(url)
 
 
@@ -340,7 +346,7 @@ def test_refusals_of_the_server(s3: S3Server, proxy: Proxy, status: int, code: s
 
 def test_no_answer_in_time(s3: S3Server, proxy: Proxy) -> None:
     proxy.faults.append(Fault(match="^PUT", action="hang", times=99))
-    limits = S3Limits(connect_seconds=1, read_seconds=0.3, attempts=2)
+    limits = Limits(connect_seconds=1, read_seconds=0.3, attempts=2)
     with pytest.raises(StorageFailed, match=r"writing a failed: no answer .*ReadTimeoutError"):
         s3_storage(s3, proxy.endpoint, limits=limits).put("a", b"1")
 
@@ -352,7 +358,7 @@ def test_an_upload_survives_a_fault(s3: S3Server, proxy: Proxy, action: str, mat
     fault = Fault(match=match, action=action)  # type: ignore[arg-type]
     proxy.faults.append(fault)
     # Patience where patience is not what is tested: the machine may be busy.
-    limits = S3Limits(connect_seconds=20, read_seconds=4 if action == "hang" else 30, attempts=4)
+    limits = Limits(connect_seconds=20, read_seconds=4 if action == "hang" else 30, attempts=4)
     storage = s3_storage(s3, proxy.endpoint, limits=limits)
     assert storage.put_stream("large", (bytes([index]) * 8 * MIB for index in range(3))) == 24 * MIB
     assert fault.seen >= 2
@@ -455,7 +461,7 @@ def test_messages_name_the_callers_fields() -> None:
     place = Place(
         url="s3://b/x", bucket="bbb", endpoint="http://e", fields=StorageFields(credentials="spec.dataset.sources.0.credentialsSecret")
     )
-    assert "correct spec.dataset.sources.0.credentialsSecret" in str(s3_error(place, "reading", code="InvalidAccessKeyId", status=403))
+    assert "correct spec.dataset.sources.0.credentialsSecret" in str(server_error(place, "reading", code="InvalidAccessKeyId", status=403))
 
 
 # --- directory --------------------------------------------------------------------------------------------------------------

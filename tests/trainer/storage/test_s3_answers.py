@@ -15,9 +15,10 @@ from tests.trainer.storage.test_s3 import QUICK, keys, refused, s3_storage, self
 from finetune_api.errors import InvalidStorage, StorageFailed
 from finetune_trainer.checkpoints import claims
 from finetune_trainer.storage.directory import Listing, Versions
-from finetune_trainer.storage.errors import Place, refuses_keys, s3_error
+from finetune_trainer.storage.errors import Place, refuses_keys, server_error
+from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.probe import check_writable
-from finetune_trainer.storage.s3 import S3Credentials, open_storage
+from finetune_trainer.storage.s3 import S3Credentials
 
 PLACE = Place(url="s3://bucket/run", bucket="bucket", endpoint="http://127.0.0.1:9000")
 
@@ -39,7 +40,7 @@ def proxy(s3: S3Server) -> Iterator[Proxy]:
 )
 def test_a_wrong_access_key_is_told_as_the_credentials_whatever_the_servers_word(status: int, code: str, message: str) -> None:
     assert refuses_keys(code=code, status=status, message=message)
-    error = s3_error(PLACE, "listing", code=code, status=status, message=message)
+    error = server_error(PLACE, "listing", code=code, status=status, message=message)
     assert isinstance(error, InvalidStorage)
     assert "correct spec.checkpoints.credentialsSecret" in str(error)
     assert "run the same command again" not in str(error)
@@ -70,7 +71,7 @@ def test_keys_that_are_refused_are_read_again(s3: S3Server, proxy: Proxy, status
 def test_an_endpoint_with_a_path_is_named_and_not_the_bucket(s3: S3Server, path: str) -> None:
     """As copied from a browser: the server takes the path's first word for a bucket."""
     place = Place(url="s3://bucket/run", bucket="bucket", endpoint=f"http://host:9000{path}")
-    told = str(s3_error(place, "listing", code="NoSuchBucket", status=404))
+    told = str(server_error(place, "listing", code="NoSuchBucket", status=404))
     assert f"spec.checkpoints.endpoint has the path /{path.strip('/')}, which the server takes for a bucket: write http://host:9000" in told
     assert "create it" not in told
     refused(s3_storage(s3, s3.endpoint + path), InvalidStorage, f"has the path /{path.strip('/')}", f"write {s3.endpoint}")
@@ -85,7 +86,7 @@ def test_an_endpoint_that_ends_in_the_bucket_is_refused_by_the_check(s3: S3Serve
 def test_an_endpoint_that_ends_in_a_slash_has_no_path(s3: S3Server) -> None:
     check_writable(s3_storage(s3, f"{s3.endpoint}/"))
     place = Place(url="s3://bucket/run", bucket="bucket", endpoint="http://host:9000/")
-    assert "create it or correct the name" in str(s3_error(place, "listing", code="NoSuchBucket", status=404))
+    assert "create it or correct the name" in str(server_error(place, "listing", code="NoSuchBucket", status=404))
 
 
 def test_https_at_a_plain_http_server_is_told_as_that(s3: S3Server) -> None:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from finetune_api.finetunejob import Checkpoints, FineTuneJob, StoragePublication
+from finetune_api.finetunejob.places import scheme
 from finetune_api.training_run import run_identity
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import StorageFields
+from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.probe import check_readable
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import open_storage
 
 
 def job_storage(job: FineTuneJob, *, base: Path, default: Path, secrets: Secrets) -> Storage:
@@ -20,7 +21,7 @@ def job_storage(job: FineTuneJob, *, base: Path, default: Path, secrets: Secrets
 
 def storage_at(url: str, job: FineTuneJob, *, base: Path, secrets: Secrets) -> Storage:
     """The place of a base model, with the endpoint and keys of the checkpoints. Raises InvalidStorage unless it can be listed."""
-    storage = _opened(url, job.spec.checkpoints, base=base, secrets=secrets, fields=StorageFields(storage="spec.model.name"))
+    storage = _opened(url, job.spec.checkpoints.as_for(url), base=base, secrets=secrets, fields=StorageFields(storage="spec.model.name"))
     check_readable(storage)
     return storage
 
@@ -29,7 +30,7 @@ def publication_storage(job: FineTuneJob, publication: StoragePublication, *, ba
     """Where the model is published to. What isn't said is as for the checkpoints, unless those are of another kind or server."""
     fields = _PUBLICATION
     checkpoints = job.spec.checkpoints
-    if publication.endpoint is not None or _kind(publication.path) != _kind(checkpoints.storage or ""):
+    if publication.endpoint is not None or scheme(publication.path) != scheme(checkpoints.storage or ""):
         return _opened(publication.path, publication, base=base, secrets=secrets, fields=fields)
     own = {name: value for name in _SETTINGS if (value := getattr(publication, name)) is not None}
     # An error names the field that the setting came from.
@@ -54,17 +55,12 @@ _PUBLICATION = StorageFields(
 )
 
 
-def _kind(url: str) -> str:
-    """The scheme of a URL; empty for a path."""
-    return url.partition("://")[0] if "://" in url else ""
-
-
 def _opened(url: str, settings: Checkpoints | StoragePublication, *, base: Path, secrets: Secrets, fields: StorageFields) -> Storage:
     return open_storage(
         url,
         endpoint=settings.endpoint,
         region=settings.region,
-        credentials=lambda: secrets.s3_credentials(settings.credentials_secret, fields.credentials),
+        credentials=lambda: secrets.storage_credentials(url, settings.credentials_secret, fields.credentials),
         ca_bundle=secrets.ca_bundle(settings.ca_bundle, fields.ca_bundle),
         base=base,
         fields=fields,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import Checkpoints, DataSource
+from finetune_api.finetunejob.places import is_address
 from finetune_trainer.data.files import Row, Unreadable, file_rows
 from finetune_trainer.data.splits import ALONE, SUFFIXES, fallback, files_of_split, is_data_file, no_split
 from finetune_trainer.secrets import Secrets
@@ -61,10 +62,10 @@ def read(
 ) -> Rows:
     """The rows of `source`; paths are relative to `base`. Finds the files or the commit now, reads rows when iterated.
 
-    An `s3://` source is opened with `open_storage(url)`; without it, with its own keys or else those of `checkpoints`, and with their
+    One in object storage is opened with `open_storage(url)`; without it, with its own keys or else those of `checkpoints`, and with their
     endpoint and region. `field` is the source's path in the job, for messages about secrets. `notice` gets a sentence about a fallback.
     """
-    if source.path.startswith("s3://"):
+    if is_address(source.path):
         opener = open_storage or partial(_open_storage, source, secrets=secrets, checkpoints=checkpoints, field=field)
         return _s3_rows(source.path, split, opener, notice)
     if source.path.startswith(("./", "../", "/")) or source.path in (".", ".."):
@@ -174,15 +175,16 @@ def _refuse_shadow(name: str, base: Path) -> None:
 def _open_storage(source: DataSource, url: str, *, secrets: Secrets, checkpoints: Checkpoints, field: str) -> "Storage":
     """Storage of a source, with its own keys or those of the checkpoints."""
     from finetune_trainer.storage.errors import StorageFields
-    from finetune_trainer.storage.s3 import open_storage
+    from finetune_trainer.storage.places import open_storage
 
     own = source.credentials_secret is not None
     keys = f"{field}.credentialsSecret" if own else "spec.checkpoints.credentialsSecret"
+    checkpoints = checkpoints.as_for(url)
     return open_storage(
         url,
         endpoint=checkpoints.endpoint,
         region=checkpoints.region,
-        credentials=lambda: secrets.s3_credentials(source.credentials_secret or checkpoints.credentials_secret, keys),
+        credentials=lambda: secrets.storage_credentials(url, source.credentials_secret or checkpoints.credentials_secret, keys),
         ca_bundle=secrets.ca_bundle(checkpoints.ca_bundle, "spec.checkpoints.caBundle"),
         fields=StorageFields(storage=f"{field}.path", credentials=keys),
     )

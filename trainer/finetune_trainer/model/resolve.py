@@ -16,12 +16,13 @@ from typing import Any
 from finetune_api.checks import is_path
 from finetune_api.errors import InvalidModel, RunConflict, StorageFailed
 from finetune_api.finetunejob import BaseModelSpec, ModelShape
+from finetune_api.finetunejob.places import is_address
 from finetune_trainer.files.locks import NO_LOCKS, locked_in_turn
 from finetune_trainer.model.headers import INDEX, SUFFIX, Weights, stored_tensors, weights_in_folder, weights_in_storage
 from finetune_trainer.model.hub import from_hub
 from finetune_trainer.model.shape import read_shape
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage.s3 import Storage
+from finetune_trainer.storage.protocol import Storage
 
 # Everything that is read of a model; a repository's other formats and original weights stay where they are.
 PATTERNS = ("*.json", f"*{SUFFIX}", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
@@ -57,7 +58,7 @@ def resolve_model(
     folder holds everything else: enough to prepare data and to export. Raises InvalidModel.
     """
     name = spec.name
-    if name.startswith("s3://"):
+    if is_address(name):
         return _from_storage(spec, cache, storage_opener(name), fetches_weights=fetches_weights)
     if is_path(name):
         return check_folder(base / name, spec)

@@ -1,6 +1,6 @@
 """What went wrong in storage, as the errors of `finetune_api.errors`: pure, no I/O.
 
-In: an S3 error code or an OSError, and what was being done. Out: InvalidStorage when the settings must change, StorageFailed when
+In: a server's error code or an OSError, and what was being done. Out: InvalidStorage when the settings must change, StorageFailed when
 storage gave up in the middle. Every message names the URL, the field to change and the remedy; no message holds a key.
 """
 
@@ -27,11 +27,12 @@ class StorageFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where storage is: `url` is what the user wrote; `bucket` and `endpoint` are empty for a directory."""
+    """Where storage is: `url` is what the user wrote; `bucket` and `endpoint` are empty for a directory. `server`: who answers."""
 
     url: str
     bucket: str = ""
     endpoint: str = ""
+    server: str = "S3 server"
     fields: StorageFields = StorageFields()
 
 
@@ -63,17 +64,19 @@ class DamagedCheckpoint(_Failed):
     """A checkpoint whose objects are missing, cut off or altered: it does not exist, and an older one is taken."""
 
 
-# Codes of Amazon S3 (API reference, "Error responses", 2026-10), MinIO ("XMinio...") and Ceph ("QuotaExceeded").
+# Codes of Amazon S3 (API reference, "Error responses", 2026-10), MinIO ("XMinio...") and Ceph ("QuotaExceeded"); other services' codes are
+# translated to these where they say the same.
 _REFUSED_KEYS = frozenset({
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",
     "InvalidClientTokenId", "InvalidSecurity", "NotSignedUp", "RequestExpired",
+    "AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation",  # Azure
 })  # fmt: skip
 _FULL = frozenset({
     "QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "StorageFull", "ServiceQuotaExceeded", "TooMuchData",
     "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "507",
 })  # fmt: skip
 # Servers with words of their own for a key that they don't know, and a status that is no 403 (versitygw 1.8.0: 404 XAdminUserNotFound).
-_OF_KEYS = re.compile(r"access ?key|UserNotFound|NoSuchUser", re.IGNORECASE)
+_OF_KEYS = re.compile(r"access ?key|UserNotFound|NoSuchUser|failed to authenticate", re.IGNORECASE)
 _WRONG_REGION = frozenset({
     "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "307",
 })  # fmt: skip
@@ -88,11 +91,11 @@ def refuses_keys(*, code: str, status: int, message: str = "") -> bool:
     return code in _REFUSED_KEYS or status == 401 or (400 <= status < 500 and bool(_OF_KEYS.search(f"{code} {message}")))
 
 
-def s3_error(place: Place, doing: str, *, code: str, status: int, message: str = "") -> FineTuneError:
+def server_error(place: Place, doing: str, *, code: str, status: int, message: str = "") -> FineTuneError:
     """The error for an answer of the server. `doing` is a phrase such as `writing checkpoints/x`.
 
     >>> place = Place(url="s3://bucket/run", bucket="bucket", endpoint="http://127.0.0.1:9000")
-    >>> print(s3_error(place, "listing", code="NoSuchBucket", status=404))
+    >>> print(server_error(place, "listing", code="NoSuchBucket", status=404))
     spec.checkpoints.storage=s3://bucket/run: there is no bucket 'bucket' at http://127.0.0.1:9000; create it or correct the name
     """
     fields = place.fields
@@ -101,7 +104,8 @@ def s3_error(place: Place, doing: str, *, code: str, status: int, message: str =
     if (remedy := _endpoint_path(place)) and _is_of_another_bucket(doing, code, status):
         return InvalidStorage(f"{where}: {doing} failed at {place.endpoint} ({words}); {remedy}")
     if code == "NoSuchBucket":
-        return InvalidStorage(f"{where}: there is no bucket {place.bucket!r} at {place.endpoint}; create it or correct the name")
+        word = "container" if place.url.startswith("az:") else "bucket"
+        return InvalidStorage(f"{where}: there is no {word} {place.bucket!r} at {place.endpoint}; create it or correct the name")
     if code == "InvalidBucketName":
         return InvalidStorage(f"{where}: {place.endpoint} takes {place.bucket!r} for no bucket's name ({words}); correct {fields.storage}")
     if refuses_keys(code=code, status=status, message=message):
@@ -114,7 +118,7 @@ def s3_error(place: Place, doing: str, *, code: str, status: int, message: str =
     if code in _FULL or status == 507:
         return full(place, doing, code)
     if code in {"400", "404", "405"}:  # S3 has words for its errors
-        return not_s3(place)
+        return another_server(place)
     if code == "NoSuchKey":
         return MissingObject(f"{where}: {doing} failed: there is no such object; it was deleted by someone else, or never written")
     if code == "NoSuchUpload":
@@ -125,7 +129,7 @@ def s3_error(place: Place, doing: str, *, code: str, status: int, message: str =
             f"under the prefix, or correct {fields.credentials}"
         )
     if status == 501:
-        return InvalidStorage(f"{where}: {place.endpoint} does not offer what is needed for {doing} ({words}); use another S3 server")
+        return InvalidStorage(f"{where}: {place.endpoint} does not offer what is needed for {doing} ({words}); use another {place.server}")
     return StorageFailed(f"{where}: {doing} failed: {status} {words}; what was saved before is intact; run the same command again")
 
 
@@ -139,7 +143,7 @@ def _endpoint_path(place: Place) -> str | None:
     """The remedy for an endpoint with a path, which a server takes for a bucket, or None. A few servers do live below a path."""
     parts = urlsplit(place.endpoint)
     path = parts.path.strip("/")
-    if not parts.netloc or not path:
+    if place.url.startswith("az:") or not parts.netloc or not path:
         return None
     return f"{place.fields.endpoint} has the path /{path}, which the server takes for a bucket: write {parts.scheme}://{parts.netloc}"
 
@@ -151,6 +155,29 @@ def _is_of_another_bucket(doing: str, code: str, status: int) -> bool:
     return code in {"NoSuchBucket", "InvalidBucketName", "MethodNotAllowed", "InvalidURI"} or status in {400, 404, 405}
 
 
+# What OpenSSL says of an answer that is no TLS, and last what rustls says.
+_NO_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "UNKNOWN_PROTOCOL",
+    "HTTP_REQUEST",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+    "InvalidContentType",
+)
+_WHY_UNTRUSTED = re.compile(r"(?:certificate verify failed: |InvalidCertificate\(\s*)([^(),]+)")
+
+
+def tls_error(place: Place, said: str) -> InvalidStorage:
+    """The error for TLS that didn't come about: none is spoken there, the certificate is not trusted, or what OpenSSL says."""
+    where = f"{place.fields.storage}={place.url}"
+    if any(word in said for word in _NO_TLS):
+        return _no_tls(place)
+    if why := _WHY_UNTRUSTED.search(said):
+        told = f"{where}: {place.endpoint} shows a certificate that is not trusted ({why[1].strip()})"
+        return InvalidStorage(f"{told}; put its CA into {place.fields.ca_bundle}, as ca.crt, or correct {place.fields.endpoint}")
+    return InvalidStorage(f"{where}: TLS with {place.endpoint} fails ({said[:200]}); correct {place.fields.endpoint}")
+
+
 def in_the_way(place: Place, doing: str, *, folder: str, said: str) -> InvalidStorage:
     """The error for a server that keeps objects as files: what one key names as an object is a folder of other keys."""
     return InvalidStorage(
@@ -159,7 +186,7 @@ def in_the_way(place: Place, doing: str, *, folder: str, said: str) -> InvalidSt
     )
 
 
-def no_tls(place: Place) -> InvalidStorage:
+def _no_tls(place: Place) -> InvalidStorage:
     """The error for `https://` at a server of plain HTTP."""
     return InvalidStorage(
         f"{place.fields.storage}={place.url}: the server at {place.endpoint} doesn't speak TLS; "
@@ -180,12 +207,12 @@ def replaced(place: Place, key: str) -> StorageFailed:
     return StorageFailed(f"{place.fields.storage}={place.url}: {key} was replaced while it was read; run the same command again")
 
 
-def not_s3(place: Place) -> InvalidStorage:
+def another_server(place: Place) -> InvalidStorage:
     """The error for an endpoint that something else answers at."""
     remedy = _endpoint_path(place) or f"correct {place.fields.endpoint}"
     if not _endpoint_path(place) and place.endpoint.startswith("http://"):
         remedy += ", to https:// if TLS is spoken there"
-    return InvalidStorage(f"{place.fields.storage}={place.url}: {place.endpoint} does not answer as an S3 server; {remedy}")
+    return InvalidStorage(f"{place.fields.storage}={place.url}: {place.endpoint} does not answer as an {place.server}; {remedy}")
 
 
 def unreachable(place: Place, doing: str, why: str) -> Unreachable:

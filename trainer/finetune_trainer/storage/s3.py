@@ -1,42 +1,34 @@
-"""Objects by key, in a directory or in an S3 bucket: the only file that imports boto3.
+"""Objects in a bucket of an S3 server: the only file that imports boto3.
 
-In: a URL and settings of `spec.checkpoints`. Out: a Storage. Keys are relative to the URL (`checkpoints/step-00000012/...`).
-An object appears whole or not at all. This room knows nothing about what the objects mean.
+An object appears whole or not at all.
 """
 
 import contextlib
-import ipaddress
 import itertools
 import random
-import re
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
-from finetune_api.checks import holds_userinfo
 from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
 from finetune_trainer.files.atomic import Bytes, atomically
-from finetune_trainer.storage.directory import DirectoryStorage, Listing, Versions
+from finetune_trainer.storage.connection import Connection, Settings, is_loopback
+from finetune_trainer.storage.directory import Listing, Versions
 from finetune_trainer.storage.errors import (
     MissingObject,
     Place,
-    StorageFields,
     UploadGone,
+    another_server,
     in_the_way,
-    no_tls,
-    not_s3,
     refuses_keys,
     replaced,
-    s3_error,
+    server_error,
+    tls_error,
     unreachable,
 )
-from finetune_trainer.storage.protocol import Storage
 from finetune_trainer.storage.streams import PART_BYTES, in_order, parts
 
 if TYPE_CHECKING:
@@ -44,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _DELETE_AT_ONCE = 1000  # the most that one DeleteObjects call takes
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,130 +48,45 @@ class S3Credentials:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class S3Limits:
-    """How long an S3 call may take and how often it is tried, with exponential back-off and jitter of at most 20 s between tries."""
+class S3Settings(Settings[S3Credentials]):
+    """The settings of a server, and the bucket's region."""
 
-    connect_seconds: float = 10.0
-    read_seconds: float = 60.0
-    attempts: int = 6
-    parallel: int = 4  # parts in flight of one object
-
-
-def open_storage(
-    url: str,
-    *,
-    endpoint: str | None = None,
-    region: str | None = None,
-    credentials: Callable[[], S3Credentials | None] | None = None,
-    ca_bundle: Path | None = None,
-    base: Path | None = None,
-    fields: StorageFields | None = None,
-    limits: S3Limits | None = None,
-) -> Storage:
-    """Storage at `s3://bucket/prefix` or in a directory, relative to `base`. Touches neither disk nor network.
-
-    `credentials` is asked again after an authentication error, so that rotated keys are picked up; None, or a None from it, means
-    boto3's own chain (environment, pod identity). `fields` names the settings in messages. Raises InvalidStorage.
-    """
-    fields = fields or StorageFields()
-    _check_no_keys_in(url, fields.storage, fields.credentials)
-    _check_no_keys_in(endpoint or "", fields.endpoint, fields.credentials)
-    if "://" not in url:
-        return DirectoryStorage((base or Path()) / Path(url).expanduser(), fields=fields)
-    scheme, _, rest = url.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if scheme != "s3":
-        raise InvalidStorage(f"{fields.storage}={url}: {scheme}:// is not a storage; use s3://bucket/prefix or a directory")
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidStorage(
-            f"{fields.storage}={url}: {bucket!r} is no bucket name; "
-            "use s3://bucket/prefix, the bucket with 3 to 63 lower-case letters, digits, dots or hyphens"
-        )
-    place = Place(url=url, bucket=bucket, endpoint=endpoint or "Amazon S3", fields=fields)
-    connection = _Connection(
-        place=place,
-        endpoint=endpoint,
-        region=region,
-        credentials=credentials or (lambda: None),
-        ca_bundle=ca_bundle,
-        limits=limits or S3Limits(),
-    )
-    return S3Storage(connection, prefix.strip("/"))
-
-
-@dataclass(slots=True, kw_only=True)
-class _Connection:
-    """A boto3 client that is made anew when the keys have changed, and the translation of its errors."""
-
-    place: Place
-    endpoint: str | None
     region: str | None
-    credentials: Callable[[], S3Credentials | None]
-    ca_bundle: Path | None
-    limits: S3Limits
-    _current: "tuple[S3Credentials | None, S3Client] | None" = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def call(self, doing: str, action: "Callable[[S3Client], T]") -> T:
-        """`action(client)`; once more if the keys were refused and have changed since. Raises our errors only."""
-        used, client = self._client()
-        try:
-            with self._errors(doing):
-                return action(client)
-        except InvalidStorage as error:
-            if not _is_refusal(error.__cause__) or not self._renew(used):
-                raise
-        with self._errors(doing):
-            return action(self._client()[1])
 
-    def _client(self) -> "tuple[S3Credentials | None, S3Client]":
-        """Keys, and the client made from them."""
-        with self._lock:
-            if self._current is None:
-                credentials = self.credentials()
-                self._current = (credentials, self._connect(credentials))
-            return self._current
+class _Connection(Connection[S3Credentials, "S3Client"]):
+    """A boto3 client."""
 
-    def _renew(self, refused: S3Credentials | None) -> bool:
-        """Read the keys again; whether they, or those that another thread read meanwhile, are others than the refused ones."""
-        with self._lock:
-            if self._current is None or self._current[0] == refused:
-                fresh = self.credentials()
-                if fresh == refused:
-                    return False
-                self._current = (fresh, self._connect(fresh))
-            return True
+    settings: S3Settings
 
-    def _connect(self, credentials: S3Credentials | None) -> "S3Client":
+    def _connect(self, keys: S3Credentials | None) -> "S3Client":
         import boto3
         from botocore.config import Config
 
-        if self.ca_bundle is not None:
-            _check_ca_bundle(self.ca_bundle, self.place)
+        endpoint, region, ca_bundle = self.settings.endpoint, self.settings.region, self.settings.ca_bundle
         config = Config(
             connect_timeout=self.limits.connect_seconds,
             read_timeout=self.limits.read_seconds,
             retries={"mode": "standard", "total_max_attempts": self.limits.attempts},
             max_pool_connections=4 * self.limits.parallel,
             # Bucket names in host names need DNS that an own server rarely has.
-            s3={"addressing_style": "path" if self.endpoint else "auto"},
+            s3={"addressing_style": "path" if endpoint else "auto"},
             # boto3 1.36 began to send checksums that older S3 servers refuse; ours are in the manifest.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             # Proxies of the environment do not lead back to this machine.
-            proxies={} if _is_loopback(self.endpoint) else None,
+            proxies={} if is_loopback(endpoint) else None,
         )
-        with self._errors("connecting"):
-            return boto3.session.Session().client(
-                "s3",
-                endpoint_url=self.endpoint,
-                region_name=self.region or ("us-east-1" if self.endpoint else None),
-                aws_access_key_id=credentials.access_key if credentials else None,
-                aws_secret_access_key=credentials.secret_key if credentials else None,
-                aws_session_token=credentials.session_token if credentials else None,
-                verify=str(self.ca_bundle) if self.ca_bundle else None,
-                config=config,
-            )
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=region or ("us-east-1" if endpoint else None),
+            aws_access_key_id=keys.access_key if keys else None,
+            aws_secret_access_key=keys.secret_key if keys else None,
+            aws_session_token=keys.session_token if keys else None,
+            verify=str(ca_bundle) if ca_bundle else None,
+            config=config,
+        )
 
     @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
@@ -194,21 +100,14 @@ class _Connection:
                 code = "NoSuchKey"
             elif error.operation_name == "HeadObject" and status == 400:
                 code = "BadRequest"
-            raise s3_error(self.place, doing, code=code, status=status, message=message) from error
+            raise server_error(self.place, doing, code=code, status=status, message=message) from error
         except (BotoCoreError, ValueError) as error:  # botocore raises a bare ValueError for an endpoint that is no URL
             raise _client_side_error(self.place, doing, error) from error
 
-
-def _check_no_keys_in(url: str, setting: str, credentials: str) -> None:
-    """Raise InvalidStorage for `scheme://user:key@host`: URLs are printed. This message does not print it."""
-    if holds_userinfo(url):
-        raise InvalidStorage(f"{setting} holds a user name or key before '@'; put keys into {credentials}, never into a URL")
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether the server refused the keys, or what they may do: others, which were written meanwhile, may do."""
-    status, code, message = _answer(error)
-    return status == 403 or refuses_keys(code=code, status=status, message=message)
+    def _is_refusal(self, error: BaseException | None) -> bool:
+        """Whether the server refused the keys, or what they may do: others, which were written meanwhile, may do."""
+        status, code, message = _answer(error)
+        return status == 403 or refuses_keys(code=code, status=status, message=message)
 
 
 def _answer(error: BaseException | None) -> tuple[int, str, str]:
@@ -226,61 +125,27 @@ def _client_side_error(place: Place, doing: str, error: Exception) -> FineTuneEr
     fields, where = place.fields, f"{place.fields.storage}={place.url}"
     match error:
         case exceptions.SSLError():
-            return _tls_error(place, str(error))
+            return tls_error(place, str(error))
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.CredentialRetrievalError():
             return InvalidStorage(f"{where}: no access key; set {fields.credentials}, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
             return unreachable(place, doing, type(error).__name__)
         case parsers.ResponseParserError():
-            return not_s3(place)
+            return another_server(place)
         case exceptions.ParamValidationError() | ValueError():
             return InvalidStorage(f"{where}: {doing} failed: {error}; correct {fields.storage} or {fields.endpoint}")
         case _:
             return StorageFailed(f"{where}: {doing} failed: {error}")
 
 
-# What OpenSSL says of an answer that is no TLS.
-_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-_WHY_UNTRUSTED = re.compile(r"certificate verify failed: ([^()]+)")
-
-
-def _tls_error(place: Place, said: str) -> InvalidStorage:
-    """The error for TLS that didn't come about: none is spoken there, the certificate is not trusted, or what OpenSSL says."""
-    where = f"{place.fields.storage}={place.url}"
-    if any(word in said for word in _NO_TLS):
-        return no_tls(place)
-    if why := _WHY_UNTRUSTED.search(said):
-        told = f"{where}: {place.endpoint} shows a certificate that is not trusted ({why[1].strip()})"
-        return InvalidStorage(f"{told}; put its CA into {place.fields.ca_bundle}, as ca.crt, or correct {place.fields.endpoint}")
-    return InvalidStorage(f"{where}: TLS with {place.endpoint} fails ({said[:200]}); correct {place.fields.endpoint}")
-
-
-def _check_ca_bundle(ca_bundle: Path, place: Place) -> None:
-    """Raise InvalidStorage unless the file holds certificates."""
-    try:
-        ssl.create_default_context(cafile=str(ca_bundle))
-    except OSError as error:  # ssl.SSLError is one
-        raise InvalidStorage(
-            f"{place.fields.storage}={place.url}: {place.fields.ca_bundle} holds no readable CA certificates ({error.strerror or error}); "
-            "give a ConfigMap whose ca.crt is in PEM format"
-        ) from error
-
-
-def _is_loopback(endpoint: str | None) -> bool:
-    host = urlsplit(endpoint or "").hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
 class S3Storage:
     """A Storage under a prefix of a bucket. Usable from several threads, not across a fork."""
 
-    def __init__(self, connection: _Connection, prefix: str) -> None:
-        self._connection = connection
-        self._bucket = connection.place.bucket
+    def __init__(self, settings: S3Settings, prefix: str) -> None:
+        self._connection = _Connection(settings)
+        self._bucket = settings.place.bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self.place = connection.place
+        self.place = settings.place
 
     @property
     def url(self) -> str:
@@ -437,7 +302,7 @@ class S3Storage:
         answer = self._connection.call(doing, lambda s3: s3.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}))
         for one in answer.get("Errors", []):
             code = one.get("Code", "")
-            raise s3_error(
+            raise server_error(
                 self.place,
                 f"deleting {one.get('Key')}",
                 code=code,
@@ -533,6 +398,3 @@ class _Upload:
 def _as_body(data: Bytes) -> bytes:
     """What boto3 takes as a body: bytes, or a copy as bytes."""
     return data if isinstance(data, bytes) else bytes(data)
-
-
-__all__ = ["S3Credentials", "S3Limits", "S3Storage", "Storage", "open_storage"]
