@@ -10,7 +10,7 @@ OUTER_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu check format generate benchmarks cluster cluster-env cluster-down images lock clean
+.PHONY: help demo test test-gpu check format generate benchmarks readers cluster cluster-env cluster-down images lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ benchmarks: $(READY)  ## Measure against TRL, the Transformers Trainer and Kubef
 	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks
 	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
 	@$(BIN)/python -m benchmarks
+
+readers: $(READY)  ## Load exported models in other programs (Transformers 4, mlx-lm, llama.cpp's converter); writes the table of docs/readers.md
+	@$(BIN)/python -m tests.readers
 
 cluster: $(READY)  ## Start a real two-node cluster on this machine (root), with KubeRay, an S3 server and a Hub: docs/try-it.md
 	@$(BIN)/python -m tests.testcluster up

@@ -2,10 +2,10 @@
 # A column of JSON strings becomes a column of timestamps, if every string of the first block looks like one.
 #
 # Guess: JSON has strings and no dates, so what is in quotes stays a string.
-# Seen (pyarrow 22.0.0): answers that are dates come back as datetimes, and a time of day is added that nobody wrote. One other answer
+# Seen (pyarrow 26.0.1): answers that are dates come back as datetimes, and a time of day is added that nobody wrote. One other answer
 # among them keeps them all as they were: it depends on the rows.
 source "$(dirname "$0")/_common"
-environment env pyarrow==22.0.0
+environment env pyarrow==26.0.1
 expect "$("$work/env/bin/python" <<'PYTHON'
 import io
 import pyarrow.json

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.exported_models import TINY, ModelWeights, base_folder, source_model, training_run
+from transformers import AutoConfig
 
 from finetune_trainer.publishing.export import export
 
@@ -59,7 +60,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
     | {"moe_intermediate_size": 16, "head_dim": 8}
     | rope("default"),
-    "qwen2, plain": SIZES | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"} | rope("default", 1_000_000.0),
+    "qwen2, plain": SIZES
+    | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm_eps": 1e-6}
+    | rope("default", 1_000_000.0),
 }
 
 
@@ -67,6 +70,8 @@ def exported(name: str, folder: Path) -> Path:
     """The model `name` of CONFIGS in `folder`/model, of random weights that make a wrong position visible."""
     base = base_folder(folder / "base", "gpt_bigcode")
     (base / "config.json").write_text(json.dumps(CONFIGS[name]))
+    if "rope_parameters" in CONFIGS[name]:  # every field that Transformers 5 writes, as in a model that it has saved
+        AutoConfig.from_pretrained(base).save_pretrained(base)
     # Of the run only vocabulary and settings count here; its shape may be another family's.
     shape = base_folder(folder / "shape", "llama")
     run = training_run(shape)

@@ -41,6 +41,8 @@ _DTYPES: dict[str, DType] = {"bf16": "bfloat16", "fp32": "float32"}
 _WHOLE: dict[str, DType] = {"torch.int64": "int64", "torch.int32": "int32", "torch.uint8": "uint8", "torch.bool": "bool"}
 # Fields of the base's tokenizer_config.json that would make transformers build another tokenizer than tokenizer.json says.
 _FOREIGN_SETTINGS = ("added_tokens_decoder", "auto_map", "backend", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path")
+# Fields that Transformers 5 writes under another name than any older reader looks for: family -> new name, older name.
+_RENAMED = {"qwen3_moe": ("num_local_experts", "num_experts")}
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 
 
@@ -204,7 +206,7 @@ def _small_files(
 def _config(run: TrainingRun, base: Path, stops: list[int]) -> dict[str, Any]:
     """The base's config.json with the new vocabulary, the end token, the type of the weights, and what older readers look for."""
     config = _json(base / "config.json")
-    config = _with_older_rope(config, _understood(base))
+    config = _in_older_words_too(config, _understood(base))
     config.pop("torch_dtype", None)
     # A base model with more rows than its tokenizer has tokens keeps them.
     rows = max(run.vocabulary.size, run.model_shape.vocabulary_size)
@@ -222,13 +224,16 @@ def _understood(base: Path) -> dict[str, Any]:
     return understood
 
 
-def _with_older_rope(config: dict[str, Any], understood: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary positions in the older words too, unless the base says them in these only, and so as older readers know them."""
+def _in_older_words_too(config: dict[str, Any], understood: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary positions and renamed fields as older readers look for them, unless the base has them so already."""
     rope = understood.get("rope_parameters")
     if rope and ("rope_parameters" in config or "rope_theta" not in config):
         config = config | older_rope_fields(understood["model_type"], rope)
+    new, older = _RENAMED.get(str(understood.get("model_type")), ("", ""))
+    if new in config:
+        config = config | {older: config[new]}
     if isinstance(config.get("text_config"), dict) and isinstance(understood.get("text_config"), Mapping):
-        config = config | {"text_config": _with_older_rope(config["text_config"], understood["text_config"])}
+        config = config | {"text_config": _in_older_words_too(config["text_config"], understood["text_config"])}
     return config
 
 
