@@ -42,6 +42,13 @@ def test_tools_in_every_spelling(column: str, tools: Any) -> None:
     assert the_dialogue(chat(**{column: tools})).tools == (WEATHER,)
 
 
+def test_keys_of_tools_stay_in_their_order_for_templates_write_it() -> None:
+    function = {"description": "d", "name": "f", "parameters": {"properties": {"b": {}, "a": {}}, "type": "object"}}
+    for entry in ({"function": function, "type": "function"}, {"type": "function", "function": function}):
+        assert json.dumps(the_dialogue(chat(tools=[entry])).tools[0]) == json.dumps(entry)
+    assert json.dumps(the_dialogue(chat(tools=[{"function": function}])).tools[0]) == json.dumps({"type": "function", "function": function})
+
+
 @pytest.mark.parametrize("tools", [None, [], "", {}])
 def test_no_tools(tools: Any) -> None:
     assert the_dialogue(chat(tools=tools)).tools == ()

@@ -414,5 +414,16 @@ def test_one_bad_row_is_one_bad_row_and_what_is_not_read_is_told(tmp_path: Path)
     not_read = "./d.jsonl: columns that are not read: 'id' (2 rows)"
     assert not_read in [event.message for event in events if isinstance(event, Notice)]
     assert prepared.statistics["sources"][0]["told"] == ["./d.jsonl: format messages, recognised from row 2", not_read]
+    told: list[Event] = []
     with pytest.raises(InvalidData, match=r"d\.jsonl row 1: no message at all \(column 'messages'\)"):
-        run(job([{"path": "./d.jsonl"}]), tmp_path)
+        run(job([{"path": "./d.jsonl"}]), tmp_path, events=told)
+    assert not_read in [event.message for event in told if isinstance(event, Notice)]
+
+
+def test_rows_that_a_template_refuses_and_rows_that_can_not_be_read_are_counted_together(tmp_path: Path) -> None:
+    calls = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]
+    rows = [talk("Q", "A"), {"messages": calls}, *talks(300), {"messages": []}]
+    write_rows(tmp_path / "d.jsonl", rows)
+    assert len(answers(run(job([{"path": "./d.jsonl"}], maxInvalidRows=2), tmp_path))) == 301
+    with pytest.raises(InvalidData, match=r"row 2: template no_system has no tool calls.*\n.*more than 1 rows are wrong"):
+        run(job([{"path": "./d.jsonl"}], maxInvalidRows=1), tmp_path)

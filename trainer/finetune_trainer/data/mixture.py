@@ -4,7 +4,7 @@ In: parsed rows, or the names of trees. Out: choices that are pure functions of 
 rows nor the number of processes changes them, and that always move a whole conversation tree.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from math import floor
@@ -29,7 +29,10 @@ def within_limit(items: Iterable[Parsed | Dropped], max_invalid_rows: int) -> It
             if count > max_invalid_rows:
                 ahead = (next_item for next_item in islice(items, ROWS_AHEAD) if isinstance(next_item, Dropped))
                 more = (dropped for dropped in ahead if dropped.kind == "invalid")
-                raise InvalidData(too_many(invalid + list(islice(more, NAMED_ROWS - len(invalid))), max_invalid_rows))
+                named = invalid + list(islice(more, NAMED_ROWS - len(invalid)))
+                if isinstance(items, Generator):
+                    items.close()  # what is told of the rows comes before the refusal
+                raise InvalidData(too_many(named, max_invalid_rows))
         yield item
 
 

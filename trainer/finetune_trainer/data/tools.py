@@ -36,7 +36,10 @@ def _tool(entry: Any, what: str) -> Tool:
         raise InvalidRow(f"{what} ({function['name']}): its parameters are no JSON schema of an object: {excerpt(parameters)}")
     check_json(function, what)
     written = {**function, "parameters": parameters} if parameters is not function.get("parameters") else function
-    return {**entry, "type": "function", "function": written} if "function" in entry else {"type": "function", "function": _bare(written)}
+    if "function" not in entry:
+        return {"type": "function", "function": _bare(written)}
+    # The order of keys is the row's: templates write it.
+    return {**({} if "type" in entry else {"type": "function"}), **entry, "function": written}
 
 
 def _bare(function: dict[str, Any]) -> dict[str, Any]:

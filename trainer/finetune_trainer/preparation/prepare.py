@@ -125,6 +125,7 @@ def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepare
             refused.add(chunk, encoded)
             done += len(chunk.dialogues)
             on_progress(StageAdvanced(stage="preparation", done=done, detail=f"{sum(part.tokens for part in statistics.parts):,} tokens"))
+        refused.check()
         shape = _data_shape(job, fingerprint, store, statistics)
         store.add_text("dialogue_template.json", encoder.template.to_json())
         store.meta |= {
@@ -330,7 +331,12 @@ class _Refused:
         self._count += len(rows)
         found = [Dropped(source=row.source, row=row.row, reason=reason, kind="invalid") for row, reason in rows[:NAMED_ROWS]]
         self._named += found[: NAMED_ROWS - len(self._named)]
-        if rows and self._count + self._statistics.invalid > self._limit:
+        if rows:
+            self.check()
+
+    def check(self) -> None:
+        """Also at the end: a row that can't be read may come after the last that a template refuses. Raises InvalidData."""
+        if self._count and self._count + self._statistics.invalid > self._limit:
             raise InvalidData(too_many(self._named, self._limit))
 
 
