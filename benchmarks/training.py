@@ -308,7 +308,10 @@ def reference(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def _clip(parameters: "list[torch.nn.Parameter]") -> None:
     """Clipping by a norm that is summed in fp64: torch's, in fp32, is off by 5e-5 here, and every later loss with it."""
-    norm = sum(float(parameter.grad.double().square().sum()) for parameter in parameters if parameter.grad is not None) ** 0.5
+    import torch
+
+    norms = [torch.linalg.vector_norm(one.grad, dtype=torch.float64) for one in parameters if one.grad is not None]
+    norm = float(torch.stack(norms).norm())
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(min(1.0, CLIPPING / (norm + 1e-6)))  # as torch and DeepSpeed do
