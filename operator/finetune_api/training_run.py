@@ -34,6 +34,10 @@ _EXECUTION_FIELDS: Final = (
     ("training", "logEverySteps"),
 )
 
+# Raised when the same dialogue becomes other ids or labels: a run that began with the older ones can't go on with these.
+# 2: whole texts, as engines encode them; `template.name` is `auto` where a job names none.
+TEXTS_TO_IDS: Final = 2
+
 
 class SplitShape(Model):
     """How much there is on one side of the split. A segment is one encoded piece of a dialogue, a row a packed sequence."""
@@ -201,7 +205,8 @@ def run_identity(job: FineTuneJob) -> str:
     Micro-batch and recomputation are left out: they change memory and speed, and a run may go on with others.
     """
     # Without defaults, so that a setting which comes with a later version changes nobody's identity (docs/decisions/0007).
-    return hashlib.sha256(json.dumps(_identity_fields(job, defaults=False), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    value = {"textsToIds": TEXTS_TO_IDS, **_identity_fields(job, defaults=False)}
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def identity_differences(one: FineTuneJob, other: FineTuneJob) -> list[str]:

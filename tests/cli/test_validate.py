@@ -1,9 +1,13 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 from tests.api.jobs import mapping
 from tests.api.planning_refusals import REFUSALS, STORAGE
+from tests.cli.conftest import Finetune
+from tests.conftest import Tiny
 
 from finetune_cli.app import main
 
@@ -97,3 +101,15 @@ def test_a_model_that_is_at_hand_is_looked_at(folder, capsys):
     assert "BertModel is not one that we can count" in " ".join(capsys.readouterr().err.split())
     (folder / "model" / "config.json").write_text(json.dumps({**config, "architectures": ["PhiForCausalLM"]}))
     assert main(["validate", "local.yaml"]) == 0
+
+
+@pytest.mark.parametrize(("own", "said"), [(True, "template: that of the tokenizer of the model"), (False, "template: default, for")])
+def test_what_auto_stands_for_is_said(finetune: Finetune, tiny: Tiny, tmp_path: Path, own: bool, said: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.model, folder)
+    if own:
+        (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    for command in ("validate", "plan"):
+        code, out, err = finetune(command, tiny.job, model__name=str(folder), template__name="auto")
+        assert code == 0, err
+        assert said in out.replace("\n", " ")

@@ -63,8 +63,9 @@ class TrainedPrompter:
         return self._encoder.encode_prompt(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Without control tokens."""
-        return str(self._encoder.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Without control tokens, and without what the template writes before an answer."""
+        text = str(self._encoder.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return text.removeprefix(self._encoder.template.answer_lead)
 
 
 class ForeignPrompter:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune_cli.template_note import ELSEWHERE, template_note
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +44,7 @@ def plan(
     shape, note = _shape(spec, job.parent)
     data = _data(spec, tokens)
     result = planned(spec, shape, data, _this_machine() if here else None)
-    result = result.model_copy(update={"notes": (*result.notes, *note)})
+    result = result.model_copy(update={"notes": (*result.notes, *template_note(spec, job.parent, ELSEWHERE), *note)})
     refused = [] if here else _cluster_problems(spec, shape, data)
     if as_json:
         cost = None if price is None or result.gpu_hours is None else price * result.gpu_hours

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune_cli.template_note import template_note
+
 if TYPE_CHECKING:
     from finetune_api.errors import Problem
     from finetune_api.finetunejob import FineTuneJob
@@ -65,11 +67,12 @@ def problems_of(path: Path, overrides: list[str], *, cluster: bool = False) -> "
 
 
 def _notes(path: Path, overrides: list[str]) -> list[str]:
-    """Fields of a valid job that are set and have no effect."""
+    """Fields of a valid job that are set and have no effect, and what its template is."""
     from finetune_api.field_effects import idle_notes
     from finetune_api.jobfile import load_job
 
-    return idle_notes(load_job(path, overrides).spec)
+    job = load_job(path, overrides)
+    return [*idle_notes(job.spec), *template_note(job, path.parent)]
 
 
 def _missing_paths(job: "FineTuneJob", base: Path, typed: set[str]) -> "list[Problem]":

@@ -144,7 +144,7 @@ def _until_stopped(local: LocalRun, sink: Sink, stage: str) -> Callable[[Event],
 def _refuse_another_run(local: LocalRun, frozen: TrainingRun) -> None:
     """A run folder goes on with the run that it began; what may not change between attempts is named."""
     if frozen.identity != run_identity(local.job):
-        changed = ", ".join(identity_differences(frozen.job, local.job)) or "the job"
+        changed = ", ".join(identity_differences(frozen.job, local.job)) or "how an earlier version made ids of the same texts"
         raise RunConflict(
             f"run folder {local.folder.path} belongs to another run of job {frozen.job.metadata.name!r}: {changed} differs. "
             "Model, data, template and training can't change within a run; use --run-folder for a new one, or delete the folder"

@@ -96,7 +96,7 @@ def _conflict(status: FineTuneJobStatus, run: TrainingRun) -> str | None:
     if status.attempt == 0 or former is None:
         return None
     pairs = (
-        ("model, data, template or training", former.identity, run.identity),
+        ("model, data, template or training (or how an earlier version made ids of texts)", former.identity, run.identity),
         ("the base model's revision", former.model_revision, run.model_revision),
         ("the prepared data", former.data_fingerprint, run.data.fingerprint),
     )

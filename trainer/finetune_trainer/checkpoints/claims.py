@@ -87,7 +87,8 @@ def _refuse_another(storage: Storage, *, identity: str, job: str) -> None:
     if owner.get("identity") != identity:
         raise RunConflict(
             f"{_where(storage)} belongs to job {owner.get('job', '?')!r} (run {str(owner.get('identity', '?'))[:12]}); this is job {job!r} "
-            f"(run {identity[:12]}), whose model, dataset, template or training differs. "
+            f"(run {identity[:12]}), whose model, dataset, template or training differs, "
+            "or the version that made its ids. "
             "Give this job a storage of its own, or delete what is there"
         )
 

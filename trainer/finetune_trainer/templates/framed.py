@@ -82,6 +82,10 @@ class FramedTemplate:
         return (f"each text begins with {self.begin}, which this tokenizer adds to every text",)
 
     @property
+    def answer_lead(self) -> str:
+        return self.frame("assistant").lead
+
+    @property
     def answers_stand_alone(self) -> bool:
         return True
 

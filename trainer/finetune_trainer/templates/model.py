@@ -47,6 +47,7 @@ class Facts:
     calls: CallStyle | None  # None: it has no tool calls
     reasoning: bool  # it writes reasoning
     turn_tokens: frozenset[str]
+    lead: str = ""  # white space that it writes between a prompt and an answer
     notes: tuple[str, ...] = ()
 
 
@@ -94,6 +95,10 @@ class ModelTemplate:
     @property
     def notes(self) -> tuple[str, ...]:
         return self.facts.notes
+
+    @property
+    def answer_lead(self) -> str:
+        return self.facts.lead
 
     @property
     def answers_stand_alone(self) -> bool:

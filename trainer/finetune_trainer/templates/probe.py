@@ -58,6 +58,7 @@ def probed(source: Source, tokens: Sequence[str]) -> Facts:
         calls=calls,
         reasoning=_writes_reasoning(source),
         turn_tokens=_turn_tokens(skeleton, followed, end, pattern),
+        lead=_lead(source, written),
         notes=tuple(_notes(source, skeleton, end, tokens)),
     )
     if not marks:
@@ -107,6 +108,16 @@ def _turn_tokens(skeleton: Skeleton, followed: str | None, end: End, pattern: st
     around = f"{skeleton.fixed[-1]}{followed or ''}{skeleton.fixed[1] if len(skeleton.fixed) > 2 else ''}"
     found = {match.group() for match in re.finditer(pattern, around)} | ({end.token} if end.token else set())
     return frozenset(token for token in found if not token.startswith("</") or token == end.token) - _PAIRED
+
+
+def _lead(source: Source, written: str) -> str:
+    """White space between the prompt and the answer: the model writes it, and the next prompt has it already."""
+    try:
+        prompt = without_marks(source.render(payload([_QUESTION], _PLAIN, marked=True), (), True))[0]
+    except TemplateRefused:
+        return ""
+    between = written[len(prompt) : written.index(mark("c", 1))] if written.startswith(prompt) else ""
+    return between if between.isspace() else ""
 
 
 def _check_prompt(source: Source, facts: Facts) -> None:

@@ -89,6 +89,10 @@ class Template(Protocol):
         """What a user should know before training: sentences."""
 
     @property
+    def answer_lead(self) -> str:
+        """What stands between a prompt and an answer's text, and is written by the model: often a space."""
+
+    @property
     def answers_stand_alone(self) -> bool:
         """Whether an answer can be rendered without the question before it."""
 
