@@ -28,6 +28,7 @@ from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.reporting.events import evaluation_done, to_json
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage.directory import DirectoryStorage
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -119,7 +120,7 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(finetune: Run, 
 def test_a_checkpoint_is_exported_from_its_storage_alone(
     finetune: Run, trained: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No run folder, no base model, no job file: what the Secret holds is in the environment."""
+    """A job without publish on a cluster: no run folder, no base model, no job file; what the Secret holds is in the environment."""
     assert finetune("export", trained, "--step", 4, "--output", tmp_path / "here")[0] == 0
     hidden = (trained.parent / "tiny").rename(trained.parent / "tiny-hidden")
     try:
@@ -133,6 +134,19 @@ def test_a_checkpoint_is_exported_from_its_storage_alone(
         assert json.loads(finetune("export", address, "--output", tmp_path / "newest", "--json")[1])["step"] == 8
     finally:
         hidden.rename(trained.parent / "tiny")
+
+
+def test_storage_in_a_directory_is_enough_as_well(finetune: Run, trained: Path, address: str, tmp_path: Path) -> None:
+    storage = shutil.copytree(trained / "storage", tmp_path / "volume")
+    keep_run(
+        DirectoryStorage(storage),
+        TrainingRun.from_json((trained / "run.json").read_bytes()),
+        small_files(trained.parent / "tiny"),
+        trained.parent / "meta.json",
+    )
+    code, out, err = finetune("export", storage, "--output", tmp_path / "model", "--json")
+    assert code == 0, err
+    assert json.loads(out)["step"] == 8
 
 
 def test_an_address_without_a_run_is_refused(finetune: Run, address: str) -> None:

@@ -71,6 +71,15 @@ def test_the_evaluation_of_an_earlier_checkpoint_closes_no_gate(world: World, ku
     assert world.condition("Published") == ("False", "Publishing")
 
 
+def test_a_job_without_publish_on_a_cluster_says_how_to_get_its_model(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, checkpoints={"storage": "s3://bucket/starchat"})
+    kubelet.train("starchat-1")
+    world.settle()
+    assert world.condition("Published") == ("True", "NotRequested")
+    assert "`finetune export s3://bucket/starchat` makes a model of the newest checkpoint" in world.message("Published")
+    assert world.condition("Succeeded")[0] == "True"
+
+
 def test_a_job_publishes_to_object_storage(world: World, kubelet: Kubelet) -> None:
     prepared(world, kubelet, publish={"storage": {"path": "s3://models/starchat", "credentialsSecret": {"name": "models"}}})
     kubelet.train("starchat-1")

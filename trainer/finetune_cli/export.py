@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or where the job's checkpoints are: s3://bucket/prefix.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or where its checkpoints are: s3://bucket/prefix, a directory.")],
     step: Annotated[int | None, typer.Option("--step", min=0, metavar="N", help="Step of the checkpoint; absent is the newest.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Where the model goes; absent is RUN/model, or ./NAME for an address.")
@@ -64,8 +64,10 @@ class _Source:
 
 @contextmanager
 def _opened(run: str, base: Path | None) -> Iterator[_Source]:
-    """A run folder, or a run's storage at an address."""
-    if "://" not in run:
+    """A run folder, or a run's storage: at an address, or a directory on a volume."""
+    from finetune_trainer.checkpoints.run_record import RUN_KEY
+
+    if "://" not in run and not (Path(run) / RUN_KEY).is_file():
         yield _in_folder(Path(run), base)
         return
     with tempfile.TemporaryDirectory(prefix="finetune-export-") as folder:

@@ -26,7 +26,7 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
     """Make the Job, wait for it, or read what it published."""
     job, run = job_of(observed), observed.run
     if job.spec.publish.place is None:
-        told = "spec.publish names no place; the checkpoints are in the job's storage"
+        told = f"spec.publish names no place; `finetune export {job.spec.checkpoints.storage}` makes a model of the newest checkpoint"
         status = observe(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told)
         return StageDecision(status=status, done=True, actions=_former(observed))
     if observed.run_problem:

@@ -43,7 +43,14 @@ TALKS = [
     [("user", "  two\n\nlines  "), ("assistant", 'a "quoted" {{ answer }} `x`'), ("user", "é 😀 <|end|>")],
     [("system", "Be kind."), ("user", "Hello?")],
 ]
-SPECS: list[dict[str, Any]] = [{"name": "default"}, {"name": "no_system"}, {"name": "alpaca"}, {"name": "default", "systemTurn": False}]
+SPECS: list[dict[str, Any]] = [
+    {"name": "default"},
+    {"name": "no_system"},
+    {"name": "alpaca"},
+    {"name": "chatml"},
+    {"name": "plain"},
+    {"name": "default", "systemTurn": False},
+]
 
 
 def framed(base: Path, spec: dict[str, Any]) -> FramedTemplate:
