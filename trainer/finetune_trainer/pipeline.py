@@ -14,8 +14,9 @@ from pathlib import Path
 from finetune_api.checks import cluster_only_fields, is_path
 from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, RunConflict
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.model_shape import can_count
 from finetune_api.plan import plan
-from finetune_api.training_run import TrainingRun, identity_differences, run_identity
+from finetune_api.training_run import DataShape, TrainingRun, identity_differences, run_identity
 from finetune_trainer.checkpoints import claims
 from finetune_trainer.checkpoints.job_storage import job_checkpoints, job_storage, storage_at
 from finetune_trainer.checkpoints.manifest import Manifest
@@ -23,7 +24,7 @@ from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.launch import driver
 from finetune_trainer.launch.ray_session import local_ray
 from finetune_trainer.machine import hardware_text, library_versions, this_machine
-from finetune_trainer.model.resolve import ModelFiles, resolve_model
+from finetune_trainer.model.resolve import ModelFiles, read_config, resolve_model
 from finetune_trainer.preparation.prepare import Prepared, prepare, prepared_earlier, vocabulary
 from finetune_trainer.publishing.card import base_licence, card_texts
 from finetune_trainer.publishing.changes import GateClosed, refused_by_gate
@@ -128,6 +129,20 @@ def base_model(local: LocalRun, revision: str | None = None, *, fetches_weights:
         revision=revision,
         fetches_weights=fetches_weights,
     )
+
+
+def try_architecture(local: LocalRun, model: ModelFiles, data: DataShape) -> None:
+    """Refuse an architecture that no way of training is right for before a worker starts, and say what the way that is right costs.
+
+    Only for families that the contract has no formula for, whose counting loads torch anyway: of the others, workers alone try theirs.
+    """
+    if can_count(read_config(model.folder / "config.json")):
+        return
+    from finetune_trainer.model.method import cost_of
+    from finetune_trainer.model.trial import choose_method
+
+    if notice := cost_of(choose_method(model.folder, local.job.spec.training), data.train):
+        local.sink.record(Notice(message=notice))
 
 
 def _until_stopped(local: LocalRun, sink: Sink, stage: str) -> Callable[[Event], None]:

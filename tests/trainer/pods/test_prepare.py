@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 import uuid
@@ -69,6 +70,40 @@ def test_data_is_in_storage_and_its_shape_in_the_result(preparation: Preparation
     assert result.preparation.data.train.rows > 0
     assert (tmp_path / "storage/prepared" / result.preparation.data.fingerprint / "complete.json").is_file()
     assert preparation.run() == (code, result)
+
+
+def of_family(preparation: Preparation, tiny: Tiny, folder: Path, **config: Any) -> None:
+    """The job with a random model of another family."""
+    shutil.copytree(tiny.model, folder)
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    (folder / "config.json").write_text(json.dumps({"vocab_size": rows, "bos_token_id": 0, "eos_token_id": 0, **config}))
+    preparation.spec["model"]["name"] = str(folder)
+
+
+@pytest.mark.training
+def test_an_architecture_without_activation_checkpointing_is_refused_before_training(
+    preparation: Preparation, tmp_path: Path, tiny: Tiny
+) -> None:
+    config = {"n_embd": 32, "n_head": 2, "n_layer": 2, "dff": 32, "n_positions": 256}
+    of_family(preparation, tiny, tmp_path / "ctrl", model_type="ctrl", architectures=["CTRLLMHeadModel"], **config)
+    preparation.spec["training"]["activationCheckpointing"] = True
+    _, result = preparation.run()
+    assert result.outcome == "Failed"
+    assert "CTRLLMHeadModel has no activation checkpointing: set spec.training.activationCheckpointing: false" in result.message
+
+
+@pytest.mark.training
+def test_what_one_dialogue_a_call_costs_is_told_before_training(
+    preparation: Preparation, tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    of_family(preparation, tiny, tmp_path / "falcon", model_type="falcon", architectures=["FalconForCausalLM"], **config)
+    code, result = preparation.run()
+    assert code == 0
+    assert result.preparation is not None
+    train = result.preparation.data.train
+    assert f"{train.segments:,} calls an epoch where {train.rows:,} packed rows would do" in capsys.readouterr().out
+    assert result.preparation.model_shape.positions == 2048
 
 
 def kinds(out: str) -> list[str]:

@@ -95,7 +95,12 @@ def train_and_export(folders: dict[str, Path], exported: Path) -> dict[str, Any]
     """Two steps of each family on this rank's row, then an export by rank 0."""
     rank, results = dist.get_rank(), {}
     for name, folder in folders.items():
-        method = choose_method(folder, longest=64, checkpointing=True)
+        training = Training(
+            micro_batch_size=1,
+            deepspeed=ZeroOptimization(stage3_param_persistence_threshold=60),
+            optimizer=Optimizer(gradient_clipping=1e6, epsilon=1e-6),
+        )
+        method = choose_method(folder, training)
         settings = {
             "dropout": 0.0,
             "vocabulary_size": VOCABULARY + 4,
@@ -103,11 +108,6 @@ def train_and_export(folders: dict[str, Path], exported: Path) -> dict[str, Any]
             "dtype": torch.float32,
         }
         model = build_model(folder, initialization="pretrained", seed=1, reads=rank == 0, attention=method.attention, **settings)
-        training = Training(
-            micro_batch_size=1,
-            deepspeed=ZeroOptimization(stage3_param_persistence_threshold=60),
-            optimizer=Optimizer(gradient_clipping=1e6, epsilon=1e-6),
-        )
         engine = Engine(model, training, precision="fp32", method=method)
         before = engine.logits(ROWS[1]).numpy()
         steps = [engine.train_step([ROWS[rank]], num_supervised=SUPERVISED, learning_rate=1e-3) for _ in range(2)]

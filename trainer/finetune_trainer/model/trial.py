@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from finetune_api.errors import InvalidModel
+from finetune_api.finetunejob import Training
 from finetune_trainer.model.attention import ATTENTION, boundary_arguments
 from finetune_trainer.model.build import quietly, read_config, with_dropout
 from finetune_trainer.model.loss import install_loss_head, language_body
@@ -43,16 +44,14 @@ class _Outcome:
     gradients: Gradients
 
 
-def choose_method(folder: Path, *, longest: int, checkpointing: bool) -> Method:
-    """The way to train the architecture of a model folder. `longest`: tokens of the longest call.
-
-    Raises InvalidModel, naming the architecture and what it lacks, when no way is right.
-    """
-    return method_for(read_config(folder), longest=longest, checkpointing=checkpointing)
+def choose_method(folder: Path, training: Training) -> Method:
+    """The way to train the architecture of a model folder. Raises InvalidModel, naming it and what it lacks, when no way is right."""
+    longest = training.micro_batch_size * training.max_sequence_length
+    return method_for(read_config(folder), longest=longest, checkpointing=training.activation_checkpointing)
 
 
 def method_for(config: Any, *, longest: int = 2**62, checkpointing: bool = True) -> Method:
-    """`choose_method` for a Transformers config."""
+    """`choose_method` for a Transformers config. `longest`: tokens of the longest call."""
     name = (config.architectures or [type(config).__name__])[0]
     problems = []
     for narrow in (True, False):

@@ -7,7 +7,7 @@ nobody's business here: their headers are read where they are.
 from finetune_api.pod_result import PodResult, PreparationResult
 from finetune_api.training_run import DataShape
 from finetune_trainer.model.resolve import ModelFiles
-from finetune_trainer.pipeline import LocalRun, base_model, check_places
+from finetune_trainer.pipeline import LocalRun, base_model, check_places, try_architecture
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.prepared_objects import prepared_key, upload_prepared, uploaded_meta
 from finetune_trainer.pods.run_objects import storage_of
@@ -24,13 +24,15 @@ def prepared(pod: Pod) -> PodResult:
     check_places(local)
     with answered_before():
         model = base_model(local, fetches_weights=False)
+        data = _data(local, model)
+        try_architecture(local, model, data)
         return PodResult(
             outcome="Done",
             preparation=PreparationResult(
                 model_revision=model.revision,
                 model_shape=model.shape,
                 vocabulary=vocabulary(job.spec.template, model.folder),
-                data=_data(local, model),
+                data=data,
             ),
         )
 

@@ -248,9 +248,7 @@ def _engine(run: TrainingRun, places: Places, ranks: Ranks, tell: Tell) -> Any:
 
     # How the architecture is computed rightly: in some, dialogues of one row would see one another. A small random copy tells.
     training = run.job.spec.training
-    longest = training.micro_batch_size * training.max_sequence_length
-    checkpointing = training.activation_checkpointing
-    method = ranks.from_first(lambda: choose_method(Path(places.model), longest=longest, checkpointing=checkpointing))
+    method = ranks.from_first(lambda: choose_method(Path(places.model), training))
     if notice := cost_of(method, run.data.train):
         tell(Notice(message=notice))
     vocabulary = run.vocabulary
