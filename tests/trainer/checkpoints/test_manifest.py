@@ -59,6 +59,14 @@ def test_what_does_not_cover_every_tensor_once_is_refused(parts: list[PartRecord
         made(*parts)
 
 
+def test_what_is_not_trained_is_a_kind_of_its_own() -> None:
+    """A router's correction has no moments; what is trained is no constant."""
+    one = made(part(0, piece(0, 10), piece(0, 10, kind="constant", name="bias")))
+    assert Manifest.from_bytes(one.to_bytes(), one.key).tensors.keys() == {("master", "w"), ("constant", "bias")}
+    with pytest.raises(ValueError, match="are trained, and constant"):
+        made(part(0, piece(0, 10), piece(0, 10, kind="constant")))
+
+
 def test_a_manifest_comes_back() -> None:
     one = made(part(0, piece(0, 10)))
     assert Manifest.from_bytes(one.to_bytes(), one.key) == one

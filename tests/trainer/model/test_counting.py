@@ -4,6 +4,7 @@ import resource
 from typing import Any
 
 import pytest
+import transformers
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.model.shape import read_shape
@@ -124,6 +125,13 @@ def test_heads_of_latent_attention_have_the_mean_width_of_queries_and_values() -
 def test_no_positions_are_no_limit_or_the_class_default() -> None:
     assert read_shape(BLOOM, source="config.json").positions is None
     assert read_shape(FALCON, source="config.json").positions == 2048
+
+
+def test_layers_that_differ_in_a_setting_are_counted() -> None:
+    """Gemma 4's config raises where one asks it for a width that layers differ in."""
+    config = transformers.Gemma4TextConfig(architectures=["Gemma4ForCausalLM"])
+    shape = read_shape(config.to_dict(), source="config.json")
+    assert (shape.layers, shape.hidden_size, shape.positions) == (30, 2304, 131072)
 
 
 def test_windows_are_those_of_the_layers() -> None:

@@ -89,5 +89,13 @@ def _number(config: Any, field: str, source: str) -> int:
 
 def _first(config: Any, names: Iterable[str]) -> int | None:
     """The first of the settings that is a whole number above 0."""
-    values = (getattr(config, name, None) for name in names)
+    values = (_setting(config, name) for name in names)
     return next((value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0), None)
+
+
+def _setting(config: Any, name: str) -> Any:
+    """A setting under any of the names that its config has for it. Some configs raise where layers differ in it (Gemma 4)."""
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return config.to_dict().get(name)
