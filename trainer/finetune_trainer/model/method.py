@@ -1,10 +1,12 @@
 """How an architecture is computed: what the trial on a small copy found to be right. A value that rank 0 tells the others."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune_api.training_run import SplitShape
 from finetune_trainer.model.attention import ATTENTION
+
+if TYPE_CHECKING:  # `make test-gpu` computes losses on machines without pydantic
+    from finetune_api.training_run import SplitShape
 
 # Fields of configs that scale logits, and that bound them: s * logits or logits / s, then c * tanh(logits / c).
 SCALES = ("logit_scale", "logits_scaling", "logits_scale", "lm_head_multiplier")
@@ -47,7 +49,7 @@ class Method:
     why_unpacked: str = ""
 
 
-def cost_of(method: Method, data: SplitShape) -> str | None:
+def cost_of(method: Method, data: "SplitShape") -> str | None:
     """What a way other than the usual one costs, as a sentence for the user; None for the usual one."""
     if not method.packed:
         return (
