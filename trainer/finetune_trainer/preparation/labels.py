@@ -5,7 +5,6 @@ is encoded with control tokens recognised; what people wrote is encoded apart an
 makes here is a token prefix of what was trained. Rows, files and tensors are unknown here.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -77,10 +76,7 @@ class Encoder:
         for each, text in zip(rendered, self._texts.encode(rendered), strict=True):
             if isinstance(text, Unrendered):
                 raise text
-            starts: dict[int, int] = {}
-            for written in each.written:
-                starts.setdefault(written.message, bisect_left(text.starts, written.start))
-            found.append(EncodedDialogue(ids=text.ids, answers=text.answers, seams=text.seams, starts=starts, rendered=each))
+            found.append(EncodedDialogue(ids=text.ids, answers=text.answers, seams=text.seams, starts=text.messages, rendered=each))
         return found
 
     def _examples(

@@ -8,13 +8,14 @@ would reach over the seam of a prompt and its answer, the two are encoded apart,
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
+from finetune_trainer.preparation.segments import EncodedText, SegmentEncoder
 from finetune_trainer.templates.turns import Answer, Rendered, Unrendered, Written
 
 # Noncharacters, around the number of a token: how the template's own tokens are written where a message holds their text.
@@ -22,14 +23,7 @@ _ALIAS_FROM, _ALIAS_TO = "\ufdd2", "\ufdd3"
 _MOST_HEADERS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedText:
-    """Ids of a rendered text, and each answer's range of what is learnt."""
-
-    ids: list[int]
-    answers: list[tuple[int, range]]  # position of the message, range
-    starts: list[int]  # the character at which each token begins; after a seam or an alias approximately
-    seams: int
+_stop = attrgetter("stop")
 
 
 class TextEncoder:
@@ -38,6 +32,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer, control: Sequence[str], turn_tokens: frozenset[str] | None) -> None:
         """`turn_tokens`: those that stay text in answers; None: all control tokens."""
         self._plain = _Encoding(tokenizer, {})
+        self._segments = SegmentEncoder.of(tokenizer)
         self._control = frozenset(control)
         self._turn_tokens = (
             self._control
@@ -53,11 +48,13 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[Rendered]) -> list[EncodedText | Unrendered]:
         """Unrendered, not raised, for a text with a control token in a message that this tokenizer can't read as text."""
-        encodings = self._plain.tokenizer.encode_batch([each.text for each in texts], add_special_tokens=False)
+        fast = self._segments.encode(texts, self._is_foreign) if self._segments is not None else [None] * len(texts)
+        whole = [each.text for each, done in zip(texts, fast, strict=True) if done is None]
+        encodings = iter(self._plain.tokenizer.encode_batch(whole, add_special_tokens=False))
         found: list[EncodedText | Unrendered] = []
-        for each, encoding in zip(texts, encodings, strict=True):
+        for each, done in zip(texts, fast, strict=True):
             try:
-                found.append(self._encoded(each, encoding))
+                found.append(done or self._encoded(each, next(encodings)))
             except Unrendered as error:
                 found.append(error)
         return found
@@ -65,18 +62,17 @@ class TextEncoder:
     def _encoded(self, rendered: Rendered, encoding: Any) -> EncodedText:
         ids, offsets = encoding.ids, encoding.offsets
         places = [index for index, token_id in enumerate(ids) if token_id in self._texts]
-        ends = [each.stop for each in rendered.written]
         own, foreign = [], False
         for index in places:
             token = self._texts[ids[index]]
             if token in self._control:
                 start, stop = self._core(rendered.text, offsets[index], token)
-                if self._is_foreign(token, start, stop, rendered.written, bisect_right(ends, start)):
+                if self._is_foreign(token, start, stop, rendered):
                     foreign = True
                 else:
                     own.append((start, stop, token))
         if not foreign:
-            return self._plain.with_answers(rendered.text, rendered.answers, ids, offsets, places)
+            return self._plain.with_answers(rendered.text, rendered.answers, ids, offsets, places, rendered.written)
         return self._with_aliases(rendered, own)
 
     def _core(self, text: str, offset: tuple[int, int], token: str) -> tuple[int, int]:
@@ -84,8 +80,12 @@ class TextEncoder:
         at = text.find(token, *offset)
         return (at, at + len(token)) if at >= 0 else offset
 
-    def _is_foreign(self, token: str, start: int, stop: int, written: Sequence[Written], first: int) -> bool:
-        """Whether a message wrote the token, or a part of it; no text before number `first` reaches to it."""
+    def _is_foreign(self, token: str, start: int, stop: int, rendered: Rendered) -> bool:
+        """Whether a message wrote the control token, or a part of it."""
+        if token not in self._control:
+            return False
+        written = rendered.written
+        first = bisect_right(written, start, key=_stop)
         while first < len(written) and written[first].start < stop:
             if written[first].role != "assistant" or token in self._turn_tokens:
                 return True
@@ -114,10 +114,11 @@ class TextEncoder:
         answers = [Answer(each.message, there(each.prompt), there(each.start), there(each.stop)) for each in rendered.answers]
         encoding = aliased.tokenizer.encode(whole, add_special_tokens=False)
         places = [index for index, token_id in enumerate(encoding.ids) if token_id in aliased.added]
-        found = aliased.with_answers(whole, answers, encoding.ids, encoding.offsets, places)
+        written = [each._replace(start=there(each.start), stop=there(each.stop)) for each in rendered.written]
+        found = aliased.with_answers(whole, answers, encoding.ids, encoding.offsets, places, written)
         ids = [aliased.back.get(token_id, token_id) for token_id in found.ids]
         self._check(ids, rendered, own)
-        return EncodedText(ids, found.answers, found.starts, found.seams)
+        return EncodedText(ids, found.answers, found.messages, found.seams)
 
     def _check(self, ids: Sequence[int], rendered: Rendered, own: Sequence[tuple[int, int, str]]) -> None:
         """As many control tokens as the template wrote, and no more."""
@@ -155,7 +156,13 @@ class _Encoding:
         return self._headers[text]
 
     def with_answers(
-        self, text: str, answers: Sequence[Answer], ids: list[int], offsets: Sequence[tuple[int, int]], added: Sequence[int]
+        self,
+        text: str,
+        answers: Sequence[Answer],
+        ids: list[int],
+        offsets: Sequence[tuple[int, int]],
+        added: Sequence[int],
+        written: Sequence[Written],
     ) -> EncodedText:
         """Find answers in an encoding of `text`; `added`: positions of added tokens, at which tokenizers divide a text."""
         starts = [start for start, _ in offsets]
@@ -181,7 +188,10 @@ class _Encoding:
         for answer, begin in zip(answers, begun, strict=True):
             start = begin if answer.start == answer.prompt else bisect_left(starts, answer.start)
             found.append((answer.message, range(start, max(bisect_left(starts, answer.stop, lo=start), start))))
-        return EncodedText(ids, found, starts, seams)
+        messages: dict[int, int] = {}
+        for each in written:
+            messages.setdefault(each.message, bisect_left(starts, each.start))
+        return EncodedText(ids, found, messages, seams)
 
 
 class _Part:

@@ -228,7 +228,7 @@ class ModelTemplate:
                 if not answers and count == remaining[-1] + 1:
                     raise Unrendered(f"message {remaining[-1] + 1}: {proof.reasons[remaining[-1]]}")
                 if answers or plans:
-                    skeleton = Skeleton.of(proof.text(count))
+                    skeleton = proof.skeleton(count)
                     _check_marks(skeleton, messages[:count])
                     last = answers.get(count - 1)
                     is_open = self.facts.end.opened is not None and last is not None and last[1] == len(proof.text(count))

@@ -35,6 +35,7 @@ class Proof:
     tokens: str
     reasons: dict[int, str] = field(default_factory=dict)  # why an answer could not be found
     texts: dict[tuple[Any, bool], str] = field(default_factory=dict)  # shared by dialogues that begin alike
+    _skeletons: dict[int, Skeleton] = field(default_factory=dict)
     key: Callable[[int], Any] = int  # what the first messages have in common with those of other dialogues
 
     def text(self, count: int, prompt: bool = False) -> str:
@@ -43,6 +44,12 @@ class Proof:
         if key not in self.texts:
             self.texts[key] = self.render(count, prompt)
         return self.texts[key]
+
+    def skeleton(self, count: int) -> Skeleton:
+        """The text in pieces. Raises TemplateRefused."""
+        if count not in self._skeletons:
+            self._skeletons[count] = Skeleton.of(self.text(count))
+        return self._skeletons[count]
 
     def answers(self, count: int, targets: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Those of `targets` that stand in the rendering of the first `count` messages as they stand when they come last."""
@@ -79,8 +86,7 @@ class Proof:
     def _by_frames(self, count: int, targets: Sequence[int]) -> dict[int, tuple[int, int]]:
         """The first answers and the last one exactly, and the rest by the texts around them, which must be the same."""
         whole = self.text(count)
-        skeleton = Skeleton.of(whole)
-        places = _Places(skeleton)
+        places = _Places(self.skeleton(count))
         found = self._exactly(count, [*targets[:_FIRST], targets[-1]])
         frames: dict[object, set[_Frame]] = {}
         for target, (start, stop) in found.items():
