@@ -222,7 +222,15 @@ def test_a_text_that_the_template_writes_of_its_own_is_told() -> None:
 def test_variables_reach_the_template() -> None:
     with pytest.raises(InvalidModel, match="set a variable of the template"):
         made("thinks_unless_told")
-    assert learnt(made("thinks_unless_told", variables={"enable_thinking": False}), dialogue("q", "a")) == [["a<|over|>"]]
+    told = made("thinks_unless_told", variables={"enable_thinking": False})
+    assert learnt(told, dialogue("q", "a")) == [["a<|over|>"]]
+    # An engine that sets nothing asks as the model was trained.
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    conversation = [{"role": "user", "content": "q"}]
+    (asked,), _ = render_jinja_template([conversation], chat_template=told.template.chat_template(), add_generation_prompt=True)
+    assert asked == told.template.render(messages("q"), True)
+    assert template_from_json(told.template.to_json()) == told.template
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "strftime_now"])

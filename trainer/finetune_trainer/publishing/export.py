@@ -241,6 +241,8 @@ def _tokenizer_config(base: Path, files: TokenizerFiles, template: Template, pad
     """Makes AutoTokenizer take tokenizer.json as it is, with the chat template and the end token of an answer."""
     settings = {name: value for name, value in _json(base / "tokenizer_config.json").items() if name not in _FOREIGN_SETTINGS}
     end = template.stop_tokens[0] if template.stop_tokens else files.end_of_text
+    if template.name in ("model", "jinja") and "eos_token" in template.chat_template():
+        end = files.end_of_text  # the template writes it: another one would change its texts
     known = {"eos_token": end if end and files.tokenizer.token_to_id(end) is not None else files.end_of_text, "pad_token": pad}
     given = {name: token for name, token in known.items() if token is not None}
     return settings | given | {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template.chat_template()}

@@ -31,6 +31,7 @@ class Source:
     text: str
     variables: Mapping[str, Any]  # bos_token, eos_token, ..., and the job's `template.variables`
     day: date  # today, for templates that ask: one day for a whole run
+    chosen: tuple[str, ...] = ()  # names of the variables that the job sets
 
     def render(self, conversation: Sequence[Mapping[str, Any]], tools: Tools, generation_prompt: bool = False) -> str:
         """With marks of what is learnt. Raises TemplateRefused."""
@@ -147,8 +148,12 @@ class ModelTemplate:
             raise Unrendered(str(error)) from None
 
     def chat_template(self) -> str:
-        """As it came."""
-        return self.source.text
+        """As it came, but that the job's variables are its defaults: an engine asks as the model was trained."""
+        chosen = "".join(
+            f"{{% set {name} = {name} if {name} is defined else {_literal(self.source.variables[name])} %}}" for name in self.source.chosen
+        )
+        # A block takes the newline that follows it.
+        return chosen + ("\n" if chosen and self.source.text.startswith("\n") else "") + self.source.text
 
     def to_json(self) -> str:
         facts = asdict(self.facts) | {"turn_tokens": sorted(self.facts.turn_tokens), "notes": []}
@@ -158,6 +163,7 @@ class ModelTemplate:
             "name": self.name,
             "chatTemplate": self.source.text,
             "variables": dict(self.source.variables),
+            "chosen": list(self.source.chosen),
             "date": self.source.day.isoformat(),
             "facts": facts,
             "systemText": self.system_text,
@@ -168,7 +174,9 @@ class ModelTemplate:
     @classmethod
     def from_value(cls, value: dict[str, Any]) -> "ModelTemplate":
         """The template of a parsed dialogue_template.json."""
-        source = Source(text=value["chatTemplate"], variables=value["variables"], day=date.fromisoformat(value["date"]))
+        source = Source(
+            text=value["chatTemplate"], variables=value["variables"], day=date.fromisoformat(value["date"]), chosen=tuple(value["chosen"])
+        )
         facts = dict(value["facts"])
         facts["end"] = End(**facts["end"])
         facts["calls"] = None if facts["calls"] is None else CallStyle(**facts["calls"])
@@ -294,6 +302,15 @@ class ModelTemplate:
             altered=overlay.altered,
             reasoning_left_out=0 if self.facts.reasoning else sum(message.reasoning is not None for message in messages),
         )
+
+
+def _literal(value: Any) -> str:
+    """A value in Jinja, whose words for JSON's are its own."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)}: {_literal(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _is_plain(messages: Sequence[Message], tools: Tools) -> bool:

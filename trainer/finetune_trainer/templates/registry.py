@@ -65,7 +65,7 @@ def _jinja_template(name: str, spec: TemplateSpec, files: TokenizerFiles, day: d
     if spec.masking == "blog":
         message = f"blog is defined by control tokens of ours, and template {name} has none"
         raise InvalidSpec([Problem("spec.template.masking", message, "use assistant, or set spec.template.name: default")])
-    source = Source(text=text, variables={**files.named_tokens, **(spec.variables or {})}, day=day)
+    source = Source(text=text, variables={**files.named_tokens, **(spec.variables or {})}, day=day, chosen=tuple(spec.variables or ()))
     try_out(source)
     facts = probed(source, tuple(files.control_tokens(text)))
     return ModelTemplate(
