@@ -18,10 +18,13 @@ from finetune_api.finetunejob.effects import yaml_path
 from finetune_api.finetunejob.hub_ids import hub_id_problem, like_hub_id
 from finetune_api.finetunejob.places import is_hub_place, is_like_an_address, is_storage, is_storage_misspelt, scheme, storage_remedy
 from finetune_api.finetunejob.places import is_path as is_path
+from finetune_api.yaml_text import as_yaml
 
 _HUB_ADDRESSES: Final = ("https://huggingface.co/", "https://hf.co/", "https://www.huggingface.co/", "hf://")
 # What stands before the host of a URL, also where the URL is misspelt or the key holds a slash; a port is no key.
 _USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*([^/@]*|[^/@]*:(?!\d*/)[^@]*)@")
+# Of a longer name nobody wants a corrected copy in a message.
+_LONGEST_GUESS: Final = 200
 _DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
 
 
@@ -205,7 +208,7 @@ def _place_problem(field: str, name: str, secret: str) -> Problem | None:
     if name.startswith("~"):
         return Problem(field, f'"{name}" begins with ~, which only a shell reads', "write the path from / on")
     if name.startswith("file:/"):
-        return Problem(field, f'"{name}" is neither a Hub id nor a path', f"write /{name.removeprefix('file:').lstrip('/')}")
+        return Problem(field, f'"{name}" is neither a Hub id nor a path', f"write {as_yaml('/' + name.removeprefix('file:').lstrip('/'))}")
     if is_like_an_address(name):
         like = like_hub_id(name) if name.startswith(_HUB_ADDRESSES) else None
         return Problem(
@@ -214,13 +217,15 @@ def _place_problem(field: str, name: str, secret: str) -> Problem | None:
             f"write {like}" if like else "write org/name, ./path, s3://bucket/key, gs://bucket/key or az://container/key",
         )
     if name.lower().endswith(_DATA_SUFFIXES):
-        return Problem(field, f'"{name}" looks like a file, but is read as a Hub id', f"write ./{name}")
+        return Problem(field, f'"{name}" looks like a file, but is read as a Hub id', f"write {as_yaml(f'./{name}')}")
     if problem := hub_id_problem(name):
         like = None if "/" in name.strip("/").replace("/", "", 1) else like_hub_id(name)
         told = f'"{name}" is neither a Hub id nor a path: it {problem}'
-        return Problem(
-            field, told, f"write {like}, or ./{name} for a path" if like else f"write ./{name} for a path, or org/name for the Hub"
-        )
+        if len(name) > _LONGEST_GUESS:
+            return Problem(field, told, "write org/name, ./path or s3://bucket/key")
+        path = as_yaml(f"./{name}")
+        remedy = f"write {as_yaml(like)}, or {path} for a path" if like else f"write {path} for a path, or org/name for the Hub"
+        return Problem(field, told, remedy)
     return None
 
 

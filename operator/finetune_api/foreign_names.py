@@ -331,7 +331,7 @@ VALUES: Final[dict[str, dict[str, str]]] = {
         "fsdp": "ZeRO-3 partitions what FSDP does; use zero3",
     },
     "schedule": {
-        "constantwithwarmup": "use constant: warmupRatio and warmupSteps act with it",
+        "constantwithwarmup": "use constant, with which warmupRatio and warmupSteps act too",
         "cosinewithrestarts": "restarts are not available; use cosine",
     },
     "precision": {"fp16": "fp16 is not offered, since it needs loss scaling; use auto", "float16": "fp16 is not offered; use auto"},

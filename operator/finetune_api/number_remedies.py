@@ -23,7 +23,7 @@ def number_remedy(value: object, loc: Sequence[str | int], root: type[BaseModel]
         return f"write {' or '.join(fitting)}" if fitting else "write a finite number" if not whole else f"write {noun}"
     match = _NUMBER.fullmatch(value.replace("_", "").replace(",", "")) if isinstance(value, str) else None
     if match is None:
-        return "write a number without quotes" if isinstance(value, str) else f"write {noun}"
+        return f"write {noun} without quotes" if isinstance(value, str) else f"write {noun}"
     number, unit = float(match[1]), match[2].lower()
     is_time = "seconds" in str(loc[-1]).lower()
     factors = [(_SECONDS if is_time else _THOUSANDS).get(unit, 0.01 if unit == "%" else 1)]
@@ -32,7 +32,10 @@ def number_remedy(value: object, loc: Sequence[str | int], root: type[BaseModel]
     known = not unit or unit == "%" or factors[0] != 1 or (is_time and unit in _SECONDS)
     fitting = [text for factor in factors if _fits(yaml_value(text := _plain(number * factor), ""), loc, root)] if known else []
     if not fitting:
-        return f"write a number without the unit `{match[2]}`" if unit else f"write {noun} in the field's range"
+        bare = _plain(number)
+        if unit and not known and _fits(yaml_value(bare, ""), loc, root):
+            return f"write {bare}, without the unit `{match[2]}`"
+        return f"write {noun} without the unit `{match[2]}`" if unit else f"write {noun} in the field's range"
     if not unit and isinstance(value, str) and isinstance(yaml_value(value, ""), int | float):
         return f"remove the quotes: {fitting[0] if whole else value.strip()}"
     return ("this field is in seconds: " if is_time and unit else "") + f"write {' or '.join(fitting)}"

@@ -16,6 +16,7 @@ from finetune_api.finetunejob.hub_ids import REPOSITORY, like_hub_id
 from finetune_api.foreign_names import VALUES, plain
 from finetune_api.number_remedies import number_remedy
 from finetune_api.unknown_keys import unknown_at
+from finetune_api.yaml_text import as_yaml
 
 _LONGEST_VALUE = 60
 _RANGES: Final = {
@@ -114,7 +115,7 @@ def _mapping_remedy(value: object, loc: Sequence[str | int], root: type[BaseMode
     model = found.model
     names = [name for name, field in model.model_fields.items() if field.is_required()] or ["name"]
     if len(names) == 1 and names[0] in model.model_fields and accepts(model, {key(names[0], model): value}):
-        return f"write {{{key(names[0], model)}: {value}}}"
+        return f"write {{{key(names[0], model)}: {as_yaml(value)}}}"
     return "put its fields below it, indented"
 
 

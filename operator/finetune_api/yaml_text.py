@@ -4,6 +4,7 @@ Scalars follow YAML 1.2's core schema: `2e-5` is a float, `yes` and a date are s
 given twice, several documents, aliases that contain themselves. This room knows nothing of a FineTuneJob.
 """
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -65,6 +66,18 @@ def yaml_value(text: str, where: str) -> object:
         raise InvalidSpec([_syntax_problem(error, where)]) from None
     except RecursionError:  # thousands of brackets
         raise InvalidSpec([Problem(where, "is nested too deeply", "a FineTuneJob has at most a dozen levels")]) from None
+
+
+def as_yaml(text: str) -> str:
+    """The text as it is to be written for YAML to read text: in quotes where it would read something else.
+
+    >>> as_yaml("org/name"), as_yaml("1e3"), as_yaml("a: b")
+    ('org/name', '"1e3"', '"a: b"')
+    """
+    try:
+        return text if yaml_value(text, "") == text else json.dumps(text, ensure_ascii=False)
+    except InvalidSpec:
+        return json.dumps(text, ensure_ascii=False)
 
 
 def written_scalars(text: str) -> dict[tuple[str | int, ...], tuple[object, str]]:

@@ -36,7 +36,7 @@ def problems(data):
         ({"training": {"maxSequenceLength": "1k"}}, 'spec.training.maxSequenceLength: "1k" is not a whole number; write 1000 or 1024'),
         (
             {"training": {"maxSequenceLength": "1024 tokens"}},
-            '"1024 tokens" is not a whole number; write a number without the unit `tokens`',
+            '"1024 tokens" is not a whole number; write 1024, without the unit `tokens`',
         ),
         ({"training": {"optimizer": {"learningRate": "2e-5"}}}, '"2e-5" is not a number; remove the quotes: 2e-5'),
         ({"training": {"optimizer": {"warmupRatio": "3%"}}}, '"3%" is not a number; write 0.03'),
@@ -72,7 +72,7 @@ def problems(data):
         ({"publish": {"hub": "me/model"}}, 'spec.publish.hub: "me/model" is not a mapping; write {repository: me/model}'),
         ({"training": {"epochs": "1_000"}}, 'spec.training.epochs: "1_000" is not a whole number; write 1000'),
         ({"training": {"epochs": "10"}}, 'spec.training.epochs: "10" is not a whole number; remove the quotes: 10'),
-        ({"training": {"epochs": "50%"}}, "is not a whole number; write a number without the unit `%`"),
+        ({"training": {"epochs": "50%"}}, "is not a whole number; write a whole number without the unit `%`"),
         ({"training": {"epochs": 0.0}}, "spec.training.epochs: 0 is less than 1; use at least 1"),
         ({"training": {"optimizer": {"learningRate": 2}}}, "spec.training.optimizer.learningRate: 2 is more than 1.0; use at most 1.0"),
         ({"dataset": {"sources": [{"path": "org/data", "split": True}]}}, 'split: true is not text; put it in quotes: "true"'),
@@ -219,7 +219,7 @@ def test_later_overrides_win_and_later_ones_build_on_earlier_ones(file):
         ),
         ("dataset.sources.3.path=x", "spec.dataset.sources.3: `3` is no index into a list of 1; use 0 to 1; 1 appends"),
         ("dataset.sources.path=x", "spec.dataset.sources.path: `path` is no index into a list of 1"),
-        ("training.epochs=two", 'spec.training.epochs: "two" is not a whole number; write a number without quotes'),
+        ("training.epochs=two", 'spec.training.epochs: "two" is not a whole number; write a whole number without quotes'),
         ("training.epochs=1k", 'spec.training.epochs: "1k" is not a whole number; write 1000'),
         ("workers.nodes=[", "--set workers.nodes: is not YAML"),
     ],
@@ -309,4 +309,4 @@ def test_an_override_in_place_of_a_wrong_value_is_told_as_itself(file):
     file.write_text("metadata: {name: job}\nspec: {model: {name: org/m}, dataset: {sources: [{path: org/d}]}, training: {epochs: 1e400}}\n")
     with pytest.raises(InvalidSpec) as caught:
         load_job(file, ["training.epochs=two"])
-    assert lines(caught.value) == ['spec.training.epochs: "two" is not a whole number; write a number without quotes']
+    assert lines(caught.value) == ['spec.training.epochs: "two" is not a whole number; write a whole number without quotes']

@@ -39,7 +39,7 @@ def test_json(folder, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [(entry["file"], entry["valid"]) for entry in found["jobs"]] == [("good.yaml", True), ("bad.yaml", False)]
     assert found["jobs"][1]["problems"] == [
-        {"field": "spec.training.seed", "message": '"x" is not a whole number', "remedy": "write a number without quotes"},
+        {"field": "spec.training.seed", "message": '"x" is not a whole number', "remedy": "write a whole number without quotes"},
         {"field": "spec.training.epoch", "message": "there is no such field", "remedy": "did you mean epochs?"},
     ]
     assert main(["validate", "good.yaml", "--json"]) == 0

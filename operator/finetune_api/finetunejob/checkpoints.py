@@ -17,7 +17,7 @@ class CheckpointInterval(Spec):
     def _one_interval(self) -> "CheckpointInterval":
         at_most_one(self, "seconds", "steps")
         if self.seconds is None and self.steps is None:
-            raise ValueError("give seconds or steps, or remove every for the automatic interval")
+            raise ValueError("has neither seconds nor steps; give one, or remove every for the automatic interval")
         return self
 
 

@@ -192,6 +192,6 @@ class Dataset(Spec):
             acts=lambda dataset: any(source.format in ("auto", "oasst") for source in dataset.sources),
             cel="self.sources.exists(s, !has(s.format) || s.format in ['auto', 'oasst'])",
             message="acts on the trees of format oasst only, and no source has it",
-            remedy="remove it, or set format: oasst",
+            remedy="remove it, or give a source the format oasst",
         ),
     )

@@ -101,7 +101,7 @@ class Volume(Spec):
         kinds = ("persistent_volume_claim", "ephemeral", "empty_dir", "config_map", "secret")
         at_most_one(self, *kinds)
         if all(getattr(self, kind) is None for kind in kinds):
-            raise ValueError(f"a volume needs one of {', '.join(map(to_camel, kinds))}")
+            raise ValueError(f"a volume needs one of {', '.join(map(to_camel, kinds))}; give one")
         return self
 
 
