@@ -201,7 +201,7 @@ def _length_problems(spec: FineTuneJobSpec, shape: ModelShape | None) -> list[Pr
         Problem(
             "spec.training.maxSequenceLength",
             f"{length} is more than the {shape.positions} positions of the model",
-            f"use at most {shape.positions}",
+            f"use at most {shape.positions}" if shape.positions >= 8 else "name a model that takes 8 tokens or more",
         )
     ]
 
