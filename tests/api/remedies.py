@@ -20,7 +20,7 @@ Path = list[str | int]
 
 # What a person puts where the remedy names a kind of value and no value.
 EXAMPLES = {
-    "write a whole number": [7],
+    "write a whole number": [64],
     "write a number in": [0.5],
     "write a number without": [0.5],
     "write a number": [0.5],
