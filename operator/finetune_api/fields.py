@@ -113,8 +113,9 @@ def at(loc: typing.Sequence[str | int], root: type[BaseModel]) -> Kind | None:
     """What the last part of the location may hold; None where that isn't known."""
     names = [part for part in loc if isinstance(part, str)]
     found = owner(names, root) if names else None
-    if found is None:
-        return None
+    if found is None:  # below a mapping of free keys
+        above = at(loc[:-1], root) if len(loc) > 1 else None
+        return kind(above.item) if above is not None and above.is_mapping else None
     held = field_kind(*found)
     return kind(held.item) if held is not None and held.item is not None and isinstance(loc[-1], int) else held
 

@@ -36,7 +36,8 @@ def problem(error: ErrorDetails, root: type[BaseModel], written: tuple[object, s
     as_text = written[1] if written is not None and type(written[0]) is type(value) and written[0] == value else None
     if error["type"] == "string_type" and not isinstance(value, dict | list) and value is not None:
         text = as_text or json.dumps(value)
-        return Problem(field, f"{text} is not text", f'put it in quotes: "{text}"')
+        taken = (held := at(error["loc"], root)) is None or accepts(held.declared, text)
+        return Problem(field, f"{text} is not text", f'put it in quotes: "{text}"' if taken else "give text of the field's form")
     message, remedy = _words(error, value, root)
     return Problem(field or "the job", message, remedy)
 
