@@ -7,7 +7,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal, Union
 
@@ -75,7 +75,11 @@ def kind(annotation: Any) -> Kind:
 def field_kind(model: type[BaseModel], yaml_key: str) -> Kind | None:
     """What the model's field holds; None when there is no such key."""
     name = keys(model).get(yaml_key)
-    return kind(model.__annotations__.get(name) or model.model_fields[name].annotation) if name else None
+    if name is None:
+        return None
+    info = model.model_fields[name]
+    declared = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    return replace(kind(model.__annotations__.get(name) or info.annotation), declared=declared)
 
 
 @cache
