@@ -173,7 +173,11 @@ def _added(job: Job, path: Path, problem: Problem, match: re.Match[str]) -> Iter
         item = kind(found.item)
         yield changed(job, path, [Generator(item.model).smallest() if item.model else "a"])
     else:
-        yield changed(job, path, next(value for value in ("a", 1, "1Gi") if accepts(found.declared, value)))
+        yield changed(
+            job,
+            path,
+            next(value for value in ("a", 64, 0.5, "1Gi", "org/name", "/x", "s3://bucket/x", "http://x") if accepts(found.declared, value)),
+        )
 
 
 def _shorter(job: Job, path: Path, problem: Problem, match: re.Match[str]) -> Iterator[Job]:
