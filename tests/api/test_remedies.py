@@ -65,7 +65,7 @@ BY_HAND: list[dict[str, Any]] = [
 # What is said of a value by itself.
 OF_THE_VALUE = (
     r"is not (a whole|a number|a list|a mapping|text|true|above|below)|is (less|more) than -?[\d.]+$"
-    "|has the wrong form|is longer than|is empty"
+    "|has the wrong form|is empty"
 )
 
 
