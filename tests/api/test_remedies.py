@@ -115,5 +115,5 @@ def test_each_bad_value_of_each_field_has_a_remedy_that_helps():
             assert problem.remedy, str(problem)
             counter = followed_words if check(job, problem) else unfollowed
             counter[problem.remedy[:30]] += 1
-    assert followed_words.total() > 2000
-    assert unfollowed.total() < followed_words.total() / 20, unfollowed
+    assert followed_words.total() > 3000
+    assert unfollowed.total() < followed_words.total() / 5, unfollowed
