@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from finetune_api.bounded_text import shortened
+from finetune_api.report import ReportOutcome
 from finetune_api.status import LONGEST_MESSAGE, MOST_PODS, AttemptPod, AttemptStatus
 from finetune_api.times import is_ahead, timestamp
 from finetune_operator import keys
@@ -32,6 +33,9 @@ def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pod
     before = observed.status.attempts[-1]
     if not submitted or before.running_time is None:
         return {"pods": running(pods)}
+    report = observed.report_of(attempt)
+    if report is not None and report.outcome not in (None, ReportOutcome.RUNNING):
+        return {}  # its pods go because it has ended, which the watch of RayJobs may be late to tell
     found = lost(attempt, pods)
     if found is None:
         return {} if attempt.lost is None else {"lost": None, "lost_time": None}

@@ -356,6 +356,19 @@ def test_a_pod_that_is_gone_is_named_though_kuberay_has_put_another_in_its_place
     assert world.names(kinds.RAYJOBS)[-1] == "starchat-2", "it begins soon"
 
 
+def test_pods_that_go_because_the_driver_ended_are_not_lost(world: World, kubelet: Kubelet) -> None:
+    """KubeRay takes the cluster away of a job that failed; that the RayJob failed comes by another watch, and may come later."""
+    running(world, kubelet)
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="loss is nan")
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    assert "lost" not in world.status["attempts"][0]
+    kubelet.rayjob("starchat-1", "Failed", job="FAILED")
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"], attempt["message"]) == ("Failed", True, "loss is nan")
+
+
 def test_one_status_write_per_report(world: World, kubelet: Kubelet) -> None:
     running(world, kubelet)
     before = len(world.api.calls)
