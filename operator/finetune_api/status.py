@@ -157,6 +157,7 @@ class AttemptStatus(StatusModel):
         default=None, description="While it runs: its pods, as they were when Ray got the driver."
     )
     lost: Text | None = Field(default=None, description="While it runs: which of them is lost, where and why.")
+    out_of_memory: Text | None = Field(default=None, description="While it runs: which of them ran out of memory.")
     lost_time: Time | None = Field(default=None, description="Since when; later, if a step was reported since.")
 
 

@@ -18,9 +18,9 @@ from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus
 from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
-from finetune_operator.losses import OF_LOST_NODES
+from finetune_operator.losses import OF_LOST_NODES, out_of_memory
 from finetune_operator.observation import HEAD, RayJob
-from finetune_operator.waiting import crash, disruption, ended, is_unreachable, phase
+from finetune_operator.waiting import disruption, ended, is_unreachable, phase
 
 Json = dict[str, Any]
 
@@ -150,7 +150,7 @@ def _ended(evidence: Evidence) -> Ending:
         return taken
     if rayjob.job_status == "STOPPED":
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message="somebody stopped the Ray job")
-    words = _driver_words(evidence.pods)
+    words = _memory(evidence)
     message = words or rayjob.message or f"the Ray job failed ({rayjob.reason or 'no reason given'}); see the head pod's log"
     return Ending(outcome=AttemptOutcome.FAILED, reason=Reason.TRAINING_FAILED, message=message)
 
@@ -181,12 +181,12 @@ def _failure(evidence: Evidence, permanent: bool, reason: str | None, message: s
         return Ending(outcome=AttemptOutcome.INVALID_INPUT, reason=reason or Reason.TRAINING_FAILED, message=message or "")
     if (taken := _taken(evidence)) is not None:
         return taken
-    told = "; ".join(filter(None, (message, _driver_words(evidence.pods))))
+    told = "; ".join(filter(None, (message, _memory(evidence))))
     if reason == Reason.WORKER_PREEMPTED:
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=reason, message=told)
     if reason == Reason.NO_PROGRESS:
         return hung(evidence, told)
-    if reason == Reason.WORKER_LOST and not _driver_words(evidence.pods) and _has_committed(evidence.attempt, evidence.report):
+    if reason == Reason.WORKER_LOST and not _memory(evidence) and _has_committed(evidence.attempt, evidence.report):
         return Ending(outcome=AttemptOutcome.NODE_LOST, reason=reason, message=told)
     return Ending(outcome=AttemptOutcome.FAILED, reason=reason or Reason.TRAINING_FAILED, message=told)
 
@@ -217,6 +217,11 @@ def overdue(evidence: Evidence) -> tuple[Ending | None, float | None]:
         return _stopped(attempt) if attempt.stop_requested else _lost(attempt), None
     waits = [allowed - since for allowed, since in ((TOLD_SECONDS, since_word), (LOST_SECONDS, since_loss)) if since is not None]
     return None, min(waits, default=None)
+
+
+def _memory(evidence: Evidence) -> str:
+    """What is known of a pod of the attempt that ran out of memory; empty when none did."""
+    return evidence.attempt.out_of_memory or out_of_memory(evidence.pods) or ""
 
 
 def _lost(attempt: AttemptStatus) -> Ending:
@@ -259,16 +264,6 @@ def _driver_result(pods: Sequence[Json]) -> PodResult | None:
             if found is not None and found.exit_code == EXIT_STOPPED and container == keys.SUBMITTER_CONTAINER:
                 return PodResult(outcome="Stopped")
     return None
-
-
-def _driver_words(pods: Sequence[Json]) -> str:
-    """What the node says of Ray's containers that ended badly, such as running out of memory."""
-    for pod in pods:
-        for container in (keys.HEAD_CONTAINER, keys.WORKER_CONTAINER):
-            found = crash(pod, container)
-            if found is not None and found.reason == "OOMKilled":
-                return f"pod {pod['metadata']['name']}: {found.message}"
-    return ""
 
 
 def _gone(attempt: AttemptStatus) -> Ending:

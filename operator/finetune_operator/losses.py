@@ -36,6 +36,9 @@ def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pod
     report = observed.report_of(attempt)
     if report is not None and report.outcome not in (None, ReportOutcome.RUNNING):
         return {}  # its pods go because it has ended, which the watch of RayJobs may be late to tell
+    # Seen once is enough: KubeRay deletes the pod within seconds, and what is gone says nothing.
+    if (words := attempt.out_of_memory or out_of_memory(pods)) is not None:
+        return {"out_of_memory": words, "lost": None, "lost_time": None}
     found = lost(attempt, pods)
     if found is None:
         return {} if attempt.lost is None else {"lost": None, "lost_time": None}
@@ -48,6 +51,15 @@ def running(pods: Sequence[Json]) -> list[AttemptPod]:
     """The pods that run, with their nodes."""
     alive = [pod for pod in pods if phase(pod) == "Running" and "deletionTimestamp" not in pod["metadata"]]
     return [AttemptPod(name=pod["metadata"]["name"], node=(pod.get("spec") or {}).get("nodeName")) for pod in alive][:MOST_PODS]
+
+
+def out_of_memory(pods: Sequence[Json]) -> str | None:
+    """Which pod's Ray the kernel ended for its memory, in the node's words. That is the job's own affair, and charged."""
+    for pod in pods:
+        for container in _RAY_CONTAINERS:
+            if (found := crash(pod, container)) is not None and found.reason == "OOMKilled":
+                return f"pod {pod['metadata']['name']}: {found.message}"
+    return None
 
 
 def lost(attempt: AttemptStatus, pods: Sequence[Json]) -> str | None:

@@ -369,6 +369,26 @@ def test_pods_that_go_because_the_driver_ended_are_not_lost(world: World, kubele
     assert (attempt["outcome"], attempt["charged"], attempt["message"]) == ("Failed", True, "loss is nan")
 
 
+def test_a_pod_that_ran_out_of_memory_is_charged_though_kuberay_deletes_it_at_once(world: World, kubelet: Kubelet) -> None:
+    """Else a job that needs more memory than it has would begin anew for ever."""
+    running(world, kubelet)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10)
+    kubelet.ray_pod("starchat-1-abcde", 1, keys.WORKER_CONTAINER, exit_code=137)
+    pod = next(one for one in world.api.of(kinds.PODS) if one["metadata"]["name"] == "starchat-1-abcde-1")
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    world.api.put(kinds.PODS, pod)
+    world.settle()
+    world.api.remove(kinds.PODS, builders.NAMESPACE, "starchat-1-abcde-1")
+    kubelet.ray_pod("starchat-1-abcde", 3, keys.WORKER_CONTAINER)
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="WorkerLost", message="starchat-1-abcde-1 left Ray in the middle")
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"]) == ("Failed", True)
+    assert "pod starchat-1-abcde-1: the container ran out of memory" in attempt["message"]
+
+
 def test_one_status_write_per_report(world: World, kubelet: Kubelet) -> None:
     running(world, kubelet)
     before = len(world.api.calls)

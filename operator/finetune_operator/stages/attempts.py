@@ -143,6 +143,7 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         pods=None,
         lost=None,
         lost_time=None,
+        out_of_memory=None,
     )
     quiet = {"stale": False, "stale_time": None, "eta": None}
     progress = status.progress.model_copy(update=quiet) if status.progress else None
