@@ -10,7 +10,7 @@ OUTER_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu check format generate benchmarks readers cluster cluster-env cluster-down images lock clean
+.PHONY: help demo test test-gpu stores check format generate benchmarks readers cluster cluster-env cluster-down images lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: $(READY)  ## Run the tests, the cheapest layer first; LAYERS=unit,training
 test-gpu: export PATH := $(OUTER_PATH)
 test-gpu:  ## Compare this machine's GPU with its CPU, and print a table; PYTHON=python3 has torch and transformers
 	@PYTHONPATH=operator:trainer $(PYTHON) -m tests.gpu
+
+stores: $(READY)  ## Run the storage checks against every server that we know how to start (Java, Go); writes docs/stores.md
+	@$(BIN)/python -m tests.stores
 
 check: $(READY)  ## Format, lint, types, layers, generated files
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -115,3 +115,10 @@ def azure() -> Iterator[Store]:
     """Azure Blob Storage as Azurite has it."""
     with servers.azurite() as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Store]:
+    """An S3 server in Python, which takes any key."""
+    with servers.moto() as store:
+        yield store

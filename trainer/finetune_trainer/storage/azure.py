@@ -5,7 +5,9 @@ forgets after a week. `If-None-Match: *` has one winner of many writers (docs/de
 """
 
 import contextlib
+import random
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +20,7 @@ from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
 from finetune_trainer.files.atomic import Bytes, atomically
 from finetune_trainer.storage.connection import Connection, Settings
 from finetune_trainer.storage.directory import Listing, Versions
-from finetune_trainer.storage.errors import MissingObject, refuses_keys, replaced, server_error, tls_error, unreachable
+from finetune_trainer.storage.errors import MissingObject, Unreachable, refuses_keys, replaced, server_error, tls_error, unreachable
 from finetune_trainer.storage.streams import PART_BYTES, in_order
 
 if TYPE_CHECKING:
@@ -231,8 +233,15 @@ class AzureStorage:
         import obstore
 
         def delete(key: str) -> None:
-            with contextlib.suppress(MissingObject):
-                self._connection.call(f"deleting {key}", lambda store: obstore.delete(store, self._prefix + key))
+            for attempts_left in reversed(range(self._connection.limits.attempts)):
+                try:
+                    with contextlib.suppress(MissingObject):
+                        self._connection.call(f"deleting {key}", lambda store: obstore.delete(store, self._prefix + key))
+                    return
+                except Unreachable:  # obstore deletes by a POST, which it doesn't repeat by itself
+                    if not attempts_left:
+                        raise
+                    time.sleep(random.uniform(0.1, 1.0))
 
         for _ in in_order(delete, sorted(set(keys)), 2 * self._connection.limits.parallel):
             pass
