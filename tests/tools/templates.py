@@ -140,8 +140,15 @@ def _try(verdict: Verdict, where: str, title: str, dialogue: Dialogue, encoder: 
     verdict.answers += len(learnt)
     verdict.seams += encoded.seams
     verdict.examples_a_turn |= len(encoded.examples) > 1
-    if len(learnt) > len(answers):  # an answer may be learnt in several ranges
-        learnt = [(*learnt[0][:2], "".join(text for _, _, text in learnt))] if len(answers) == 1 else learnt
+    if len(learnt) > len(answers):  # an answer may be learnt in several ranges: what holds no next answer belongs to the one before
+        whole = [learnt[0]]
+        for example, span, text in learnt[1:]:
+            wanted = dialogue.messages[answers[len(whole)]].content.strip() if len(whole) < len(answers) else None
+            if wanted and wanted in text:
+                whole.append((example, span, text))
+            else:
+                whole[-1] = (*whole[-1][:2], whole[-1][2] + text)
+        learnt = whole
     if len(learnt) != len(answers):
         verdict.wrong.append(f"{where}: {len(learnt)} of {len(answers)} answers learnt")
         return
