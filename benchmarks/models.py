@@ -115,10 +115,8 @@ def tried(family: str) -> dict[str, Any]:
             return {"verdict": _word(method), "why": "needs `activationCheckpointing: false`", "planner": planner}
         return {"verdict": _word(method), "why": _reason(method), "planner": planner}
     except InvalidModel as error:
-        return {
-            "verdict": "refused",
-            "why": str(error).removesuffix("; use another architecture").removeprefix(f"{_architecture(family)} "),
-        }
+        why = str(error).removesuffix("; use another architecture").removeprefix(f"{_architecture(family)} ")
+        return {"verdict": "not tried" if "small copy" in why else "refused", "why": why}
 
 
 def _word(method: Any) -> str:
