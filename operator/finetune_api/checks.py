@@ -18,6 +18,7 @@ from finetune_api.finetunejob.effects import yaml_path
 from finetune_api.finetunejob.hub_ids import hub_id_problem, like_hub_id
 from finetune_api.finetunejob.places import is_hub_place, is_like_an_address, is_storage, is_storage_misspelt, scheme, storage_remedy
 from finetune_api.finetunejob.places import is_path as is_path
+from finetune_api.finetunejob.template import RESERVED_VARIABLES
 from finetune_api.yaml_text import as_yaml
 
 _HUB_ADDRESSES: Final = ("https://huggingface.co/", "https://hf.co/", "https://www.huggingface.co/", "hf://")
@@ -156,12 +157,23 @@ def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         if twice := _named_twice(source.roles):
             yield Problem(f"{field}.roles", f"{', '.join(twice)}: stands for two roles", "list each name once")
     yield from _address_problems(spec)
+    yield from _variable_problems(spec)
 
 
 def _named_twice(roles: RoleMapping) -> list[str]:
     """Names that stand for two roles; case and spaces around them don't count in rows either."""
     names = [name for listed in roles.model_dump().values() for name in {each.strip().lower() for each in listed}]
     return sorted({name for name in names if names.count(name) > 1})
+
+
+def _variable_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Names of a chat template's variables. The API server has no rule for keys of an object of any form."""
+    for name in spec.template.variables or {}:
+        if name in RESERVED_VARIABLES:
+            told = f'"{name}" would stand before what a chat template is given by itself'
+            yield Problem("spec.template.variables", told, "choose another name")
+        elif not name.isidentifier():
+            yield Problem("spec.template.variables", f'"{name}" is no name of a variable in Jinja', "use letters, digits and _")
 
 
 def _address_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:

@@ -32,6 +32,8 @@ CONTRADICTION_CASES = [
 ]
 
 NAME_CASES = [
+    ({"template": {"name": "model", "variables": {"messages": []}}}, 'spec.template.variables: "messages" would stand before what a chat'),
+    ({"template": {"name": "model", "variables": {"a b": 1}}}, '"a b" is no name of a variable in Jinja; use letters, digits and _'),
     (
         {"publish": {"storage": {"path": "models/mine"}}},
         'spec.publish.storage.path: "models/mine" is no address of object storage; write s3://bucket/prefix, gs://bucket/prefix or',

@@ -98,10 +98,6 @@ def problems(data):
         ),
         ({"dataset": {"evaluation": {"split": "test", "fraction": 0.1}}}, "split and fraction exclude each other; keep one"),
         ({"template": {"name": "jinja"}}, "spec.template: jinja and name: jinja go together; set both or neither"),
-        (
-            {"template": {"name": "model", "variables": {"messages": []}}},
-            "spec.template: variables.messages would stand before what a chat template is given by itself; choose another name",
-        ),
         ({"template": {"name": "custom"}}, "spec.template: tokens and name: custom go together; set both or neither"),
         ({"publish": {"hub": {"repository": "model"}}}, 'spec.publish.hub.repository: "model" has the wrong form; write it as org/name'),
         ({"checkpoints": {"endpoint": "minio:9000"}}, '"minio:9000" has the wrong form; begin it with http:// or https://'),

@@ -104,16 +104,6 @@ class TemplateSpec(Spec):
     )
 
     @model_validator(mode="after")
-    def _variables_are_free(self) -> "TemplateSpec":
-        taken = [name for name in self.variables or {} if name in RESERVED_VARIABLES]
-        if taken:
-            raise ValueError(f"variables.{taken[0]} would stand before what a chat template is given by itself; choose another name")
-        unfit = [name for name in self.variables or {} if not name.isidentifier()]
-        if unfit:
-            raise ValueError(f"variables.{unfit[0]} is no name of a variable in Jinja; use letters, digits and _")
-        return self
-
-    @model_validator(mode="after")
     def _jinja_has_its_text(self) -> "TemplateSpec":
         if (self.jinja is not None) != (self.name == "jinja"):
             raise ValueError("jinja and name: jinja go together; set both or neither")
