@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import controllers, jobs
 from benchmarks.api_server import ApiServer, Arrivals
 from benchmarks.controllers import Controller, Used
 from benchmarks.machine import least_disturbed, measured
 from tests.testcluster.binaries import CONTROL_PLANE, binaries, jobset_crds, kuberay_crds, trainer_crds
 from tests.testcluster.control_plane import ControlPlane, ExtraFlags, control_plane
 
+from benchmarks import controllers, jobs
 from finetune_operator import kinds
 from finetune_operator.runtime.api import Resource
 

@@ -32,7 +32,10 @@ CONTRADICTION_CASES = [
 ]
 
 NAME_CASES = [
-    ({"template": {"name": "model", "variables": {"messages": []}}}, 'spec.template.variables: "messages" would stand before what a chat'),
+    *(
+        ({"template": {"name": "model", "variables": {name: []}}}, f'spec.template.variables: "{name}" would stand before what a chat')
+        for name in ("messages", "tools", "add_generation_prompt", "strftime_now")
+    ),
     ({"template": {"name": "model", "variables": {"a b": 1}}}, '"a b" is no name of a variable in Jinja; use letters, digits and _'),
     (
         {"publish": {"storage": {"path": "models/mine"}}},

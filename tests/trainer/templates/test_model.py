@@ -233,12 +233,6 @@ def test_variables_reach_the_template() -> None:
     assert template_from_json(told.template.to_json()) == told.template
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "strftime_now"])
-def test_a_variable_that_shadows_what_a_template_is_given_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"variables.{name} would stand before"):
-        TemplateSpec(name="model", variables={name: []})
-
-
 def test_auto_is_the_tokenizers_own_template_where_it_has_one(tmp_path: Path) -> None:
     from tests.trainer.templates.test_framed import model_folder
 
