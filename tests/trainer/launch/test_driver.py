@@ -178,7 +178,7 @@ from finetune_trainer.launch import patience
 patience.SHORTEST_SECONDS = patience.FIRST_CPU_STEP_SECONDS = 20.0
 from finetune_cli.app import main
 sys.argv = ["finetune", "run", *sys.argv[1:]]
-main()
+sys.exit(main())
 """
 
 
