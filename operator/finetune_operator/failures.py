@@ -230,7 +230,17 @@ def _lost(attempt: AttemptStatus) -> Ending:
 
 def _taken(evidence: Evidence) -> Ending | None:
     """The ending of an attempt that lost a pod or a node, or of whose pods one was taken away by others."""
-    return _lost(evidence.attempt) if evidence.attempt.lost is not None else _disrupted(evidence.pods)
+    is_lost = evidence.attempt.lost is not None and not _was_over(evidence)
+    return _lost(evidence.attempt) if is_lost else _disrupted(evidence.pods)
+
+
+def _was_over(evidence: Evidence) -> bool:
+    """Whether the driver, or else its RayJob, had failed before a loss was seen: its pods went because of that."""
+    report, rayjob = evidence.report, evidence.rayjob
+    failed = report is not None and report.outcome is ReportOutcome.FAILED
+    at = report.reported_at if report is not None and failed else rayjob.ended if rayjob is not None else None
+    over, seen = moment(at), moment(evidence.attempt.lost_time)
+    return over is not None and seen is not None and seen >= over
 
 
 def _disrupted(pods: Sequence[Json]) -> Ending | None:

@@ -53,7 +53,21 @@ def changes() -> Iterator[tuple[str, Any, Any]]:
         pairs = [(wholes[1], whole) for whole in others[:1]] + [(smallest, whole) for whole in wholes[1:] if spec(whole) != spec(smallest)][
             :1
         ]
-        yield from ((path, old, new) for old, new in pairs)
+        # A field that acts only beside another one, which may never change, can't be told alone from its absence.
+        yield from ((path, old, new) for old, new in pairs if without(path, spec(old)) == without(path, spec(new)))
+
+
+def without(path: str, whole: FineTuneJobSpec) -> Any:
+    """The spec as a mapping, without the field of that path."""
+    found = whole.model_dump(mode="json", by_alias=True)
+    *parents, last = path.removeprefix("spec.").split(".")
+    places = [found]
+    for parent in parents:
+        inner = [place.get(parent.removesuffix("[]")) for place in places]
+        places = [one for each in inner for one in (each if isinstance(each, list) else [each]) if isinstance(one, dict)]
+    for place in places:
+        place.pop(last.removesuffix("[]"), None)
+    return found
 
 
 def spec(whole: Any) -> FineTuneJobSpec:

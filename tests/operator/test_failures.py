@@ -402,3 +402,13 @@ def test_a_clock_that_is_set_back_makes_nobody_wait(seconds: float, waits: bool)
 def test_jobs_that_wait_for_the_same_gpus_come_back_apart() -> None:
     starts = {next_start(ended(AttemptOutcome.NOT_STARTED), FailurePolicy(), f"uid-{number}", now=START) for number in range(20)}
     assert len(starts) > 15
+
+
+def test_pods_that_went_after_the_driver_had_told_its_failure_were_not_lost() -> None:
+    """The watches of RayJobs and of reports may be later than that of pods."""
+    told = report("Failed", reason="TrainingFailed", message="loss is nan", reported_at=timestamp(START))
+    for seconds, outcome in ((-30, AttemptOutcome.NODE_LOST), (0, AttemptOutcome.FAILED), (5, AttemptOutcome.FAILED)):
+        gone = attempt(lost="pod w1 is gone", lost_time=timestamp(START + timedelta(seconds=seconds)))
+        found = ending(Evidence(attempt=gone, rayjob=FAILED, report=told, pods=(), now=LATER))
+        assert found is not None
+        assert found.outcome is outcome

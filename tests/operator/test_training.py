@@ -345,6 +345,7 @@ def test_a_pod_that_is_gone_is_named_though_kuberay_has_put_another_in_its_place
     kubelet.ray_pod("starchat-1-abcde", 3, keys.WORKER_CONTAINER)
     world.settle()
     world.restart()
+    world.clock.advance(5)
     kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="worker 0 failed: Connection reset by peer")
     kubelet.finish("starchat-1", "FAILED")
     world.settle()
