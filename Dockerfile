@@ -20,6 +20,9 @@ RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
     --no-deps --require-hashes -r /requirements.txt
 COPY operator /opt/finetune/app
 RUN /opt/finetune/bin/python -m compileall -q /opt/finetune/app
+# What is in it, as SPDX: Python's packages, and the base's of Debian, which are the next stage's too.
+COPY release/__init__.py release/licences.py release/sbom.py /sbom/release/
+RUN PYTHONPATH=/sbom /opt/finetune/bin/python -m release.sbom finetune-operator 0.1.0 /opt/finetune/sbom.spdx.json
 
 
 FROM ${BASE} AS operator
@@ -45,6 +48,8 @@ RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
 COPY pyproject.toml README.md LICENSE /source/
 COPY operator /source/operator
 COPY trainer /source/trainer
+COPY examples /source/examples
+COPY manifests/samples /source/manifests/samples
 RUN cd /source && /build/bin/python -m hatchling build -t wheel -d /wheels
 
 
@@ -54,10 +59,11 @@ RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     ca-certificates g++ ibverbs-providers libibverbs1 librdmacm1 python3 python3-dev python3-venv \
  && apt-get clean && rm -rf /var/lib/apt/lists/*
-# Ray and torch ask who runs them, so the user has a name.
+# Ray and torch ask who runs them, so the user has a name; one that a platform assigns has none, and USER and LOGNAME instead. Such a user
+# has group 0, which may do here what the user may; one of another group copies what it has to write to.
 RUN getent group 1000 >/dev/null || groupadd --gid 1000 finetune; \
     getent passwd 1000 >/dev/null || useradd --uid 1000 --gid 1000 --no-create-home --home-dir /home/finetune finetune; \
-    install -d -o 1000 -g 1000 /home/finetune /opt/torch_extensions
+    install -d -o 1000 -g 0 -m 775 /home/finetune /opt/torch_extensions
 RUN python3 -m venv /opt/finetune
 ENV PATH=/opt/finetune/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     TORCH_EXTENSIONS_DIR=/opt/torch_extensions \
@@ -83,7 +89,11 @@ USER 1000:1000
 # The op that DeepSpeed uses without GPUs; otherwise each pod would compile it for a minute and a half.
 RUN DS_ACCELERATOR=cpu python -c "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
 USER 0:0
+# Torch takes a lock beside a compiled op before it loads it.
+RUN chgrp -R 0 /home/finetune /opt/torch_extensions && chmod -R g=u /home/finetune /opt/torch_extensions
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --disable-pip-version-check --no-cache-dir --no-deps --no-index /wheels/*.whl
+RUN --mount=type=bind,source=release,target=/sbom/release \
+    PYTHONPATH=/sbom PYTHONDONTWRITEBYTECODE=1 python -m release.sbom finetune-trainer 0.1.0 /opt/finetune/sbom.spdx.json
 USER 1000:1000
 WORKDIR /home/finetune

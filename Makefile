@@ -10,7 +10,7 @@ OUTER_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu stores check format generate benchmarks readers cluster cluster-env cluster-down images lock clean
+.PHONY: help demo test test-gpu stores check format generate benchmarks readers families upgrade api-servers platform cluster cluster-env cluster-down images release lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,10 +65,22 @@ benchmarks: $(READY)  ## Measure against TRL, the Transformers Trainer and Kubef
 	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
 	@$(BIN)/python -m benchmarks
 
-readers: $(READY)  ## Load exported models in other programs (Transformers 4, mlx-lm, llama.cpp's converter); writes the table of docs/readers.md
+readers: $(READY)  ## Load exported models in other programs (Transformers 4, mlx-lm, CTranslate2, llama.cpp's converter); writes the table of docs/readers.md
 	@$(BIN)/python -m tests.readers
 
-cluster: $(READY)  ## Start a real two-node cluster on this machine (root), with KubeRay, an S3 server and a Hub: docs/try-it.md
+families: $(READY)  ## Train small models of many families, export them and load them with plain Transformers; writes the table of docs/models.md
+	@$(BIN)/python -m tests.families
+
+platform: $(READY)  ## Type docs/platform.md on a cluster of its own (root), and run a job where the platform chooses the users; outside CI
+	@$(BIN)/python -m pytest -m platform tests/cluster
+
+api-servers: $(READY)  ## Run the tests of definitions, policies and chart on API servers of several versions; writes the table of docs/cluster.md
+	@$(BIN)/python -m tests.api_servers
+
+upgrade: $(READY)  ## Upgrade from the first chart and go back, beside a training on a real cluster (root); writes the table of docs/cluster.md
+	@$(BIN)/python -m tests.upgrade
+
+cluster: $(READY)  ## Start a real two-node cluster on this machine (root), with KubeRay, Kueue, an S3 server and a Hub: docs/try-it.md
 	@$(BIN)/python -m tests.testcluster up
 
 cluster-env: $(READY)  ## Print what a shell evaluates to use that cluster
@@ -80,10 +92,16 @@ cluster-down: $(READY)  ## Stop it and remove all of it
 images: $(READY)  ## Build the images of the operator and of the trainer with buildah (root)
 	@$(BIN)/python -m tests.testcluster.operator_image operator trainer
 
+REGISTRY ?=
+release: $(READY)  ## Build the wheel, both images and the chart, and push them by digest: REGISTRY=registry.example.com/finetune
+	@test -n "$(REGISTRY)" || { echo "say where to: make release REGISTRY=registry.example.com/finetune"; exit 2; }
+	@$(BIN)/python -m release $(REGISTRY)
+
 lock: $(READY)  ## Resolve requirements/*.txt anew
 	@for name in uv demo; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $$(test $$name = demo && echo --no-deps) requirements/$$name.in -o requirements/$$name.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/build.in -o requirements/build.txt
+	@for name in mlflow wandb; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/trackers-$$name.in -o requirements/trackers-$$name.txt; done
 	@for file in requirements/readers-*.in; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-deps $$file -o $${file%.in}.txt; done
 	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt

@@ -1,10 +1,11 @@
-"""The working tree against an earlier commit: processor time of a training step and of preparation. Prints a table; ends with 1 if slower.
+"""The working tree against an earlier commit: processor time of training and of preparation. Prints a table; ends with 1 if too slow.
 
     python -m benchmarks.against COMMIT --data ../shared/data [--alternations 10]
 
 Both sides are what their own `benchmarks/` calls "ours", on the same rows and weights, in processes that take turns; the earlier
 commit lies in a worktree for as long. A ratio is the earlier side's processor time by this one's, pair by pair: above 1, the working tree
-is faster. Of the pairs' ratios the geometric mean is shown with its 95 % interval by Student's t, whose lower end has to be at least 0.97.
+is faster. Of the pairs' ratios the geometric mean is shown with its 95 % interval by Student's t. Its lower end has to be at least 0.97; of
+dialogues of 1 to 60 short exchanges, by a model's own template, whose cost is the template's alone, the mean has to be at least 5.
 """
 
 import argparse
@@ -23,10 +24,13 @@ from typing import Any
 
 from benchmarks.preparation import write_rows
 from benchmarks.tables import table
+from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAST = 0.97
+# What the earlier side may take at least, as a multiple of this one's time: the lower end of the interval, or the mean where more is asked.
+LEAST = {"preparation": 0.97, "training step": 0.97, "60 dialogues by ChatML": 0.97, "the same, of short messages": 5.0}
 VOCABULARY = 16_384
+SHORT = 20  # characters
 
 # Run by each side's Python in its own checkout: the processor time of the steps, without what comes before them.
 _STEPS = """
@@ -44,14 +48,47 @@ options = argparse.Namespace(threads=os.cpu_count())
 print(json.dumps(training.ours(pathlib.Path(sys.argv[1]), options)))
 """
 
+# Dialogues of 1 to 60 exchanges by the model's own template, each as long as it is: the processor time of encoding them, nothing else.
+_DIALOGUES = """
+import json, os, pathlib, sys
+from finetune_api.finetunejob import TemplateSpec
+try:
+    from finetune_trainer.data.dialogues import Dialogue, Message
+    from finetune_trainer.preparation.labels import Encoder
+    from finetune_trainer.templates.registry import template_from_spec
+    from finetune_trainer.templates.tokenizer import read_tokenizer
+except ImportError:  # as it was at 038631c
+    from finetune_trainer.dialogues import Dialogue, Message
+    from finetune_trainer.labels import Encoder
+    from finetune_trainer.template import template_from_spec
+    from finetune_trainer.tokenizer_files import read_tokenizer
+texts = json.loads((pathlib.Path(sys.argv[1]) / "texts.json").read_text())
+dialogues, at = [], 0
+for exchanges in range(1, 61):
+    messages = [Message(role=("user", "assistant")[i % 2], content=texts[(at + i) % len(texts)]) for i in range(2 * exchanges)]
+    at += 2 * exchanges
+    dialogues.append(Dialogue(source="x", row=exchanges, tree=str(exchanges), messages=tuple(messages)))
+files = read_tokenizer(pathlib.Path(sys.argv[1]))
+encoder = Encoder(files.tokenizer, template_from_spec(TemplateSpec(name="model"), files))
+before = sum(os.times()[:4])
+encoded = encoder.encode(dialogues)
+spent = sum(os.times()[:4]) - before
+print(json.dumps({"cpu_seconds": spent, "tokens": sum(len(each.examples[0].input_ids) for each in encoded)}))
+"""
+
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
 
 def main() -> int:
     """The exit code."""
     options = _options()
     with TemporaryDirectory() as temporary, _checkout(options.commit, Path(temporary, "earlier")) as earlier:
         folder = Path(temporary)
-        rows = [_measured(name, earlier, folder, options) for name in ("preparation", "training step")]
-    print(table(["", f"CPU s at {options.commit}", "CPU s now", "earlier / now", "95 % interval", f"at least {LEAST}"], rows))
+        rows = [_measured(name, earlier, folder, options) for name in LEAST]
+    print(table(["", f"CPU s at {options.commit}", "CPU s now", "earlier / now", "95 % interval", "enough"], rows))
     return 1 if any("**" in row[-1] for row in rows) else 0
 
 
@@ -77,7 +114,7 @@ def _checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 def _measured(name: str, earlier: Path, folder: Path, options: argparse.Namespace) -> list[str]:
     """A row of the table."""
-    measure = _preparation if name == "preparation" else _training
+    measure = {"preparation": _preparation, "training step": _training}.get(name, _dialogues)
     inputs, data = folder / name.replace(" ", "-"), Path(options.data).resolve()
     inputs.mkdir()
     _make_inputs(name, inputs, data, options)
@@ -89,17 +126,44 @@ def _measured(name: str, earlier: Path, folder: Path, options: argparse.Namespac
         print(f"{name}, pair {turn + 1}: {spent[0]:.2f} s and {spent[1]:.2f} s", file=sys.stderr, flush=True)
     ratio, low, high = interval([before / now for before, now in pairs])
     medians = [f"{statistics.median(side):.2f}" for side in zip(*pairs, strict=True)]
-    return [name, *medians, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", "yes" if low >= LEAST else "**no**"]
+    least = LEAST[name]
+    is_enough = (ratio if least > 1 else low) >= least
+    return [name, *medians, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", f"at least {least}: {'yes' if is_enough else '**no**'}"]
 
 
 def _make_inputs(name: str, folder: Path, data: Path, options: argparse.Namespace) -> None:
     """What both sides read."""
     if name == "preparation":
         write_rows(data, options.tokens, folder, 0.0)
-    else:
+    elif name == "training step":
         sizes = ["--vocabulary", str(VOCABULARY), "--steps", str(options.steps), "--threads", str(os.cpu_count())]
         command = ["-m", "benchmarks.training", "--worker", "inputs", "--folder", str(folder), "--data", str(data), *sizes]
         _output(ROOT, command)
+    else:
+        _write_dialogues(data, folder, short="short" in name)
+
+
+def _write_dialogues(data: Path, folder: Path, *, short: bool) -> None:
+    """Messages of OpenAssistant, or their first words; and StarCoder's tokenizer with the control tokens and the template of ChatML."""
+    lines = (data / "oasst1_en_trees.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [text[:SHORT] if short else text for line in lines for text in _texts(json.loads(line)["prompt"])]
+    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(data / "starcoder-tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": _CHATML}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _texts(message: dict[str, Any]) -> Iterator[str]:
+    """Of a message and of its replies, depth first."""
+    yield message["text"]
+    for reply in message["replies"]:
+        yield from _texts(reply)
+
+
+def _dialogues(checkout: Path, inputs: Path, data: Path, run: str) -> float:
+    return float(_output(checkout, ["-c", _DIALOGUES, str(inputs)])["cpu_seconds"])
 
 
 def _preparation(checkout: Path, inputs: Path, data: Path, run: str) -> float:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tests.testcluster.control_plane import ControlPlane
@@ -38,12 +39,17 @@ class Take(Protocol):
 class ApiServer:
     """Thread-safe: a thread has a connection of its own."""
 
-    def __init__(self, plane: ControlPlane) -> None:
-        keys = plane.authority.folder
-        self._trust = ssl.create_default_context(cafile=plane.authority.certificate)
+    def __init__(self, address: str, port: int, keys: Path) -> None:
+        """`keys`: the folder of the authority and of what it issued."""
+        self._trust = ssl.create_default_context(cafile=keys / "ca.crt")
         self._trust.load_cert_chain(keys / "admin.crt", keys / "admin.key")
-        self._address = plane.address, plane.ports.api_server
+        self.place = address, port, keys
         self._own = threading.local()
+
+    @classmethod
+    def of(cls, plane: ControlPlane) -> "ApiServer":
+        """That of a control plane."""
+        return cls(plane.address, plane.ports.api_server, plane.authority.folder)
 
     def get(self, path: str) -> Json:
         return self._send("GET", path)
@@ -62,6 +68,9 @@ class ApiServer:
 
     def create(self, resource: Resource, namespace: str | None, item: Json) -> Json:
         return self._send("POST", resource.path(namespace), item)
+
+    def change(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
+        return self._send("PATCH", resource.path(namespace, name), patch)
 
     def write_status(self, resource: Resource, namespace: str, name: str, status: Json) -> Json:
         return self._send("PATCH", resource.path(namespace, name, "status"), {"status": status})
@@ -108,7 +117,7 @@ class ApiServer:
             connection.close()
 
     def _connection(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(*self._address, context=self._trust, timeout=300)
+        return http.client.HTTPSConnection(*self.place[:2], context=self._trust, timeout=300)
 
     def _send(self, method: str, path: str, body: Json | None = None, *, accept: str = "application/json") -> Json:
         if not hasattr(self._own, "connection"):

@@ -52,11 +52,10 @@ class Controller:
 
     def used(self) -> Used:
         calls, reconciles = self._told()
-        ticks = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[11:13]  # utime and stime of proc(5)
         memory = dict(line.split(":", 1) for line in Path(f"/proc/{self._pid}/status").read_text().splitlines())
         return Used(
             moment=time.monotonic(),
-            cpu_seconds=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
+            cpu_seconds=processor_seconds(self._pid),
             memory_mib=int(memory["VmRSS"].split()[0]) / 1024,
             peak_memory_mib=int(memory["VmHWM"].split()[0]) / 1024,
             calls=calls,
@@ -95,8 +94,19 @@ class Controller:
         return calls, reconciles
 
 
-def ours(plane: ControlPlane) -> Controller:
-    """The FineTune operator with its defaults."""
+def processor_seconds(pid: int) -> float:
+    """What a process has used of processors."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]  # utime and stime of proc(5)
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def api_server_seconds(plane: ControlPlane) -> float:
+    """What the API server has used of processors."""
+    return processor_seconds(int(json.loads((plane.processes.folder / "kube-apiserver.json").read_text())["pid"]))
+
+
+def ours(plane: ControlPlane, folder: Path | None) -> Controller:
+    """The FineTune operator with its defaults; another version's, where `folder` has one."""
     name, (port,) = "finetune-operator", free_ports(1)
     flags = {
         "kubeconfig": plane.kubeconfig,
@@ -106,7 +116,8 @@ def ours(plane: ControlPlane) -> Controller:
         "http-port": port,
     }
     command = [sys.executable, "-m", "finetune_operator", *(f"--{flag}={value}" for flag, value in flags.items())]
-    return Controller(plane, name, plane.processes.start(name, command).pid, port)
+    environment = os.environ | ({"PYTHONPATH": str(folder.absolute())} if folder else {})
+    return Controller(plane, name, plane.processes.start(name, command, env=environment).pid, port)
 
 
 def kubeflow_trainer(plane: ControlPlane, *, raised_limits: bool) -> Controller:

@@ -40,7 +40,7 @@ def document(results: dict[str, Any]) -> str:
         versions={side: ", ".join(f"{name} {number}" for name, number in its.items()) for side, its in results["versions"].items()},
         **_preparation(results["preparation"]),
         **_training(results["training"]),
-        **operator_section(results["operator"]),
+        operator=operator_section(results["operator"]).rstrip(),
         gpu=gpu_section(),
     )
 

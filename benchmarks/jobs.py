@@ -16,9 +16,7 @@ from tests.operator.fakes import Kubelet, World
 
 from finetune_api.keys import API_VERSION, KIND
 from finetune_operator import keys, kinds
-from finetune_operator.observation import CLUSTER_LABEL
 from finetune_operator.runtime.api import Resource
-from finetune_operator.stages.pod_job import JOB_NAME_LABEL
 
 Json = dict[str, Any]
 
@@ -87,7 +85,7 @@ def make_preparation_pods(api: ApiServer) -> None:
     def make(job: Json) -> None:
         name = job["metadata"]["name"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
-        _make_pod(api, f"{name}-0", job["spec"]["template"], {JOB_NAME_LABEL: name}, owners=[owner])
+        _make_pod(api, f"{name}-0", job["spec"]["template"], {"job-name": name}, owners=[owner])
 
     api.each(api.items(kinds.JOBS, NAMESPACE), make)
 
@@ -131,8 +129,9 @@ def put_ray_pods(api: ApiServer, rayjob: Json) -> None:
     (workers,) = spec["workerGroupSpecs"]
     templates = [spec["headGroupSpec"]["template"], *[workers["template"]] * workers["replicas"]]
     for number, template in enumerate(templates):
-        labels = {CLUSTER_LABEL: cluster, keys.NODE_TYPE_LABEL: "worker" if number else "head"}
-        _make_pod(api, f"{cluster}-{number}", template, labels)
+        labels = {"ray.io/cluster": cluster, keys.NODE_TYPE_LABEL: "worker" if number else "head"}
+        owner = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "name": cluster, "uid": f"uid-of-{cluster}", "controller": True}
+        _make_pod(api, f"{cluster}-{number}", template, labels, owners=[owner])
         _say_of_pod(api, f"{cluster}-{number}", template, phase="Running")
 
 
@@ -176,6 +175,25 @@ def report(api: ApiServer, job: str, step: int) -> None:
         "reportedAt": _now(),
     }
     api.write_status(kinds.FINETUNEREPORTS, NAMESPACE, job, status)
+
+
+def say_wrong_input(api: ApiServer, job: str) -> None:
+    """The driver of a job's first attempt says that its data is wrong."""
+    cluster = cluster_of(keys.rayjob_name(job, 1))
+    told = {"cluster": cluster, "outcome": "Failed", "reason": "InvalidData", "message": "row 3", "permanent": True}
+    api.write_status(kinds.FINETUNEREPORTS, NAMESPACE, job, told)
+
+
+def fail(api: ApiServer, job: str) -> None:
+    """KubeRay says that the RayJob of a job's first attempt has failed."""
+    name = keys.rayjob_name(job, 1)
+    ended = builders.rayjob_status("Failed", job="FAILED", cluster=cluster_of(name)) | {"endTime": _now()}
+    api.write_status(kinds.RAYJOBS, NAMESPACE, name, ended)
+
+
+def suspend(api: ApiServer, job: str) -> None:
+    """A person suspends a job."""
+    api.change(kinds.FINETUNEJOBS, NAMESPACE, job, {"spec": {"suspend": True}})
 
 
 # ---- jobs that are where others have brought them

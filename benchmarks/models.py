@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import table
+from tests.families.page import section
 
 SECONDS = 120
 
@@ -52,7 +53,9 @@ def main() -> None:
         for row in threads.map(_in_a_process, [name for name in options.only.split(",") if name] or families()):
             print(row["family"], row["verdict"], row["why"], file=sys.stderr, flush=True)
             rows.append(row)
-    Path(options.output).write_text(document(rows), encoding="utf-8")
+    output = Path(options.output)
+    kept = section(output.read_text(encoding="utf-8")) if output.is_file() else ""
+    output.write_text(document(rows) + (f"\n{kept}" if kept else ""), encoding="utf-8")
 
 
 def families() -> list[str]:

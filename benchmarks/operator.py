@@ -1,6 +1,6 @@
 """The operator measured on a real API server, beside Kubeflow Trainer's controller. Prints one JSON object.
 
-    python -m benchmarks.operator [--jobs 1000] [--growth 100 500] [--many 5000] [--seconds 60]
+    python -m benchmarks.operator [--jobs 1000] [--growth 100 500] [--many 5000] [--former FOLDER] [--page docs/benchmarks.md]
 
 Each measurement has a control plane of its own: etcd, API server and controller manager. Jobs are there before the controller
 starts; its time counts from the start of its process and ends with an object's creation, of which the API server tells. No
@@ -10,13 +10,13 @@ The control plane and the script take their part of the same machine.
 
 import argparse
 import contextlib
-import itertools
+import datetime
 import json
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.api_server import ApiServer, Arrivals
 from benchmarks.controllers import Controller, Used
 from benchmarks.machine import least_disturbed, measured
+from benchmarks.operator_document import with_operator
 from tests.testcluster.binaries import CONTROL_PLANE, binaries, jobset_crds, kuberay_crds, trainer_crds
 from tests.testcluster.control_plane import ControlPlane, ExtraFlags, control_plane
 
@@ -38,9 +39,9 @@ OUR_CRDS = Path(__file__).parents[1] / "manifests/crd"
 # Seconds that a thousand objects may take before the measurement is given up: many, for a machine that others use.
 PATIENCE_SECONDS = 900.0
 REPORT_SECONDS = 10.0
-REPORTS_OF_EACH = 3
-CALM_PER_SECOND = 10.0
-CALM_CHANGES = 200
+# Jobs that fail, jobs that are suspended, and how long after one the next is.
+URGENT_OF_EACH = 100
+URGENT_SECONDS = 0.5
 # A controller that has written nothing for so long is at rest. Silent jobs are marked as stale first.
 _IDLE_AFTER_SECONDS = 5.0
 
@@ -51,7 +52,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(_WORKERS[options.worker](Path(folder), options)))
         return
-    print(json.dumps(measure(options), indent=1))
+    found = measure(options)
+    print(json.dumps(found, indent=1))
+    if options.page:
+        options.page.write_text(with_operator(options.page.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -63,14 +67,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "trainer": _worker("trainer", options, options.jobs),
         "trainer_raised": _worker("trainer-raised", options, options.jobs),
         "life": _worker("life", options, options.jobs),
+        "urgent": _worker("urgent", options, options.jobs),
         "growth": [{"jobs": count, **_worker("preparations", options, count)} for count in options.growth],
         "limits": controllers.RAISED_LIMITS,
     }
+    if options.former:
+        results["former"] = {"what": options.former.parent.name, "urgent": _worker("urgent", options, options.jobs, options.former)}
     results["growth"].append({"jobs": options.jobs, **results["life"]["preparations"]})
     if options.many:
         results["many"] = _worker("many", options, options.many)
         results["growth"].append({"jobs": options.many, **results["many"]["preparations"]})
-    return results
+    return results | {"ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")}
 
 
 def _options() -> argparse.Namespace:
@@ -80,12 +87,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--many", type=int, default=5000, help="jobs of the idle cluster, a tenth of which train; 0 leaves that out")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of what is measured over time")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
+    parser.add_argument("--former", type=Path, help="operator/ of another version's tree, whose reactions are measured beside ours")
+    parser.add_argument("--page", type=Path, help="file whose section about the operator is written anew")
+    parser.add_argument("--operator", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=_WORKERS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _worker(what: str, options: argparse.Namespace, count: int) -> dict[str, Any]:
+def _worker(what: str, options: argparse.Namespace, count: int, operator: Path | None = None) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.operator", "--worker", what, "--jobs", str(count), "--seconds", str(options.seconds)]
+    command += ["--operator", str(operator)] if operator else []
     return least_disturbed(f"{what}, {count} jobs", lambda _: measured(command), options.wait)
 
 
@@ -99,7 +110,7 @@ def _cluster(folder: Path, *crds: Path, served: Iterable[Resource]) -> Iterator[
         plane.kubectl("create", "namespace", jobs.NAMESPACE)
         for found in crds:
             plane.kubectl("apply", "--server-side", "-f", found)
-        api = ApiServer(plane)
+        api = ApiServer.of(plane)
         for path in (*(resource.path(None) for resource in served), kinds.SERVICE_ACCOUNTS.path(jobs.NAMESPACE, "default")):
             api.wait_for(path)
         yield plane, api
@@ -157,18 +168,18 @@ def trainer(folder: Path, options: argparse.Namespace, *, raised_limits: bool = 
 def preparations(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """FineTuneJobs to preparation Jobs."""
     with _ours(folder) as (plane, api):
-        return _prepared(plane, api, options.jobs)[1]
+        return _prepared(plane, api, options)[1]
 
 
-def _prepared(plane: ControlPlane, api: ApiServer, count: int) -> tuple[Controller, dict[str, Any]]:
-    jobs.submit_finetunejobs(api, jobs.names(count))
-    return _until(api, count, kinds.JOBS, lambda: controllers.ours(plane))
+def _prepared(plane: ControlPlane, api: ApiServer, options: argparse.Namespace) -> tuple[Controller, dict[str, Any]]:
+    jobs.submit_finetunejobs(api, jobs.names(options.jobs))
+    return _until(api, options.jobs, kinds.JOBS, lambda: controllers.ours(plane, options.operator))
 
 
 def life(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Preparation Jobs, then RayJobs, then reports: all jobs every ten seconds, and single ones while nothing else happens."""
+    """Preparation Jobs, then RayJobs."""
     with _ours(folder) as (plane, api):
-        operator, prepared = _prepared(plane, api, options.jobs)
+        operator, prepared = _prepared(plane, api, options)
         jobs.make_preparation_pods(api)
         before = operator.settled()
 
@@ -178,52 +189,77 @@ def life(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
         _, trained = _until(api, options.jobs, kinds.RAYJOBS, complete)
         trained |= _spent(operator.used(), before)
-        jobs.run_rayjobs(api)
-        operator.settled()
-        steps = itertools.count(1)
-        calm = _reported(api, operator, options.jobs, steps, CALM_PER_SECOND, CALM_CHANGES)
-        busy = _reported(api, operator, options.jobs, steps, options.jobs / REPORT_SECONDS, REPORTS_OF_EACH * options.jobs)
-    return {"preparations": prepared, "rayjobs": trained, "calm": calm, "busy": busy}
+        events = len(api.items(kinds.EVENTS, jobs.NAMESPACE, whole=False))
+    return {"preparations": prepared, "rayjobs": trained, "events": events}
 
 
-def _reported(api: ApiServer, operator: Controller, count: int, steps: Iterator[int], per_second: float, changes: int) -> dict[str, Any]:
-    """So many reports at that pace, of one job after the other: what the operator spends, and how soon the status says the same."""
-    names = jobs.names(count)
-    random.Random(0).shuffle(names)
-    sent: dict[tuple[str, int], float] = {}
-    seen: dict[tuple[str, int], float] = {}
-    lock = threading.Lock()
+def urgent(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All jobs train and report, and now and then one fails or is suspended: how soon its status says so."""
+    with _ours(folder) as (plane, api):
+        names = jobs.names(options.jobs)
+        jobs.submit_finetunejobs(api, names)
+        jobs.bring(api, names, jobs.lives()[0], trains=True)
+        operator = controllers.ours(plane, options.operator)
+        operator.settled(reconciles=options.jobs)
+        with _drivers(api, options.jobs, options.jobs / REPORT_SECONDS) as wrote:
+            time.sleep(REPORT_SECONDS)  # every driver has reported
+            before, api_server = operator.used(), controllers.api_server_seconds(plane)
+            reactions = _reactions(api, random.Random(1).sample(names, 2 * URGENT_OF_EACH))
+            after = operator.used()
+            share = (controllers.api_server_seconds(plane) - api_server) / (after.moment - before.moment)
+    return {
+        "reactions_ms": reactions,
+        "drivers": wrote,
+        "seconds": round(after.moment - before.moment, 1),
+        "status_writes": after.calls["PATCH"] - before.calls["PATCH"],
+        "cpu_share": round((after.cpu_seconds - before.cpu_seconds) / (after.moment - before.moment), 3),
+        "api_server_cpu_share": round(share, 3),
+        "memory_mib": round(after.memory_mib),
+    }
+
+
+@contextlib.contextmanager
+def _drivers(api: ApiServer, count: int, per_second: float) -> Iterator[dict[str, Any]]:
+    """The drivers of so many jobs at work; what they did is in the mapping afterwards."""
+    command = [sys.executable, "-m", "benchmarks.drivers", *map(str, api.place), str(count), str(per_second)]
+    wrote: dict[str, Any] = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as drivers:
+        yield wrote
+        told, _ = drivers.communicate()
+        wrote.update(json.loads(told))
+
+
+def _reactions(api: ApiServer, names: list[str]) -> dict[str, dict[str, float]]:
+    """Fail and suspend jobs in turns, two a second: how long from before that is written until a watch shows what the operator made of it.
+
+    `write`: the time of the call that writes, which is the API server's part.
+    """
+    sent: dict[str, tuple[str, float]] = {}
+    seen: dict[str, float] = {}
+    took: list[float] = []
 
     def take(moment: float, kind: str, item: Json) -> None:
-        step = ((item.get("status") or {}).get("progress") or {}).get("step")
-        if step is not None:
-            seen.setdefault((item["metadata"]["name"], step), moment)
+        attempts = (item.get("status") or {}).get("attempts") or [{}]
+        if attempts[-1].get("outcome") or attempts[-1].get("stopRequested"):
+            seen.setdefault(item["metadata"]["name"], moment)
 
-    def report(number: int) -> None:
-        with lock:
-            step = next(steps)
-        time.sleep(max(0.0, begun + number / per_second - time.monotonic()))
-        name = names[number % count]
-        sent[name, step] = time.monotonic()
-        jobs.report(api, name, step)
-
-    _say(f"{changes} reports, {per_second:g} a second")
-    before, begun = operator.used(), time.monotonic()
     with api.following(kinds.FINETUNEJOBS, jobs.NAMESPACE, take, whole=True):
-        api.each(range(changes), report)
-        seconds = time.monotonic() - begun
-        during = operator.used()
-        after = operator.settled()
-    reactions = sorted(seen[change] - moment for change, moment in sent.items() if change in seen)
-    return {
-        "reports": changes,
-        "seconds": round(seconds, 2),
-        "cpu_share": round((during.cpu_seconds - before.cpu_seconds) / (during.moment - before.moment), 4),
-        "status_writes": after.calls["PATCH"] - before.calls["PATCH"],
-        "calls": dict(after.calls - before.calls),
-        "seen": len(reactions),
-        "reaction_ms": {name: round(1000 * value, 1) for name, value in _percentiles(reactions).items()},
-    }
+        for number, name in enumerate(names):
+            kind, act = (("failure", jobs.fail), ("suspend", jobs.suspend))[number % 2]
+            if kind == "failure":
+                jobs.say_wrong_input(api, name)
+            sent[name] = kind, time.monotonic()
+            act(api, name)
+            took.append(time.monotonic() - sent[name][1])
+            time.sleep(URGENT_SECONDS)
+        deadline = time.monotonic() + 60
+        while len(seen) < len(sent) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    if missing := sorted(sent.keys() - seen.keys()):
+        raise RuntimeError(f"nothing was made of {', '.join(f'{name} ({sent[name][0]})' for name in missing[:5])}")
+    found = {kind: sorted(seen[name] - moment for name, (of, moment) in sent.items() if of == kind) for kind in ("failure", "suspend")}
+    found["write"] = sorted(took)
+    return {kind: {part: round(1000 * value, 1) for part, value in _percentiles(values).items()} for kind, values in found.items()}
 
 
 def _percentiles(ordered: list[float]) -> dict[str, float]:
@@ -233,7 +269,7 @@ def _percentiles(ordered: list[float]) -> dict[str, float]:
 def many(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Many preparation Jobs; then, nine tenths of the jobs finished and the others silent, what an operator does that starts there."""
     with _ours(folder) as (plane, api):
-        operator, prepared = _prepared(plane, api, options.jobs)
+        operator, prepared = _prepared(plane, api, options)
         operator.stop()
         jobs.make_preparation_pods(api)
         jobs.complete_preparations(api)
@@ -242,7 +278,7 @@ def many(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         training = options.jobs // 10
         jobs.bring(api, names[:training], trains, trains=True)
         jobs.bring(api, names[training:], succeeded, trains=False)
-        operator = controllers.ours(plane)
+        operator = controllers.ours(plane, options.operator)
         before = operator.settled(_IDLE_AFTER_SECONDS, reconciles=options.jobs)
         time.sleep(options.seconds)
         after = operator.used()
@@ -265,6 +301,7 @@ _WORKERS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "trainer-raised": lambda folder, options: trainer(folder, options, raised_limits=True),
     "preparations": preparations,
     "life": life,
+    "urgent": urgent,
     "many": many,
 }
 

@@ -1,7 +1,8 @@
-"""What is written from another source: the chart's CRDs, manifests/install.yaml, and two tables of docs/operator.md.
+"""What is written from another source: the chart's CRDs and dashboards, manifests/install.yaml, tables of two pages of docs.
 
-In: manifests/crd/*.yaml (from finetune_api), the chart, values.schema.json, reasons.py. Out: files, each with a line that says
-where it comes from. `python -m charts.generate` writes the CRDs and the tables; with `--helm PATH` also install.yaml.
+In: manifests/crd/*.yaml (from finetune_api), the chart, values.schema.json, reasons.py, dashboards.py, alerts and series. Out: files,
+with a line that says where they come from, where they can hold one. `python -m charts.generate` writes all but install.yaml, which
+needs `--helm PATH`.
 """
 
 import argparse
@@ -13,11 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from charts.dashboards import DASHBOARDS, grafana
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 CHART: Final = ROOT / "charts/finetune-operator"
+ALERTS: Final = CHART / "files/alerts.yaml"
 RELEASE: Final = "finetune-operator"
 NAMESPACE: Final = "finetune-system"
 REFERENCE: Final = ROOT / "docs/operator.md"
+WATCHING: Final = ROOT / "docs/watch.md"
+SERIES: Final = ROOT / "manifests/kube-state-metrics.yaml"
 REASONS: Final = ROOT / "operator/finetune_api/reasons.py"
 
 _INSTALL_HEADER: Final = f"""\
@@ -47,6 +53,11 @@ def crd_templates() -> dict[Path, str]:
     """Text by path, of every CRD of ours."""
     crds = sorted((ROOT / "manifests/crd").glob("*.yaml"))
     return {CHART / "templates/crds" / crd.name: crd_template(crd.read_text(encoding="utf-8")) for crd in crds}
+
+
+def dashboards() -> dict[Path, str]:
+    """Text by path, of Grafana's dashboards."""
+    return {CHART / "files/dashboards" / name: json.dumps(grafana(found), indent=1) + "\n" for name, found in DASHBOARDS.items()}
 
 
 def install_manifest(helm: Path) -> str:
@@ -98,10 +109,45 @@ def reasons_table(source: str) -> str:
     return "\n".join(["| of | reason | when |", "| --- | --- | --- |", *rows, ""])
 
 
+def series_table() -> str:
+    """A row for each series that kube-state-metrics makes of a job."""
+    import yaml
+
+    [resource] = yaml.safe_load(SERIES.read_text(encoding="utf-8"))["customResourceState"]["config"]["spec"]["resources"]
+    rows = []
+    for metric in resource["metrics"]:
+        each = metric["each"]
+        kind = each[each["type"][0].lower() + each["type"][1:]]
+        labels = [*([kind["labelName"]] if "labelName" in kind else []), *kind.get("labelsFromPath", {})]
+        shown = f"`{resource['metricNamePrefix']}_{metric['name']}{'{' + ','.join(labels) + '}' if labels else ''}`"
+        rows.append(f"| {shown} | {metric['help']} | {'.'.join(kind.get('path', [])) or 'spec'} |")
+    return "\n".join(["| series | meaning | from |", "| --- | --- | --- |", *rows, ""])
+
+
+def alerts_table() -> str:
+    """A row for each alert; what Prometheus fills in is left out."""
+    import yaml
+
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    rows = []
+    for rule in (rule for group in groups for rule in group["rules"]):
+        told = _plain(rule["annotations"]["description"])
+        rows.append(f"| `{rule['alert']}` | {rule['labels']['severity']} | {rule.get('for', 'at once')} | {told} |")
+    return "\n".join(["| alert | severity | after | what it means |", "| --- | --- | --- | --- |", *rows, ""])
+
+
+def _plain(text: str) -> str:
+    """
+    >>> _plain("`kubectl -n {{ $labels.namespace }} get x {{ $labels.name }}` says: {{ $value | humanize }}")
+    '`kubectl -n NAMESPACE get x NAME` says: VALUE'
+    """
+    return re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", lambda found: found[1].upper(), text)
+
+
 def with_table(document: str, name: str, table: str) -> str:
     """The document with the table between the marks of that name."""
     pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->\n)"
-    assert re.search(pattern, document, re.DOTALL), f"{REFERENCE} lost the marks of its table of {name}"
+    assert re.search(pattern, document, re.DOTALL), f"a page of docs lost the marks of its table of {name}"
     return re.sub(pattern, lambda marks: marks[1] + table + marks[2], document, flags=re.DOTALL)
 
 
@@ -111,9 +157,15 @@ def reference() -> str:
     return with_table(document, "reasons", reasons_table(REASONS.read_text(encoding="utf-8")))
 
 
+def watching() -> str:
+    """docs/watch.md with its tables."""
+    document = with_table(WATCHING.read_text(encoding="utf-8"), "series", series_table())
+    return with_table(document, "alerts", alerts_table())
+
+
 def generated(helm: Path | None) -> dict[Path, str]:
     """Every generated file with the text that it should have; install.yaml needs Helm and the CRD templates on disk."""
-    files = crd_templates() | {REFERENCE: reference()}
+    files = crd_templates() | dashboards() | {REFERENCE: reference(), WATCHING: watching()}
     return files | ({ROOT / "manifests/install.yaml": install_manifest(helm)} if helm else {})
 
 

@@ -16,7 +16,7 @@ from tests.stores.servers import Store
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FILES = Path(os.environ.get("FINETUNE_TEST_DATA", ROOT.parent / "shared/data"))
 BUCKET = "finetune-tests"
-_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 _NOT_RUN = pytest.StashKey[int]()
 
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if REAL_FILES.is_dir() or not reading:
         return
     told: dict[str, int] | None = getattr(config, "workeroutput", None)
-    if _CI and told is None:
+    if CI and told is None:
         raise pytest.UsageError(_line(len(reading)))
     items[:] = [item for item in items if item not in reading]
     config.hook.pytest_deselected(items=reading)
@@ -45,7 +45,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Under CI, fail for what several processes left out."""
-    if _CI and session.config.stash.get(_NOT_RUN, 0):
+    if CI and session.config.stash.get(_NOT_RUN, 0):
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 

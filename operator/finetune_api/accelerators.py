@@ -4,7 +4,7 @@ Names are those of the node label `cloud.google.com/gke-accelerator`; other spel
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from finetune_api.fields import nearest
@@ -50,6 +50,8 @@ _ALIASES: Final = {
     "nvidia-h200": "nvidia-h200-141gb",
     "nvidia-t4": "nvidia-tesla-t4",
 }
+# As NVIDIA's device plugin calls them: sevenths of the card's processors, and memory.
+_SLICE: Final = re.compile(r"/mig-(?P<sevenths>[1-7])g\.(?P<gigabytes>\d+)gb")
 _NOISE: Final = re.compile(r"-(sxm\d*|pcie|hbm\d+e?|nvl|geforce|mig-[\w.]+)\b")
 
 
@@ -63,6 +65,21 @@ def accelerator(name: str) -> Accelerator | None:
     plain = plain if plain.startswith("nvidia-") else f"nvidia-{plain}"
     plain = _ALIASES.get(plain, plain)
     return next((known for known in ACCELERATORS if known.name == plain), None)
+
+
+def slice_of(card: Accelerator, resource: str) -> Accelerator:
+    """What a pod has that is given a MIG slice of the card; the card itself for any other resource.
+
+    >>> a100 = ACCELERATORS[0]
+    >>> slice_of(a100, "nvidia.com/mig-3g.40gb").memory_bytes, slice_of(a100, "nvidia.com/gpu") == a100
+    (40000000000, True)
+    """
+    found = _SLICE.search(resource)
+    if found is None:
+        return card
+    share, memory_bytes = int(found["sevenths"]) / 7, int(found["gigabytes"]) * 10**9
+    peak = card.bf16_flops * share if card.bf16_flops is not None else None
+    return replace(card, memory_bytes=min(memory_bytes, card.memory_bytes), bf16_flops=peak)
 
 
 def nearest_name(name: str) -> str | None:

@@ -256,7 +256,7 @@ def cluster_only_fields(job: FineTuneJob) -> list[str]:
     return [*(["metadata.namespace"] if job.metadata.namespace else []), *found]
 
 
-_WORKERS_EVERYWHERE: Final = ("nodes", "gpus_per_node", "workers_per_node", "device", "accelerator")
+_WORKERS_EVERYWHERE: Final = ("nodes", "gpus_per_node", "workers_per_node", "device", "accelerator", "peak_teraflops")
 
 
 def _set_fields(path: str, value: BaseModel, names: list[str]) -> list[str]:

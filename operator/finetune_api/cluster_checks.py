@@ -46,7 +46,8 @@ def _shared_claim_problems(field: str, path: str, spec: FineTuneJobSpec) -> Iter
         if problem := _lasting_problem(field, path, pods, volume):
             yield problem
         elif volume is not None and volume.persistent_volume_claim is not None:
-            found.append(f"on claim {volume.persistent_volume_claim.claim_name} (mounted at {PurePosixPath(volume.mount_path)})")
+            below = f", its {PurePosixPath(volume.sub_path)}" if volume.sub_path else ""
+            found.append(f"on claim {volume.persistent_volume_claim.claim_name}{below} (mounted at {PurePosixPath(volume.mount_path)})")
     for one, other in pairwise(found):
         if one != other:
             told = f'"{path}" is {one} in the workers, and {other} in cpuPods'
@@ -85,7 +86,9 @@ def _publication_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         volume = _volume_at(directory.path, spec.cpu_pods.volumes)
         if problem := _lasting_problem(field, directory.path, "cpuPods", volume):
             yield problem
-    if hub is not None and hub.token_secret is None and not any(variable.name == "HF_TOKEN" for variable in spec.cpu_pods.env):
+    # Which variables a Secret of envFrom holds isn't known here.
+    in_environment = bool(spec.cpu_pods.env_from) or any(variable.name == "HF_TOKEN" for variable in spec.cpu_pods.env)
+    if hub is not None and hub.token_secret is None and not in_environment:
         yield Problem("spec.publish.hub.tokenSecret", "is missing, and the Hub lets nobody write without a token", "name a Secret with it")
 
 

@@ -6,9 +6,9 @@ functions that change a list of them; when one is true is decided by the operato
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PlainSerializer, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from finetune_api.bounded_text import shortened
 from finetune_api.finetunejob import Model, Natural
@@ -54,10 +54,30 @@ class StatusModel(Model):
     model_config = ConfigDict(extra="ignore")
 
 
-class Condition(StatusModel):
+class StatusItem(StatusModel):
+    """An item of a list of the status. Lists are written whole, so keys of a newer operator are kept, and written again."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _known_or_kept(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return known(value)
+    except ValidationError:
+        if isinstance(value, str):
+            return value
+        raise
+
+
+# Of a field with few values: a word that only a newer operator knows is kept as it is, and equals none of ours. An operator that was rolled
+# back reads what the newer one wrote; the CRD, which is never rolled back, knows the word.
+NEWER_WORDS: Final = (WrapValidator(_known_or_kept), PlainSerializer(str, return_type=str))
+
+
+class Condition(StatusItem):
     """One observation."""
 
-    type: ConditionType = Field(strict=False, description="What is observed.")
+    type: Annotated[ConditionType, Field(strict=False), *NEWER_WORDS] = Field(description="What is observed.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Natural = Field(default=0, description="Generation of the spec that was looked at.")
     last_transition_time: Time = Field(description="When the status last changed.")
@@ -82,12 +102,16 @@ def condition(
 
 
 def with_condition(conditions: Sequence[Condition], new: Condition) -> tuple[Condition, ...]:
-    """The conditions with one set, in the order of ConditionType; its transition time is the old one while its status stays."""
+    """The conditions with one set, in the order of ConditionType, those of a newer operator last.
+
+    Its transition time is the old one while its status stays.
+    """
     old = find(conditions, new.type)
     if old is not None and old.status == new.status:
         new = new.model_copy(update={"last_transition_time": old.last_transition_time})
-    order = list(ConditionType)
-    return tuple(sorted([*(c for c in conditions if c.type != new.type), new], key=lambda c: order.index(c.type)))
+    order = [kind.value for kind in ConditionType]
+    others = [c for c in conditions if c.type != new.type]
+    return tuple(sorted([*others, new], key=lambda c: order.index(c.type) if c.type in order else len(order)))
 
 
 def find(conditions: Sequence[Condition], wanted: ConditionType) -> Condition | None:

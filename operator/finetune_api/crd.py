@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from finetune_api import finetunejob as job
 from finetune_api.crd_rules import ROOT_RULES
+from finetune_api.former_words import FORMER_SOURCE, without_later_defaults
 from finetune_api.keys import API_VERSION, KIND
 from finetune_api.report import REPORT_KIND, REPORTS, FineTuneReport, FineTuneReportSpec, FineTuneReportStatus
 from finetune_api.status import FineTuneJobStatus
@@ -30,6 +31,9 @@ def finetunejobs() -> Schema:
     """The CustomResourceDefinition of FineTuneJob."""
     root = _root(job.FineTuneJob, job.FineTuneJobSpec, FineTuneJobStatus)
     root["required"] = ["spec"]
+    spec = root["properties"]["spec"]
+    spec["properties"]["dataset"]["properties"]["sources"]["items"]["properties"] |= FORMER_SOURCE
+    without_later_defaults(spec)
     root["x-kubernetes-validations"] = [{"rule": rule, "message": message} for rule, message in ROOT_RULES]
     return _crd(KIND, JOBS, "ftj", root, JOB_COLUMNS)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
 
-from finetune_api.accelerators import Accelerator
+from finetune_api.accelerators import Accelerator, accelerator
 from finetune_api.checks import device
 from finetune_api.finetunejob import FineTuneJobSpec, ModelShape
-from finetune_api.training_run import DataShape
+from finetune_api.training_run import DataShape, Plan, TrainingRun
 
 # Share of the peak that useful and recomputed operations reach together. 31 % model FLOPs utilisation was reached by the
 # recipe's own published run, which recomputed activations: 31 % x 8/6.
@@ -55,8 +55,8 @@ def run_steps(spec: FineTuneJobSpec, data: DataShape | None) -> Steps:
     return Steps(rows_per_epoch=rows, steps_per_epoch=per_epoch, epochs=epochs, total=total, warmup=warmup)
 
 
-def _flops_per_token(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None) -> float:
-    """6 P a token and 12 H times the mean length that a token attends over, of each layer; a third more with recomputation.
+def model_flops_per_token(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None) -> float:
+    """6 P a token and 12 H times the mean length that a token attends over, of each layer: what the model asks for, without recomputation.
 
     P: the parameters that a token meets. A window of w tokens is a length of 2 w: a token attends to half of a length on average, and to
     all of a window. Without data the length is that of a full row, which is the most it can be.
@@ -64,8 +64,26 @@ def _flops_per_token(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape |
     length = data.train.squared_lengths / data.train.tokens if data and data.train.tokens else float(spec.training.max_sequence_length)
     windowed = (shape.sliding_layers or shape.layers) if shape.sliding_window else 0
     lengths = (shape.layers - windowed) * length + windowed * min(length, 2.0 * (shape.sliding_window or 0))
-    once = 6.0 * _met(shape) + 12.0 * shape.attention_heads * shape.head_size * lengths
-    return once * (4 / 3 if spec.training.activation_checkpointing else 1.0)
+    return 6.0 * _met(shape) + 12.0 * shape.attention_heads * shape.head_size * lengths
+
+
+def peak_flops(spec: FineTuneJobSpec, card: Accelerator | None, precision: Literal["bf16", "fp32"]) -> float | None:
+    """Operations a second of one worker at most: workers.peakTeraflops, or the GPU's in bf16; None where neither is known."""
+    if spec.workers.peak_teraflops is not None:
+        return spec.workers.peak_teraflops * 1e12
+    return card.bf16_flops if card is not None and precision == "bf16" and device(spec) == "gpu" else None
+
+
+def flops_at_full_use(spec: FineTuneJobSpec, plan: Plan) -> float | None:
+    """Operations a second of all workers at most; None where no peak is known."""
+    peak = peak_flops(spec, accelerator(plan.accelerator or ""), plan.precision)
+    return None if peak is None else plan.world_size * peak
+
+
+def model_flops_utilisation(run: TrainingRun, tokens_per_second: float) -> float | None:
+    """MFU: the operations that the model asks for at that speed of all workers, as a share of their peaks; None where no peak is known."""
+    full = flops_at_full_use(run.job.spec, run.plan)
+    return None if full is None else tokens_per_second * model_flops_per_token(run.job.spec, run.model_shape, run.data) / full
 
 
 def _met(shape: ModelShape) -> int:
@@ -91,18 +109,17 @@ def run_duration(
     spec: FineTuneJobSpec,
     shape: ModelShape | None,
     data: DataShape | None,
-    card: Accelerator | None,
-    precision: Literal["bf16", "fp32"],
+    peak: float | None,
     steps: Steps,
 ) -> Duration:
     """Computing time from operations, peak and efficiency; only where a peak is known."""
     if shape is None:
         return Duration()
-    each = _flops_per_token(spec, shape, data)
-    if card is None or card.bf16_flops is None or precision != "bf16" or device(spec) != "gpu":
+    each = model_flops_per_token(spec, shape, data) * (4 / 3 if spec.training.activation_checkpointing else 1.0)
+    if peak is None:
         return Duration(flops_per_token=each)
-    gpus = spec.workers.world_size
-    speed = gpus * card.bf16_flops * EFFICIENCY
+    gpus = spec.workers.world_size if device(spec) == "gpu" else 0
+    speed = spec.workers.world_size * peak * EFFICIENCY
     per_step = spec.training.global_batch_size * spec.training.max_sequence_length * each / speed
     tokens = _tokens(spec, data, steps)
     if tokens is None:
@@ -110,5 +127,8 @@ def run_duration(
     else:
         seconds = (tokens * each + _evaluation_tokens(spec, data, steps) * 2.0 * _met(shape)) / speed
     return Duration(
-        flops_per_token=each, seconds_per_step=per_step, seconds=seconds, gpu_hours=seconds * gpus / 3600 if seconds is not None else None
+        flops_per_token=each,
+        seconds_per_step=per_step,
+        seconds=seconds,
+        gpu_hours=seconds * gpus / 3600 if seconds is not None and gpus else None,
     )

@@ -8,14 +8,18 @@ FineTuneError
 │   ├── InvalidStorage               checkpoint storage that can't be reached or written with these settings
 │   ├── InvalidPublication           a repository or a token that the Hub refuses
 │   ├── InvalidTrainingRun           a run.json that is damaged or of another contract version
-│   └── RunConflict                  a run folder or a storage prefix that belongs to another run, or is in use
+│   ├── RunConflict                  a run folder or a storage prefix that belongs to another run, or is in use
+│   └── InvalidCluster               a cluster, a job on it or a right that isn't there
 ├── RunFailed               exit 1   the input is right as far as we know, and the run failed all the same
 │   ├── StorageFailed                storage gave up in the middle: full, cut off, or its objects altered
 │   ├── TrainingFailed               a worker died or the loss is not finite
 │   │   ├── WorkerPreempted          a worker's node or pod was taken away by others
 │   │   ├── WorkerLost               a worker's node or pod went away without a word
 │   │   └── NoProgress               ranks neither stepped nor did anything else for too long
-│   └── PublicationFailed            the Hub gave up in the middle; what was exported is kept
+│   ├── PublicationFailed            the Hub gave up in the middle; what was exported is kept
+│   ├── JobFailed                    a job on a cluster failed
+│   ├── WaitedTooLong                a job on a cluster didn't get there in the time that was given
+│   └── ClusterFailed                the API server doesn't answer, or not as it should
 └── Interrupted             exit 130 stopped on request, after a checkpoint
 """
 
@@ -99,6 +103,10 @@ class RunConflict(InvalidInput):
     """A run folder or storage prefix belongs to another run, or another process is using it."""
 
 
+class InvalidCluster(InvalidInput):
+    """A cluster, a job on it or a right that isn't there."""
+
+
 class RunFailed(FineTuneError):
     """The run failed for a reason that lies outside the input."""
 
@@ -125,6 +133,18 @@ class NoProgress(TrainingFailed):
 
 class PublicationFailed(RunFailed):
     """Publication failed in the middle; the exported model is kept."""
+
+
+class JobFailed(RunFailed):
+    """A job on a cluster failed."""
+
+
+class WaitedTooLong(RunFailed):
+    """A job on a cluster didn't get there in the time that was given."""
+
+
+class ClusterFailed(RunFailed):
+    """The API server of a cluster doesn't answer, or not as it should."""
 
 
 class Interrupted(FineTuneError):

@@ -16,7 +16,7 @@ from finetune_api.finetunejob.effects import is_set, yaml_path
 # The fields of each object that act in every job that has the object. Those of pods act on a cluster only: `finetune run` says so
 # (`checks.cluster_only_fields`). A Secret's name and key, a volume's source and the like act wherever their object does.
 ALWAYS: Final[dict[str, str]] = {
-    "FineTuneJobSpec": "suspend retry ttlSecondsAfterFinished",
+    "FineTuneJobSpec": "suspend retry ttlSecondsAfterFinished reportTo",
     "BaseModelSpec": "name",
     "ModelShape": "architecture layers hiddenSize intermediateSize attentionHeads keyValueHeads headSize vocabularySize positions "
     "parameters activeParameters slidingWindow",
@@ -31,12 +31,27 @@ ALWAYS: Final[dict[str, str]] = {
     "Optimizer": "name learningRate schedule warmupRatio warmupSteps weightDecay gradientClipping beta1 beta2 epsilon",
     "ZeroOptimization": "overlap_comm contiguous_gradients sub_group_size reduce_bucket_size stage3_prefetch_bucket_size "
     "stage3_param_persistence_threshold stage3_max_live_parameters stage3_max_reuse_distance",
-    "PodSettings": "image nodeSelector schedulerName runtimeClassName priorityClassName serviceAccountName queueName affinity",
-    "Workers": "nodes device topologySpreadConstraints startDeadlineSeconds",
+    "PodSettings": "image labels annotations nodeSelector schedulerName runtimeClassName priorityClassName serviceAccountName queueName",
+    "Workers": "nodes device peakTeraflops startDeadlineSeconds",
     "Resources": "requests limits",
     "EnvVar": "name value",
+    "KeyRef": "name key optional",
+    "FieldRef": "fieldPath",
+    "ResourceFieldRef": "resource divisor",
+    "EnvFrom": "prefix",
+    "ObjectRef": "name optional",
+    "LocalObject": "name",
     "Toleration": "key operator value effect tolerationSeconds",
-    "Volume": "name mountPath readOnly",
+    "LabelRequirement": "key operator values",
+    "LabelSelector": "matchLabels",
+    "NodeRequirement": "key operator values",
+    "NodeSelectorTerm": "",
+    "PreferredNode": "weight",
+    "PodAffinityTerm": "topologyKey namespaces matchLabelKeys mismatchLabelKeys",
+    "WeightedPodAffinityTerm": "weight",
+    "TopologySpreadConstraint": "maxSkew topologyKey whenUnsatisfiable minDomains nodeAffinityPolicy nodeTaintsPolicy matchLabelKeys",
+    "Volume": "name mountPath subPath readOnly",
+    "CsiVolume": "driver fsType volumeAttributes",
     "ClaimVolume": "claimName",
     "EphemeralVolume": "storageClassName size",
     "EmptyDir": "medium sizeLimit",
@@ -51,8 +66,8 @@ ALWAYS: Final[dict[str, str]] = {
     "StoragePublication": "path endpoint region",
     "Gate": "",
     "Maximum": "max",
-    "FailurePolicy": "maxFailures backoffSeconds",
-    "Budget": "activeDeadlineSeconds",
+    "FailurePolicy": "maxFailures backoffSeconds maxFailedStarts maxAttemptsWithoutProgress",
+    "Budget": "activeDeadlineSeconds stageDeadlineSeconds",
     "SecretKey": "name key",
     "SecretName": "name",
 }
@@ -75,6 +90,7 @@ NOTES: Final = (
     Note(
         "workers.accelerator", lambda s: device(s) == "cpu", "is the GPU model that is planned for, and the workers of this job are on CPUs"
     ),
+    Note("workers.gpu_resource", lambda s: device(s) == "cpu", "is what nodes call a GPU, and the workers of this job are on CPUs"),
     Note("generation.top_k", lambda s: s.generation.temperature == 0.0, "chooses among candidates, and temperature 0 takes the likeliest"),
     Note("generation.top_p", lambda s: s.generation.temperature == 0.0, "chooses among candidates, and temperature 0 takes the likeliest"),
     Note("publish.gate.evaluation_loss", _nowhere, "is asked by `finetune publish` alone: the job itself publishes nowhere"),

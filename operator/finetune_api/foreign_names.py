@@ -90,6 +90,18 @@ message_field_content
     dataset.sources[].messagePropertyMappings.content
 message_field_training
     dataset.sources[].messagePropertyMappings.train
+message_field_training_detail roles_to_train_detail
+    -: a message is learnt or not; parts of it can't be chosen
+message_property_mapping message_mappings message_properties
+    dataset.sources[].messagePropertyMappings: keys role, content, reasoning_content, tool_calls, name, train in camelCase
+sources.role_mapping sources.role_map sources.role_names
+    dataset.sources[].roles: lists of names by role, such as assistant: [gpt, bot]
+field_human field_model user_role assistant_role
+    dataset.sources[].roles: lists of names by role, such as assistant: [gpt, bot]
+field_thinking template_thinking_key split_thinking
+    dataset.sources[].messagePropertyMappings.reasoningContent
+drop_system_message
+    -: a system message is part of what is learnt from; remove it from the rows
 field_tools
     dataset.sources[].columns.tools
 field_messages messages_field
@@ -120,12 +132,20 @@ skip_prepare_dataset dataset_kwargs
 excess_length_strategy truncation truncation_mode
     dataset.overlongTurns
 # template
-chat_template chat_template_path chat_template_jinja prompt_template template.type
-    template.name: model is the tokenizer's own (tokenizer_default)
+chat_template prompt_template template.type
+    template.name: tokenizer_default is model, chatml and alpaca keep their names, a text of your own is jinja with template.jinja; other
+    names are model where the tokenizer has that template
+chat_template_jinja chat_template_path
+    template.jinja: the text itself, with template.name: jinja
+chat_template_kwargs
+    template.variables
 default_system_message system_prompt system_message
     template.systemText
 train_on_inputs completion_only_loss assistant_only_loss train_on_responses_only roles_to_train train_on_prompt mask_inputs
-    template.masking: assistant learns the answers only (train_on_inputs: false), which is the default
+    template.masking: assistant learns the answers only (train_on_inputs: false), which is the default; all learns every token
+    (train_on_inputs: true)
+train_on_last_turn_only last_turn_only mask_history
+    template.masking: last_assistant
 train_on_eos train_on_eot eot_tokens
     -: the end token of each learnt answer is learnt, and no other
 special_tokens added_tokens additional_special_tokens tokens_to_add
@@ -191,10 +211,15 @@ seed random_seed
     training.seed
 logging_steps log_every_n_steps logging_interval
     training.logEverySteps
-logging_strategy logging_first_step logging_dir log_level report_to wandb_project wandb_entity wandb_name wandb_run_id wandb_watch
-wandb_log_model wandb_mode use_wandb wandb mlflow_tracking_uri mlflow_experiment_name use_mlflow use_tensorboard tensorboard_dir
+report_to logging_integrations
+    reportTo: a list of tensorboard, wandb and mlflow
+use_wandb wandb use_mlflow mlflow use_tensorboard
+    reportTo: add it to the list
+wandb_project wandb_entity wandb_mode mlflow_tracking_uri mlflow_experiment_name
+    cpuPods.env: as the variable of that name in capitals, and name it in reportTo
+logging_strategy logging_first_step logging_dir log_level wandb_name wandb_run_id wandb_watch wandb_log_model tensorboard_dir
 comet_api_key run_name disable_tqdm include_num_input_tokens_seen
-    -: metrics go to the run folder, to status and to Prometheus
+    -: metrics go to the run folder, to status, to Prometheus and to what reportTo names
 sample_packing packing packing_strategy eval_sample_packing eval_packing pad_to_sequence_len padding_free pad_to_multiple_of
 multipack_real_batches padding
     -: rows are always packed, each dialogue apart from its neighbours, and padding is never computed

@@ -16,7 +16,7 @@ from finetune_api.beyond import problems_beyond
 from finetune_api.checks import holds_userinfo, is_path
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.fields import Kind, field_kind, kind, without_nulls
-from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.finetunejob import DataSource, FineTuneJob, FineTuneJobSpec
 from finetune_api.spec_problems import by_field, problem
 from finetune_api.unknown_keys import unknown_key
 from finetune_api.yaml_text import written_scalars, yaml_value
@@ -29,6 +29,15 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
     and may contain `=`. Relative paths in the file are left as they are (relative to the file); those in an override are
     made absolute, because who types them means the folder that they are in.
     """
+    return _loaded(path, overrides)[1]
+
+
+def job_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The same file as it is sent to an API server: the fields that it has, with the overrides, without defaults. Raises InvalidSpec."""
+    return _loaded(path, overrides)[0]
+
+
+def _loaded(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], FineTuneJob]:
     text = _text(path)
     data = _mapping(yaml_value(text, str(path)), str(path))
     problems = [found for override in overrides if (found := _override(data, override))]
@@ -38,7 +47,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FineTuneJob:
         raise InvalidSpec([*problems, *error.problems]) from None
     if problems:
         raise InvalidSpec([*problems, *problems_beyond(data, [], problems)])
-    return job
+    return data, job
 
 
 def parse_job(data: object, text: str = "") -> FineTuneJob:
@@ -55,6 +64,18 @@ def parse_job(data: object, text: str = "") -> FineTuneJob:
         written = written_scalars(text) if text else {}
         problems = [problem(found, FineTuneJob, written.get(found["loc"])) for found in errors]
         raise InvalidSpec([*problems, *problems_beyond(mapping, errors, problems)]) from None
+
+
+def data_source(path: str, overrides: Sequence[str] = ()) -> DataSource:
+    """A source by itself, with `key=value` overrides: `columns.messages=turns`. Raises InvalidSpec with every problem."""
+    data: dict[str, Any] = {
+        "metadata": {"name": "source"},
+        "spec": {"model": {"name": "./model"}, "dataset": {"sources": [{"path": path}]}},
+    }
+    problems = [found for override in overrides if (found := _override(data, f"dataset.sources.0.{override}"))]
+    if problems:
+        raise InvalidSpec(problems)
+    return parse_job(data).spec.dataset.sources[0]
 
 
 def _text(path: Path) -> str:

@@ -8,3 +8,16 @@ KIND: Final[Literal["FineTuneJob"]] = "FineTuneJob"
 
 # Folder of mounted Secrets, `<folder>/<secret>/<key>`: the operator's pods or a user set it, the trainer reads it.
 SECRETS_FOLDER_ENV: Final = "FINETUNE_SECRETS"
+
+# Labels of every object and pod of a job: the operator writes them; its watches, `finetune logs` and people select by them.
+GROUP: Final = "finetune.dev"
+JOB_LABEL: Final = f"{GROUP}/job"
+STAGE_LABEL: Final = f"{GROUP}/stage"
+# Values of the stage label.
+PREPARATION: Final[Literal["preparation"]] = "preparation"
+TRAINING: Final[Literal["training"]] = "training"
+PUBLICATION: Final[Literal["publication"]] = "publication"
+
+# Containers that `finetune logs` reads: a stage's own, and the one in which KubeRay's submitter prints the driver's log.
+MAIN_CONTAINER: Final = "main"
+SUBMITTER_CONTAINER: Final = "ray-job-submitter"

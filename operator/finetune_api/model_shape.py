@@ -3,7 +3,7 @@
 Parameter counts follow the modelling code of Transformers 5; the test compares them with published sizes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
             f"known are {', '.join(sorted(_FAMILIES))}; for another decoder-only model give spec.model.shape"
         ) from None
     dimensions = family.read(config)
+    window, windowed = sliding_window(_with_windows(name, config, dimensions.layers), dimensions.layers)
     return ModelShape(
         architecture=name,
         layers=dimensions.layers,
@@ -38,12 +39,55 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
         vocabulary_size=dimensions.vocabulary,
         positions=dimensions.positions,
         parameters=family.count(config, dimensions),
+        sliding_window=window,
+        sliding_layers=windowed,
     )
 
 
 def can_count(config: Mapping[str, Any]) -> bool:
     """Whether the config's architecture is one whose parameters we can count without its weights."""
     return _architecture(config) in _FAMILIES
+
+
+def sliding_window(config: Mapping[str, Any], layers: int) -> tuple[int | None, int | None]:
+    """Tokens that layers with a window see, and how many layers these are, of a config that leaves nothing to a class's defaults.
+
+    Both None without any; the second None where all have one.
+
+    >>> sliding_window({"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}, layers=2)
+    (8, 1)
+    """
+    window, kinds = config.get("sliding_window"), config.get("layer_types")
+    if not isinstance(window, int) or window < 1:
+        return None, None
+    if not isinstance(kinds, list):
+        return window, None
+    windowed = sum(kind == "sliding_attention" for kind in kinds[:layers])
+    return (window, windowed if windowed < layers else None) if windowed else (None, None)
+
+
+def _with_windows(name: str, config: Mapping[str, Any], layers: int) -> Mapping[str, Any]:
+    """The config's sliding windows as its class has them, where config.json leaves them out."""
+    given, window, kinds = config.get("layer_types"), config.get("sliding_window", 4096), None
+    match name:
+        case "MistralForCausalLM":
+            pass
+        case "Qwen2ForCausalLM" | "Qwen3ForCausalLM":
+            window = window if config.get("use_sliding_window") else None
+            kinds = _kinds(index >= (config.get("max_window_layers", 28)) for index in range(layers))
+        case "Gemma2ForCausalLM":
+            kinds = _kinds(index % 2 == 0 for index in range(layers))
+        case "Gemma3ForCausalLM":
+            kinds = _kinds((index + 1) % (config.get("sliding_window_pattern") or 6) > 0 for index in range(layers))
+        case "Phi3ForCausalLM" | "Starcoder2ForCausalLM":
+            window = config.get("sliding_window")
+        case _:
+            window = None
+    return {"sliding_window": window, "layer_types": given or kinds}
+
+
+def _kinds(windowed: Iterable[bool]) -> list[str]:
+    return ["sliding_attention" if one else "full_attention" for one in windowed]
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

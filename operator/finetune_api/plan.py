@@ -7,13 +7,13 @@ with every reason why the job can't run. Pure arithmetic: it opens no file and a
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from finetune_api.accelerators import ACCELERATORS, Accelerator, accelerator, nearest_name
+from finetune_api.accelerators import ACCELERATORS, Accelerator, accelerator, nearest_name, slice_of
 from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
-from finetune_api.duration import EFFICIENCY, Duration, Steps, run_duration, run_steps
+from finetune_api.duration import EFFICIENCY, Duration, Steps, peak_flops, run_duration, run_steps
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.field_effects import idle_notes
-from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, ModelShape
+from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob, FineTuneJobSpec, ModelShape
 from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
 from finetune_api.memory import Load, memory
 from finetune_api.quantity import number
@@ -42,6 +42,7 @@ def plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape
     problems = [*spec_problems(spec), *_shape_problems(spec, model_shape), *_machine_problems(spec, machine)]
     shape = model_shape or spec.model.shape
     card = accelerator(machine.accelerator or spec.workers.accelerator or "")
+    card = slice_of(card, spec.workers.gpu) if card else None
     precision = _precision(spec, card, machine)
     problems += _precision_problems(spec, card) + _length_problems(spec, shape)
     steps = run_steps(spec, data_shape)
@@ -90,7 +91,8 @@ def _plan(
 ) -> Plan:
     """The value, once nothing is wrong."""
     training, world = spec.training, spec.workers.world_size
-    duration = run_duration(spec, shape, data, card, precision, steps)
+    peak = peak_flops(spec, card, precision)
+    duration = run_duration(spec, shape, data, peak, steps)
     weight_bytes = 2 if precision == "bf16" else 4
     return Plan(
         device=_device(spec),
@@ -117,7 +119,7 @@ def _plan(
         seconds_per_step=duration.seconds_per_step,
         seconds=duration.seconds,
         gpu_hours=duration.gpu_hours,
-        unknown=tuple(_unknown(spec, shape, data, card, machine, needed)),
+        unknown=tuple(_unknown(spec, shape, data, card, machine, needed, peak)),
         notes=tuple(_notes(spec, shape, data, steps, duration)),
     )
 
@@ -263,7 +265,8 @@ def _memory(
 
 def _capacity_name(spec: FineTuneJobSpec, card: Accelerator | None, machine: Machine) -> str:
     if device(spec) == "gpu":
-        return card.name if card else "this machine's GPU"
+        part = "" if spec.workers.gpu == GPU_RESOURCE else f" ({spec.workers.gpu})"
+        return f"{card.name}{part}" if card else "this machine's GPU"
     workers = _batch(spec).workers_per_node
     if workers == 1:
         return machine.called + machine.field
@@ -280,6 +283,7 @@ def _unknown(
     card: Accelerator | None,
     machine: Machine,
     needed: Memory | None,
+    peak: float | None,
 ) -> list[Unknown]:
     """What the plan leaves open, and what would settle it."""
     found = []
@@ -291,10 +295,10 @@ def _unknown(
     if data is None:
         what = "time" if spec.training.max_steps else "steps and time"
         found.append(Unknown(name=what, why="the data is not prepared yet; preparation counts its rows"))
-    if shape is not None and device(spec) == "cpu":
+    if shape is not None and peak is None and device(spec) == "cpu":
         found.append(Unknown(name="seconds", why="CPUs differ too much; the first steps tell"))
-    elif shape is not None and (card is None or card.bf16_flops is None):
-        found.append(Unknown(name="seconds", why="no bf16 peak is known for the GPU; set spec.workers.accelerator"))
+    elif shape is not None and peak is None:
+        found.append(Unknown(name="seconds", why="no peak is known for the GPU; set spec.workers.accelerator or peakTeraflops"))
     if spec.training.precision == "auto" and machine.fast_bf16 is None and (card is None or device(spec) == "cpu"):
         assumed = _precision(spec, card, machine)
         found.append(Unknown(name="precision", why=f"auto looks at the hardware; {assumed} is assumed here"))

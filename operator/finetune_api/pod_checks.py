@@ -5,14 +5,18 @@ job was accepted; or it would run with a variable or a volume of the user's wher
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from finetune_api.errors import Problem
-from finetune_api.finetunejob import FineTuneJob, PodSettings, Volume
+from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob, PodSettings, Volume, Workers
+from finetune_api.finetunejob.pod_env import is_exposed
+from finetune_api.former_words import in_words_of
 from finetune_api.keys import API_VERSION, KIND
 from finetune_api.quantity import number
+from finetune_api.training_run import CONTRACT_VERSION
 
 # Mounted in the job's pods by the operator. A volume of the user may lie inside one, but the first, and never above or in place of any.
 OUR_MOUNTS: Final = ("/etc/finetune", "/var/lib/finetune/model-cache", "/var/lib/finetune", "/tmp", "/dev/shm", "/dev")
@@ -44,10 +48,16 @@ KUBERAY_VARIABLES: Final = frozenset(
         "RAY_external_storage_namespace",
     }
 )
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-# Kubernetes refuses more than 256 KiB of annotations, and the pod has others beside the job.
+# Labels and annotations that others write on our pods and go by: the operator, KubeRay, the Job controller, Kueue.
+_OTHERS_KEYS: Final = ("finetune.dev/", "ray.io/", "batch.kubernetes.io/", "app.kubernetes.io/managed-by", "app.kubernetes.io/created-by")
+_JOB_CONTROLLER_KEYS: Final = ("job-name", "controller-uid")
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+_KEY: Final = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+# Kubernetes refuses more than 256 KiB of annotations, and the pod has others beside the job and the user's.
 LARGEST_JOB_BYTES: Final = 224 * 1024
-_AFFINITIES: Final = ("nodeAffinity", "podAffinity", "podAntiAffinity")
+# Of a job's pods, what only the making of them reads: neither the frozen run nor the job inside a pod has it. Variables may hold what
+# nobody should read who may see ConfigMaps and pods.
+_OF_PODS_ALONE: Final = ("env", "env_from", "image_pull_secrets", "labels", "annotations")
 
 # A pod has settings of one of the two.
 Pods = Literal["workers", "cpuPods"]
@@ -58,10 +68,16 @@ def pod_problems(job: FineTuneJob) -> Iterator[Problem]:
     yield from _size_problems(job)
     pods: tuple[tuple[Pods, PodSettings], ...] = (("workers", job.spec.workers), ("cpuPods", job.spec.cpu_pods))
     for name, settings in pods:
-        yield from _volume_problems(f"spec.{name}.volumes", settings.volumes)
-        yield from _resource_problems(name, settings)
-        yield from _variable_problems(f"spec.{name}.env", settings)
-        yield from _affinity_problems(f"spec.{name}.affinity", settings.affinity)
+        yield from settings_problems(name, f"spec.{name}", settings)
+
+
+def settings_problems(pods: Pods, field: str, settings: PodSettings) -> Iterator[Problem]:
+    """Everything about the settings of one kind of pod that can't be made; they are at `field`."""
+    yield from _volume_problems(f"{field}.volumes", settings.volumes)
+    yield from _resource_problems(pods, f"{field}.resources", settings)
+    yield from _variable_problems(f"{field}.env", settings)
+    yield from _key_problems(f"{field}.labels", settings.labels)
+    yield from _key_problems(f"{field}.annotations", settings.annotations)
 
 
 def is_reserved(variable: str) -> bool:
@@ -69,23 +85,33 @@ def is_reserved(variable: str) -> bool:
     return variable.startswith(OUR_VARIABLES) or variable in KUBERAY_VARIABLES
 
 
-def job_json(job: FineTuneJob) -> str:
+def inside_pods(job: FineTuneJob) -> FineTuneJob:
+    """The job as the frozen run and programs in pods have it: without what only the making of pods reads."""
+    spec = job.spec
+    workers, cpu_pods = (
+        settings.model_copy(update={name: type(settings).model_fields[name].default for name in _OF_PODS_ALONE})
+        for settings in (spec.workers, spec.cpu_pods)
+    )
+    return job.model_copy(update={"spec": spec.model_copy(update={"workers": workers, "cpu_pods": cpu_pods})})
+
+
+def job_json(job: FineTuneJob, contract: int = CONTRACT_VERSION) -> str:
     """The job as pods get it and `parse_job` reads it: canonical JSON without defaults, for their image may be older than this program.
 
-    Labels and annotations of the job are nobody's business there.
+    Labels and annotations of the job are nobody's business there. `contract`: of the run that the image executes.
     """
     value = {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"name": job.metadata.name, "namespace": job.metadata.namespace},
-        "spec": job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "spec": inside_pods(job).spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
     }
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(in_words_of(contract, value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _size_problems(job: FineTuneJob) -> Iterator[Problem]:
-    """The job travels in an annotation."""
-    size = len(job_json(job).encode())
+    """The job travels in an annotation, beside those of the user."""
+    size = len(job_json(job).encode()) + sum(len(f"{key}{value}".encode()) for key, value in job.spec.cpu_pods.annotations.items())
     if size > LARGEST_JOB_BYTES:
         yield Problem("spec", f"has {size} bytes, and pods can be given {LARGEST_JOB_BYTES}", "shorten lists and free-form fields")
 
@@ -105,20 +131,22 @@ def _volume_problems(field: str, volumes: Sequence[Volume]) -> Iterator[Problem]
             yield Problem(f"{field}[{index}].mountPath", f"{path} would hide {ours}, which the operator mounts", "mount it elsewhere")
 
 
-def _resource_problems(pods: Pods, settings: PodSettings) -> Iterator[Problem]:
+def _resource_problems(pods: Pods, field: str, settings: PodSettings) -> Iterator[Problem]:
     requests, limits = settings.resources.requests, settings.resources.limits
+    gpus = {GPU_RESOURCE, settings.gpu} if isinstance(settings, Workers) else {GPU_RESOURCE}
     for kind, quantities in (("requests", requests), ("limits", limits)):
-        if GPU_RESOURCE in quantities:
-            remedy = "remove it; workers.gpusPerNode says how many" if pods == "workers" else "remove it; CPU pods hold no GPU"
-            yield Problem(f"spec.{pods}.resources.{kind}", f"{GPU_RESOURCE} is set by the operator", remedy)
+        for gpu in sorted(gpus & quantities.keys()):
+            of_workers = "remove it; workers.gpusPerNode says how many, workers.gpuResource of what"
+            remedy = of_workers if pods == "workers" else "remove it; CPU pods hold no GPU"
+            yield Problem(f"{field}.{kind}", f"{gpu} is set by the operator", remedy)
     for name, asked in requests.items():
         limit = limits.get(name)
         if limit is not None and number(asked) > number(limit):
             told = f"{name}: {asked} is more than the limit of {limit}"
-            yield Problem(f"spec.{pods}.resources.requests", told, f"use at most {limit}, or raise the limit")
-        if "/" in name and name != GPU_RESOURCE and (limit is None or number(asked) != number(limit)):
+            yield Problem(f"{field}.requests", told, f"use at most {limit}, or raise the limit")
+        if "/" in name and name not in gpus and (limit is None or number(asked) != number(limit)):
             told = f"{name}: {asked} needs the same limit, since devices are not shared"
-            yield Problem(f"spec.{pods}.resources.requests", told, "set limits to the same, or remove it from requests")
+            yield Problem(f"{field}.requests", told, "set limits to the same, or remove it from requests")
 
 
 def _variable_problems(field: str, settings: PodSettings) -> Iterator[Problem]:
@@ -128,15 +156,20 @@ def _variable_problems(field: str, settings: PodSettings) -> Iterator[Problem]:
             yield Problem(f"{field}[{index}].name", f"{variable.name} is set by the operator or by KubeRay", "remove it")
         elif variable.name in seen:
             yield Problem(f"{field}[{index}].name", f"{variable.name} is there twice", "keep one")
+        if is_exposed(variable):
+            told = f"{variable.name} by its name is a secret, and everybody who may see the job could read it"
+            remedy = "put it into a Secret, and name that in valueFrom.secretKeyRef, or in envFrom"
+            yield Problem(f"{field}[{index}].value", told, remedy)
         seen.add(variable.name)
 
 
-def _affinity_problems(field: str, affinity: dict[str, Any] | None) -> Iterator[Problem]:
-    """Only the form of what the operator adds to: the API server looks at the rest."""
-    for name, value in (affinity or {}).items():
-        if name not in _AFFINITIES:
-            yield Problem(f"{field}.{name}", "there is no such field", f"its keys are {', '.join(_AFFINITIES)}")
-        elif not isinstance(value, dict):
-            yield Problem(f"{field}.{name}", "is not an object", "write it as in a pod")
-        elif name != "nodeAffinity" and any(not isinstance(terms, list) for terms in value.values()):
-            yield Problem(f"{field}.{name}", "has terms that are no list", "write it as in a pod")
+def _key_problems(field: str, keys: Iterable[str]) -> Iterator[Problem]:
+    """Keys of labels and annotations."""
+    for key in keys:
+        if key == QUEUE_LABEL:
+            yield Problem(field, f"{key} is set by the operator", f"remove it; {field.rpartition('.')[0]}.queueName names the queue")
+        elif key in _JOB_CONTROLLER_KEYS or key.startswith(_OTHERS_KEYS):
+            yield Problem(field, f"{key} is set by the operator, by KubeRay or by Kubernetes", "remove it, or use another key")
+        elif not _KEY.fullmatch(key):
+            told = f"{key} is no key of a label or annotation"
+            yield Problem(field, told, "give it as name or as domain.example/name, of letters, digits, `-`, `_` and `.`")

@@ -16,11 +16,15 @@ class Reason(StrEnum):
     WAITING = "Waiting"  # a former stage is not done yet: False
     NAME_TAKEN = "NameTaken"  # an object of the name that we need belongs to someone else: False and Stalled, naming it
     FORBIDDEN = "Forbidden"  # the API server refuses the operator an action: False and Stalled, with its words
+    QUEUED = "Queued"  # False: someone else suspended the Job or RayJob, as Kueue does until there is quota; the message has its words
+    DEACTIVATED = "Deactivated"  # False and Stalled: Kueue has given the Job or RayJob up; the message says what to do
     EVICTED = "Evicted"  # False and Failed: nodes evicted the pod of preparation or publication too often; the message has their words
-    REJECTED = "Rejected"  # the API server or an admission webhook refuses an object that we make (quota, policy): False, tried again
+    PODS_WAIT = "PodsWait"  # Stalled: pods can't start, or have waited for long; the message has the scheduler's or the kubelet's words
+    REJECTED = "Rejected"  # the API server refuses what we make (quota, policy, validation): False, tried again; by a dry run Stalled
 
     # ---- Planned
     PLANNED = "Planned"  # True: the numbers fit as far as they are known
+    INVALID_DEFAULTS = "InvalidDefaults"  # False and Stalled: the namespace's ConfigMap of defaults is wrong; looked at again each minute
     INVALID_SPEC = "InvalidSpec"  # False and Stalled: refused by the models or by planning; a change of the spec mends it
 
     # ---- Prepared
@@ -46,22 +50,28 @@ class Reason(StrEnum):
     KUBERAY_FORBIDDEN = "KubeRayForbidden"  # False and Stalled: the operator may not read or make RayJobs
     KUBERAY_TOO_OLD = "KubeRayTooOld"  # False and Stalled: RayJob lacks a field that we need
     STARTING = "Starting"  # False: an attempt is entered and not all of its pods run; the message has the scheduler's words
-    QUEUED = "Queued"  # False: the RayJob is suspended by someone else, as Kueue does until it is admitted
     TRAINING = "Training"  # False: all pods run
     STOPPING = "Stopping"  # False: the driver was asked to commit a checkpoint and stop
     BACKING_OFF = "BackingOff"  # False: an attempt ended; the message says why and when the next begins
     WORKER_PREEMPTED = "WorkerPreempted"  # from the driver: a worker's node or pod was taken away; not charged
     WORKER_LOST = "WorkerLost"  # from the driver: a worker's node or pod went away without a word; not charged after a checkpoint
-    NO_PROGRESS = "NoProgress"  # no step and nothing else for too long, or a driver that says nothing; not charged after a checkpoint
+    NO_PROGRESS = (
+        "NoProgress"  # no step and nothing else for too long; not charged after a checkpoint. Stalled: ten attempts in a row without one
+    )
     TRAINING_FAILED = "TrainingFailed"  # from the driver: a worker died or the loss is not finite; also when nothing was reported
+    TOO_MANY_FAILED_STARTS = "TooManyFailedStarts"  # False and Failed: in more attempts in a row than maxFailedStarts not all pods ran
+    TOO_MANY_ATTEMPTS_WITHOUT_PROGRESS = (
+        "TooManyAttemptsWithoutProgress"  # False and Failed: others ended too many without a new checkpoint
+    )
     TOO_MANY_FAILURES = "TooManyFailures"  # False and Failed: more charged failures than failurePolicy.maxFailures
-    DEADLINE_EXCEEDED = "DeadlineExceeded"  # False and Failed: budget.activeDeadlineSeconds since the first attempt
+    DEADLINE_EXCEEDED = "DeadlineExceeded"  # any stage False and Failed: budget.activeDeadlineSeconds, or its stage's, has passed
     BUDGET_EXCEEDED = "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; the last attempt was asked for a checkpoint
     # Why an attempt ended that isn't charged.
     PREEMPTED = "Preempted"  # Kueue or the scheduler took the GPUs, or the node was drained
     NODE_LOST = "NodeLost"  # a pod or its node is gone or no longer answers; the message names both
     RAYJOB_DELETED = "RayJobDeleted"  # somebody deleted the RayJob or its RayCluster
-    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"  # not all pods ran within workers.startDeadlineSeconds
+    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"  # not all pods ran within workers.startDeadlineSeconds; Stalled after three in a row
+    SUBMITTER_LOST = "SubmitterLost"  # the pod that hands the driver to Ray failed or was taken, and KubeRay ended the RayJob for it
     STOP_REQUESTED = "StopRequested"  # suspended, and stopped with a checkpoint
     FINISHED = "Finished"  # all steps are done
 

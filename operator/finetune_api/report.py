@@ -8,7 +8,7 @@ that they don't know: operator and image may be of different versions.
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from finetune_api.conditions import StatusModel, Time
 from finetune_api.finetunejob import Natural, Positive
@@ -63,16 +63,29 @@ class ReportedCheckpoint(StatusModel):
     committed_at: Time | None = Field(default=None, description="When its manifest was written.")
 
 
+def _known_or_none(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+    """A word of a newer image says nothing; the rest of its report does."""
+    try:
+        return known(value)
+    except ValidationError:
+        if isinstance(value, str):
+            return None
+        raise
+
+
 class FineTuneReportStatus(StatusModel):
     """What the driver reports. Absent is unknown."""
 
     cluster: ClusterName | None = Field(default=None, description="RayCluster of the reporting attempt; reports of others are ignored.")
-    outcome: ReportOutcome | None = Field(default=None, strict=False, description="Where the attempt is.")
+    outcome: Annotated[ReportOutcome | None, Field(strict=False), WrapValidator(_known_or_none)] = Field(
+        default=None, description="Where the attempt is."
+    )
     reason: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)] | None = Field(
         default=None, description="Why it ended so."
     )
     message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="What a person should know.")
     permanent: bool = Field(default=False, description="Whether the same input fails again until it is changed.")
+    first_step: Natural | None = Field(default=None, description="Step of the checkpoint that the attempt went on from; absent: none.")
     step: Natural | None = Field(default=None, description="Optimizer steps done.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     loss: float | None = Field(default=None, description="Training loss of the newest step.")
@@ -82,6 +95,11 @@ class FineTuneReportStatus(StatusModel):
     checkpoint: ReportedCheckpoint | None = Field(default=None, description="The newest committed checkpoint.")
     goodput_seconds: NotNegative | None = Field(default=None, description="Time of this attempt that went into steps that count.")
     reported_at: Time | None = Field(default=None, description="When it was reported.")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it tells how the attempt ended."""
+        return self.outcome not in (None, ReportOutcome.RUNNING)
 
     def to_patch(self) -> dict[str, Any]:
         """The body of a merge patch on the status. What is absent is null in it, so that nothing of a former attempt stays."""

@@ -136,6 +136,12 @@ def _literal_remedy(value: object, expected: str, name: str) -> str:
 
 
 _FORMS: Final = {
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/": "name a resource, for example nvidia.com/gpu",
+    r"^([a-z0-9]": "name a key, for example kubernetes.io/hostname",
+    r"^(metadata": "name a field of a pod, for example status.podIP",
+    r"^(limits": "name a resource, for example limits.cpu",
+    r"^([A-Za-z_]": "use letters, digits and `_`, not beginning with a digit",
+    r"^[^/:]": "name a path inside the volume",
     r"^[a-z0-9]": "use lower-case letters, digits and `-`, beginning and ending with a letter or digit",
     r"^https?://": "begin it with http:// or https://",
     r"^[A-Za-z0-9]": "use letters, digits and `.`, `_`, `-`, beginning with a letter or digit",

@@ -7,15 +7,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from finetune_api.bounded_text import shortened
-from finetune_api.conditions import Condition, StatusModel, Time
-from finetune_api.finetunejob import LARGEST_INTEGER, Natural, Positive
-from finetune_api.training_run import Plan
+from finetune_api.conditions import NEWER_WORDS, Condition, StatusItem, StatusModel, Time
+from finetune_api.duration import flops_at_full_use, model_flops_per_token
+from finetune_api.finetunejob import LARGEST_INTEGER, FineTuneJobSpec, ModelShape, Natural, Positive
+from finetune_api.finetunejob.types import FreeObject
+from finetune_api.training_run import DataShape, Plan
 
 # Newest entries that are kept of lists that would grow for ever.
 LONGEST_LIST = 20
 LONGEST_MESSAGE = 1024
 # Of an attempt that are followed one by one.
 MOST_PODS = 512
+# Of an attempt that has ended, and of those that one avoids.
+MOST_NODES = 16
 
 BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
@@ -25,6 +29,13 @@ Digest = Annotated[str, Field(max_length=128)]
 Text = Annotated[str, Field(max_length=LONGEST_MESSAGE)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Item = TypeVar("Item")
+
+
+class DefaultsStatus(StatusModel):
+    """Defaults of the platform, as they were when the job took them: another time they may be others."""
+
+    sources: Annotated[list[Text], Field(max_length=4)] = Field(description="Where they come from, the first wins.")
+    values: FreeObject = Field(description="What jobs are given: workers, cpuPods, checkpoints, accelerators.")
 
 
 class PreparationStatus(StatusModel):
@@ -61,8 +72,10 @@ class PlanStatus(StatusModel):
     """The plan's main numbers; absent ones are unknown."""
 
     final: bool = Field(default=False, description="Whether it follows from prepared data; before that parts of it are unknown.")
-    device: Literal["cpu", "gpu"] | None = Field(default=None, description="Where workers compute.")
-    precision: Literal["bf16", "fp32"] | None = Field(default=None, description="Arithmetic of forward and backward.")
+    device: Annotated[Literal["cpu", "gpu"], *NEWER_WORDS] | None = Field(default=None, description="Where workers compute.")
+    precision: Annotated[Literal["bf16", "fp32"], *NEWER_WORDS] | None = Field(
+        default=None, description="Arithmetic of forward and backward."
+    )
     world_size: Positive = Field(description="Workers in all.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     memory_bytes: Natural | None = Field(default=None, description="Peak memory of one worker, estimated.")
@@ -70,6 +83,10 @@ class PlanStatus(StatusModel):
     checkpoint_bytes: Natural | None = Field(default=None, description="Size of one checkpoint.")
     seconds: NotNegative | None = Field(default=None, description="Computing time, estimated.")
     gpu_hours: NotNegative | None = Field(default=None, description="GPU hours, estimated.")
+    flops_per_token: NotNegative | None = Field(
+        default=None, description="Operations that the model asks for per token, without recomputation; MFU counts them."
+    )
+    peak_flops: NotNegative | None = Field(default=None, description="Operations a second of all workers at most.")
     unknown: Annotated[list[Text], Field(max_length=LONGEST_LIST)] = Field(default=[], description="What is unknown, and why.")
 
 
@@ -80,13 +97,14 @@ class ProgressStatus(StatusModel):
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     loss: float | None = Field(default=None, description="Training loss of the newest step.")
     tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers.")
+    mfu: NotNegative | None = Field(default=None, description="Share of the workers' peak that the model's own operations reach.")
     eta: str | None = Field(default=None, max_length=32, description="Time left, as in 1h12m.")
     reported_at: Time | None = Field(default=None, description="When it was reported.")
     stale: bool = Field(default=False, description="Whether an attempt runs and nothing was reported for some time.")
     stale_time: Time | None = Field(default=None, description="Since when the operator has known that.")
 
 
-class CheckpointStatus(StatusModel):
+class CheckpointStatus(StatusItem):
     """A checkpoint whose manifest was verified."""
 
     step: Natural = Field(description="Optimizer steps in it.")
@@ -104,7 +122,7 @@ class CheckpointsStatus(StatusModel):
     )
 
 
-class RayJobReference(StatusModel):
+class RayJobReference(StatusItem):
     """The RayJob of an attempt, recorded once it was seen. Recorded and gone means that somebody deleted it."""
 
     name: Name = Field(description="Name.")
@@ -128,14 +146,18 @@ class AttemptOutcome(StrEnum):
     INVALID_INPUT = "InvalidInput"  # it would fail again until something is changed: the job has failed
 
 
-class AttemptPod(StatusModel):
-    """A pod of an attempt's RayCluster."""
+class AttemptPod(StatusItem):
+    """A pod of an attempt's RayCluster, from its binding to a node on."""
 
     name: Name = Field(description="Name.")
-    node: Name | None = Field(default=None, description="Where it runs.")
+    node: Name | None = Field(default=None, description="Its node.")
+    gpus: Natural | None = Field(default=None, description="GPUs that it holds there; absent is none.")
+    since: Time | None = Field(default=None, description="When it was bound to the node.")
+    until: Time | None = Field(default=None, description="When it ended or was gone, and held its GPUs no longer.")
+    spare: bool | None = Field(default=None, description="True: Ray got the driver without it, so that its loss ends nothing.")
 
 
-class AttemptStatus(StatusModel):
+class AttemptStatus(StatusItem):
     """One attempt at training."""
 
     number: Positive = Field(description="From 1. Entered before its RayJob `<job>-<number>` is made.")
@@ -145,26 +167,48 @@ class AttemptStatus(StatusModel):
     ray_job: RayJobReference | None = Field(default=None, description="Its RayJob, once it was seen.")
     stop_requested: Word | None = Field(default=None, description="Why we asked it to stop; absent if we didn't.")
     stop_requested_time: Time | None = Field(default=None, description="When we asked.")
-    outcome: AttemptOutcome | None = Field(default=None, strict=False, description="Absent while it runs.")
+    outcome: Annotated[AttemptOutcome, Field(strict=False), *NEWER_WORDS] | None = Field(default=None, description="Absent while it runs.")
     reason: Word | None = Field(default=None, description="Why it ended so.")
     message: Text | None = Field(default=None, description="What a person should know.")
     charged: bool = Field(default=False, description="Whether it counts against failurePolicy.maxFailures.")
     run_digest: Digest | None = Field(default=None, description="Digest of the run that it executes; other workers make another run.")
     gpus: Natural | None = Field(default=None, description="GPUs of its workers; a later change of spec.workers is the next attempt's.")
+    worker_pods: Positive | None = Field(default=None, description="Its worker pods, each with as many of these GPUs.")
+    gpu_hours: NotNegative | None = Field(
+        default=None, description="GPU hours that its pods have held, from binding on, up to countedTime."
+    )
+    counted_time: Time | None = Field(
+        default=None, description="Up to when: the newest report, or change of a pod. Pods that go on add to it."
+    )
     first_step: Natural | None = Field(default=None, description="Step of the checkpoint that it began from; 0 is the base model.")
     last_step: Natural | None = Field(default=None, description="Newest step that it reported.")
     pods: Annotated[list[AttemptPod], Field(max_length=MOST_PODS)] | None = Field(
-        default=None, description="While it runs: its pods, as they were when Ray got the driver."
+        default=None, description="While it runs: its pods, and those that are gone."
+    )
+    leaving: Annotated[list[AttemptPod], Field(max_length=MOST_PODS)] | None = Field(
+        default=None, description="Once it has ended: those of its pods that still hold a node."
+    )
+    nodes: Annotated[list[Name], Field(max_length=MOST_NODES)] | None = Field(
+        default=None, description=f"Once it has ended: nodes that it was on, at most {MOST_NODES}."
+    )
+    failed_node: Name | None = Field(
+        default=None, description="Node that its end is laid to. One that two attempts of a day are laid to is avoided by the next."
+    )
+    avoided_nodes: Annotated[list[Name], Field(max_length=MOST_NODES)] | None = Field(
+        default=None, description="Nodes that its pods avoid where they can."
     )
     lost: Text | None = Field(default=None, description="While it runs: which of them is lost, where and why.")
     out_of_memory: Text | None = Field(default=None, description="While it runs: which of them ran out of memory.")
     lost_time: Time | None = Field(default=None, description="Since when; later, if a step was reported since.")
+    told_time: Time | None = Field(default=None, description="While its RayJob still runs: when its driver first told how it ended.")
 
 
 class UsageStatus(StatusModel):
     """What was used over all attempts; only grows."""
 
-    gpu_hours: NotNegative = Field(default=0.0, description="GPU hours that were held by attempts that ended.")
+    gpu_hours: NotNegative = Field(
+        default=0.0, description="GPU hours that pods have held, from their binding to a node to their end, whether all pods ran or not."
+    )
     held_seconds: NotNegative = Field(default=0.0, description="Time for which all pods of attempts that ended ran.")
     goodput_seconds: NotNegative = Field(default=0.0, description="Time that went into steps that count, of attempts that ended.")
     goodput: NotNegative | None = Field(default=None, description="Share of the held time that went into steps that count.")
@@ -196,18 +240,24 @@ class FineTuneJobStatus(StatusModel):
     # kstatus calls an object without a status Current; 0, which no generation is, makes a new job InProgress.
     observed_generation: Natural = Field(default=0, description="Generation of the spec that was looked at.")
     observed_retry: Natural = Field(default=0, description="spec.retry that was acted on; a higher one reopens a failed job.")
+    active_time: Time | None = Field(
+        default=None, description="When the first preparation was made: budget.activeDeadlineSeconds counts from here."
+    )
     start_time: Time | None = Field(default=None, description="When the first attempt began; from then on the run is fixed.")
     completion_time: Time | None = Field(default=None, description="When the job succeeded or failed.")
     conditions: Annotated[list[Condition], Field(max_length=LONGEST_LIST)] = Field(
         default=[], description="Observations.", json_schema_extra=BY_TYPE
     )
     stage: Word | None = Field(default=None, description="A word for display, derived from the conditions.")
+    defaults: DefaultsStatus | None = Field(default=None, description="What it was given where its spec says nothing; absent is nothing.")
     plan: PlanStatus | None = Field(default=None, description="The plan.")
     preparation: PreparationStatus | None = Field(default=None, description="The newest preparation.")
     run: RunStatus | None = Field(default=None, description="The frozen run.")
     progress: ProgressStatus | None = Field(default=None, description="The newest report.")
     checkpoints: CheckpointsStatus | None = Field(default=None, description="Checkpoints.")
     attempt: Natural = Field(default=0, description="Attempts begun.")
+    failed_starts: Natural = Field(default=0, description="Attempts in a row whose pods never all ran, or that Ray never got.")
+    attempts_without_progress: Natural = Field(default=0, description="Attempts in a row that others ended without a new checkpoint.")
     attempts: Annotated[list[AttemptStatus], Field(max_length=LONGEST_LIST)] = Field(
         default=[], description="The newest attempts, oldest first."
     )
@@ -239,8 +289,11 @@ def newest(items: Sequence[Item]) -> list[Item]:
     return list(items[-LONGEST_LIST:])
 
 
-def plan_status(plan: Plan, *, final: bool) -> PlanStatus:
-    """The plan's main numbers."""
+def plan_status(
+    plan: Plan, spec: FineTuneJobSpec, shape: ModelShape | None = None, data: DataShape | None = None, *, final: bool
+) -> PlanStatus:
+    """The plan's main numbers, of that spec and those shapes."""
+    shape = shape or spec.model.shape
     return PlanStatus(
         final=final,
         device=plan.device,
@@ -252,6 +305,8 @@ def plan_status(plan: Plan, *, final: bool) -> PlanStatus:
         checkpoint_bytes=_within_64_bits(plan.checkpoint_bytes),
         seconds=plan.seconds,
         gpu_hours=plan.gpu_hours,
+        flops_per_token=model_flops_per_token(spec, shape, data) if shape else None,
+        peak_flops=flops_at_full_use(spec, plan),
         unknown=newest([shortened(f"{unknown.name}: {unknown.why}", LONGEST_MESSAGE) for unknown in plan.unknown]),
     )
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from finetune_api.errors import InvalidTrainingRun
+from finetune_api.field_use import selected
 from finetune_api.finetunejob import FineTuneJob, Model, ModelShape, Natural, Positive
 
 # Raised when a reader of the old JSON would misunderstand the new one.
@@ -19,20 +20,6 @@ CONTRACT_VERSION: Final = 2
 # Products of a spec's numbers, which have more than its 64 bits when somebody wants them to.
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
-
-# Fields that say how and by whom a run is executed; its result doesn't depend on them, and they may change between attempts.
-_EXECUTION_FIELDS: Final = (
-    ("model", "tokenSecret"),
-    ("model", "cache"),
-    ("model", "shape"),
-    ("dataset", "processes"),
-    ("dataset", "sources", "tokenSecret"),
-    ("dataset", "sources", "credentialsSecret"),
-    ("training", "deepspeed"),
-    ("training", "microBatchSize"),
-    ("training", "activationCheckpointing"),
-    ("training", "logEverySteps"),
-)
 
 # Raised when the same dialogue becomes other ids or labels: a run that began with the older ones can't go on with these.
 # 2: whole texts, as engines encode them; `template.name` is `auto` where a job names none.
@@ -215,10 +202,7 @@ def identity_differences(one: FineTuneJob, other: FineTuneJob) -> list[str]:
 
 
 def _identity_fields(job: FineTuneJob, *, defaults: bool) -> dict[str, Any]:
-    parts = {"model", "dataset", "template", "training"}
-    spec = job.spec.model_dump(mode="json", by_alias=True, include=parts, exclude_defaults=not defaults)
-    for path in _EXECUTION_FIELDS:
-        _drop(spec, path)
+    spec = selected(job.spec, lambda use: use.identity, defaults=defaults)
     training = spec.setdefault("training", {})
     training["epochs"] = job.spec.training.effective_epochs
     training.setdefault("optimizer", {})["warmupRatio"] = job.spec.training.optimizer.effective_warmup_ratio
@@ -235,14 +219,3 @@ def _differences(one: Any, other: Any, path: str) -> list[str]:
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return [found for index in range(len(one)) for found in _differences(one[index], other[index], f"{path}.{index}")]
     return [] if one == other else [path]
-
-
-def _drop(value: Any, path: tuple[str, ...]) -> None:
-    """Remove the field at `path`; a list on the way means each of its items."""
-    if isinstance(value, list):
-        for item in value:
-            _drop(item, path)
-    elif len(path) == 1:
-        value.pop(path[0], None)
-    elif path[0] in value:
-        _drop(value[path[0]], path[1:])

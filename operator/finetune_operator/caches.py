@@ -1,21 +1,16 @@
-"""What is known without asking: the reflectors' stores of jobs and of what belongs to them, and values that were read before.
+"""What is known without asking: the reflectors' stores of jobs and of what belongs to them.
 
 In: objects as watches give them. Out: the same, by job. Nothing here talks to the API server.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
 
 from finetune_operator import keys, kinds
 from finetune_operator.reconcile import Key
 from finetune_operator.runtime.api import Json, Resource
 from finetune_operator.runtime.store import Store
-from finetune_operator.trimming import trimmed
-
-Value = TypeVar("Value")
+from finetune_operator.transform import transform, transform_job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,28 +50,5 @@ def of_job(item: Json) -> Iterable[str]:
 
 def stores() -> Stores:
     """Empty stores."""
-    reports, batch_jobs, rayjobs, pods = (Store(of_job, trimmed) for _ in kinds.CHILDREN)
-    return Stores(jobs=Store(), reports=reports, batch_jobs=batch_jobs, rayjobs=rayjobs, pods=pods)
-
-
-class Newest(Generic[Value]):
-    """The values that were used last, by key; thread-safe."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._values: OrderedDict[Any, Value] = OrderedDict()
-
-    def get(self, key: object) -> Value | None:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: object, value: Value) -> Value:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            if len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return value
+    reports, batch_jobs, rayjobs, pods = (Store(of_job, transform) for _ in kinds.CHILDREN)
+    return Stores(jobs=Store(trim=transform_job), reports=reports, batch_jobs=batch_jobs, rayjobs=rayjobs, pods=pods)

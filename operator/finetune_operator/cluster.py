@@ -5,38 +5,47 @@ have it; that a RayJob is gone is asked of the API server itself; and a RayJob i
 job hasn't changed since.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 import structlog
 
 from finetune_api.errors import InvalidSpec, InvalidTrainingRun
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.former_words import in_todays_words
+from finetune_api.gone_fields import without_gone_fields
+from finetune_api.job_defaults import NO_DEFAULTS, JobDefaults
 from finetune_api.jobfile import parse_job
 from finetune_api.report import FineTuneReport, parse_report
-from finetune_api.status import AttemptOutcome, FineTuneJobStatus, parse_status
+from finetune_api.status import AttemptOutcome, FineTuneJobStatus, UnreadableStatus, parse_status
 from finetune_api.times import seconds_between
 from finetune_api.training_run import TrainingRun, digest_of
 from finetune_operator import keys, kinds
-from finetune_operator.caches import Newest, Stores
-from finetune_operator.events import Event
-from finetune_operator.observation import KubeRay, Observed, is_finished, is_settled, last_attempt
+from finetune_operator.caches import Stores
+from finetune_operator.defaults import Defaults
+from finetune_operator.dry_runs import DryRuns
+from finetune_operator.event_recorder import EventRecorder
+from finetune_operator.events import Event, status_unreadable
+from finetune_operator.observation import KubeRay, Observed, is_finished, is_held, is_settled, last_attempt, own_pods, read_rayjob
+from finetune_operator.patience import Patience
+from finetune_operator.pods import read_pod
 from finetune_operator.reconcile import Key, Refused
-from finetune_operator.refusals import of_former, refusal, taken
-from finetune_operator.resources.owner import is_of_former, is_owned, owner_of
-from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict, Forbidden, Invalid, Json, NotFound, Resource
+from finetune_operator.refusals import is_refusal, name_taken, of_former, refusal
+from finetune_operator.resources.owner import Owner, is_of_former, is_owned, owner_of
+from finetune_operator.runtime.api import AlreadyExists, Api, ApiError, Conflict, Forbidden, Json, NotFound, Resource
 from finetune_operator.runtime.clock import Clock
-from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, WithdrawStop
+from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, DryRun, WithdrawStop
 from finetune_operator.status import changed, is_reopened
-from finetune_operator.telling import Telling
-from finetune_operator.trimming import trimmed
+from finetune_operator.transform import transform, transform_job
 
 log = structlog.get_logger()
 
 # How long an object that we made counts before a watch has shown it.
 _MADE_SECONDS: Final = 30.0
-# Parsed specs (10 KB each) and runs with their text (50 KB) that are kept; what isn't kept is parsed or read again.
+# Parsed specs (10 KB each) and runs with their text (50 KB) that are kept, the last used; what isn't kept is parsed or read again.
 _KEPT_SPECS: Final = 1024
 _KEPT_RUNS: Final = 128
 # For so long an answer of the API server counts as the job's state: another question's would be as old when it is acted upon.
@@ -59,41 +68,50 @@ class Cluster:
         instance: str,
         kuberay: Callable[[str], KubeRay] = lambda namespace: KubeRay.PRESENT,
         on_written: Callable[[FineTuneJobStatus, FineTuneJobStatus], None] = lambda old, new: None,
+        defaults: JobDefaults = NO_DEFAULTS,
     ) -> None:
         """`instance` names this process in events; `kuberay` says what a namespace's jobs find of it.
 
-        `on_written` is told of each status that was written, for metrics.
+        `on_written` is told of each status that was written, for metrics. `defaults` are the chart's.
         """
         self._api = api
         self._known = known
         self._clock = clock
-        self._telling = Telling(api, clock, instance=instance)
+        self._events = EventRecorder(api, clock, instance=instance)
         self._written: dict[Key, Json] = {}
         self._heard: dict[Key, tuple[str, float]] = {}
         self._made: dict[Key, dict[tuple[str, str], tuple[float, Json]]] = {}
-        self._specs: Newest[tuple[FineTuneJob | None, str]] = Newest(_KEPT_SPECS)
-        self._runs: Newest[tuple[TrainingRun, str]] = Newest(_KEPT_RUNS)
+        self._run = lru_cache(maxsize=_KEPT_RUNS)(self._read_run)
         self._kuberay = kuberay
+        self._defaults = Defaults(api, clock, defaults)
+        self._patience = Patience(clock)
+        self._dry_runs = DryRuns(api, clock, self._patience)
         self._on_written = on_written
 
     # ---- observing
 
     def observe(self, key: Key) -> Observed | None:
-        """The job and everything that belongs to it; None when there is no job."""
+        """The job and everything that belongs to it; None when there is no job. Raises UnreadableStatus."""
         raw = self._job(key)
         if raw is None:
             self._made.pop(key, None)
             self._written.pop(key, None)
             self._heard.pop(key, None)
-            self._telling.forget(key)
+            self._events.forget(key)
+            self._dry_runs.forget(key)
             return None
-        status = parse_status(raw.get("status"))
+        try:
+            status = parse_status(raw.get("status"))
+        except UnreadableStatus as error:
+            self._events.record(owner_of(raw), (status_unreadable(str(error)),))
+            raise
         structlog.contextvars.bind_contextvars(attempt=status.attempt)
         kuberay = self._kuberay(key[0])
-        job, problems = self._spec(raw)
-        rayjobs = self._owned(raw, kinds.RAYJOBS)
+        job, problems = _spec(_spec_text(raw))
+        found = self._owned(raw, kinds.RAYJOBS)
         if kuberay is KubeRay.PRESENT:
-            rayjobs = self._with_recorded(raw, status, rayjobs)
+            found = self._with_recorded(raw, status, found)
+        jobs, rayjobs = tuple(self._owned(raw, kinds.JOBS)), tuple(map(read_rayjob, found))
         reports = self._owned(raw, kinds.FINETUNEREPORTS)
         observed = Observed(
             raw=raw,
@@ -102,12 +120,26 @@ class Cluster:
             problems=problems,
             status=status,
             report=_report(reports, keys.report_name(key[1])),
-            jobs=tuple(self._owned(raw, kinds.JOBS)),
-            rayjobs=tuple(rayjobs),
-            pods=tuple(self._known.pods.by_index("/".join(key))),
+            jobs=jobs,
+            rayjobs=rayjobs,
+            pods=own_pods(map(read_pod, self._known.pods.by_index("/".join(key))), owner_of(raw), status, jobs=jobs, rayjobs=rayjobs),
             kuberay=kuberay,
         )
-        return self._with_run(observed)
+        return self._with_run(self._defaults.applied(replace(observed, workloads=self._workloads(observed))))
+
+    def _workloads(self, observed: Observed) -> dict[str, Json]:
+        """What Kueue keeps for the objects that others hold back, by their uid. Nothing where there is no Kueue, or it may not be read."""
+        found = [rayjob.uid for rayjob in observed.rayjobs if rayjob.queued and not rayjob.deleting]
+        found += [job["metadata"]["uid"] for job in observed.jobs if is_held(job)]
+        return {uid: workload for uid in found if (workload := self._workload(observed.owner.namespace, uid)) is not None}
+
+    def _workload(self, namespace: str, uid: str) -> Json | None:
+        try:
+            found, _ = self._api.list_pages(kinds.WORKLOADS, namespace, label_selector=f"{keys.WORKLOAD_OF_LABEL}={uid}")
+        except ApiError as error:  # no Kueue, no right, or Kueue is away: they are words, on which nothing depends
+            log.debug("no Workload", namespace=namespace, of=uid, error=str(error))
+            return None
+        return found[-1] if found else None
 
     def _job(self, key: Key) -> Json | None:
         """The job: as the store has it, or as we wrote or read it last, whichever is newer."""
@@ -117,19 +149,8 @@ class Cluster:
         same = known["metadata"]["uid"] == written["metadata"]["uid"]
         if same and int(written["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"]):
             return written
-        del self._written[key]
+        self._written.pop(key, None)
         return known
-
-    def _spec(self, raw: Json) -> tuple[FineTuneJob | None, str]:
-        """The parsed job, or what is wrong with it."""
-        metadata = raw["metadata"]
-        version = (metadata["uid"], metadata.get("generation"))
-        if (known := self._specs.get(version)) is not None:
-            return known
-        try:
-            return self._specs.put(version, (parse_job(raw), ""))
-        except InvalidSpec as error:
-            return self._specs.put(version, (None, str(error)))
 
     def _owned(self, raw: Json, resource: Resource) -> list[Json]:
         """Objects of a kind that are the job's own, those that were just made included."""
@@ -167,21 +188,36 @@ class Cluster:
         recorded, status = observed.status.run, observed.status
         if recorded is None or is_settled(observed, status) or (is_finished(status) and not is_reopened(observed)):
             return observed
-        version = (observed.owner.uid, recorded.config_map)
-        found = self._runs.get(version)
-        if found is None:
-            try:
-                raw = self._api.get(kinds.CONFIG_MAPS, observed.owner.namespace, recorded.config_map)
-            except NotFound:
-                return observed
-            if not is_owned(raw, observed.owner):
-                return observed
-            text = (raw.get("data") or {}).get(keys.RUN_FILE, "")
-            read = _run(text, recorded.digest)
-            if not isinstance(read, TrainingRun):
-                return replace(observed, run_problem=read)
-            found = self._runs.put(version, (read, text))
-        return replace(observed, run=found[0], run_text=found[1])
+        try:
+            run, text = self._run(observed.owner, recorded.config_map, recorded.digest)
+        except NotFound:
+            return observed
+        except InvalidTrainingRun as error:
+            return replace(observed, run_problem=str(error))
+        return replace(observed, run=run, run_text=text)
+
+    def _read_run(self, owner: Owner, name: str, digest: str) -> tuple[TrainingRun | None, str]:
+        """The run of that digest with its text, from its ConfigMap; that of a ConfigMap that was just made need not be asked for.
+
+        Of a run of another contract the text alone. Raises NotFound where the job has no such ConfigMap, InvalidTrainingRun where another
+        run is in it.
+        """
+        _, made = self._made.get((owner.namespace, owner.name), {}).pop((kinds.CONFIG_MAPS.kind, name), (0.0, None))
+        raw = made if made is not None else self._api.get(kinds.CONFIG_MAPS, owner.namespace, name)
+        if not is_owned(raw, owner):
+            raise NotFound(f"ConfigMap {name} isn't this job's", status=404, reason="NotFound")
+        text = (raw.get("data") or {}).get(keys.RUN_FILE, "")
+        is_whole = digest_of(text) == digest  # of the text, which a newer operator's models might write otherwise
+        try:
+            run = TrainingRun.from_json(text)
+        except InvalidTrainingRun:
+            if is_whole:
+                return None, text
+            raise
+        if not is_whole:
+            told = "run.json is not the run that the status names; delete its ConfigMap to have it made again"
+            raise InvalidTrainingRun(told)
+        return run, text
 
     # ---- applying
 
@@ -190,6 +226,8 @@ class Cluster:
         match action:
             case Create():
                 self._create(observed, action)
+            case DryRun():
+                self._dry_runs.ask(observed, action)
             case Delete():
                 self._delete(observed, action)
             case AskToStop(cluster=cluster, reason=reason):
@@ -205,25 +243,16 @@ class Cluster:
             made = self._api.create(resource, observed.owner.namespace, manifest)
         except AlreadyExists:
             made = self._existing(observed, resource, action)
-        except (Forbidden, Invalid, NotFound) as error:
-            raise Refused(refusal(resource, manifest["metadata"]["name"], error)) from None
         except ApiError as error:
-            if error.status != 400:
+            if not is_refusal(error):
                 raise
-            raise Refused(refusal(resource, manifest["metadata"]["name"], error)) from None
-        else:
-            self._keep_run(observed, made)
+            found, key = refusal(resource, manifest["metadata"]["name"], error), (observed.owner.namespace, observed.owner.name)
+            raise Refused(replace(found, retry_seconds=self._patience.refused(key, (observed.generation, found.name)))) from None
         log.info("made", kind=resource.kind, object=manifest["metadata"]["name"])
-        if resource in kinds.CHILDREN:
+        if resource in (*kinds.CHILDREN, kinds.CONFIG_MAPS):
             name = made["metadata"]["name"]
             key = (observed.owner.namespace, observed.owner.name)
-            self._made.setdefault(key, {})[resource.kind, name] = (self._clock.monotonic(), trimmed(made))
-
-    def _keep_run(self, observed: Observed, made: Json) -> None:
-        """The run of a ConfigMap that was just made need not be read again."""
-        text = (made.get("data") or {}).get(keys.RUN_FILE)
-        if text is not None and isinstance(run := _run(text, digest_of(text)), TrainingRun):
-            self._runs.put((observed.owner.uid, made["metadata"]["name"]), (run, text))
+            self._made.setdefault(key, {})[resource.kind, name] = (self._clock.monotonic(), transform(made))
 
     def _check_current(self, observed: Observed) -> None:
         """Raise Conflict when the job isn't the one that was observed: another process may have gone on with it."""
@@ -248,7 +277,7 @@ class Cluster:
         if not is_owned(found, owner):
             gone_since = found["metadata"].get("deletionTimestamp")
             if gone_since is None and not is_of_former(found, owner):
-                raise Refused(taken(resource, name))
+                raise Refused(name_taken(resource, name))
             # Who deletes a job and applies it again is faster than the garbage collector.
             waited = seconds_between(gone_since or observed.raw["metadata"].get("creationTimestamp"), observed.now)
             if waited is not None and waited >= _COLLECTED_SECONDS:
@@ -268,10 +297,12 @@ class Cluster:
         key = (observed.owner.namespace, observed.owner.name)
         log.info("deleting", kind=action.kind, object=action.name)
         try:
-            self._api.delete(kinds.MADE[action.kind], observed.owner.namespace, action.name, uid=action.uid)
+            # A job that somebody reopens in this very moment isn't over. Others' writes to the job's objects change nothing of that.
+            version = observed.raw["metadata"]["resourceVersion"] if action.kind == kinds.FINETUNEJOBS.kind else None
+            self._api.delete(kinds.MADE[action.kind], observed.owner.namespace, action.name, uid=action.uid, resource_version=version)
         except Forbidden as error:
             raise Refused(refusal(kinds.MADE[action.kind], action.name, error)) from None
-        except (NotFound, Conflict):  # it is gone, or another one of that name came
+        except (NotFound, Conflict):  # it is gone, it has changed, or another one of that name came
             log.debug("gone already", kind=action.kind, object=action.name)
         self._made.get(key, {}).pop((action.kind, action.name), None)
 
@@ -304,14 +335,21 @@ class Cluster:
 
     def _remember(self, raw: Json) -> None:
         """The job as the API server has it, until the store is as new."""
-        raw["metadata"].pop("managedFields", None)
+        transform_job(raw)
         key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
-        self._written[key] = raw
+        if int(self._known.jobs.version(key) or 0) < int(raw["metadata"]["resourceVersion"]):
+            self._written[key] = raw
         self._heard[key] = (raw["metadata"]["resourceVersion"], self._clock.monotonic())
+
+    def caught_up(self, key: Key, resource_version: str) -> None:
+        """The store has the job as of that version: what we wrote until then needs no remembering."""
+        written = self._written.get(key)
+        if written is not None and int(written["metadata"]["resourceVersion"]) <= int(resource_version):
+            self._written.pop(key, None)
 
     def emit(self, observed: Observed, events: tuple[Event, ...]) -> float | None:
         """Make the events, and those that couldn't be made before; seconds until a look that tries what is left, if any is."""
-        return self._telling.tell(observed.owner, events)
+        return self._events.record(observed.owner, events)
 
 
 def _report(reports: list[Json], name: str) -> FineTuneReport | None:
@@ -320,11 +358,16 @@ def _report(reports: list[Json], name: str) -> FineTuneReport | None:
     return None if found is None else parse_report(found) or FineTuneReport()
 
 
-def _run(text: str, digest: str) -> TrainingRun | str:
-    """The run, or why it can't be read."""
+def _spec_text(raw: Json) -> str:
+    """All of the job that parsing depends on, as text."""
+    metadata = {name: value for name, value in raw["metadata"].items() if name in ("name", "namespace", "labels", "annotations")}
+    return json.dumps({"apiVersion": raw["apiVersion"], "kind": raw["kind"], "metadata": metadata, "spec": raw.get("spec")})
+
+
+@lru_cache(maxsize=_KEPT_SPECS)
+def _spec(text: str) -> tuple[FineTuneJob | None, str]:
+    """The parsed job, or what is wrong with it."""
     try:
-        run = TrainingRun.from_json(text)
-    except InvalidTrainingRun as error:
-        return str(error)
-    # Of the text, which a newer operator's models might write otherwise.
-    return run if digest_of(text) == digest else "run.json is not the run that the status names; delete its ConfigMap to have it made again"
+        return parse_job(without_gone_fields(in_todays_words(json.loads(text)))), ""
+    except InvalidSpec as error:
+        return None, str(error)

@@ -69,6 +69,7 @@ def _of_attempts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Eve
         known = before.get(attempt.number)
         if known is None and attempt.number > max(old.attempt, 1):  # the first one begins with what made it ready
             note = f"attempt {attempt.number} begins" + (f" from step {attempt.first_step}" if attempt.first_step else "")
+            note += f"; it avoids {', '.join(attempt.avoided_nodes)}, on which two attempts failed" if attempt.avoided_nodes else ""
             yield Event(type="Normal", reason="AttemptStarted", action="Training", note=note, moment=str(attempt.number))
         if known is not None and known.running_time is None and attempt.running_time is not None:
             note = f"attempt {attempt.number}: all pods run"
@@ -116,6 +117,12 @@ def _ends(condition: Condition, new: FineTuneJobStatus) -> bool:
 def not_cleaned_up(refusal: Refusal) -> Event:
     """What is left of a job that is over can't be deleted: told once for each object, for no condition changes any more."""
     return Event(type="Warning", reason=refusal.reason, action="CleaningUp", note=f"{refusal.name}: {refusal.message}", moment=refusal.name)
+
+
+def status_unreadable(words: str) -> Event:
+    """The job is left as it is: told once for each thing that can't be read."""
+    note = f"the operator can't read {words}; nothing is done for this job until it is upgraded, or the status is mended"
+    return Event(type="Warning", reason="StatusUnreadable", action="Reconciling", note=note, moment=words)
 
 
 def _told(kind: Literal["Normal", "Warning"], reason: str, condition: Condition, since: str, prefix: str = "") -> Event:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from finetune_api.finetunejob import FailurePolicy
 from finetune_api.pod_result import EXIT_STOPPED, PodResult
@@ -20,11 +20,11 @@ from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
 from finetune_operator.losses import OF_LOST_NODES, out_of_memory
 from finetune_operator.observation import HEAD, RayJob
-from finetune_operator.waiting import disruption, ended, is_unreachable, phase
-
-Json = dict[str, Any]
+from finetune_operator.pods import Pod
 
 CHARGED: Final = (AttemptOutcome.FAILED, AttemptOutcome.INVALID_INPUT)
+# Reasons of a RayJob that KubeRay itself ended.
+_BY_KUBERAY: Final = ("DeadlineExceeded", "PreRunningDeadlineExceeded", "SubmissionFailed")
 # Attempts that others ended come back soon, and ever later when it happens again and again.
 UNCHARGED_BACKOFF_SECONDS: Final = 10.0
 LONGEST_BACKOFF_SECONDS: Final = 3600.0
@@ -52,18 +52,24 @@ class Ending:
     outcome: AttemptOutcome
     reason: str
     message: str = ""
+    # The one that it is laid to.
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of an attempt. `rayjob` None: it was seen, and it is gone. `submitters` aren't the RayCluster's."""
+    """What is known of an attempt. `rayjob` None: it was seen, and it is gone. `submitters` aren't the RayCluster's.
+
+    `evicted`: why Kueue took it back.
+    """
 
     attempt: AttemptStatus
     rayjob: RayJob | None
     report: FineTuneReportStatus | None
-    pods: Sequence[Json]
+    pods: Sequence[Pod]
     now: datetime
-    submitters: Sequence[Json] = ()
+    submitters: Sequence[Pod] = ()
+    evicted: str | None = None
 
 
 def ending(evidence: Evidence) -> Ending | None:
@@ -72,9 +78,12 @@ def ending(evidence: Evidence) -> Ending | None:
     if rayjob is None or rayjob.deleting:
         return _by_others(evidence, _gone(attempt))
     if _left_its_cluster(attempt, rayjob):
-        return _by_others(evidence, _suspended(attempt))
+        return _by_others(evidence, _suspended(evidence))
     if rayjob.terminal:
-        return None if _last_words_may_come(evidence) else _ended(evidence)
+        if _last_words_may_come(evidence):
+            return None
+        by_kuberay = _ended_by_kuberay(evidence)
+        return _ended(evidence) if by_kuberay is None else _by_others(evidence, by_kuberay)
     if report is not None and report.outcome is ReportOutcome.STOPPED and attempt.stop_requested:
         return _stopped(attempt)
     return None
@@ -88,7 +97,7 @@ def _left_its_cluster(attempt: AttemptStatus, rayjob: RayJob) -> bool:
     return rayjob.deployment in ("Suspending", "Suspended") or rayjob.cluster not in ("", recorded)
 
 
-def _by_others(evidence: Evidence, taken: Ending) -> Ending | None:
+def _by_others(evidence: Evidence, otherwise: Ending) -> Ending | None:
     """The ending of an attempt whose RayCluster others take away; None while its pods may still commit a checkpoint.
 
     The next attempt would take over the storage, and what isn't committed by then would be lost. A driver that fails while its
@@ -96,8 +105,8 @@ def _by_others(evidence: Evidence, taken: Ending) -> Ending | None:
     """
     said = _said(evidence)
     if said is not None:
-        return said if said.outcome in (AttemptOutcome.FINISHED, AttemptOutcome.INVALID_INPUT) else taken
-    return None if _may_commit(evidence) else taken
+        return said if said.outcome in (AttemptOutcome.FINISHED, AttemptOutcome.INVALID_INPUT) else otherwise
+    return None if _may_commit(evidence) else otherwise
 
 
 def _may_commit(evidence: Evidence) -> bool:
@@ -106,19 +115,19 @@ def _may_commit(evidence: Evidence) -> bool:
     One that is being deleted ends with its grace period, unless something holds it on its node, and that of a lost node doesn't
     count. One that nobody deletes, since the RayJob was deleted without what it owns, counts as long as the driver reports.
     """
-    heads = [pod for pod in evidence.pods if pod["metadata"].get("labels", {}).get(keys.NODE_TYPE_LABEL) == HEAD]
-    alive = [pod for pod in heads if phase(pod) == "Running" and not is_unreachable(pod) and not _is_overdue(pod, evidence.now)]
+    heads = [pod for pod in evidence.pods if pod.labels.get(keys.NODE_TYPE_LABEL) == HEAD]
+    alive = [pod for pod in heads if pod.phase == "Running" and not pod.is_unreachable and not _is_overdue(pod, evidence.now)]
     if evidence.report is None or not alive:
         return False
-    if any("deletionTimestamp" in pod["metadata"] for pod in alive):
+    if any(pod.deletion_time is not None for pod in alive):
         return True
     silent = seconds_between(evidence.report.reported_at, evidence.now)
     return silent is not None and silent < SILENT_SECONDS and not is_ahead(evidence.report.reported_at, evidence.now)
 
 
-def _is_overdue(pod: Json, now: datetime) -> bool:
+def _is_overdue(pod: Pod, now: datetime) -> bool:
     """Whether the pod should have ended a while ago; its deletionTimestamp is the end of its grace period."""
-    late = seconds_between(pod["metadata"].get("deletionTimestamp"), now)
+    late = seconds_between(pod.deletion_time, now)
     return late is not None and late >= OVERDUE_SECONDS
 
 
@@ -129,11 +138,53 @@ def _last_words_may_come(evidence: Evidence) -> bool:
     waited = seconds_between(at, evidence.now)
     if waited is None or is_ahead(at, evidence.now):
         return False
-    if report is None or report.outcome in (None, ReportOutcome.RUNNING):
+    if report is None or not report.is_over:
         return waited < LAST_WORDS_SECONDS
     failed = report.outcome is ReportOutcome.FAILED and not report.permanent and report.reason != Reason.WORKER_PREEMPTED
-    remains = any(phase(pod) == "Running" for pod in evidence.pods)
-    return failed and remains and waited < NODE_SECONDS and _taken(evidence) is None
+    remains = any(pod.phase == "Running" for pod in evidence.pods)
+    return failed and remains and waited < NODE_SECONDS and _outside_cause(evidence) is None
+
+
+def _ended_by_kuberay(evidence: Evidence) -> Ending | None:
+    """The ending of an attempt whose RayJob KubeRay (1.6.2) ended itself, with its pods: the driver commits a checkpoint, as for others.
+
+    Its `jobStatus` stays what it was then. The deadlines are those that the RayJob carries for when there is no operator. A submitter that
+    a node took, or that failed under a driver that was at work, says nothing of the training.
+    """
+    attempt, rayjob = evidence.attempt, evidence.rayjob
+    assert rayjob is not None
+    if rayjob.driver_ended or rayjob.reason not in _BY_KUBERAY:
+        return None
+    if attempt.stop_requested is not None:
+        return _stopped(attempt)
+    if rayjob.reason == "DeadlineExceeded":
+        told = "KubeRay ended it at the deadline that its RayJob was made with"
+        return Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.DEADLINE_EXCEEDED, message=told)
+    if rayjob.reason == "PreRunningDeadlineExceeded":
+        told = "KubeRay gave it up, while there was no operator: not all of its pods ran"
+        return Ending(outcome=AttemptOutcome.NOT_STARTED, reason=Reason.START_DEADLINE_EXCEEDED, message=told)
+    cause = _disrupted(evidence.submitters)
+    if _had_failed(evidence) or (cause is None and not _was_at_work(evidence)):
+        return None
+    why = cause.message if cause else f"the driver was at work; {rayjob.message or 'see the log of its pod'}"
+    told = f"the pod that hands the driver to Ray is lost, and KubeRay ended the RayJob for it: {why}"
+    return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.SUBMITTER_LOST, message=told)
+
+
+def _had_failed(evidence: Evidence) -> bool:
+    """Whether the driver told its failure before the RayJob's end, or a pod ran out of memory: then the pods went because of that."""
+    report, rayjob = evidence.report, evidence.rayjob
+    said = moment(_told(evidence)) if report is not None and report.outcome is ReportOutcome.FAILED else None
+    ended = moment(rayjob.ended) if rayjob is not None else None
+    return bool(_memory(evidence)) or (said is not None and said <= (ended or evidence.now))
+
+
+def _was_at_work(evidence: Evidence) -> bool:
+    """Whether the driver had spoken shortly before the RayJob's end, or since."""
+    report, rayjob = evidence.report, evidence.rayjob
+    ended = moment(rayjob.ended) if rayjob is not None else None
+    silent = seconds_between(report.reported_at, ended or evidence.now) if report is not None else None
+    return silent is not None and silent < SILENT_SECONDS
 
 
 def _ended(evidence: Evidence) -> Ending:
@@ -146,8 +197,8 @@ def _ended(evidence: Evidence) -> Ending:
         return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.FINISHED)
     if evidence.attempt.stop_requested:
         return _stopped(evidence.attempt)
-    if (taken := _taken(evidence)) is not None:
-        return taken
+    if (cause := _outside_cause(evidence)) is not None:
+        return cause
     if rayjob.job_status == "STOPPED":
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message="somebody stopped the Ray job")
     words = _memory(evidence)
@@ -164,10 +215,10 @@ def _said(evidence: Evidence) -> Ending | None:
     if stopped or (result is not None and result.outcome == "Stopped"):
         if evidence.attempt.stop_requested:
             return _stopped(evidence.attempt)
-        taken = _disrupted(evidence.pods)
+        disrupted = _disrupted(evidence.pods)
         lost = evidence.attempt.lost
         told = "others stopped it, and it committed a checkpoint" + (f"; {lost}" if lost else "")
-        return taken or Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
+        return disrupted or Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
     if report is not None and report.outcome is ReportOutcome.FAILED:
         return _failure(evidence, report.permanent, report.reason, report.message)
     if result is not None and result.outcome == "Failed":
@@ -179,8 +230,8 @@ def _failure(evidence: Evidence, permanent: bool, reason: str | None, message: s
     """A failure that the driver told. One that a lost node explains isn't the job's."""
     if permanent:
         return Ending(outcome=AttemptOutcome.INVALID_INPUT, reason=reason or Reason.TRAINING_FAILED, message=message or "")
-    if (taken := _taken(evidence)) is not None:
-        return taken
+    if (cause := _outside_cause(evidence)) is not None:
+        return cause
     told = "; ".join(filter(None, (message, _memory(evidence))))
     if reason == Reason.WORKER_PREEMPTED:
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=reason, message=told)
@@ -199,7 +250,7 @@ def _has_committed(attempt: AttemptStatus, report: FineTuneReportStatus | None) 
 def hung(evidence: Evidence, message: str) -> Ending:
     """The ending of an attempt in which nothing gets on. Charged, unless a loss explains it or it had committed a checkpoint."""
     outcome = AttemptOutcome.HUNG if _has_committed(evidence.attempt, evidence.report) else AttemptOutcome.FAILED
-    return _taken(evidence) or Ending(outcome=outcome, reason=Reason.NO_PROGRESS, message=message)
+    return _outside_cause(evidence) or Ending(outcome=outcome, reason=Reason.NO_PROGRESS, message=message)
 
 
 def overdue(evidence: Evidence) -> tuple[Ending | None, float | None]:
@@ -208,8 +259,8 @@ def overdue(evidence: Evidence) -> tuple[Ending | None, float | None]:
     Its RayJob is said to run. Nobody looks at Ray for it, and a report that is renewed is no excuse: a driver can wait for what is lost.
     """
     attempt, report = evidence.attempt, evidence.report
-    told = report is not None and report.outcome not in (None, ReportOutcome.RUNNING)
-    since_word = seconds_between(report.reported_at, evidence.now) if report is not None and told else None
+    told = report is not None and report.is_over
+    since_word = seconds_between(_told(evidence), evidence.now) if told else None
     if since_word is not None and since_word >= TOLD_SECONDS:
         return _said(evidence), None
     since_loss = seconds_between(attempt.lost_time, evidence.now) if attempt.lost is not None and not told else None
@@ -219,16 +270,21 @@ def overdue(evidence: Evidence) -> tuple[Ending | None, float | None]:
     return None, min(waits, default=None)
 
 
+def _told(evidence: Evidence) -> str | None:
+    """When the driver told how it ended: first, for one that lives on may renew its report."""
+    return evidence.attempt.told_time or (evidence.report.reported_at if evidence.report is not None else None)
+
+
 def _memory(evidence: Evidence) -> str:
     """What is known of a pod of the attempt that ran out of memory; empty when none did."""
     return evidence.attempt.out_of_memory or out_of_memory(evidence.pods) or ""
 
 
 def _lost(attempt: AttemptStatus) -> Ending:
-    return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=attempt.lost or "")
+    return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=attempt.lost or "", node=attempt.failed_node)
 
 
-def _taken(evidence: Evidence) -> Ending | None:
+def _outside_cause(evidence: Evidence) -> Ending | None:
     """The ending of an attempt that lost a pod or a node, or of whose pods one was taken away by others."""
     is_lost = evidence.attempt.lost is not None and not _was_over(evidence)
     return _lost(evidence.attempt) if is_lost else _disrupted(evidence.pods)
@@ -238,37 +294,37 @@ def _was_over(evidence: Evidence) -> bool:
     """Whether the driver, or else its RayJob, had failed before a loss was seen: its pods went because of that."""
     report, rayjob = evidence.report, evidence.rayjob
     failed = report is not None and report.outcome is ReportOutcome.FAILED
-    at = report.reported_at if report is not None and failed else rayjob.ended if rayjob is not None else None
+    at = _told(evidence) if failed else rayjob.ended if rayjob is not None else None
     over, seen = moment(at), moment(evidence.attempt.lost_time)
     return over is not None and seen is not None and seen >= over
 
 
-def _disrupted(pods: Sequence[Json]) -> Ending | None:
+def _disrupted(pods: Sequence[Pod]) -> Ending | None:
     """The ending of an attempt of whose pods one was taken away by others, or whose node is lost."""
     for pod in pods:
-        name = pod["metadata"]["name"]
-        if is_unreachable(pod):
-            return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=_no_longer_answers(pod))
-        if (found := disruption(pod)) is not None:
+        if pod.is_unreachable:
+            told = _no_longer_answers(pod)
+            return Ending(outcome=AttemptOutcome.NODE_LOST, reason=Reason.NODE_LOST, message=told, node=pod.node)
+        if (found := pod.disruption) is not None:
             lost = found[0] in OF_LOST_NODES
             return Ending(
                 outcome=AttemptOutcome.NODE_LOST if lost else AttemptOutcome.PREEMPTED,
                 reason=Reason.NODE_LOST if lost else Reason.PREEMPTED,
-                message=f"pod {name}: {found[0]}: {found[1]}",
+                message=f"pod {pod.name}: {found[0]}: {found[1]}",
+                node=pod.node if lost else None,
             )
     return None
 
 
-def _no_longer_answers(pod: Json) -> str:
-    node = (pod.get("spec") or {}).get("nodeName")
-    return f"node {node}, on which pod {pod['metadata']['name']} is, no longer answers" if node else "a node no longer answers"
+def _no_longer_answers(pod: Pod) -> str:
+    return f"node {pod.node}, on which pod {pod.name} is, no longer answers" if pod.node else "a node no longer answers"
 
 
-def _driver_result(pods: Sequence[Json]) -> PodResult | None:
+def _driver_result(pods: Sequence[Pod]) -> PodResult | None:
     """What the head's Ray or a submitter said when it ended; the submitter has the driver's exit code."""
     for pod in pods:
         for container in (keys.HEAD_CONTAINER, keys.SUBMITTER_CONTAINER):
-            found = ended(pod, container)
+            found = pod.ended(container)
             if found is not None and found.result is not None:
                 return found.result
             if found is not None and found.exit_code == EXIT_STOPPED and container == keys.SUBMITTER_CONTAINER:
@@ -284,11 +340,12 @@ def _gone(attempt: AttemptStatus) -> Ending:
     return Ending(outcome=AttemptOutcome.DELETED, reason=Reason.RAYJOB_DELETED, message=told)
 
 
-def _suspended(attempt: AttemptStatus) -> Ending:
+def _suspended(evidence: Evidence) -> Ending:
     """Others suspended the RayJob, or have let it go on by now, in another RayCluster."""
-    if attempt.stop_requested:
-        return _stopped(attempt)
-    told = "the RayJob was suspended by others, as Kueue does to take GPUs back; it goes on when they let it"
+    if evidence.attempt.stop_requested:
+        return _stopped(evidence.attempt)
+    why = f"taken back by Kueue: {evidence.evicted}" if evidence.evicted else "suspended by others, as Kueue does to take GPUs back"
+    told = f"the RayJob was {why}; it goes on when they let it"
     return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message=told)
 
 

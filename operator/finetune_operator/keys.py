@@ -3,28 +3,33 @@
 The operator writes all of them. Here is no logic beyond putting a name together.
 """
 
+import hashlib
+import re
 from typing import Final
 
+from finetune_api import pod_checks
+from finetune_api.keys import GROUP as GROUP
+from finetune_api.keys import JOB_LABEL as JOB_LABEL
+from finetune_api.keys import MAIN_CONTAINER as MAIN_CONTAINER
+from finetune_api.keys import PREPARATION as PREPARATION
+from finetune_api.keys import PUBLICATION as PUBLICATION
 from finetune_api.keys import SECRETS_FOLDER_ENV
-from finetune_api.pod_checks import GPU_RESOURCE, OUR_VOLUMES
+from finetune_api.keys import STAGE_LABEL as STAGE_LABEL
+from finetune_api.keys import SUBMITTER_CONTAINER as SUBMITTER_CONTAINER
+from finetune_api.keys import TRAINING as TRAINING
 
 # ---- labels and annotations
 
-GROUP: Final = "finetune.dev"
-# On every object and pod of a job. The operator's watches select by the first; people by all three.
-JOB_LABEL: Final = f"{GROUP}/job"
-STAGE_LABEL: Final = f"{GROUP}/stage"
+# Beside the job's label and the stage's (finetune_api.keys), on every object and pod of a job.
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "finetune-operator"
-# Values of the stage label.
-PREPARATION: Final = "preparation"
-TRAINING: Final = "training"
-PUBLICATION: Final = "publication"
 
 # The job as JSON, on pods; the downward API gives it to them as a file.
 JOB_SPEC_ANNOTATION: Final = f"{GROUP}/job-spec"
 # Read by Kueue, which then suspends and admits the RayJob.
-QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+QUEUE_LABEL: Final = pod_checks.QUEUE_LABEL
+# Written by Kueue on its Workloads: the uid of what they stand for.
+WORKLOAD_OF_LABEL: Final = "kueue.x-k8s.io/job-uid"
 # Written by KubeRay on its pods, read by our anti-affinity and by the operator.
 NODE_TYPE_LABEL: Final = "ray.io/node-type"
 # Read by KubeRay 1.6: a head that is lost ends the attempt instead of coming back without its driver.
@@ -32,10 +37,8 @@ NO_HEAD_RESTART_ANNOTATION: Final = "ray.io/disable-provisioned-head-restart"
 
 # ---- names of containers; KubeRay takes a pod's first container as Ray's
 
-MAIN_CONTAINER: Final = "main"
 HEAD_CONTAINER: Final = "ray-head"
 WORKER_CONTAINER: Final = "ray-worker"
-SUBMITTER_CONTAINER: Final = "ray-job-submitter"
 WORKER_GROUP: Final = "workers"
 
 # ---- what pods run; constant, so that nothing of a spec ever reaches a shell
@@ -61,14 +64,10 @@ MODEL_CACHE_ENV: Final = "FINETUNE_MODEL_CACHE"
 # Read by OpenMP, and so by torch on CPUs; Ray would set 1.
 OMP_THREADS_ENV: Final = "OMP_NUM_THREADS"
 
-# ---- resources of containers
-
-GPU: Final = GPU_RESOURCE
-
 # ---- volumes and paths in pods
 
 # Names of our volumes begin so, and a user's may not; neither may a user mount anything over these paths (finetune_api.pod_checks).
-VOLUME_PREFIX: Final = OUR_VOLUMES
+VOLUME_PREFIX: Final = pod_checks.OUR_VOLUMES
 
 CONFIGURATION_FOLDER: Final = "/etc/finetune"
 JOB_FOLDER: Final = f"{CONFIGURATION_FOLDER}/job"
@@ -111,11 +110,30 @@ def publication_name(job_name: str, publication_digest: str) -> str:
     return f"{job_name}-publish-{publication_digest[:_DIGEST_CHARACTERS]}"
 
 
+def is_job_name(job_name: str, name: str) -> bool:
+    """Whether a preparation or a publication of the FineTuneJob has that name.
+
+    >>> is_job_name("starchat", "starchat-prepare-01234567"), is_job_name("starchat", "starchat-prepare-again")
+    (True, False)
+    """
+    return re.fullmatch(f"{re.escape(job_name)}-(prepare|publish)-[0-9a-f]{{{_DIGEST_CHARACTERS}}}", name) is not None
+
+
 def report_name(job_name: str) -> str:
     """The FineTuneReport."""
     return job_name
 
 
 def access_name(job_name: str) -> str:
-    """The ServiceAccount, Role and RoleBinding of the head."""
+    """The ServiceAccount and the Role of the head."""
     return f"{job_name}-finetune"
+
+
+def binding_name(job_name: str, account: str) -> str:
+    """The RoleBinding for a service account: another account has another one, so that nobody needs the right to change a RoleBinding.
+
+    >>> binding_name("starchat", "starchat-finetune"), binding_name("starchat", "irsa")
+    ('starchat-finetune', 'starchat-finetune-9fc6b982')
+    """
+    own = access_name(job_name)
+    return own if account == own else f"{own}-{hashlib.sha256(account.encode()).hexdigest()[:_DIGEST_CHARACTERS]}"

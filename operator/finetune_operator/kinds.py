@@ -16,6 +16,9 @@ CONFIG_MAPS: Final = Resource("", "v1", "configmaps", "ConfigMap")
 SERVICE_ACCOUNTS: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 ROLES: Final = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDINGS: Final = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+# Kueue's: what it says of a RayJob or a Job. Asked for where one is held back, and not watched.
+WORKLOADS: Final = Resource("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
+NETWORK_POLICIES: Final = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")
 
 # What is watched beside the jobs, by the label that names the job.
@@ -23,5 +26,5 @@ CHILDREN: Final = (FINETUNEREPORTS, JOBS, RAYJOBS, PODS)
 # What is made, by kind.
 MADE: Final = {
     resource.kind: resource
-    for resource in (FINETUNEJOBS, FINETUNEREPORTS, JOBS, RAYJOBS, CONFIG_MAPS, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS)
+    for resource in (FINETUNEJOBS, FINETUNEREPORTS, JOBS, RAYJOBS, CONFIG_MAPS, SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS, NETWORK_POLICIES)
 }

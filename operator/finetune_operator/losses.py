@@ -1,30 +1,28 @@
 """What an attempt has lost under it: a pod that ran and is gone, a node that no longer answers, a Ray that ended in its pod. Pure.
 
-In: an attempt, its RayJob and the RayCluster's pods. Out: the attempt with its pods recorded once all ran, and with what was lost since,
-as pod, node and why. Recorded, because KubeRay puts another pod where one is gone, and nothing else remembers that there was one. Pods that
+In: an attempt with the pods that it recorded, its RayJob and the RayCluster's pods. Out: what was lost since Ray got the driver, as pod,
+node and why. Recorded, because KubeRay puts another pod where one is gone, and nothing else remembers that there was one. Pods that
 are told to stop commit a checkpoint first and are not lost; memory that ran out is the job's own affair.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from finetune_api.bounded_text import shortened
-from finetune_api.report import ReportOutcome
-from finetune_api.status import LONGEST_MESSAGE, MOST_PODS, AttemptPod, AttemptStatus
+from finetune_api.status import LONGEST_MESSAGE, AttemptPod, AttemptStatus
 from finetune_api.times import is_ahead, timestamp
 from finetune_operator import keys
 from finetune_operator.observation import Observed, RayJob
-from finetune_operator.waiting import crash, disruption, is_unreachable, phase
-
-Json = dict[str, Any]
+from finetune_operator.pods import Pod
 
 # Reasons for which a pod is taken away after its node was lost: no checkpoint comes first.
 OF_LOST_NODES: Final = ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost")
 _RAY_CONTAINERS: Final = (keys.HEAD_CONTAINER, keys.WORKER_CONTAINER)
+_NOTHING_LOST: Final = {"lost": None, "lost_time": None, "failed_node": None}
 
 
-def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pods: Sequence[Json], *, submitted: bool) -> dict[str, object]:
-    """Changes of the attempt: its pods, as they are when Ray gets the driver; what is lost of them, and since when.
+def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pods: Sequence[Pod], *, submitted: bool) -> dict[str, object]:
+    """Changes of the attempt: what is lost of the pods that Ray had when it got the driver, where, and since when.
 
     Before Ray has the driver, a pod in another's place is as good. What has come back isn't lost.
     """
@@ -32,62 +30,57 @@ def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pod
         return {}
     before = observed.status.attempts[-1]
     if not submitted or before.running_time is None:
-        return {"pods": running(pods)}
+        return {}
     report = observed.report_of(attempt)
-    if report is not None and report.outcome not in (None, ReportOutcome.RUNNING):
+    if report is not None and report.is_over:
         return {}  # its pods go because it has ended, which the watch of RayJobs may be late to tell
     # Seen once is enough: KubeRay deletes the pod within seconds, and what is gone says nothing.
     if (words := attempt.out_of_memory or out_of_memory(pods)) is not None:
-        return {"out_of_memory": words, "lost": None, "lost_time": None}
+        return {"out_of_memory": words, **_NOTHING_LOST}
     found = lost(attempt, pods)
     if found is None:
-        return {} if attempt.lost is None else {"lost": None, "lost_time": None}
+        return {} if attempt.lost is None else dict(_NOTHING_LOST)
     # A step since tells that what looks lost still works, as when a node's kubelet alone is gone, or a pod commits its checkpoint.
     since = attempt.lost_time if attempt.last_step == before.last_step and not is_ahead(attempt.lost_time, observed.now) else None
-    return {"lost": shortened(found, LONGEST_MESSAGE), "lost_time": since or timestamp(observed.now)}
+    node, words = found
+    return {"lost": shortened(words, LONGEST_MESSAGE), "lost_time": since or timestamp(observed.now), "failed_node": node}
 
 
-def running(pods: Sequence[Json]) -> list[AttemptPod]:
-    """The pods that run, with their nodes."""
-    alive = [pod for pod in pods if phase(pod) == "Running" and "deletionTimestamp" not in pod["metadata"]]
-    return [AttemptPod(name=pod["metadata"]["name"], node=(pod.get("spec") or {}).get("nodeName")) for pod in alive][:MOST_PODS]
-
-
-def out_of_memory(pods: Sequence[Json]) -> str | None:
+def out_of_memory(pods: Sequence[Pod]) -> str | None:
     """Which pod's Ray the kernel ended for its memory, in the node's words. That is the job's own affair, and charged."""
     for pod in pods:
         for container in _RAY_CONTAINERS:
-            if (found := crash(pod, container)) is not None and found.reason == "OOMKilled":
-                return f"pod {pod['metadata']['name']}: {found.message}"
+            if (found := pod.crash(container)) is not None and found.reason == "OOMKilled":
+                return f"pod {pod.name}: {found.message}"
     return None
 
 
-def lost(attempt: AttemptStatus, pods: Sequence[Json]) -> str | None:
-    """The first of the attempt's pods that is lost: which, where and why."""
-    there = {pod["metadata"]["name"]: pod for pod in pods}
+def lost(attempt: AttemptStatus, pods: Sequence[Pod]) -> tuple[str | None, str] | None:
+    """The first of the attempt's pods that is lost: its node; which, where and why in words."""
+    there = {pod.name: pod for pod in pods}
     # Gone or unreachable says more than a Ray that ended: the loss of one pod ends the Ray of others.
-    recorded = attempt.pods or []
-    found = [why for one in recorded if (why := _lost(one, there.get(one.name)))]
-    found += [why for one in recorded if one.name in there and (why := _ended(one, there[one.name]))]
+    recorded = [one for one in attempt.pods or () if not one.spare]
+    found = [(one.node, why) for one in recorded if (why := _lost(one, there.get(one.name)))]
+    found += [(one.node, why) for one in recorded if one.name in there and (why := _ended(one, there[one.name]))]
     return found[0] if found else None
 
 
-def _lost(recorded: AttemptPod, pod: Json | None) -> str | None:
+def _lost(recorded: AttemptPod, pod: Pod | None) -> str | None:
     node = f"node {recorded.node}" if recorded.node else "its node"
     if pod is None:
         return f"pod {recorded.name} on {node} is gone: somebody deleted it, or its node"
-    if is_unreachable(pod):
+    if pod.is_unreachable:
         return f"{node} no longer answers; pod {recorded.name} ran there"
-    taken = disruption(pod)
-    if taken is not None and taken[0] in OF_LOST_NODES:
-        return f"pod {recorded.name} on {node}: {taken[0]}: {taken[1]}"
+    disrupted = pod.disruption
+    if disrupted is not None and disrupted[0] in OF_LOST_NODES:
+        return f"pod {recorded.name} on {node}: {disrupted[0]}: {disrupted[1]}"
     return None
 
 
-def _ended(recorded: AttemptPod, pod: Json) -> str | None:
-    if "deletionTimestamp" in pod["metadata"] or disruption(pod) is not None:
+def _ended(recorded: AttemptPod, pod: Pod) -> str | None:
+    if pod.deletion_time is not None or pod.disruption is not None:
         return None
-    found = next(filter(None, (crash(pod, container) for container in _RAY_CONTAINERS)), None)
+    found = next(filter(None, (pod.crash(container) for container in _RAY_CONTAINERS)), None)
     if found is None or found.reason == "OOMKilled":
         return None
     node = f" on node {recorded.node}" if recorded.node else ""

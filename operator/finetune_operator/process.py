@@ -14,12 +14,13 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from finetune_api.status import UnreadableStatus
 from finetune_operator import keys, kinds
 from finetune_operator.caches import job_key, stores
 from finetune_operator.cluster import Cluster
 from finetune_operator.metrics import JobMetrics
 from finetune_operator.observation import KubeRay
-from finetune_operator.reconcile import Key, look
+from finetune_operator.reconcile import Key, reconcile_once
 from finetune_operator.runtime.api import Api, Json, Resource
 from finetune_operator.runtime.clock import Clock
 from finetune_operator.runtime.controller import Controller, Requeue
@@ -29,6 +30,7 @@ from finetune_operator.runtime.reflector import Reflector
 from finetune_operator.runtime.server import ProbeServer
 from finetune_operator.runtime.workqueue import WorkQueue
 from finetune_operator.settings import Settings
+from finetune_operator.urgency import Urgency, of_job, of_report
 
 log = structlog.get_logger()
 
@@ -39,6 +41,8 @@ _ABSENT_SECONDS: Final = 20.0
 # When to look again at a job whose namespace isn't readable; that it has become so is noticed by itself.
 _UNREADABLE_SECONDS: Final = 60.0
 _TICK_SECONDS: Final = 0.1
+# Progress of a job is written this often at most: of a thousand jobs that report every ten seconds, 33 statuses a second.
+PROGRESS_SECONDS: Final = 30.0
 # An attempt that is entered, begun and recorded.
 _STEPS_AT_ONCE: Final = 2
 
@@ -54,6 +58,7 @@ class Process:
         self._known = stores()
         self._queue: WorkQueue[Key] = WorkQueue(clock, metrics.queue(_NAME))
         self._leads = False
+        self._looked: dict[Key, float] = {}  # when each job was last looked at
         self._states = threading.Lock()
         self._absent_since: float | None = None
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
@@ -66,7 +71,15 @@ class Process:
             on_leading=metrics.leading(settings.lease_name),
         )
         writing = api.fenced(self._elector.seconds_to_write) if settings.leader_election else api
-        self._cluster = Cluster(writing, self._known, clock, instance=identity, kuberay=self._kuberay, on_written=self._jobs.written)
+        self._cluster = Cluster(
+            writing,
+            self._known,
+            clock,
+            instance=identity,
+            kuberay=self._kuberay,
+            on_written=self._jobs.written,
+            defaults=settings.job_defaults,
+        )
         self._reflectors = {resource: self._reflector(api, resource) for resource in (kinds.FINETUNEJOBS, *kinds.CHILDREN)}
         self._controller = Controller(
             self._queue,
@@ -75,6 +88,8 @@ class Process:
             workers=settings.concurrent_reconciles,
             name=_NAME,
             metrics=metrics.controller(_NAME),
+            # Told in an event and by a metric of its own.
+            foreseen=(UnreadableStatus,),
         )
 
     def run(self, stop: threading.Event) -> bool:
@@ -112,7 +127,7 @@ class Process:
                 log.info("working", jobs=len(self._known.jobs))
                 self._leads = True  # from now on what changes is looked at; all that there was is looked at first
                 for key in self._known.jobs.names():
-                    self._queue.add(key)
+                    self._queue.add(key, urgent=False)  # what changes from now on comes first
                 self._controller.start()
 
         threading.Thread(target=start, name="start", daemon=True).start()
@@ -124,11 +139,19 @@ class Process:
         """Look at one job, and at the first steps of an attempt without waiting for events."""
         if self._unlisted(key[0]):
             return Requeue(_UNREADABLE_SECONDS)
+        self._looked[key] = self._clock.monotonic()
         with structlog.contextvars.bound_contextvars(namespace=key[0], name=key[1], attempt=None):
-            decision = look(self._cluster, key, self._settings)
+            try:
+                decision = reconcile_once(self._cluster, key, self._settings)
+            except UnreadableStatus:
+                self._jobs.read(key, readable=False)
+                raise
+            self._jobs.read(key, readable=True)
             for _ in range(_STEPS_AT_ONCE):
                 if decision is not None and decision.at_once:
-                    decision = look(self._cluster, key, self._settings)
+                    decision = reconcile_once(self._cluster, key, self._settings)
+        if decision is None:
+            self._looked.pop(key, None)
         if decision is None or decision.requeue_after_seconds is None:
             return None
         return Requeue(decision.requeue_after_seconds)
@@ -137,11 +160,12 @@ class Process:
 
     def _reflector(self, api: Api, resource: Resource) -> Reflector:
         is_job = resource == kinds.FINETUNEJOBS
+        changed = {kinds.FINETUNEJOBS: self._job_changed, kinds.FINETUNEREPORTS: self._report_changed}.get(resource, self._child_changed)
         return Reflector(
             api,
             resource,
             store=self._known.of(resource),
-            on_change=self._job_changed if is_job else self._child_changed,
+            on_change=changed,
             clock=self._clock,
             namespaces=self._settings.namespaces,
             label_selector="" if is_job else keys.JOB_LABEL,
@@ -150,7 +174,19 @@ class Process:
 
     def _job_changed(self, old: Json | None, new: Json | None) -> None:
         self._jobs.seen(old, new)
-        self._child_changed(old, new)
+        if new is not None:
+            self._cluster.caught_up((new["metadata"]["namespace"], new["metadata"]["name"]), new["metadata"]["resourceVersion"])
+        if of_job(old, new) is Urgency.NOW:
+            self._child_changed(old, new)
+
+    def _report_changed(self, old: Json | None, new: Json | None) -> None:
+        """Progress waits until the job's last look is so long ago."""
+        key = job_key(new or old or {"metadata": {}})
+        if of_report(old, new) is Urgency.NOW:
+            self._child_changed(old, new)
+        elif key is not None and self._leads:
+            waited = self._clock.monotonic() - self._looked.get(key, 0.0)
+            self._queue.add_after(key, PROGRESS_SECONDS - waited)
 
     def _child_changed(self, old: Json | None, new: Json | None) -> None:
         key = job_key(new or old or {"metadata": {}})
@@ -168,7 +204,7 @@ class Process:
                 self._absent_since = self._clock.monotonic() if absent else None
                 log.info("KubeRay", absent=absent)
         for key in self._known.jobs.names() if self._leads else ():
-            self._queue.add(key)
+            self._queue.add(key, urgent=False)
             if absent:
                 self._queue.add_after(key, _ABSENT_SECONDS)
 

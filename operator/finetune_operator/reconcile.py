@@ -8,33 +8,37 @@ is written before anything of the attempt is made.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
-from finetune_api.conditions import STAGES, ConditionType, is_true
+from finetune_api.conditions import STAGES, ConditionType, find, is_true
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus
 from finetune_api.times import seconds_between
 from finetune_operator.events import Event, not_cleaned_up, transitions
 from finetune_operator.failures import Ending
-from finetune_operator.observation import Observed, Refusal, as_frozen, is_finished, is_running, is_settled
+from finetune_operator.observation import Observed, Refusal, is_finished, is_running, is_settled
 from finetune_operator.runtime.errors import ApiError
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts
-from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, StageDecision, observe, sooner
+from finetune_operator.stages.between_attempts import delete_lingering_rayjobs, delete_stale_rayjobs, is_at_rest
+from finetune_operator.stages.budget import active_seconds
+from finetune_operator.stages.decision import Action, AskToStop, Create, Delete, StageDecision, set_condition, sooner
+from finetune_operator.stages.dry_run import dry_run
 from finetune_operator.stages.evaluation import evaluation
 from finetune_operator.stages.freezing import freezing
 from finetune_operator.stages.planning import planning
 from finetune_operator.stages.pod_job import unfinished
-from finetune_operator.stages.preparation import facts_of_run, preparation
+from finetune_operator.stages.preparation import preparation
 from finetune_operator.stages.publication import publication
-from finetune_operator.stages.resting import abandoned, is_at_rest, leftovers
-from finetune_operator.stages.training import training
+from finetune_operator.stages.training import training, training_held_up
 from finetune_operator.status import begun, concluded, is_reopened, looked_at
+from finetune_operator.usage import counted, next_release_seconds
 
 Key = tuple[str, str]  # namespace, name of a FineTuneJob
 
-# How long to wait before trying again what the API server refused.
-_REFUSED_SECONDS = 30.0
+# The pipeline, in order. Each stage makes one decision of what is observed and of the status that the stages before it leave.
+_BEFORE_TRAINING: Final = (planning, dry_run, preparation, freezing)
+_AFTER_TRAINING: Final = (evaluation, publication)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +77,8 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-def look(cluster: Cluster, key: Key, settings: Settings) -> Decision | None:
-    """Observe, decide, apply, write: one look at a job. None when it is gone."""
+def reconcile_once(cluster: Cluster, key: Key, settings: Settings) -> Decision | None:
+    """Observe, decide, apply, write, for one job. None when the job is gone."""
     observed = cluster.observe(key)
     if observed is None:
         return None
@@ -128,22 +132,24 @@ def reconcile(observed: Observed, settings: Settings) -> Decision:
     if is_finished(observed.status) and not is_reopened(observed):
         return _finished(observed)
     if observed.refusal is not None:
-        return _refused(observed)
+        return _refused(observed, settings)
     walked = _walked(observed, begun(observed), settings)
     walked = _within_deadline(observed, walked)
     status = concluded(
         observed,
-        walked.status,
+        counted(observed, walked.status),
         succeeded=walked.done,
         failed=walked.failed,
         stalled=walked.stalled,
         at_rest=is_at_rest(observed, walked.status),
     )
+    lingering, lingering_waits = delete_lingering_rayjobs(observed, status)
+    waits = sooner(sooner(walked.requeue_after_seconds, lingering_waits), _ttl_seconds(observed, status))
     return Decision(
         status=status,
-        actions=walked.actions,
+        actions=(*walked.actions, *lingering),
         events=transitions(observed.status, status),
-        requeue_after_seconds=sooner(walked.requeue_after_seconds, _ttl_seconds(observed, status)),
+        requeue_after_seconds=sooner(waits, next_release_seconds(observed, status)),
         at_once=status.attempt > observed.status.attempt or any(_makes_rayjob(action) for action in walked.actions),
     )
 
@@ -154,73 +160,51 @@ def _makes_rayjob(action: Action) -> bool:
 
 def _walked(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
     """The stages, each with the status of the one before, up to the first that isn't done. Done: the job succeeded."""
-    if is_settled(observed, status):
-        return replace(training(observed, status, settings, may_start=False), done=False)
-    left = abandoned(observed, status)
-    plan = planning(observed, status, facts_of_run(observed, status))
-    if not plan.done:
-        # A change that is refused stops nothing that runs; nothing new begins.
-        going_on = observed if observed.job is not None else as_frozen(observed)
-        if going_on is None or not is_running(plan.status):
-            return plan.after(*left)
-        followed = training(going_on, plan.status, settings, may_start=False)
-        # What follows a failure is the spec's to say.
-        return replace(followed, stalled=plan.stalled, failed=followed.failed if observed.job is not None else None, done=False)
-
-    prepared = preparation(observed, plan.status, settings)
-    if not prepared.decision.done:
-        return prepared.decision.after(*left)
-    walked = prepared.decision
-    if prepared.facts is not None:
-        walked = _then(walked, freezing(observed, walked.status, prepared.facts, prepared.image_that_ran, settings))
+    stages = (training, *_AFTER_TRAINING) if is_settled(observed, status) else (*_BEFORE_TRAINING, training, *_AFTER_TRAINING)
+    walked = StageDecision(status=status, done=True)
+    for stage in stages:
+        walked = walked.then(stage(observed, walked.status, settings))
         if not walked.done:
-            return walked.after(*left)
-
-    walked = _then(walked, training(observed, walked.status, settings, may_start=True))
-    if not walked.done:
-        return walked
-    walked = _then(walked, evaluation(observed, walked.status))
-    walked = _then(walked, publication(observed, walked.status, settings))
-    # Publication reads the checkpoint's evaluation, which the driver may not have been able to report.
-    return replace(walked, status=evaluation(observed, walked.status).status)
-
-
-def _then(former: StageDecision, decision: StageDecision) -> StageDecision:
-    """A stage's decision after another's."""
-    waits = sooner(former.requeue_after_seconds, decision.requeue_after_seconds)
-    return replace(decision, actions=(*former.actions, *decision.actions), requeue_after_seconds=waits)
+            return training_held_up(observed, walked.status, settings, walked) if stage in _BEFORE_TRAINING else walked
+    return walked
 
 
 def _within_deadline(observed: Observed, walked: StageDecision) -> StageDecision:
     """The decision, or the job's failure when it has taken longer than it may. An attempt that runs ends there."""
     allowed = observed.job.spec.budget.active_deadline_seconds if observed.job else None
-    waited = seconds_between(walked.status.start_time, observed.now)
+    waited = active_seconds(observed, walked.status)
     if allowed is None or waited is None or walked.done or walked.failed:
         return walked
     if waited < allowed:
         return replace(walked, requeue_after_seconds=sooner(walked.requeue_after_seconds, allowed - waited))
-    message = f"budget.activeDeadlineSeconds is {allowed}, and the first attempt began {waited:.0f} s ago; raise it and spec.retry to go on"
-    failed = (Reason.DEADLINE_EXCEEDED, message)
     status = walked.status
+    kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.TRAINED)
+    stage = find(status.conditions, kind)
+    words = f" ({stage.message})" if stage is not None and stage.message else ""
+    message = (
+        f"budget.activeDeadlineSeconds is {allowed}, and preparation began {waited:.0f} s ago{words}; raise it and spec.retry to go on"
+    )
+    failed = (Reason.DEADLINE_EXCEEDED, message)
     if is_running(status):
         status = attempts.ended(observed, status, Ending(outcome=AttemptOutcome.STOPPED, reason=failed[0], message=message))
-    kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.TRAINED)
     # What runs is deleted with the next look, when the failure is recorded.
-    return StageDecision(status=observe(observed, status, kind, "False", *failed), failed=failed)
+    return StageDecision(status=set_condition(observed, status, kind, "False", *failed), failed=failed)
 
 
 def _finished(observed: Observed) -> Decision:
-    """Nothing is left to do but to clean up, now or when the time has come."""
-    status = looked_at(observed)
+    """Nothing is left to do but to clean up, now or when the time has come; pods that are still going are counted."""
+    status = counted(observed, looked_at(observed))
     if observed.refusal is not None:
-        return Decision(status=status, events=(not_cleaned_up(observed.refusal),), requeue_after_seconds=_REFUSED_SECONDS)
+        return Decision(status=status, events=(not_cleaned_up(observed.refusal),), requeue_after_seconds=observed.refusal.retry_seconds)
     wait = _ttl_seconds(observed, status)
     # One that succeeded has nothing that goes on; one that failed publishes nothing any more.
     going_on = unfinished(observed) if is_true(status.conditions, ConditionType.FAILED) else ()
-    actions: tuple[Action, ...] = (*leftovers(observed), *going_on)
+    lingering, lingering_waits = delete_lingering_rayjobs(observed, status)
+    actions: tuple[Action, ...] = (*delete_stale_rayjobs(observed), *lingering, *going_on)
     if wait is not None and wait <= 0:
         actions = (*actions, Delete(kind="FineTuneJob", name=observed.owner.name, uid=observed.owner.uid))
-    return Decision(status=status, actions=actions, requeue_after_seconds=wait if wait and wait > 0 else None)
+    waits = sooner(wait if wait and wait > 0 else None, sooner(lingering_waits, next_release_seconds(observed, status)))
+    return Decision(status=status, actions=actions, requeue_after_seconds=waits)
 
 
 def _ttl_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
@@ -232,16 +216,19 @@ def _ttl_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
     return max(ttl - waited, 0.0)
 
 
-def _refused(observed: Observed) -> Decision:
+def _refused(observed: Observed, settings: Settings) -> Decision:
     """An object that we need couldn't be made: say so, keep everything else as it was, and try again."""
     refusal, status = observed.refusal, begun(observed)
     assert refusal is not None
     if not is_settled(observed, status):
-        status = planning(observed, status, facts_of_run(observed, status)).status
+        # One that is refused now was not planned in between.
+        conditions = {"conditions": status.conditions} if refusal.planning else {}
+        status = planning(observed, status, settings).status.model_copy(update=conditions)
     kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.PUBLISHED)
+    kind = ConditionType.PLANNED if refusal.planning else kind
     message = f"{refusal.name}: {refusal.message}"
-    status = observe(observed, status, kind, "False", refusal.reason, message)
+    status = set_condition(observed, status, kind, "False", refusal.reason, message)
     stalled = (refusal.reason, message) if refusal.needs_person else None
-    at_rest = is_at_rest(observed, status)
+    at_rest, status = is_at_rest(observed, status), counted(observed, status)
     status = concluded(observed, status, succeeded=False, failed=None, stalled=stalled, at_rest=at_rest)
-    return Decision(status=status, events=transitions(observed.status, status), requeue_after_seconds=_REFUSED_SECONDS)
+    return Decision(status=status, events=transitions(observed.status, status), requeue_after_seconds=refusal.retry_seconds)

@@ -5,12 +5,16 @@ the remedy. A flag wins over its variable. Nothing here is about a job; jobs say
 """
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from finetune_api.errors import InvalidSpec
+from finetune_api.job_defaults import NO_DEFAULTS, JobDefaults, parse_defaults
+from finetune_api.training_run import CONTRACT_VERSION
 from finetune_operator import keys
 from finetune_operator.resources.images import by_digest
 
@@ -25,6 +29,14 @@ RAY_VERSION: Final = "2.60.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRules:
+    """What else than its own pods may reach a job's pods, and be reached by them: rules of a NetworkPolicy (networking.k8s.io/v1)."""
+
+    ingress: tuple[dict[str, Any], ...]
+    egress: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The operator's settings."""
 
@@ -36,9 +48,15 @@ class Settings:
     namespaces: tuple[str, ...] | None = None
     image_pull_policy: PullPolicy | None = None
     image_pull_secrets: tuple[str, ...] = ()
+    # What jobs get where they say nothing.
+    job_defaults: JobDefaults = NO_DEFAULTS
+    # Whether the platform gives pods user and group, as OpenShift does from a namespace's range; else ours have fixed ones.
+    assigned_ids: bool = False
     ray_version: str = RAY_VERSION
     # How long a pod that has to go may take for a last checkpoint.
     stop_seconds: int = 240
+    # None: jobs get no NetworkPolicy.
+    job_network_policy: NetworkRules | None = None
     leader_election: bool = True
     lease_name: str = keys.MANAGED_BY
     # Health, readiness and metrics.
@@ -50,6 +68,11 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 
+    @property
+    def contract(self) -> int:
+        """Version of the run that the pods execute."""
+        return CONTRACT_VERSION
+
     def image(self, name: str) -> str:
         """What a pod runs that is to run the image of that name."""
         return name
@@ -60,6 +83,12 @@ class RunSettings(Settings):
     """The settings for pods of a frozen run. `image_that_ran`: whole name and digest of what its preparation ran, where that is known."""
 
     image_that_ran: str | None
+    run_contract: int
+
+    @property
+    def contract(self) -> int:
+        """The frozen run's own."""
+        return self.run_contract
 
     def image(self, name: str) -> str:
         """The image of that name; the very one that ran, if it is that."""
@@ -162,11 +191,32 @@ def _namespaces(text: str) -> tuple[str, ...] | None:
     return None if text == "*" else _names(text)
 
 
+def _defaults(text: str) -> JobDefaults:
+    """The defaults in a file."""
+    try:
+        return parse_defaults(Path(text).read_text(encoding="utf-8"), text)
+    except OSError as error:
+        raise ValueError(f"can't be read: {error.strerror}") from None
+    except InvalidSpec as error:
+        raise ValueError(str(error)) from None
+
+
 def _version(text: str) -> str:
     found = re.fullmatch(r"(\d+)\.(\d+)\.\d+", text)
     if not found or (int(found[1]), int(found[2])) < (2, 53):
         raise ValueError("use the version of the image's Ray, at least 2.53.0")
     return text
+
+
+def _network_rules(text: str) -> NetworkRules:
+    try:
+        told = json.loads(text)
+        ingress, egress = told.pop("ingress"), told.pop("egress")
+        if told or not all(isinstance(rule, dict) for rule in [*ingress, *egress]):
+            raise ValueError
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise ValueError('use {"ingress": [...], "egress": [...]}, lists of rules of a NetworkPolicy, as JSON') from None
+    return NetworkRules(ingress=tuple(ingress), egress=tuple(egress))
 
 
 _FLAGS: Final = (
@@ -175,8 +225,11 @@ _FLAGS: Final = (
     _Flag(field="namespaces", metavar="A,B", read=_namespaces, help="namespaces to serve; absent or `*` is all of them"),
     _Flag(field="image_pull_policy", metavar="POLICY", read=_one_of("Always", "IfNotPresent", "Never"), help="of every pod"),
     _Flag(field="image_pull_secrets", metavar="A,B", read=_names, help="names of image pull Secrets in the jobs' namespaces"),
+    _Flag(field="job_defaults", metavar="FILE", read=_defaults, help="what jobs get where they say nothing, as YAML; docs/cluster.md"),
+    _Flag(field="assigned_ids", metavar="BOOL", read=_boolean, help="true: the platform chooses users and groups of pods; false"),
     _Flag(field="ray_version", metavar="VERSION", read=_version, help=f"Ray in the trainer's image; absent is {RAY_VERSION}"),
     _Flag(field="stop_seconds", metavar="N", read=_whole(1, 3600), help="time that a stopped pod has for a checkpoint; 240"),
+    _Flag(field="job_network_policy", metavar="JSON", read=_network_rules, help="rules of each job's NetworkPolicy; absent makes none"),
     _Flag(field="leader_election", metavar="BOOL", read=_boolean, help="true or false; true"),
     _Flag(field="lease_name", metavar="NAME", read=_name, help=f"name of the Lease; {keys.MANAGED_BY}"),
     _Flag(field="http_host", metavar="ADDRESS", help="address of health, readiness and metrics; absent is all, of IPv6 too"),

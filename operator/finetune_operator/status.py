@@ -5,7 +5,7 @@ from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, UsageStatus
 from finetune_api.times import timestamp
 from finetune_operator.observation import Observed, is_running
-from finetune_operator.stages.decision import observe
+from finetune_operator.stages.decision import set_condition
 
 
 def is_reopened(observed: Observed) -> bool:
@@ -21,12 +21,15 @@ def is_reopened(observed: Observed) -> bool:
 
 def begun(observed: Observed) -> FineTuneJobStatus:
     """The status that the stages start from: of this generation, and open again if it was reopened."""
-    status = observed.status.model_copy(update={"observed_generation": observed.generation})
+    status = observed.status.model_copy(update={"observed_generation": observed.generation, "defaults": observed.defaults})
     retry = observed.job.spec.retry if observed.job else status.observed_retry
     if is_reopened(observed):
         usage = status.usage or UsageStatus()
         forgiven = usage.model_copy(update={"forgiven_failures": usage.charged_failures})
-        status = status.model_copy(update={"completion_time": None, "usage": forgiven if status.usage else None})
+        changes = {"completion_time": None, "usage": forgiven if status.usage else None, "failed_starts": 0, "attempts_without_progress": 0}
+        if status.attempt == 0:  # nothing is fixed yet: it begins with its whole time
+            changes["active_time"] = None
+        status = status.model_copy(update=changes)
     return status.model_copy(update={"observed_retry": max(status.observed_retry, retry)})
 
 
@@ -59,7 +62,7 @@ def _unvisited(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStat
     for kind, _ in STAGES:
         known = find(status.conditions, kind)
         if known is None or (not walking and status.attempt == 0):
-            status = observe(observed, status, kind, "False", Reason.WAITING)
+            status = set_condition(observed, status, kind, "False", Reason.WAITING)
         walking = walking and is_true(status.conditions, kind)
     return status
 
@@ -67,21 +70,21 @@ def _unvisited(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStat
 def _ends(observed: Observed, status: FineTuneJobStatus, succeeded: bool, failed: tuple[str, str] | None) -> FineTuneJobStatus:
     """Succeeded and Failed: never both True."""
     good, bad = ConditionType.SUCCEEDED, ConditionType.FAILED
-    status = observe(observed, status, good, "True" if succeeded else "False", Reason.SUCCEEDED if succeeded else Reason.NOT_FINISHED)
+    status = set_condition(observed, status, good, "True" if succeeded else "False", Reason.SUCCEEDED if succeeded else Reason.NOT_FINISHED)
     reason, message = failed or (Reason.NOT_FINISHED, "")
-    return observe(observed, status, bad, "True" if failed else "False", reason, message)
+    return set_condition(observed, status, bad, "True" if failed else "False", reason, message)
 
 
 def _suspended(observed: Observed, status: FineTuneJobStatus, at_rest: bool) -> FineTuneJobStatus:
     """Suspended is what is observed: True once nothing of the training holds anything."""
     kind = ConditionType.SUSPENDED
     if observed.job is None or not observed.job.spec.suspend:
-        return observe(observed, status, kind, "False", Reason.NOT_SUSPENDED)
+        return set_condition(observed, status, kind, "False", Reason.NOT_SUSPENDED)
     if at_rest:
         told = "no GPU is held; set spec.suspend to false to go on"
-        return observe(observed, status, kind, "True", Reason.SUSPENDED, told)
+        return set_condition(observed, status, kind, "True", Reason.SUSPENDED, told)
     told = "a checkpoint is being committed" if is_running(status) else "pods are ending"
-    return observe(observed, status, kind, "False", Reason.STOPPING, told)
+    return set_condition(observed, status, kind, "False", Reason.STOPPING, told)
 
 
 def changed(old: FineTuneJobStatus, new: FineTuneJobStatus) -> dict[str, object]:

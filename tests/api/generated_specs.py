@@ -20,6 +20,7 @@ OF_ANOTHER_TYPE = (None, True, 1, 1.5, "x", "1", [], {}, [None])
 TEXTS = (
     "a", "a1", "name", "a-b", "a.b", "a..b", "-a", "a-", "A", "a b", "a_b", "a/b", "org/name", "a/b/c", "a:b", "1", "7b", "0.5",
     "64Gi", "500m", "64GB", "-1", "1e3", "http://host:9000", "https://host/path", "ftp://host", "/abs", "/abs:x", "relative",
+    "status.podIP", "metadata.labels['a']", "limits.cpu",
     "a\n", "\n", " ", "", "null", "\u00e9", "\u4e2d\u6587", "\U0001f600", "a\u0000b", "a\u200bb", "..", ".", "registry/image:tag@sha256:00",
 )  # fmt: skip
 # What has to stand beside a field, or instead of the smallest object, so that the field itself is judged.
@@ -33,14 +34,31 @@ BESIDE = {
         "model": {"name": "a"},
         "dataset": {"sources": [{"path": "a"}], "evaluation": {"fraction": 0.5}},
     },
-    **{("Volume", source): {"name": "v", "mountPath": "/v"} for source in ("persistentVolumeClaim", "ephemeral", "configMap", "secret")},
+    **{
+        ("Volume", source): {"name": "v", "mountPath": "/v"}
+        for source in ("persistentVolumeClaim", "ephemeral", "configMap", "secret", "csi")
+    },
+    **{("ValueFrom", source): {} for source in ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef")},
+    **{("EnvFrom", source): {} for source in ("secretRef", "configMapRef")},
+    **{(kind, "values"): {"key": "k", "operator": "In"} for kind in ("LabelRequirement", "NodeRequirement")},
+    ("TopologySpreadConstraint", "minDomains"): {"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": "DoNotSchedule"},
 }
 # Fields that few of the values beside them allow, so that most whole specs would be bad.
-SELDOM_GOOD = {("DataSource", "credentialsSecret"), ("DataSource", "filter"), ("DataSource", "columns")}
+SELDOM_GOOD = {
+    ("DataSource", "credentialsSecret"),
+    ("DataSource", "filter"),
+    ("DataSource", "columns"),
+    ("EnvVar", "valueFrom"),
+    *((pods, name) for pods in ("PodSettings", "Workers") for name in ("envFrom", "affinity", "topologySpreadConstraints")),
+}
 # The smallest good object where a rule asks for more than the required fields.
 SMALLEST = {
     "Volume": {"name": "v", "mountPath": "/v", "emptyDir": {}},
     "Toleration": {"operator": "Exists"},
+    "ValueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
+    "EnvFrom": {"secretRef": {"name": "s"}},
+    "LabelRequirement": {"key": "k", "operator": "Exists"},
+    "NodeRequirement": {"key": "k", "operator": "Exists"},
     "CheckpointInterval": {"steps": 1},
     "Condition": {"type": "Planned", "status": "True", "reason": "Planned", "lastTransitionTime": "2026-11-23T10:00:00Z"},
 }

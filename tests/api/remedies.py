@@ -35,6 +35,11 @@ EXAMPLES = {
     "write a Kubernetes quantity, for example 500m, 8, 64Gi": ["500m", "8", "64Gi"],
     "give plain text": ["a"],
     "use lower-case letters, digits and `-`": ["a-1"],
+    "name a resource, for example nvidia.com/gpu": ["nvidia.com/gpu"],
+    "name a resource, for example limits.cpu": ["limits.cpu"],
+    "name a key, for example": ["kubernetes.io/hostname"],
+    "name a field of a pod, for example": ["status.podIP"],
+    "name a path inside the volume": ["a/b"],
     "use letters, digits and `_`": ["A_1"],
     "use letters, digits and `.`, `_`, `-`": ["a.b-c_1"],
     "use s3://bucket/prefix, or an absolute path on a volume": ["s3://bucket/prefix"],
@@ -44,6 +49,9 @@ EXAMPLES = {
     "set it to the number of CPU workers, for example 2": [2],
     "it must match": [],
 }
+
+# One of them is good for each field that may be missing.
+ADDED = ("a", 64, 0.5, "1Gi", "org/name", "/x", "s3://bucket/x", "http://x", "status.podIP", "limits.cpu", "Exists", "DoNotSchedule")
 
 
 def problems_of(job: Job) -> list[Problem]:
@@ -176,7 +184,7 @@ def _added(job: Job, path: Path, problem: Problem, match: re.Match[str]) -> Iter
         yield changed(
             job,
             path,
-            next(value for value in ("a", 64, 0.5, "1Gi", "org/name", "/x", "s3://bucket/x", "http://x") if accepts(found.declared, value)),
+            next(value for value in ADDED if accepts(found.declared, value)),
         )
 
 

@@ -144,7 +144,7 @@ def test_what_is_not_refused(spec):
 def test_fields_that_act_on_a_cluster_only_are_named():
     spec = {
         "model": {"cache": {"claimName": "c"}},
-        "workers": {"queueName": "q", "image": "i", "startDeadlineSeconds": 600},
+        "workers": {"queueName": "q", "image": "i", "startDeadlineSeconds": 1800},
         "cpuPods": {"nodeSelector": {"a": "b"}},
         "failurePolicy": {"maxFailures": 1},
         "budget": {"gpuHours": 64.0, "activeDeadlineSeconds": 60},

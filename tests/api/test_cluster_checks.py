@@ -11,6 +11,7 @@ from finetune_api.plan import cluster_plan
 
 CLAIM = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}
 DEVICES = {"requests": {"cpu": "500m", "rdma/hca": "1"}, "limits": {"cpu": "1", "rdma/hca": "1"}}
+TOKEN = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -48,16 +49,46 @@ def test_names_of_the_rows_are_names_of_jobs():
         {"dataset": {"sources": [{"path": "/data/x"}]}, "checkpoints": STORAGE, "cpuPods": {"volumes": [{**CLAIM, "readOnly": True}]}},
         {"publish": {"directory": {"path": "/data/out"}}, "checkpoints": STORAGE, "cpuPods": {"volumes": [CLAIM]}},
         {"publish": {"hub": {"repository": "a/b", "tokenSecret": {"name": "hub"}}}, "checkpoints": STORAGE},
-        {"publish": {"hub": {"repository": "a/b"}}, "checkpoints": STORAGE, "cpuPods": {"env": [{"name": "HF_TOKEN", "value": "t"}]}},
+        {"publish": {"hub": {"repository": "a/b"}}, "checkpoints": STORAGE, "cpuPods": {"env": [TOKEN]}},
+        {"publish": {"hub": {"repository": "a/b"}}, "checkpoints": STORAGE, "cpuPods": {"envFrom": [{"secretRef": {"name": "hub"}}]}},
         {"workers": {"resources": DEVICES}, "checkpoints": STORAGE},
         {"workers": {"volumes": [{**CLAIM, "mountPath": "/tmp/inner"}]}, "checkpoints": STORAGE},
         {"workers": {"env": [{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "OMP_NUM_THREADS", "value": "4"}]}, "checkpoints": STORAGE},
-        {"workers": {"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}}, "checkpoints": STORAGE},
+        {"workers": {"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{}]}}}}, "checkpoints": STORAGE},
         {"workers": {"affinity": {"podAntiAffinity": {REQUIRED: []}}}, "checkpoints": STORAGE},
     ],
 )
 def test_what_a_cluster_does_not_refuse(spec):
     assert cluster_problems(job(**spec)) == []
+
+
+@pytest.mark.parametrize("pods", ["workers", "cpuPods"])
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "db_password", "KEY", "KEY_FILE_PASSWORD"])
+def test_a_secret_as_plain_text_is_refused_with_the_way_to_give_it(name, pods):
+    wanted = job(checkpoints=STORAGE, **{pods: {"env": [{"name": "A", "value": "1"}, {"name": name, "value": "hidden"}]}})
+    (problem,) = cluster_problems(wanted)
+    assert problem.field == f"spec.{pods}.env[1].value"
+    assert all(word in problem.remedy for word in ("valueFrom.secretKeyRef", "envFrom"))
+    assert "hidden" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *({"name": name, "value": "x"} for name in ("TOKENIZERS_PARALLELISM", "MAX_TOKENS", "HF_TOKEN_PATH", "TLS_KEY_FILE", "MONKEY")),
+        *({"name": "HF_TOKEN", **given} for given in ({}, {"value": ""}, {"value": "$(HUB)"})),
+        TOKEN,
+    ],
+)
+def test_what_is_no_secret_or_not_as_plain_text(variable):
+    assert cluster_problems(job(checkpoints=STORAGE, cpuPods={"env": [variable]})) == []
+
+
+def test_a_slice_of_a_gpu_has_a_slice_of_its_memory():
+    whole = cluster_plan(job(checkpoints=STORAGE), STARCODERBASE, data_shape())
+    assert whole.memory is not None
+    with pytest.raises(InvalidSpec, match=r"nvidia-a100-80gb \(nvidia.com/mig-3g.40gb\) has 37.3 GiB"):
+        cluster_plan(job(checkpoints=STORAGE, workers={"gpuResource": "nvidia.com/mig-3g.40gb"}), STARCODERBASE, data_shape())
 
 
 def test_a_plan_needs_no_machine():

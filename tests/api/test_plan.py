@@ -219,5 +219,5 @@ def test_the_largest_numbers_are_planned_or_refused(spec, shape):
     with contextlib.suppress(InvalidSpec):
         found = plan(job(**spec), shape, data_shape())
     if found is not None:
-        told = plan_status(found, final=True)
+        told = plan_status(found, job(**spec).spec, shape, data_shape(), final=True)
         assert PlanStatus.model_validate(told.model_dump()) == told

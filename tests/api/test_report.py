@@ -34,8 +34,6 @@ def test_an_empty_report_and_one_of_a_newer_version():
     assert parse_report({"status": {"step": 1, "somethingNew": 2}}).status.step == 1
 
 
-@pytest.mark.parametrize(
-    "status", [{"step": -1}, {"step": "1"}, {"outcome": "Won"}, {"message": "x" * 1025}, {"reason": "two words"}, [], "x"]
-)
+@pytest.mark.parametrize("status", [{"step": -1}, {"step": "1"}, {"outcome": 1}, {"message": "x" * 1025}, {"reason": "two words"}, [], "x"])
 def test_what_is_no_report(status):
     assert parse_report({"status": status}) is None

@@ -1,13 +1,14 @@
 """The chart's tests: what Helm makes of it, as objects."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from charts.generate import CHART, NAMESPACE, RELEASE
+from tests.chart.administrator import Administrator
 
 Objects = list[dict[str, Any]]
 
@@ -19,6 +20,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from tests.testcluster.binaries import CONTROL_PLANE, binaries
 
         binaries([*CONTROL_PLANE, "helm"])
+
+
+@pytest.fixture(scope="module")
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Administrator]:
+    from tests.testcluster.control_plane import control_plane
+
+    with control_plane(tmp_path_factory.mktemp("chart") / "cluster") as plane:
+        yield Administrator(plane=plane)
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,15 @@ OF_JOBS = {
     ("", "configmaps"): {"get", "create"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("ray.io", "rayjobs"): {"get", "list", "watch", "create", "delete"},
+    ("kueue.x-k8s.io", "workloads"): {"list"},
     ("", "pods"): {"list", "watch"},
     ("", "serviceaccounts"): {"get", "create"},
     ("rbac.authorization.k8s.io", "roles"): {"get", "create"},
-    ("rbac.authorization.k8s.io", "rolebindings"): {"get", "create", "patch"},
+    ("rbac.authorization.k8s.io", "rolebindings"): {"get", "create"},
     ("events.k8s.io", "events"): {"create"},
 }
+# With networkPolicy.jobs.enabled, beside those.
+OF_THE_FENCE = {("networking.k8s.io", "networkpolicies"): {"get", "create", "patch"}}
 OF_THE_LEASE = {("coordination.k8s.io", "leases"): {"get", "create", "update"}}
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from charts.generate import CHART, NAMESPACE, ROOT, install_manifest
 from tests.chart.conftest import Objects
-from tests.chart.rights import OF_JOBS, OF_THE_LEASE, bound_to, flat, rights
+from tests.chart.rights import OF_JOBS, OF_THE_FENCE, OF_THE_LEASE, bound_to, flat, rights
+
+from finetune_api.job_defaults import parse_defaults
 
 pytestmark = pytest.mark.control_plane
 
@@ -28,14 +30,24 @@ def test_lint(helm: Path, values: tuple[str, ...]) -> None:
 
 def test_all_values_make_every_kind(render: Render) -> None:
     kinds = {o["kind"] for o in render(*ALL_VALUES)}
-    assert {"CustomResourceDefinition", "Deployment", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceMonitor"} <= kinds
+    assert {
+        "CustomResourceDefinition",
+        "Deployment",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceMonitor",
+    } <= kinds
+    assert {"PodMonitor", "PrometheusRule", "ConfigMap"} <= kinds
 
 
 def test_namespaced_mode_is_namespaced(render: Render) -> None:
     objects = render(*ALL_VALUES, "--set", "crds.enabled=false")
     assert not [o["kind"] for o in objects if o["kind"].startswith("Cluster") or o["kind"] == "CustomResourceDefinition"]
     granted = {namespace: rights(role) for namespace, role in bound_to(objects, "finetune")}
-    assert granted == {"team-a": flat(OF_JOBS), "team-b": flat(OF_JOBS), NAMESPACE: flat(OF_THE_LEASE)}
+    assert granted == dict.fromkeys(("team-a", "team-b"), flat(OF_JOBS | OF_THE_FENCE)) | {NAMESPACE: flat(OF_THE_LEASE)}
 
 
 def test_namespaced_mode_in_the_operators_own_namespace(render: Render) -> None:
@@ -50,22 +62,50 @@ def test_crds_can_be_left_out(render: Render) -> None:
     assert with_crds - without == 2
 
 
-def test_values_reach_the_operator(render: Render) -> None:
+def test_values_reach_the_operator(render: Render, tmp_path: Path) -> None:
     from finetune_operator.settings import settings
 
-    [deployment] = [o for o in render(*ALL_VALUES) if o["kind"] == "Deployment"]
+    objects = render(*ALL_VALUES)
+    [deployment] = [o for o in objects if o["kind"] == "Deployment"]
     pod = deployment["spec"]["template"]["spec"]
-    understood = settings([], {variable["name"]: variable.get("value", NAMESPACE) for variable in pod["containers"][0]["env"]})
+    given = {variable["name"]: variable.get("value", NAMESPACE) for variable in pod["containers"][0]["env"]}
+    # The file that the pod mounts.
+    [mounted] = [volume["configMap"]["name"] for volume in pod["volumes"] if volume["name"] == "job-defaults"]
+    [defaults] = [o["data"] for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == mounted]
+    file = tmp_path / Path(given["FINETUNE_OPERATOR_JOB_DEFAULTS"]).name
+    file.write_text(defaults[file.name], encoding="utf-8")
+    understood = settings([], given | {"FINETUNE_OPERATOR_JOB_DEFAULTS": str(file)})
     assert understood.namespaces == ("team-a", "team-b")
     assert understood.trainer_image == "registry.example.com/finetune/trainer:1.2.3"
     assert (understood.image_pull_policy, understood.image_pull_secrets) == ("Never", ("mirror", "registry"))
     assert (understood.stop_seconds, understood.concurrent_reconciles, understood.log_level) == (600, 8, "debug")
     assert understood.ray_version == "2.61.0"
+    rules = understood.job_network_policy
+    assert rules is not None
+    to_kuberay, to_prometheus = rules.ingress
+    assert (to_kuberay["from"], to_kuberay["ports"][0]["port"]) == ([{"ipBlock": {"cidr": "192.168.1.0/28"}}], 8265)
+    assert to_prometheus["ports"][0]["port"] == 8080
+    names, api_server, storage, _hub = rules.egress
+    assert {(port["protocol"], port["port"]) for port in names["ports"]} == {("UDP", 53), ("TCP", 53)}
+    assert [peer["ipBlock"]["cidr"] for peer in api_server["to"]] == ["10.96.0.1/32", "192.168.1.0/28"]
+    assert (storage["to"], storage["ports"]) == ([{"ipBlock": {"cidr": "10.1.2.3/32"}}], [{"protocol": "TCP", "port": 9000}])
     assert pod["containers"][0]["image"].startswith("registry.example.com/finetune/operator@sha256:")
 
 
 def test_one_replica_may_be_evicted(render: Render) -> None:
     assert "PodDisruptionBudget" not in {o["kind"] for o in render("--set", "replicas=1")}
+
+
+def test_the_operators_fence_is_around_its_own_pods(render: Render) -> None:
+    objects = render("--set", "networkPolicy.enabled=true", "--set", "networkPolicy.apiServer.cidrs={10.96.0.1/32}")
+    [policy] = [o for o in objects if o["kind"] == "NetworkPolicy"]
+    [deployment] = [o for o in objects if o["kind"] == "Deployment"]
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert selected.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    [metrics] = policy["spec"]["ingress"]
+    ports = {port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]}
+    assert {port["port"] for port in metrics["ports"]} <= ports
+    assert [o for o in render("--set", "networkPolicy.metricsFrom=null") if o["kind"] == "NetworkPolicy"] == []
 
 
 def test_two_releases_have_names_and_leases_of_their_own(helm: Path, render: Render) -> None:
@@ -83,6 +123,8 @@ def test_two_releases_have_names_and_leases_of_their_own(helm: Path, render: Ren
         ("replica=3", "replica"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("serviceAccount.create=false", "serviceAccount.name"),
+        ("networkPolicy.enabled=true", "networkPolicy.apiServer.cidrs"),
+        ("networkPolicy.jobs.enabled=true", "networkPolicy.apiServer.cidrs"),
         ("metrics.service.enabled=false,metrics.serviceMonitor.enabled=true", "metrics.service.enabled"),
     ],
 )
@@ -90,3 +132,40 @@ def test_wrong_values_are_refused_with_their_name(helm: Path, flag: str, said: s
     done = subprocess.run([str(helm), "template", "x", str(CHART), "--set", flag], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_the_operator_may_renew_its_own_lease_alone(render: Render) -> None:
+    objects = render()
+    [deployment] = [o for o in objects if o["kind"] == "Deployment"]
+    env = {variable["name"]: variable.get("value") for variable in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    rules = [rule for o in objects if o["kind"] == "Role" for rule in o["rules"] if rule["resources"] == ["leases"]]
+    by_name = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
+    name = [env["FINETUNE_OPERATOR_LEASE_NAME"]]
+    assert by_name == {"get": name, "update": name, "create": None}
+
+
+def test_the_defaults_of_jobs_are_read_by_the_operator(render: Render) -> None:
+    """As it reads them when it starts; a change of them is another pod template."""
+    objects = render(*ALL_VALUES)
+    config_map = next(o for o in objects if o["metadata"]["name"].endswith("-job-defaults"))
+    read = parse_defaults(config_map["data"]["defaults.yaml"], "the chart")
+    assert read.workers.annotations == {"karpenter.sh/do-not-disrupt": "true"}
+    assert read.checkpoints.storage == "s3://bucket/jobs"
+    pod = next(o for o in objects if o["kind"] == "Deployment")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == "job-defaults")
+    assert volume["configMap"]["name"] == config_map["metadata"]["name"]
+    (mount,) = (one["mountPath"] for one in container["volumeMounts"] if one["name"] == "job-defaults")
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert variables["FINETUNE_OPERATOR_JOB_DEFAULTS"] == f"{mount}/defaults.yaml"
+    other = render(*ALL_VALUES, "--set", "jobDefaults.workers.queueName=other")
+    assert next(o for o in other if o["kind"] == "Deployment")["spec"]["template"]["metadata"] != pod["metadata"]
+
+
+def test_users_may_be_the_platforms(render: Render) -> None:
+    for flags, ids in (((), {"runAsUser": 65532, "runAsGroup": 65532}), (("--set", "assignedIds=true"), {})):
+        deployment = next(o for o in render(*flags) if o["kind"] == "Deployment")
+        pod = deployment["spec"]["template"]["spec"]
+        assert {name: value for name, value in pod["securityContext"].items() if name.startswith("runAs") and name != "runAsNonRoot"} == ids
+        variables = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        assert variables["FINETUNE_OPERATOR_ASSIGNED_IDS"] == ("false" if ids else "true")

@@ -2,14 +2,17 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 from charts.generate import CHART, NAMESPACE, ROOT, crd_templates, generated
-from tests.chart.rights import OF_JOBS, OF_THE_LEASE, bound_to, flat, rights
+from tests.chart.rights import OF_JOBS, OF_THE_FENCE, OF_THE_LEASE, bound_to, flat, rights
 
 ACCOUNT = "finetune-operator"
 
@@ -54,9 +57,9 @@ def test_no_role_has_wildcards_secrets_logs_or_exec(install: list[dict[str, Any]
 
 def test_reference_tells_each_right() -> None:
     section = (ROOT / "docs/operator.md").read_text(encoding="utf-8").partition("\n## Rights\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| ([\w.]+) \| ([\w/]+) \| ([a-z, ]+) \| ", section, re.MULTILINE)
+    rows = re.findall(r"^\| ([\w.-]+) \| ([\w/]+) \| ([a-z, ]+) \| ", section, re.MULTILINE)
     told = {(group.replace("core", ""), resource): set(verbs.split(", ")) for group, resource, verbs in rows if group != "group"}
-    assert told == OF_JOBS | OF_THE_LEASE
+    assert told == OF_JOBS | OF_THE_FENCE | OF_THE_LEASE
 
 
 def test_people_get_finetunejobs_and_nothing_else(install: list[dict[str, Any]]) -> None:
@@ -121,7 +124,7 @@ def test_default_and_all_values_fit_the_schema() -> None:
 
 def leaves(values: object, above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     """Paths of the schema's own fields in values."""
-    free = {"annotations", "labels", "requests", "limits", "affinity", "nodeSelector", "podLabels", "podAnnotations"}
+    free = {"annotations", "labels", "requests", "limits", "affinity", "nodeSelector", "podLabels", "podAnnotations", "jobDefaults"}
     if not isinstance(values, dict) or (above and above[-1] in free):
         return {above}
     return {leaf for name, value in values.items() for leaf in leaves(value, (*above, name))}
@@ -153,6 +156,10 @@ def test_every_object_of_the_schema_is_closed_and_every_value_described() -> Non
         lambda values: values["trainer"].update(stopSeconds="4m"),
         lambda values: values["topologySpread"].append({"topologyKey": "zone", "labelSelector": {}}),
         lambda values: values["metrics"]["serviceMonitor"].update(interval="30"),
+        lambda values: values["networkPolicy"]["apiServer"].update(cidrs=["10.0.0.1"]),
+        lambda values: values["networkPolicy"]["jobs"].update(egress=[{"from": []}]),
+        lambda values: values["networkPolicy"]["jobs"].update(egress=[{"to": [{"ipblock": {"cidr": "10.0.0.0/8"}}]}]),
+        lambda values: values["networkPolicy"].update(metricsFrom=[{}]),
     ],
 )
 def test_schema_refuses_a_typo(spoil: Callable[[dict[str, Any]], None]) -> None:
@@ -166,3 +173,21 @@ def test_chart_and_distribution_have_one_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     [version] = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert chart["version"] == chart["appVersion"] == version
+
+
+def test_kustomize_gives_what_install_has(install: list[dict[str, Any]]) -> None:
+    kubectl = Path(sys.executable).parent / "kubectl"
+    built = subprocess.run([kubectl, "kustomize", ROOT / "manifests"], capture_output=True, text=True, check=True).stdout
+    # Kustomize writes numbers as YAML 1.2 does; PyYAML reads 1.1, to which this one is a string.
+    built = re.sub(r": (\d)e-(\d+)$", r": \1.0e-\2", built, flags=re.MULTILINE)
+
+    def sortable(one: dict[str, Any]) -> tuple[str, str]:
+        return one["kind"], one["metadata"]["name"]
+
+    assert sorted(yaml.safe_load_all(built), key=sortable) == sorted(install, key=sortable)
+
+
+def test_every_policy_is_in_the_kustomization() -> None:
+    folder = ROOT / "manifests/policies"
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+    assert set(listed) == {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}

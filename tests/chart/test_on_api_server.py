@@ -1,29 +1,21 @@
 """The chart on a real API server: accepted under strict validation, its pods admitted as `restricted`, its rights as intended."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from charts.generate import CHART, NAMESPACE, RELEASE, ROOT
-from tests.chart.rights import OF_JOBS, OF_THE_LEASE, Right, flat
-from tests.testcluster.binaries import binaries
-from tests.testcluster.control_plane import ControlPlane, control_plane
+from tests.chart.administrator import KUBECTL, Administrator, restricted_namespace
+from tests.chart.rights import OF_JOBS, OF_THE_FENCE, OF_THE_LEASE, flat
 
 from finetune_operator.resources.access import role
+from finetune_operator.resources.network_policy import network_policy
 from finetune_operator.resources.owner import owner_of
+from finetune_operator.settings import settings
 
 pytestmark = pytest.mark.control_plane
 
-KUBECTL = Path(sys.executable).parent / "kubectl"
-SECONDS = 60.0
 # Nobody wants the operator to have these, anywhere.
 FORBIDDEN = {
     *(("", "secrets", verb) for verb in ("get", "list", "watch", "create", "update", "patch", "delete")),
@@ -43,77 +35,6 @@ FORBIDDEN = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Administrator:
-    """Who installs things."""
-
-    plane: ControlPlane
-
-    def run(self, *command: str | Path, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-        """kubectl or helm with the administrator's kubeconfig."""
-        environment = os.environ | {"KUBECONFIG": str(self.plane.kubeconfig)}
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment, input=stdin)
-
-    def kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
-        done = self.run(KUBECTL, *arguments, stdin=stdin)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def helm(self, *arguments: str | Path) -> str:
-        done = self.run(binaries(["helm"])["helm"], *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def allowed(self, account: str, rights: Iterable[Right], namespace: str) -> set[Right]:
-        """Those of the rights that the service account (`namespace:name`) has there. One call for all, for kubectl takes its time."""
-        asked = sorted(rights)
-        reviews = [_review(account, right, namespace) for right in asked]
-        together = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
-        answers = self.kubectl("create", "-o", 'jsonpath={.status.allowed}{"\\n"}', "-f", "-", stdin=together).splitlines()
-        return {right for right, answer in zip(asked, answers, strict=True) if answer == "true"}
-
-    def wait_until_cached(self, *kinds: str) -> None:
-        """Until the API server answers for these kinds of ours from its cache.
-
-        One deleted before may stay for minutes: "could not list instances: storage is (re)initializing" (seen once, Kubernetes 1.34).
-        """
-        end = time.monotonic() + SECONDS
-        for kind in kinds:
-            while self.run(KUBECTL, "get", "--raw", f"/apis/finetune.dev/v1alpha1/{kind}?resourceVersion=0").returncode:
-                assert time.monotonic() < end, kind
-                time.sleep(0.5)
-
-    def pods(self, namespace: str, count: int) -> list[dict[str, Any]]:
-        """The namespace's pods, once there are as many; fails with what kept them away."""
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            found: list[dict[str, Any]] = json.loads(self.kubectl("get", "pods", "-n", namespace, "-o", "json"))["items"]
-            if len(found) == count:
-                return found
-            time.sleep(0.5)
-        raise AssertionError(self.kubectl("get", "events", "-n", namespace))
-
-
-@pytest.fixture(scope="module")
-def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Administrator]:
-    with control_plane(tmp_path_factory.mktemp("chart") / "cluster") as plane:
-        yield Administrator(plane=plane)
-
-
-def restricted_namespace(admin: Administrator, name: str) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    admin.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
-
-
-def _review(account: str, right: Right, namespace: str) -> dict[str, Any]:
-    group, resource, verb = right
-    name, _, subresource = resource.partition("/")
-    attributes = {"group": group, "resource": name, "subresource": subresource, "verb": verb, "namespace": namespace}
-    spec = {"user": f"system:serviceaccount:{account}", "resourceAttributes": attributes}
-    return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-
-
 def assert_rights(admin: Administrator, account: str, namespace: str) -> None:
     """The account has the operator's rights in the namespace, and none of those that nobody wants it to have."""
     wanted = flat(OF_JOBS)
@@ -127,8 +48,11 @@ def test_install_manifest_applies_and_its_pods_are_admitted(admin: Administrator
         admin.kubectl("apply", "--server-side", "--validate=strict", "-f", manifest)
     assert len(admin.pods(NAMESPACE, 2)) == 2
     assert_rights(admin, f"{NAMESPACE}:{RELEASE}", "anywhere")
-    assert admin.allowed(f"{NAMESPACE}:{RELEASE}", flat(OF_THE_LEASE), NAMESPACE) == flat(OF_THE_LEASE)
-    assert not admin.allowed(f"{NAMESPACE}:{RELEASE}", flat(OF_THE_LEASE), "kube-system")
+    of_the_lease = flat(OF_THE_LEASE)
+    assert admin.allowed(f"{NAMESPACE}:{RELEASE}", of_the_lease, NAMESPACE, RELEASE) == of_the_lease
+    # A creation has no name to be allowed by.
+    assert {verb for _, _, verb in admin.allowed(f"{NAMESPACE}:{RELEASE}", of_the_lease, NAMESPACE, "another")} <= {"create"}
+    assert not admin.allowed(f"{NAMESPACE}:{RELEASE}", of_the_lease, "kube-system", RELEASE)
     admin.wait_until_cached("finetunejobs", "finetunereports")
     admin.kubectl("delete", "--timeout=90s", "-f", manifest)
 
@@ -153,22 +77,45 @@ def test_all_values_install_in_namespaced_mode_and_touch_nothing_else(admin: Adm
         restricted_namespace(admin, name)
     kinds = ("clusterroles", "clusterrolebindings", "customresourcedefinitions", "namespaces")
     before = [admin.kubectl("get", kind, "-o", "name") for kind in kinds]
-    # The ServiceMonitor's kind belongs to another operator; the priority class lets pods only into kube-system.
-    flags = ["--set", "crds.enabled=false", "--set", "metrics.serviceMonitor.enabled=false", "--set", "priorityClassName="]
+    # Three kinds belong to another operator, Prometheus'; the priority class lets pods only into kube-system.
+    of_prometheus = [f"--set=metrics.{kind}.enabled=false" for kind in ("serviceMonitor", "podMonitor", "prometheusRule")]
+    flags = ["--set=crds.enabled=false", *of_prometheus, "--set=priorityClassName="]
     admin.helm("install", RELEASE, CHART, "--namespace", "ours", "--values", CHART / "ci/all-values.yaml", *flags)
     assert len(admin.pods("ours", 3)) == 3
     assert [admin.kubectl("get", kind, "-o", "name") for kind in kinds] == before
     for namespace in ("team-a", "team-b"):
         assert_rights(admin, "ours:finetune", namespace)
+        assert admin.allowed("ours:finetune", flat(OF_THE_FENCE), namespace) == flat(OF_THE_FENCE)
     for namespace in ("others", "ours"):
         assert not admin.allowed("ours:finetune", flat(OF_JOBS), namespace)
     admin.helm("uninstall", RELEASE, "--namespace", "ours")
 
 
+def test_a_jobs_fence_is_accepted_and_the_operator_may_make_and_mend_it(admin: Administrator, tmp_path: Path) -> None:
+    restricted_namespace(admin, "fenced")
+    values = yaml.safe_load((CHART / "ci/all-values.yaml").read_text(encoding="utf-8"))["networkPolicy"]
+    given = tmp_path / "values.yaml"
+    given.write_text(yaml.safe_dump({"networkPolicy": values, "watchNamespaces": ["fenced"], "crds": {"enabled": False}}))
+    admin.helm("install", RELEASE, CHART, "--namespace", "fenced", "--values", given)
+    deployment = json.loads(admin.kubectl("get", "deployment", RELEASE, "-n", "fenced", "-o", "json"))
+    environment = {one["name"]: one.get("value", "fenced") for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    rules = settings([], environment).job_network_policy
+    assert rules is not None
+    made = network_policy(owner_of({"metadata": {"name": "j", "namespace": "fenced", "uid": "1-2-3"}}), rules)
+    as_operator = ["--as", f"system:serviceaccount:fenced:{RELEASE}"]
+    admin.kubectl("create", "--validate=strict", "-f", "-", *as_operator, stdin=json.dumps(made))
+    spec = json.dumps({"spec": made["spec"]})
+    admin.kubectl("patch", "networkpolicy", "j-finetune", "-n", "fenced", "--type=merge", f"--patch={spec}", *as_operator)
+    # Whole as it was sent: the API server dropped nothing of it.
+    kept = json.loads(admin.kubectl("get", "networkpolicy", "j-finetune", "-n", "fenced", "-o", "json"))
+    assert kept["spec"] == made["spec"]
+    admin.helm("uninstall", RELEASE, "--namespace", "fenced")
+
+
 def test_uninstalling_keeps_the_jobs(admin: Administrator) -> None:
     restricted_namespace(admin, "keeping")
     admin.helm("install", RELEASE, CHART, "--namespace", "keeping")
-    admin.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", f"--timeout={SECONDS:.0f}s")
+    admin.wait_until_cached("finetunejobs")
     samples = sorted((ROOT / "manifests/samples").glob("*.yaml"))
     for sample in samples:
         admin.kubectl("apply", "--validate=strict", "-n", "keeping", "-f", sample)

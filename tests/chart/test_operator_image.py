@@ -1,6 +1,7 @@
 """The operator's image as it was built: what is in it, what isn't, and that it starts as the user that the chart gives it."""
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import ROOT
 from tests.testcluster.operator_image import inputs_digest, named, operator_image
 
 USER = "65532:65532"
@@ -72,6 +74,17 @@ def test_what_was_lent_to_the_build_has_gone(image: Unpacked) -> None:
     assert not (image.tree / "etc/pip.conf").exists()
     assert not list(image.tree.glob("run/secrets/*"))
     assert not list(image.tree.glob("root/.cache/*"))
+
+
+@pytest.mark.cluster
+def test_it_says_what_is_in_it(image: Unpacked) -> None:
+    """By the names and versions of what was pinned, and of what Debian's own record says."""
+    document = json.loads((image.tree / "opt/finetune/sbom.spdx.json").read_text())
+    purls = {package["externalRefs"][0]["referenceLocator"] for package in document["packages"]}
+    pins = re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^ ;]+) \\\n", (ROOT / "requirements/operator.txt").read_text(), re.MULTILINE)
+    assert {purl for purl in purls if purl.startswith("pkg:pypi/")} == {f"pkg:pypi/{name}@{version}" for name, version in pins}
+    status = (image.tree / "var/lib/dpkg/status").read_text()
+    assert len([purl for purl in purls if purl.startswith("pkg:deb/")]) == status.count("Status: install ok installed") > 50
 
 
 @pytest.mark.cluster

@@ -67,7 +67,7 @@ def test_shell_completion_imports_nothing_heavy() -> None:
     code = f"import sys, atexit; atexit.register(lambda: print('HEAVY', sorted(set({HEAVY}) & set(sys.modules))))\n"
     code += "from finetune_cli.app import main; main()"
     done = run_python(code, _FINETUNE_COMPLETE="complete_bash", COMP_WORDS="finetune da", COMP_CWORD="1")
-    assert done.stdout.splitlines() == ["data", "HEAVY []"]
+    assert done.stdout.splitlines() == ["dashboard", "data", "HEAVY []"]
 
 
 def every_command(command: Any, path: str = "finetune") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,40 @@ def test_an_id_that_is_none_of_the_tokenizer_s(tmp_path: Path, tiny: Tiny, capsy
     assert "row 1: column 'input_ids': 1000000 is no id of the tokenizer" in err
 
 
+def test_fields_of_a_source_are_set_as_in_a_job(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"turns": [{"speaker": "visitor", "says": "Hello?"}, {"speaker": "narrator", "says": "Yes."}]}
+    fields = ["columns.messages=turns", "messagePropertyMappings.role=speaker", "messagePropertyMappings.content=says"]
+    fields += ["roles.assistant=[narrator]", "roles.user=[visitor]"]
+    options = [option for field in fields for option in ("--set", field)]
+    (found,) = previewed(capsys, rows_file(tmp_path, row), "--tokenizer", tiny.tokenizer, "--json", "--format", "messages", *options)
+    assert found["messages"] == [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("columns.turns=x", "columns.turns: there is no such field"),
+        ("html=maybe", "html"),
+        ("html", "has no `=`"),
+        ("filter.topAnswers=2", "acts on format oasst only"),
+    ],
+)
+def test_fields_of_a_source_that_are_wrong(field: str, said: str, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--tokenizer", str(tiny.tokenizer), "--format", "messages", "--set", field]
+    assert main(["data", "preview", str(tiny.dialogues), *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_does_not_fit_a_row_is_told_by_row_with_the_remedy(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    long = [{"role": "user", "content": "why " * 200}, {"role": "assistant", "content": "Because."}, *GOLDEN["messages"]]
+    file = rows_file(tmp_path, {"messages": long})
+    (found,) = previewed(capsys, file, "--tokenizer", tiny.tokenizer, "--json", "--max-length", 128)
+    assert main(["data", "preview", str(file), "--tokenizer", str(tiny.tokenizer), "--max-length", "128"]) == 0
+    assert "1 dialogues, " in capsys.readouterr().out
+    assert found["left_out"] == ["question and answer left out: the two do not fit a row (spec.training.maxSequenceLength)"]
+    assert len(found["input_ids"]) <= 128
+
+
 @pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.parquet"])
 def test_export_tokenized_and_reading_it_back_gives_the_same_ids(
     tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], name: str
@@ -218,6 +253,8 @@ def test_export_tokenized_and_reading_it_back_gives_the_same_ids(
 
 def test_export_tokenized_divides_long_dialogues_as_training_does(tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     long = {"messages": GOLDEN["messages"] * 20}
+    assert main(["data", "preview", str(rows_file(tmp_path, long)), "--tokenizer", str(tiny.tokenizer), "--max-length", "128"]) == 0
+    assert re.search(r"\n1 dialogues in \d+ examples, ", capsys.readouterr().out)
     output = tmp_path / "tokens.jsonl"
     options = ["--tokenizer", str(tiny.tokenizer), "--template", "no_system", "--output", str(output), "--max-length", "128"]
     assert main(["data", "export", str(rows_file(tmp_path, long)), "--tokenized", *options]) == 0

@@ -17,6 +17,7 @@ import pytest
 from examples.demo.s3_server import S3Server
 
 from finetune_api.errors import RunConflict
+from finetune_cli.app import main
 from finetune_trainer.checkpoints.manifest import Manifest
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.launch.ray_session import MARK_ENV
@@ -201,6 +202,23 @@ def test_a_whole_run(whole: tuple[Place, Run]) -> None:
     published = Path(run.of_kind("Published")[0]["where"])
     assert (published / "model.safetensors").read_bytes() == (place.folder / "model/model.safetensors").read_bytes()
     assert not (place.folder / "logs").exists()
+
+
+def test_what_ranks_printed_is_kept_beside_the_checkpoints(
+    whole: tuple[Place, Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _ = whole
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", place.server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", place.server.secret_key)
+    printed = []
+    for rank in (0, 1):
+        assert main(["logs", str(place.folder), "--rank", str(rank)]) == 0
+        printed.append(capsys.readouterr().out)
+    assert all(printed), "DeepSpeed says something on every rank"
+    assert printed[0] != printed[1]
+    assert place.server.secret_key not in "".join(printed)
+    assert main(["logs", str(place.folder), "--rank", "2"]) == 2
+    assert "there are rank-0, rank-1" in capsys.readouterr().err
 
 
 def test_the_published_model_loads_in_plain_transformers_and_has_the_evaluation_loss(whole: tuple[Place, Run]) -> None:

@@ -203,7 +203,7 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
         b'{"question": 1, "reply": 2}\n',
         "rows.jsonl row 1: no known format has the columns 'question', 'reply'; set the source's format",
     ),
-    "unknown kind": ("rows.xlsx", b"a,b\n", "rows.xlsx: unknown format; known are .jsonl"),
+    "unknown kind": ("rows.xlsx", b"a,b\n", "rows.xlsx: unknown format; convert it to one of .jsonl"),
     "one bad row in 10,000": (
         "rows.jsonl",
         bad_row(10_000, 6_789),

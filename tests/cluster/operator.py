@@ -23,19 +23,14 @@ HUB_TOKEN = WRITE_TOKEN
 
 
 @contextlib.contextmanager
-def installed(cluster: AnyCluster, image: str) -> Iterator[None]:
-    """The chart, installed with this image of the operator; uninstalled with the block. CRDs and namespace stay."""
-    repository, _, tag = image.rpartition(":")
-    trainer_repository, _, trainer_tag = cluster.trainer_image.rpartition(":")
-    values = {
-        "image.repository": repository,
-        "image.tag": tag,
-        "trainer.image.repository": trainer_repository,
-        "trainer.image.tag": trainer_tag,
-        "trainer.stopSeconds": "120",
-    }
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
-    helm(cluster, "install", "finetune-operator", str(ROOT / "charts/finetune-operator"), "--wait", "--timeout=180s", *set_values(values))
+def installed(cluster: AnyCluster, image: str, *more: str) -> Iterator[None]:
+    """The chart, installed with this image of the operator and more of Helm's arguments; uninstalled with the block.
+
+    CRDs and namespace stay.
+    """
+    cluster.apply(SYSTEM)
+    values = chart_values(image, cluster.trainer_image)
+    helm(cluster, "install", "finetune-operator", str(ROOT / "charts/finetune-operator"), *values, *more)
     try:
         yield
     finally:
@@ -43,11 +38,25 @@ def installed(cluster: AnyCluster, image: str) -> Iterator[None]:
 
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+SYSTEM = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
 
 
-def set_values(values: dict[str, str]) -> list[str]:
-    """Helm's arguments."""
-    return [f"--set-string={name}={value}" if name != "trainer.stopSeconds" else f"--set={name}={value}" for name, value in values.items()]
+def chart_values(image: str, trainer_image: str) -> list[str]:
+    """Helm's arguments for these images, and for waiting until the operator is there."""
+    repository, _, tag = image.rpartition(":")
+    trainer_repository, _, trainer_tag = trainer_image.rpartition(":")
+    images = {
+        "image.repository": repository,
+        "image.tag": tag,
+        "trainer.image.repository": trainer_repository,
+        "trainer.image.tag": trainer_tag,
+    }
+    return [
+        "--wait",
+        "--timeout=180s",
+        *(f"--set-string={name}={value}" for name, value in images.items()),
+        "--set=trainer.stopSeconds=120",
+    ]
 
 
 def helm(cluster: AnyCluster, *arguments: str) -> str:
@@ -274,6 +283,12 @@ class Jobs:
         """Keys in the job's storage."""
         pages = self.cluster.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.namespace}/{name}/")
         return [one["Key"].removeprefix(f"{self.namespace}/{name}/") for page in pages for one in page.get("Contents", [])]
+
+    def kept_logs(self, name: str) -> dict[str, str]:
+        """Pieces of logs in the job's storage, by key."""
+        client, prefix = self.cluster.s3.client(), f"{self.namespace}/{name}/"
+        keys = [key for key in self.stored(name) if key.startswith("logs/")]
+        return {key: client.get_object(Bucket=BUCKET, Key=prefix + key)["Body"].read().decode() for key in keys}
 
 
 def changed(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from tests.conftest import REAL_FILES, Tiny
 from tests.testcluster.any_cluster import AnyCluster
 from tests.testcluster.cluster import Cluster
 from tests.trainer.hub_server import HubServer
+
+from finetune_client import FineTuneClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -76,6 +80,10 @@ def test_the_first_sample_is_prepared_trained_across_nodes_and_published(
         assert ran.partition("@sha256:")[0] == operator.trainer_image
         assert {pod["spec"]["containers"][0]["image"] for pod in jobs.ray_pods(name)} == {ran}, "a tag may be moved"
     logs = operator.kubectl("logs", f"--namespace={namespace}", f"--selector=finetune.dev/job={name}", "--all-containers", "--tail=-1")
+    client = FineTuneClient(namespace=namespace, kubeconfig=operator.kubeconfig)
+    assert_has_a_dashboard(client, name)
+    followed = list(client.get_job_logs(name, follow=True))
+    assert any('"StepDone"' in line and '"step": 3' in line for line in followed), followed[-20:]
 
     told = operator.kubectl(
         "wait", f"finetunejob/{name}", "--for=condition=Succeeded", "--timeout=600s", f"--namespace={namespace}", timeout_seconds=610
@@ -103,8 +111,23 @@ def test_the_first_sample_is_prepared_trained_across_nodes_and_published(
         operator.kubectl("get", "events", f"--namespace={namespace}", "--field-selector=involvedObject.kind=FineTuneJob").count("\n") >= 4
     )
 
-    assert_no_secret(jobs, logs)
     jobs.wait_until_no_ray_pods(name)
+    kept = list(jobs.kept_logs(name).items())
+    assert {who.split("/")[1] for who, _ in kept} == {"preparation", "training", "publication"}
+    assert {who.split("/")[3].removesuffix("-stderr") for who, _ in kept} == {"main", "driver", *(f"rank-{rank}" for rank in range(4))}
+    assert any('"StepDone"' in text and "/driver/" in who for who, text in kept)
+    assert_no_secret(jobs, logs + "".join(text for _, text in kept) + "".join(followed))
+
+
+def assert_has_a_dashboard(client: FineTuneClient, name: str) -> None:
+    """`finetune dashboard`: Ray's own answer through the forwarded port, with the token and not without."""
+    with client.dashboard(name) as found:
+        assert client.dashboard_is_there(found)
+        asked = urllib.request.Request(f"{found.url}/api/version", headers={"Authorization": f"Bearer {found.token}"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert "ray_version" in json.load(answer)
+        with pytest.raises(urllib.error.HTTPError, match=r"40[13]"):
+            urllib.request.urlopen(f"{found.url}/api/jobs/", timeout=60)
 
 
 def assert_no_secret(jobs: Jobs, logs: str = "") -> None:
@@ -141,22 +164,27 @@ LONG: dict[str, Any] = {
 }
 
 
-def test_whoever_stops_it_it_commits_and_loses_no_step(operator: AnyCluster, jobs: Jobs) -> None:
-    """One job is stopped by everybody who can. Nothing of that is charged.
-
-    Suspended, deleted and applied again, it goes on where its former life ended. Then its RayJob is suspended, as Kueue does, and
-    deleted, and a worker's node is drained, if it is one of our own.
-    """
+def test_a_job_that_is_suspended_and_deleted_loses_no_step(jobs: Jobs) -> None:
+    """Suspended, deleted and applied again, it goes on where its former life ended. Nothing of that is charged."""
     jobs.apply("long", **LONG)
     step = jobs.wait_until_trains("long", attempt=1)
     jobs.patch("finetunejob", "long", suspend=True)
     jobs.wait_for("long", "Suspended", seconds=240)
     assert jobs.objects("rayjobs") == []
-    assert_committed(jobs, "long", attempt=1, outcome="Stopped", since=step)
+    committed = assert_committed(jobs, "long", attempt=1, outcome="Stopped", since=step)
     jobs.delete("finetunejob", "long")
     jobs.wait_until_no_ray_pods("long")
 
     jobs.apply("long", **LONG)
+    assert_went_on(jobs, "long", ["Finished"])
+    assert jobs.get("long")["status"]["attempts"][0]["firstStep"] == committed, "a step was lost"
+
+
+@pytest.mark.platform
+def test_whoever_takes_its_pods_away_it_commits_and_loses_no_step(operator: AnyCluster, jobs: Jobs) -> None:
+    """Its RayJob is suspended, as Kueue does, and deleted; then the node of a worker is drained, if it is one of our own."""
+    steps = 60
+    jobs.apply("long", **LONG | {"training__maxSteps": steps})
     step = jobs.wait_until_trains("long", attempt=1)
     jobs.patch("rayjob", "long-1", suspend=True)
     assert_committed(jobs, "long", attempt=1, outcome="Preempted", since=step)
@@ -165,7 +193,7 @@ def test_whoever_stops_it_it_commits_and_loses_no_step(operator: AnyCluster, job
     jobs.patch("rayjob", "long-1", suspend=False)
 
     step = jobs.wait_until_trains("long", attempt=2)
-    jobs.delete("rayjob", "long-1")
+    jobs.delete("rayjob", "long-2")
     assert_committed(jobs, "long", attempt=2, outcome="Deleted", since=step)
 
     if drains := isinstance(operator, Cluster):
@@ -178,70 +206,83 @@ def test_whoever_stops_it_it_commits_and_loses_no_step(operator: AnyCluster, job
         finally:
             operator.kubectl("uncordon", drained)
 
-    jobs.wait_for("long", "Succeeded")
-    status = jobs.get("long")["status"]
+    assert_went_on(jobs, "long", ["Preempted", "Deleted", *(["Preempted"] if drains else []), "Finished"], steps=steps)
+
+
+def assert_went_on(jobs: Jobs, name: str, outcomes: list[str], *, steps: int = 40) -> None:
+    """The attempts ended so, one where the next began, uncharged, and every step was done once in all lives of the job."""
+    jobs.wait_for(name, "Succeeded")
+    status = jobs.get(name)["status"]
     attempts = status["attempts"]
-    assert [attempt["outcome"] for attempt in attempts] == ["Preempted", "Deleted", *(["Preempted"] if drains else []), "Finished"]
+    assert [attempt["outcome"] for attempt in attempts] == outcomes
     assert [attempt["firstStep"] for attempt in attempts[1:]] == [attempt["lastStep"] for attempt in attempts[:-1]], "a step was lost"
     assert status["usage"]["chargedFailures"] == 0
-    assert jobs.measured_steps("long") == list(range(1, 41)), "every step once, over two lives and five attempts"
+    assert jobs.measured_steps(name) == list(range(1, steps + 1)), "every step once"
 
 
-def test_a_worker_and_a_node_that_die_without_warning_cost_no_step(operator: AnyCluster, jobs: Jobs) -> None:
-    """A worker's pod is deleted with no time to say anything; then a node of our own is gone with its kubelet and all that it runs.
+# The newest checkpoint is never far.
+OFTEN: dict[str, Any] = LONG | {"checkpoints__every": {"steps": 5}}
 
-    Each attempt ends by itself, uncharged, and the next one goes on from the newest checkpoint.
-    """
-    jobs.apply("mourner", **LONG | {"checkpoints__every": {"steps": 5}})
+
+@pytest.mark.platform
+def test_a_worker_that_dies_without_warning_costs_no_step(jobs: Jobs) -> None:
+    """Its pod is deleted with no time to say anything. The attempt ends uncharged; the next goes on from the newest checkpoint."""
+    jobs.apply("mourner", **OFTEN)
     jobs.wait_for_checkpoint("mourner", since=5)
     before, killed = time.monotonic(), name_of(jobs.ray_pods("mourner", "worker")[1])
     jobs.cluster.kubectl("delete", "pod", killed, f"--namespace={jobs.namespace}", "--force", "--grace-period=0")
-    attempts = jobs.wait_until_ended("mourner", 1)["status"]["attempts"]
-    print(f"the attempt ended {time.monotonic() - before:.0f} s after its worker's pod: {attempts[0]}")
-    assert (attempts[0]["outcome"] in ("Preempted", "NodeLost"), attempts[0].get("charged", False)) == (True, False), jobs.told("mourner")
-    assert killed in attempts[0]["message"], attempts[0]
+    (ended,) = jobs.wait_until_ended("mourner", 1)["status"]["attempts"]
+    print(f"the attempt ended {time.monotonic() - before:.0f} s after its worker's pod: {ended}")
+    assert ended["outcome"] in ("Preempted", "NodeLost"), jobs.told("mourner")
+    assert killed in ended["message"], ended
     jobs.wait_until_trains("mourner", attempt=2)
     print(f"first new step after {time.monotonic() - before:.0f} s")
+    assert_cost_no_step(jobs, "mourner")
 
-    ends = 2
-    if isinstance(operator, Cluster):
-        ends = 3
-        heads = {node_of(pod) for pod in jobs.ray_pods("mourner", "head")}
-        lost = next(node for node in operator.nodes if node.name not in heads)
-        jobs.wait_for_checkpoint("mourner", since=jobs.get("mourner")["status"]["attempts"][1]["firstStep"] + 1)
+
+def test_a_node_that_dies_without_warning_costs_no_step(own_cluster: Cluster, jobs: Jobs) -> None:
+    """It is gone with its kubelet and all that it runs. The attempt ends by itself, uncharged, and what it held elsewhere is given back."""
+    jobs.apply("mourner", **OFTEN)
+    jobs.wait_for_checkpoint("mourner", since=5)
+    heads = {node_of(pod) for pod in jobs.ray_pods("mourner", "head")}
+    lost = next(node for node in own_cluster.nodes if node.name not in heads)
+    before = time.monotonic()
+    own_cluster.lose(lost)
+    try:
+        own_cluster.kubectl("wait", f"node/{lost.name}", "--for=condition=Ready=Unknown", "--timeout=120s", timeout_seconds=130)
+        not_ready = time.monotonic()
+        print(f"not ready after {not_ready - before:.0f} s")
+        ended = jobs.wait_until_ended("mourner", 1)["status"]["attempts"][0]
+        print(f"the attempt ended {time.monotonic() - before:.0f} s after its node: {ended}")
+        assert ended["outcome"] == "NodeLost", jobs.told("mourner")
+        assert lost.name in ended["message"], ended
+        cluster = ended["rayJob"]["cluster"]
+
+        def held() -> list[str]:
+            """Pods of the attempt on nodes that are there."""
+            pods = [pod for pod in jobs.ray_pods("mourner") if pod["metadata"]["labels"].get("ray.io/cluster") == cluster]
+            return [name_of(pod) for pod in pods if node_of(pod) != lost.name]
+
+        jobs.wait_while(held, seconds=120 - (time.monotonic() - not_ready))
+        print(f"GPUs given back {time.monotonic() - not_ready:.0f} s after the node was not ready")
+    finally:
         before = time.monotonic()
-        operator.lose(lost)
-        try:
-            operator.kubectl("wait", f"node/{lost.name}", "--for=condition=Ready=Unknown", "--timeout=120s", timeout_seconds=130)
-            not_ready = time.monotonic()
-            print(f"not ready after {not_ready - before:.0f} s")
-            ended = jobs.wait_until_ended("mourner", 2)["status"]["attempts"][1]
-            print(f"the attempt ended {time.monotonic() - before:.0f} s after its node: {ended}")
-            assert (ended["outcome"], ended.get("charged", False)) == ("NodeLost", False), jobs.told("mourner")
-            assert lost.name in ended["message"], ended
-            cluster = ended["rayJob"]["cluster"]
+        own_cluster.bring_back(lost)
+    jobs.wait_until_trains("mourner", attempt=2)
+    print(f"first new step {time.monotonic() - before:.0f} s after the node was started again")
+    assert_cost_no_step(jobs, "mourner")
 
-            def held() -> list[str]:
-                """Pods of the attempt on nodes that are there."""
-                pods = [pod for pod in jobs.ray_pods("mourner") if pod["metadata"]["labels"].get("ray.io/cluster") == cluster]
-                return [name_of(pod) for pod in pods if node_of(pod) != lost.name]
 
-            jobs.wait_while(held, seconds=120 - (time.monotonic() - not_ready))
-            print(f"GPUs given back {time.monotonic() - not_ready:.0f} s after the node was not ready")
-        finally:
-            before = time.monotonic()
-            operator.bring_back(lost)
-        jobs.wait_until_trains("mourner", attempt=3)
-        print(f"first new step {time.monotonic() - before:.0f} s after the node was started again")
-
-    jobs.wait_for("mourner", "Succeeded")
-    status = jobs.get("mourner")["status"]
-    assert [attempt["outcome"] for attempt in status["attempts"]][-1] == "Finished"
-    assert len(status["attempts"]) == ends, "nothing was tried in vain"
+def assert_cost_no_step(jobs: Jobs, name: str) -> None:
+    """The second attempt finishes the job; the first wasn't charged, and its steps count."""
+    jobs.wait_for(name, "Succeeded")
+    status = jobs.get(name)["status"]
+    assert [attempt["outcome"] for attempt in status["attempts"]][1:] == ["Finished"], "nothing was tried in vain"
     assert status["usage"]["chargedFailures"] == 0
-    assert jobs.measured_steps("mourner") == list(range(1, 41)), "every step once"
+    assert jobs.measured_steps(name) == list(range(1, 41)), "every step once"
 
 
+@pytest.mark.platform
 def test_two_jobs_that_fit_one_at_a_time_both_finish(jobs: Jobs) -> None:
     """Each wants most of both nodes, all of it at once, and nobody helps. Who can't have all in time gives back what it has, uncharged."""
     for name in ("one", "other"):
@@ -261,14 +302,15 @@ def test_two_jobs_that_fit_one_at_a_time_both_finish(jobs: Jobs) -> None:
     jobs.wait_until_no_ray_pods("one", "other")
 
 
-def assert_committed(jobs: Jobs, name: str, *, attempt: int, outcome: str, since: int) -> None:
-    """The attempt ended so, and in storage there is a checkpoint of the last step that it did, which is newer than `since`."""
+def assert_committed(jobs: Jobs, name: str, *, attempt: int, outcome: str, since: int) -> int:
+    """The attempt ended so, and in storage there is a checkpoint of the last step that it did, not older than `since`: which step."""
     status = jobs.wait_until_ended(name, attempt)["status"]
     ended = next(one for one in status["attempts"] if one["number"] == attempt)
     assert (ended["outcome"], ended.get("charged", False)) == (outcome, False), jobs.told(name)
     step = status["checkpoints"]["latest"]["step"]
     assert since <= step == ended["lastStep"], jobs.told(name)
     assert f"checkpoints/step-{step:08d}/" in " ".join(jobs.stored(name)), jobs.stored(name)
+    return int(step)
 
 
 def most_of_a_node(jobs: Jobs) -> str:

@@ -90,10 +90,11 @@ class Operators:
 
 
 @contextlib.contextmanager
-def operators(folder: Path) -> Iterator[Operators]:
-    """For the tests of a module."""
+def operators(folder: Path, *, code: Path | None = None) -> Iterator[Operators]:
+    """For the tests of a module. `code`: the folder of another version's packages."""
     command = [sys.executable, str(Path(__file__))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
+    environment = os.environ | ({"PYTHONPATH": str(code)} if code else {})
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as starter:
         found = Operators(starter, folder)
         try:
             yield found

@@ -5,6 +5,7 @@ The Job controller is the real one: pods of Jobs are made by it, and only their 
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from finetune_operator import kinds
 from finetune_operator.runtime.api import Api, Conflict, NotFound, Resource
 
 Json = dict[str, Any]
+
+RAYCLUSTERS = Resource("ray.io", "v1", "rayclusters", "RayCluster")
 
 
 def eventually(what: str, found: Callable[[], Any], *, seconds: float = 90.0, say: Callable[[], object] = lambda: "") -> Any:
@@ -115,6 +118,7 @@ class RealKubelet(Kubelet):
             container=container,
             node=None,
             labels={"ray.io/cluster": cluster, keys.NODE_TYPE_LABEL: "worker" if number else "head"},
+            controller=self._ray_cluster(cluster),
             **state,
         )
         pod["spec"] = {
@@ -128,3 +132,25 @@ class RealKubelet(Kubelet):
             self._admin.put(kinds.PODS, pod)
         except Conflict:  # it is there
             self._admin.change(kinds.PODS, self._admin.namespace, pod["metadata"]["name"], status=pod["status"])
+
+    def remove_ray_pods(self, cluster: str) -> None:
+        """The RayCluster goes, and takes its pods with it; here they are gone when this returns."""
+        with suppress(NotFound):
+            self._admin.remove(RAYCLUSTERS, self._admin.namespace, cluster)
+        for pod in self._admin.of(kinds.PODS):
+            if any(owner["name"] == cluster for owner in pod["metadata"].get("ownerReferences", [])):
+                with suppress(NotFound):
+                    self._admin.remove(kinds.PODS, self._admin.namespace, pod["metadata"]["name"])
+
+    def _ray_cluster(self, name: str) -> Json:
+        """Really there, for pods of an owner that isn't are garbage; and its RayJob's, with which it goes."""
+        with suppress(NotFound):
+            return self._admin.api.get(RAYCLUSTERS, self._admin.namespace, name)
+        metadata: Json = {"name": name, "namespace": self._admin.namespace}
+        with suppress(NotFound):
+            rayjob = self._admin.api.get(kinds.RAYJOBS, self._admin.namespace, name.rpartition("-")[0])
+            owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": rayjob["metadata"]["name"], "uid": rayjob["metadata"]["uid"]}
+            metadata["ownerReferences"] = [owner | {"controller": True}]
+        head = {"rayStartParams": {}, "template": {"spec": {"containers": [{"name": "ray-head", "image": "trainer:1"}]}}}
+        made = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": {"headGroupSpec": head}}
+        return self._admin.put(RAYCLUSTERS, made)

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import yaml
 
 READS = ("GET", "HEAD")
+DRY_RUN = "dryRun=All"
 REASONS = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError"}
 
 
@@ -60,9 +61,10 @@ class Script:
 
 
 class Proxy(ThreadingHTTPServer):
-    """`writes` are the requests that change something, leases not counted, as `POST /api/v1/.../name`, in order.
+    """`writes` are the requests that change something, leases and dry runs not counted, as `POST /api/v1/.../name`, in order.
 
-    `fault` is asked with a request's kind: `LIST pods`, `WATCH pods`, `GET configmaps`, `POST jobs`, `PATCH finetunejobs/status`.
+    `fault` is asked with a request's kind: `LIST pods`, `WATCH pods`, `GET configmaps`, `POST jobs`, `DRY-RUN jobs`,
+    `PATCH finetunejobs/status`.
     """
 
     daemon_threads = True
@@ -105,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, _, query = self.path.partition("?")
         request = f"{self.command} {path}{_name(body) if self.command == 'POST' else ''}"
-        write = self.command not in READS and "/leases" not in self.path
+        write = self.command not in READS and "/leases" not in self.path and DRY_RUN not in query
         fault = self.server.fault(_kind(self.command, path, query)) or Fault(action="pass")
         if write:
             if not self.server.before(request):
@@ -120,12 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.closing(upstream), contextlib.suppress(OSError, http.client.HTTPException):
             headers = {key: value for key, value in self.headers.items() if key.lower() in ("content-type", "accept", "user-agent")}
             upstream.request(self.command, self.path, body=body or None, headers=headers)
-            answer = upstream.getresponse()
-            if fault.action == "lose" or (write and not self.server.after(request)):
-                self.close_connection = True
+            with upstream.getresponse() as answer:
+                if fault.action == "lose" or (write and not self.server.after(request)):
+                    self.close_connection = True
+                    return
+                self._pass_on(answer, pieces=1 if fault.action == "drop" else None)
                 return
-            self._pass_on(answer, pieces=1 if fault.action == "drop" else None)
-            return
         self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
@@ -189,11 +191,15 @@ def _kind(method: str, path: str, query: str) -> str:
     'PATCH finetunejobs/status'
     >>> _kind("GET", "/api/v1/namespaces/ml/pods", "watch=1&resourceVersion=7")
     'WATCH pods'
+    >>> _kind("POST", "/apis/batch/v1/namespaces/ml/jobs", "fieldValidation=Strict&dryRun=All")
+    'DRY-RUN jobs'
     """
     _, _, rest = path.partition("/namespaces/")
     _, plural, *named = rest.split("/")
     if method == "GET" and not named:
-        method = "WATCH" if "watch=1" in query else "LIST"
+        method = "WATCH" if "watch=1" in query and "sendInitialEvents" not in query else "LIST"
+    if DRY_RUN in query:
+        method = "DRY-RUN"
     return f"{method} {'/'.join([plural, *named[1:]])}"
 
 

@@ -67,8 +67,8 @@ class Stage:
         self.api.merge_patch(kinds.FINETUNEJOBS, self.namespace, builders.NAME, {"spec": spec})
 
     def touch(self, word: str) -> None:
-        """Change what means nothing to anybody."""
-        patch = {"metadata": {"annotations": {"example.org/touched": word}}}
+        """Change a label that means nothing to anybody: it is looked at, since labels may name a queue."""
+        patch = {"metadata": {"labels": {"example.org/touched": word}}}
         self.api.merge_patch(kinds.FINETUNEJOBS, self.namespace, builders.NAME, patch)
 
     @property
@@ -153,8 +153,11 @@ def life(stage: Stage) -> None:
     stage.until("Succeeded", "True")
 
 
-def check_life(stage: Stage) -> None:
-    """The end of that life is the same whatever was done to the operator: each thing once, and told once."""
+def check_life(stage: Stage, *, waits: int = 1) -> None:
+    """The end of that life is the same whatever was done to the operator: each thing once, and told once.
+
+    `waits`: how many words at most a pod's long wait may have had.
+    """
     status = stage.status
     assert [(a["number"], a["outcome"], a.get("charged", False)) for a in status["attempts"]] == [
         (1, "Failed", True),
@@ -176,7 +179,7 @@ def check_life(stage: Stage) -> None:
     told = stage.events
     assert len(set(told)) == len(told), told
     reasons = [reason for reason, _ in told]
-    twice = {"AttemptRunning": 2}
+    twice = {"AttemptRunning": 2, "PodsWait": waits}
     assert not {reason for reason in reasons if reasons.count(reason) > twice.get(reason, 1)}, told
     wanted = ("Planned", "Prepared", "AttemptStarted", "AttemptFailed", "AttemptFinished", "Trained", "Published", "Succeeded")
     assert set(wanted) <= set(reasons), told

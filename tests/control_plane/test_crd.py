@@ -128,7 +128,7 @@ BY_HAND = [
     ("a dropout of 1", {"training": {"dropout": 1}}, False),
     ("a seed of 64 bits", {"training": {"seed": 2**63 - 1}}, True),
     ("a seed of 65 bits", {"training": {"seed": 2**64}}, False),
-    ("an affinity of any form", {"workers": {"affinity": {"podAffinity": {"x": [1, None, "y"]}}}}, True),
+    ("a typing slip in an affinity", {"workers": {"affinity": {"nodeAffinity": {"requiredDuringScheduling": {}}}}}, False),
     ("text in other scripts", {"template": {"systemText": "\u4f60\u597d \U0001f44b\n"}}, True),
 ]
 
@@ -185,6 +185,9 @@ def status_disagreement(server: Server, plural: str, model: Any, parse: Any, cas
     status, reply = server.patch_status(plural, "verdicts", case.whole)
     assert status in (200, 400, 422), reply
     good = isinstance(case.whole, dict) and parse(without_nulls(case.whole, model))
+    # A newer operator's words are read and kept; the definition that came with it takes them, today's need not.
+    if good and "Unsupported value" in reply.get("message", ""):
+        return None
     if good != (status == 200):
         return f"{case}: {'accepted' if good else 'refused'} by us; the server: {reply.get('message', 'accepted')[:300]}"
     return None
@@ -193,7 +196,7 @@ def status_disagreement(server: Server, plural: str, model: Any, parse: Any, cas
 def is_comparable(case: Case) -> bool:
     """Left aside: dates, of which the models know only the length, and that each type of condition comes once."""
     twice = case.path == "status.conditions" and isinstance(case.value, list) and len(case.value) > 1
-    return not (case.path.endswith(("Time", "At")) or twice) and case.whole is not None
+    return not (case.path.endswith(("Time", "At", ".since", ".until")) or twice) and case.whole is not None
 
 
 def reads_job_status(data: Any) -> bool:

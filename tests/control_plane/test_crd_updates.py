@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from tests.api.generated_specs import Case, Generator
 from tests.api.jobs import mapping
-from tests.control_plane.crd_server import Server, at_once, server_with_crds
+from tests.control_plane.crd_server import MANIFESTS, Server, at_once, server_with_crds
+from tests.control_plane.played import eventually
+from tests.upgrade.former import FORMER_SOURCES
 
-from finetune_api.crd import JOBS
+from finetune_api.crd import JOBS, finetunejobs
 from finetune_api.errors import InvalidSpec
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.jobfile import parse_job
@@ -26,6 +29,7 @@ NEVER = (
     *(f"spec.checkpoints.{n}" for n in ("storage", "endpoint", "region")),
 )
 CREDENTIALS = ("tokenSecret", "credentialsSecret", "cache")
+_DEEPEST = 3  # points in a path
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +45,23 @@ def may_change(path: str, *, suspended: bool) -> bool:
 
 
 def changes() -> Iterator[tuple[str, Any, Any]]:
-    """For each field two good specs that differ in it alone: two values of it, or its absence and a value."""
+    """For each field two good specs that differ in it alone: two values of it, or its absence and a value.
+
+    Both for a field of a section. Deeper parts are compared as wholes: of theirs one pair, and none of the parts of parts.
+    """
     good: dict[str, list[Case]] = {}
     for case in Generator(FineTuneJobSpec).cases("spec"):
-        if is_good(case.whole):
+        if case.path.count(".") <= _DEEPEST and is_good(case.whole):
             good.setdefault(case.path, []).append(case)
     smallest = Generator(FineTuneJobSpec).smallest()
     for path, cases in good.items():
         wholes = [smallest, *(case.whole for case in cases)]
         others = [whole for whole in wholes[1:] if spec(whole) != spec(wholes[1])]
-        pairs = [(wholes[1], whole) for whole in others[:1]] + [(smallest, whole) for whole in wholes[1:] if spec(whole) != spec(smallest)][
-            :1
-        ]
+        pairs = [(wholes[1], whole) for whole in others[:1]]
+        pairs += [(smallest, whole) for whole in wholes[1:] if spec(whole) != spec(smallest)][:1]
         # A field that acts only beside another one, which may never change, can't be told alone from its absence.
-        yield from ((path, old, new) for old, new in pairs if without(path, spec(old)) == without(path, spec(new)))
+        telling = [(path, old, new) for old, new in pairs if without(path, spec(old)) == without(path, spec(new))]
+        yield from telling[: 1 if path.count(".") == _DEEPEST else None]
 
 
 def without(path: str, whole: FineTuneJobSpec) -> Any:
@@ -94,7 +101,7 @@ def replaced(server: Server, name: str, stored: dict[str, Any], whole: Any, **ch
 
 
 def wrong_answers(server: Server, numbered: tuple[int, tuple[str, Any, Any]]) -> list[str]:
-    """Everything the server allows or refuses against the rules, in a job's three phases: not begun, begun, suspended."""
+    """Everything the server allows or refuses against the rules, in a job's phases: not begun, begun, asked to stop, suspended, failed."""
     number, (path, old, new) = numbered
     name, found = f"change-{number}", []
     status, stored = server.create(JOBS, manifest(name, old), dry_run=False)
@@ -108,9 +115,23 @@ def wrong_answers(server: Server, numbered: tuple[int, tuple[str, Any, Any]]) ->
         found.append(f"{path} after the first attempt, from {old} to {new}")
     status, stored = server.replace(JOBS, {**manifest(name, old, suspend=True), "metadata": stored["metadata"]}, dry_run=False)
     assert status == 200, stored
+    if (replaced(server, name, stored, {**new, "suspend": True}) == 200) is not may_change(path, suspended=False):
+        found.append(f"{path} while it is asked to stop, from {old} to {new}")
+    _, stored = server.patch_status(JOBS, name, {"conditions": [true("Suspended")]}, dry_run=False)
     if (replaced(server, name, stored, {**new, "suspend": True}) == 200) is not may_change(path, suspended=True):
         found.append(f"{path} while suspended, from {old} to {new}")
+    status, stored = server.replace(JOBS, {**manifest(name, old), "metadata": stored["metadata"]}, dry_run=False)
+    assert status == 200, stored
+    if (replaced(server, name, stored, new) == 200) is not may_change(path, suspended=False):
+        found.append(f"{path} when it was let go on, from {old} to {new}")
+    _, stored = server.patch_status(JOBS, name, {"conditions": [true("Failed")]}, dry_run=False)
+    if (replaced(server, name, stored, new) == 200) is not may_change(path, suspended=True):
+        found.append(f"{path} after a failure, from {old} to {new}")
     return found
+
+
+def true(kind: str) -> dict[str, Any]:
+    return {"type": kind, "status": "True", "reason": kind, "lastTransitionTime": START}
 
 
 def test_what_may_change_when(server):
@@ -125,8 +146,8 @@ def test_what_may_change_when(server):
     ("change", "words"),
     [
         ({"training": {"epochs": 2}}, "spec.training can't change after the first attempt; create another job for it"),
-        ({"workers": {"nodes": 2}}, "spec.workers can't change after the first attempt; set suspend: true first, then change workers"),
-        ({"suspend": True, "workers": {"nodes": 2}}, "set suspend: true first, then change workers"),
+        ({"workers": {"nodes": 2}}, "spec.workers can't change after the first attempt; set suspend: true first, wait for the condition"),
+        ({"suspend": True, "workers": {"nodes": 2}}, "set suspend: true first, wait for the condition Suspended, and change it then"),
     ],
 )
 def test_a_refused_change_says_what_to_do(server, change, words):
@@ -143,9 +164,45 @@ def test_a_refused_change_says_what_to_do(server, change, words):
 def test_changing_workers_and_resuming_is_one_change(server):
     """A suspended job may be given other workers with the same apply that resumes it."""
     server.create(JOBS, manifest("resumed", mapping()["spec"], suspend=True), dry_run=False)
-    _, stored = server.patch_status(JOBS, "resumed", {"startTime": START}, dry_run=False)
+    _, stored = server.patch_status(JOBS, "resumed", {"startTime": START, "conditions": [true("Suspended")]}, dry_run=False)
     assert replaced(server, "resumed", stored, mapping(workers={"nodes": 2})["spec"], suspend=False) == 200
     server.delete_all(JOBS)
+
+
+TODAYS_SOURCES = [{("path" if key == "name" else key): value for key, value in source.items()} for source in FORMER_SOURCES]
+
+
+def test_a_job_that_was_stored_with_a_former_word_goes_on(control_plane, server, tmp_path):
+    """Its status is written, it is suspended, and may be applied in today's words: not with other data."""
+    former = mapping(dataset={"sources": FORMER_SOURCES})["spec"]
+
+    def is_taken(name: str, *, dry_run: bool) -> bool:
+        return server.create(JOBS, manifest(name, former), dry_run=dry_run)[0] == 201
+
+    (tmp_path / "former.yaml").write_text(yaml.safe_dump(taking_everything(finetunejobs())), encoding="utf-8")
+    try:
+        control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", tmp_path / "former.yaml")
+        eventually("a definition that takes former words", lambda: is_taken("former", dry_run=False))
+    finally:
+        control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", MANIFESTS / "finetunejobs.yaml")
+    eventually("today's definition", lambda: not is_taken("new", dry_run=True))
+
+    for status in ({"startTime": START}, {"stage": "Training"}):
+        code, stored = server.patch_status(JOBS, "former", status, dry_run=False)
+        assert code == 200, stored
+    assert stored["spec"]["dataset"]["sources"][0]["name"] == "org/data"
+    assert replaced(server, "former", stored, former, suspend=True) == 200
+    assert replaced(server, "former", stored, mapping(dataset={"sources": TODAYS_SOURCES})["spec"]) == 200
+    others = [{**TODAYS_SOURCES[0], "path": "org/others"}, TODAYS_SOURCES[1]]
+    assert replaced(server, "former", stored, mapping(dataset={"sources": others})["spec"]) == 422
+    server.delete_all(JOBS)
+
+
+def taking_everything(crd: dict[str, Any]) -> dict[str, Any]:
+    """The definition as one that knows no field and refuses none."""
+    for version in crd["spec"]["versions"]:
+        version["schema"]["openAPIV3Schema"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return crd
 
 
 def test_a_spec_does_not_change_with_the_status_nor_a_status_with_the_spec(server):

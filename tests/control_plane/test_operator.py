@@ -260,7 +260,9 @@ def test_probes_and_metrics(stage: Stage) -> None:
     stage.until("Planned", "True")
     port = eventually("a port", lambda: re.search(r'"port": (\d+)', operator.lines()))[1]
     # The count is the cache's, which hears of the status a moment after the API server has it.
-    eventually("the job is counted", lambda: 'finetune_jobs{stage="Preparing"} 1.0' in _curl(f"http://127.0.0.1:{port}/metrics"))
+    eventually(
+        "the job is counted", lambda: 'finetune_jobs{reason="Preparing",stage="Preparing"} 1.0' in _curl(f"http://127.0.0.1:{port}/metrics")
+    )
     metrics = _curl(f"http://127.0.0.1:{port}/metrics")
     assert 'controller_runtime_reconcile_total{controller="finetunejob"' in metrics
     assert "leader_election_master_status" in metrics

@@ -40,6 +40,8 @@ FAULTS: Final = {
     "WATCH rayjobs": [DROP, SILENT],
     "WATCH pods": [BUSY, DROP],
     "WATCH finetunereports": [ERROR, DROP, SILENT],
+    "DRY-RUN rayjobs": [ERROR, LATE, LOST],
+    "DRY-RUN jobs": [BUSY, CUT],
     "POST jobs": [BUSY, LOST, LATE],
     "POST configmaps": [ERROR, LOST],
     "POST finetunereports": [LOST],
@@ -70,7 +72,9 @@ def test_a_life_through_everything_that_a_network_does(stage: Stage, proxy: Prox
 def test_clocks_that_are_set_by_hours_stop_nothing_and_begin_nothing_twice(stage: Stage) -> None:
     clock = SetClock()
     with operating(stage.plane.kubeconfig, stage.namespace, clock=clock) as inside:
-        stage.submit(publish=HUB, failurePolicy={"backoffSeconds": 2}, budget={"activeDeadlineSeconds": 360000})
+        stage.submit(
+            publish=HUB, failurePolicy={"backoffSeconds": 2}, budget={"activeDeadlineSeconds": 360000, "stageDeadlineSeconds": 360000}
+        )
         clock.jump(6)
         stage.kubelet.complete("-prepare-", builders.prepared())
         stage.rayjob("starchat-1")
@@ -91,7 +95,8 @@ def test_clocks_that_are_set_by_hours_stop_nothing_and_begin_nothing_twice(stage
         stage.until("Succeeded", "True")
         assert stage.api.get(LEASES, stage.namespace, "finetune-operator")["spec"]["leaseTransitions"] == 0
     assert inside.kept
-    check_life(stage)
+    # By that clock the preparation's pod waited for hours: before it was made, and before it ran.
+    check_life(stage, waits=2)
 
 
 def test_a_second_look_writes_nothing_at_any_stage(stage: Stage, proxy: Proxy, tmp_path: Path) -> None:

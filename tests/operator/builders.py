@@ -15,6 +15,7 @@ from finetune_api.plan import plan
 from finetune_api.pod_result import PodResult, PreparationResult, PublicationResult
 from finetune_api.training_run import DataShape, SplitShape, TrainingRun, Vocabulary, run_identity
 from finetune_operator import keys
+from finetune_operator.pods import Pod, read_pod
 from finetune_operator.resources.owner import Owner
 from finetune_operator.settings import Settings
 
@@ -185,12 +186,13 @@ def raw_pod(
     reason: str | None = None,
     message: str | None = None,
     unschedulable: str | None = None,
+    bound: str | None = None,
     conditions: tuple[Mapping[str, Any], ...] = (),
     deleted: str | None = None,
     image: str = "",
     image_id: str = "",
 ) -> Json:
-    """A pod of a job. `exit_code` makes its container terminated, with `result` as its termination message."""
+    """A pod of a job, bound to its node at `bound`. `exit_code` makes its container terminated, with `result` as its message."""
     metadata: Json = {
         "name": name,
         "namespace": namespace,
@@ -200,13 +202,15 @@ def raw_pod(
     }
     if controller:
         found = {"kind": controller["kind"], "name": controller["metadata"]["name"], "uid": controller["metadata"]["uid"]}
-        metadata["ownerReferences"] = [found | {"controller": True}]
+        metadata["ownerReferences"] = [found | {"apiVersion": controller["apiVersion"], "controller": True}]
     if deleted:
         metadata["deletionTimestamp"] = deleted
     status: Json = {"phase": phase, "conditions": [dict(condition) for condition in conditions]}
     if unschedulable is not None:
         status["phase"] = "Pending"
         status["conditions"].append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unschedulable})
+    if bound is not None:
+        status["conditions"].append({"type": "PodScheduled", "status": "True", "lastTransitionTime": bound})
     status |= {name: value for name, value in (("reason", reason), ("message", message)) if value}
     ran = {"image": image, "imageID": image_id}
     status["containerStatuses"] = [{"name": container, "state": _state(status["phase"], exit_code, result), **ran}]
@@ -217,6 +221,16 @@ def raw_pod(
         "spec": {"containers": [{"name": container}]} | ({"nodeName": node} if node and unschedulable is None else {}),
         "status": status,
     }
+
+
+def pod(name: str = f"{NAME}-pod", **state: Any) -> Pod:
+    """The same as the operator reads it."""
+    return read_pod(raw_pod(name, **state))
+
+
+def ray_cluster(name: str) -> Json:
+    """What KubeRay's pods of that RayCluster have for a controller."""
+    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": name, "uid": f"uid-of-{name}"}}
 
 
 def _state(phase: str, exit_code: int | None, result: PodResult | str | None) -> Json:

@@ -18,7 +18,7 @@ from finetune_operator import keys, kinds
 from finetune_operator.caches import Stores, stores
 from finetune_operator.cluster import Cluster
 from finetune_operator.observation import KubeRay
-from finetune_operator.reconcile import Decision, Key, look
+from finetune_operator.reconcile import Decision, Key, reconcile_once
 from finetune_operator.runtime.api import AlreadyExists, ApiError, Conflict, NotFound, Resource
 from finetune_operator.settings import Settings
 
@@ -49,7 +49,7 @@ class Died(BaseException):
 
 
 class FakeApi:
-    """The API server. `calls` are its writes, `reads` its reads, as `POST jobs starchat-prepare-01234567`."""
+    """The API server. `calls` are its writes, `reads` its reads, as `POST jobs starchat-prepare-01234567`, and dry runs `DRY-RUN`."""
 
     def __init__(self, clock: HandClock) -> None:
         self.objects: dict[tuple[str, str, str], Json] = {}
@@ -69,12 +69,20 @@ class FakeApi:
         self.reads.append(f"GET {resource.plural} {name}")
         return _copy(self._find(resource, namespace, name))
 
-    def create(self, resource: Resource, namespace: str | None, manifest: Json, *, strict: bool = True) -> Json:
+    def list_pages(self, resource: Resource, namespace: str | None, *, label_selector: str = "") -> tuple[list[Json], str]:
+        self.reads.append(f"LIST {resource.plural} {label_selector}")
+        name, _, value = label_selector.partition("=")
+        found = [item for item in self.of(resource) if item["metadata"].get("labels", {}).get(name) == value]
+        return _copy(found), ""
+
+    def create(self, resource: Resource, namespace: str | None, manifest: Json, *, strict: bool = True, dry_run: bool = False) -> Json:
         def create() -> Json:
             place = (resource.plural, namespace or "", manifest["metadata"]["name"])
             if place in self.objects:
                 raise AlreadyExists(f"{resource.plural} {place[2]} exists", status=409, reason="AlreadyExists")
             item = _copy(manifest)
+            if dry_run:
+                return item
             item["metadata"] |= {
                 "uid": f"00000000-0000-4000-8000-{next(self._uids):012}",
                 "creationTimestamp": self._timestamp(),
@@ -82,7 +90,7 @@ class FakeApi:
             }
             return self._keep(place, item)
 
-        return self._write(f"POST {resource.plural} {manifest['metadata']['name']}", create)
+        return self._write(f"{'DRY-RUN' if dry_run else 'POST'} {resource.plural} {manifest['metadata']['name']}", create)
 
     def merge_patch(self, resource: Resource, namespace: str | None, name: str, patch: Json, *, subresource: str | None = None) -> Json:
         def change() -> Json:
@@ -101,12 +109,19 @@ class FakeApi:
         return self._write(f"PATCH {resource.plural}{'/' + subresource if subresource else ''} {name}", change)
 
     def delete(
-        self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None, propagation: str = "Background"
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        propagation: str = "Background",
     ) -> None:
         def delete() -> Json:
             item = self._find(resource, namespace, name)
-            if uid not in (None, item["metadata"]["uid"]):
-                raise Conflict("the uid differs", status=409, reason="Conflict")
+            if uid not in (None, item["metadata"]["uid"]) or resource_version not in (None, item["metadata"]["resourceVersion"]):
+                raise Conflict("uid or resourceVersion differs", status=409, reason="Conflict")
             self.remove(resource, namespace or "", name)
             return {}
 
@@ -227,7 +242,14 @@ class World:
     def restart(self) -> None:
         self.api.known = stores()
         self.api.deliver()
-        self.cluster = Cluster(self.api, self.api.known, self.clock, instance="test", kuberay=lambda namespace: self.kuberay)  # type: ignore[arg-type]
+        self.cluster = Cluster(
+            self.api,  # type: ignore[arg-type]
+            self.api.known,
+            self.clock,
+            instance="test",
+            kuberay=lambda namespace: self.kuberay,
+            defaults=self.settings.job_defaults,
+        )
 
     def submit(self, **spec: Any) -> None:
         """Apply the job."""
@@ -236,7 +258,7 @@ class World:
 
     def look(self) -> Decision | None:
         """Reconcile once."""
-        decision = look(self.cluster, self.key, self.settings)
+        decision = reconcile_once(self.cluster, self.key, self.settings)
         if ("finetunejobs", *self.key) in self.api.objects and self.status:
             check_conditions(self.job)
         return decision
@@ -393,6 +415,23 @@ class Kubelet:
             namespace=self._namespace,
             container=container,
             labels={"ray.io/cluster": cluster, keys.NODE_TYPE_LABEL: "worker" if number else "head"},
+            controller=builders.ray_cluster(cluster),
+            **state,
+        )
+        pod["metadata"]["creationTimestamp"] = self.timestamp()
+        self._server.put(kinds.PODS, pod)
+
+    def submitter(self, rayjob: str, *, number: int = 1, **state: Any) -> None:
+        """A pod of the Job that KubeRay makes under the RayJob's name; it has no label of the RayCluster."""
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": rayjob, "uid": f"uid-of-{rayjob}"}}
+        pod = builders.raw_pod(
+            f"{rayjob}-{number}xyz",
+            stage=keys.TRAINING,
+            job_name=self._job,
+            namespace=self._namespace,
+            container=keys.SUBMITTER_CONTAINER,
+            labels={"batch.kubernetes.io/job-name": rayjob},
+            controller=job,
             **state,
         )
         pod["metadata"]["creationTimestamp"] = self.timestamp()
@@ -401,7 +440,7 @@ class Kubelet:
     def remove_ray_pods(self, cluster: str) -> None:
         """The RayCluster is gone."""
         for pod in self._server.of(kinds.PODS):
-            if pod["metadata"].get("labels", {}).get("ray.io/cluster") == cluster:
+            if any(owner["name"] == cluster for owner in pod["metadata"].get("ownerReferences", [])):
                 self._server.remove(kinds.PODS, self._namespace, pod["metadata"]["name"])
 
     def report(self, cluster: str, **status: Any) -> None:

@@ -27,6 +27,16 @@ def running(world: World, kubelet: Kubelet, **spec: Any) -> None:
     world.settle()
 
 
+def suspended(world: World, kubelet: Kubelet) -> None:
+    """One whose first attempt stopped for a suspension: with a checkpoint of step 7, and without pods."""
+    world.change(suspend=True)
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7)
+    world.settle()
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+
+
 def evicted_too_often(world: World, kubelet: Kubelet, part: str) -> None:
     """The Job's pod is evicted, and as often its controller makes another."""
     job = kubelet.named(kinds.JOBS, part)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from finetune_operator import kinds
+from finetune_operator.event_recorder import EventRecorder
 from finetune_operator.events import Event, manifest
 from finetune_operator.runtime.api import ApiError, Forbidden, NotFound, ServerError, TooManyRequests, Unreachable
-from finetune_operator.telling import Telling
 
 from . import builders
 from .fakes import Died, FakeApi, HandClock, Kubelet, World, failing
@@ -126,23 +126,23 @@ def test_what_is_refused_for_good_is_not_tried_again(error: ApiError) -> None:
 def test_events_are_kept_for_a_time_and_not_beyond_their_job() -> None:
     clock = HandClock()
     api, owner = FakeApi(clock), builders.owner()
-    telling = Telling(api, clock, instance="i")  # type: ignore[arg-type]
+    telling = EventRecorder(api, clock, instance="i")  # type: ignore[arg-type]
     api.before = failing(ServerError("etcd is away", status=500), call="POST events")
     for moment in range(50):
-        assert telling.tell(owner, (replace(EVENT, moment=str(moment)),)) == 10
+        assert telling.record(owner, (replace(EVENT, moment=str(moment)),)) == 10
     telling.forget(("ml", "other"))
     api.before = lambda number, call: None
     clock.advance(599)
-    assert telling.tell(owner, ()) is None
+    assert telling.record(owner, ()) is None
     assert len(api.of(kinds.EVENTS)) == 20
 
     api.before = failing(ServerError("etcd is away", status=500), call="POST events")
-    assert telling.tell(owner, (replace(EVENT, moment="too old"),)) == 10
+    assert telling.record(owner, (replace(EVENT, moment="too old"),)) == 10
     clock.advance(600)
-    assert telling.tell(owner, (replace(EVENT, moment="its job goes"),)) == 10
+    assert telling.record(owner, (replace(EVENT, moment="its job goes"),)) == 10
     telling.forget((owner.namespace, owner.name))
     api.before = lambda number, call: None
-    assert telling.tell(owner, ()) is None
+    assert telling.record(owner, ()) is None
     assert len(api.of(kinds.EVENTS)) == 20
 
 

@@ -1,6 +1,6 @@
 """How attempts end, as a table; and when the next one begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from finetune_api.times import timestamp
 from finetune_operator import keys
 from finetune_operator.failures import Ending, Evidence, ending, next_start, overdue
 from finetune_operator.observation import RayJob, read_rayjob
+from finetune_operator.pods import Ended, Pod
 
 from . import builders
 from .fakes import START
@@ -36,19 +37,22 @@ def report(outcome: str, **more: Any) -> FineTuneReportStatus:
     return FineTuneReportStatus(cluster=CLUSTER, outcome=ReportOutcome(outcome), **more)
 
 
-def head(**state: Any) -> dict[str, Any]:
+def head(**state: Any) -> Pod:
     labels = {keys.NODE_TYPE_LABEL: "head"}
-    return builders.raw_pod("head", stage=keys.TRAINING, container=keys.HEAD_CONTAINER, labels=labels, **state)
+    return builders.pod("head", stage=keys.TRAINING, container=keys.HEAD_CONTAINER, labels=labels, **state)
 
 
-def worker(**state: Any) -> dict[str, Any]:
+def worker(**state: Any) -> Pod:
     labels = {keys.NODE_TYPE_LABEL: "worker"}
-    return builders.raw_pod("worker", stage=keys.TRAINING, container=keys.WORKER_CONTAINER, labels=labels, **state)
+    return builders.pod("worker", stage=keys.TRAINING, container=keys.WORKER_CONTAINER, labels=labels, **state)
 
 
-def out_of_memory(pod: dict[str, Any]) -> dict[str, Any]:
-    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
-    return pod
+def out_of_memory(pod: Pod, *, before: bool = False) -> Pod:
+    """The pod, whose container the kernel ended for its memory: now, or `before` the kubelet started it again."""
+    (container,) = pod.containers
+    end = Ended(exit_code=137, result=None, reason="OOMKilled", message="the container ran out of memory; raise its memory limit")
+    ended = {"ended": None, "ended_before": end} if before else {"ended": end}
+    return replace(pod, containers=(replace(container, **ended),))
 
 
 def attempt(**changes: Any) -> AttemptStatus:
@@ -76,7 +80,7 @@ class Case:
     outcome: AttemptOutcome | None
     reason: str = ""
     report: FineTuneReportStatus | None = None
-    pods: tuple[dict[str, Any], ...] = ()
+    pods: tuple[Pod, ...] = ()
     stop: str | None = None
     words: str = ""
 
@@ -238,7 +242,7 @@ CASES = [
         FAILED,
         AttemptOutcome.PREEMPTED,
         "Preempted",
-        pods=(builders.raw_pod("head", container=keys.SUBMITTER_CONTAINER, phase="Failed", exit_code=3),),
+        pods=(builders.pod("head", container=keys.SUBMITTER_CONTAINER, phase="Failed", exit_code=3),),
     ),
     Case("nothing was told", FAILED, AttemptOutcome.FAILED, "TrainingFailed", words="application error"),
 ]
@@ -343,9 +347,7 @@ def test_a_failure_after_a_loss_is_nobodys_fault_and_names_pod_and_node(reason: 
 
 
 def test_out_of_memory_is_told_of_a_container_that_was_started_again() -> None:
-    pod = out_of_memory(worker(phase="Running", exit_code=137))
-    state = pod["status"]["containerStatuses"][0]
-    state["lastState"], state["state"] = state["state"], {"running": {}}
+    pod = out_of_memory(worker(phase="Running"), before=True)
     found = ending(Evidence(attempt=attempt(), rayjob=FAILED, report=report("Failed", message="worker 1 died"), pods=(pod,), now=LATER))
     assert found is not None
     assert found.outcome is AttemptOutcome.FAILED

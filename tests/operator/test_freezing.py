@@ -10,18 +10,13 @@ from finetune_operator import keys, kinds
 
 from . import builders
 from .fakes import Kubelet, World
-from .lives import HUB, prepared, running
+from .lives import HUB, prepared, running, suspended
 
 
 def test_workers_that_change_while_suspended_make_another_run(world: World, kubelet: Kubelet) -> None:
     running(world, kubelet)
     first = world.status["run"]
-    world.change(suspend=True)
-    world.settle()
-    kubelet.report("starchat-1-abcde", outcome="Stopped", step=7)
-    world.settle()
-    kubelet.remove_ray_pods("starchat-1-abcde")
-    world.settle()
+    suspended(world, kubelet)
     world.change(workers={"nodes": 1})
     world.settle()
     world.change(suspend=False)

@@ -6,7 +6,8 @@ import pytest
 
 from finetune_api.status import AttemptPod, AttemptStatus
 from finetune_operator import keys
-from finetune_operator.losses import lost, running
+from finetune_operator.losses import lost
+from finetune_operator.pods import Pod, read_pod
 
 from . import builders
 
@@ -17,19 +18,24 @@ TAINTED = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTa
 DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
 
 
-def pod(name: str, **state: Any) -> dict[str, Any]:
+def raw(name: str, **state: Any) -> dict[str, Any]:
     container = keys.HEAD_CONTAINER if name == "head" else keys.WORKER_CONTAINER
     return builders.raw_pod(name, stage=keys.TRAINING, container=container, node=f"node-of-{name}", **state)
 
 
-def again(found: dict[str, Any], reason: str) -> dict[str, Any]:
+def pod(name: str, **state: Any) -> Pod:
+    return read_pod(raw(name, **state))
+
+
+def again(name: str, reason: str) -> Pod:
     """The pod after the kubelet has started its container once more."""
+    found = raw(name)
     ended = {"terminated": {"exitCode": 137 if reason == "OOMKilled" else 1, "reason": reason}}
     found["status"]["containerStatuses"][0]["lastState"] = ended
-    return found
+    return read_pod(found)
 
 
-CASES: dict[str, tuple[dict[str, Any] | None, str | None]] = {
+CASES: dict[str, tuple[Pod | None, str | None]] = {
     "runs": (pod("worker"), None),
     "is gone": (None, "pod worker on node node-7 is gone: somebody deleted it, or its node"),
     "its node is silent": (pod("worker", conditions=(UNREADY,)), "node node-7 no longer answers; pod worker ran there"),
@@ -43,10 +49,10 @@ CASES: dict[str, tuple[dict[str, Any] | None, str | None]] = {
     "is drained, and has ended": (pod("worker", conditions=(DRAINED,), phase="Failed", exit_code=137), None),
     "is deleted, and its container has ended": (pod("worker", deleted=builders.CREATED, exit_code=137), None),
     "kill -9 of the raylet": (
-        again(pod("worker"), "Error"),
+        again("worker", "Error"),
         "Ray in pod worker on node node-7 ended: the container ended with code 1 (Error)",
     ),
-    "ran out of memory, which is the job's own affair": (again(pod("worker"), "OOMKilled"), None),
+    "ran out of memory, which is the job's own affair": (again("worker", "OOMKilled"), None),
     "Ray has ended": (
         pod("worker", exit_code=1),
         "Ray in pod worker on node node-7 ended: the container ended with code 1 (Error)",
@@ -55,8 +61,9 @@ CASES: dict[str, tuple[dict[str, Any] | None, str | None]] = {
 
 
 @pytest.mark.parametrize(("worker", "expected"), CASES.values(), ids=CASES)
-def test_losses(worker: dict[str, Any] | None, expected: str | None) -> None:
-    assert lost(ATTEMPT, [pod("head"), *([worker] if worker else [])]) == expected
+def test_losses(worker: Pod | None, expected: str | None) -> None:
+    found = lost(ATTEMPT, [pod("head"), *([worker] if worker else [])])
+    assert found == (("node-7", expected) if expected else None)
 
 
 def test_a_pod_in_anothers_place_is_not_that_pod() -> None:
@@ -65,9 +72,10 @@ def test_a_pod_in_anothers_place_is_not_that_pod() -> None:
 
 def test_the_loss_that_ended_the_others_is_told() -> None:
     """A head whose Ray is killed takes the workers' with it; a node that is gone ends the Ray of the head."""
-    assert "pod worker on node node-7 is gone" in str(lost(ATTEMPT, [again(pod("head"), "Error")]))
+    assert "pod worker on node node-7 is gone" in str(lost(ATTEMPT, [again("head", "Error")]))
 
 
-def test_the_pods_of_an_attempt_are_those_that_run() -> None:
-    pods = [pod("head"), pod("worker", phase="Pending"), pod("going", deleted=builders.CREATED)]
-    assert running(pods) == [AttemptPod(name="head", node="node-of-head")]
+def test_a_spare_pod_is_no_loss() -> None:
+    """One that KubeRay had replaced before Ray got the driver."""
+    attempt = ATTEMPT.model_copy(update={"pods": [AttemptPod(name="head"), AttemptPod(name="worker", spare=True)]})
+    assert lost(attempt, [pod("head")]) is None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.observation import Observed
+from finetune_operator.pods import Pod
 from finetune_operator.stages.pod_job import pod_job
 
 from . import builders
@@ -23,15 +24,15 @@ JOB = builders.stored(
 RETRIED = builders.failed("StorageFailed", "the bucket answers 503", permanent=False)
 
 
-def pod(name: str = "one", **state: Any) -> dict[str, Any]:
-    return builders.raw_pod(name, labels={"job-name": JOB["metadata"]["name"]}, controller=JOB, **state)
+def pod(name: str = "one", **state: Any) -> Pod:
+    return builders.pod(name, controller=JOB, **state)
 
 
-def evicted(times: int) -> tuple[dict[str, Any], ...]:
+def evicted(times: int) -> tuple[Pod, ...]:
     return tuple(pod("abcd"[n], phase="Failed", reason="Evicted", message="The node was low on resource: memory. ") for n in range(times))
 
 
-def done(name: str) -> dict[str, Any]:
+def done(name: str) -> Pod:
     return pod(name, phase="Succeeded", exit_code=0, result=builders.prepared())
 
 
@@ -42,7 +43,7 @@ DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEv
 class Case:
     name: str
     job: str
-    pods: tuple[dict[str, Any], ...]
+    pods: tuple[Pod, ...]
     state: str
     reason: str
     words: str = ""
@@ -143,19 +144,10 @@ def test_the_time_for_a_pod_counts_from_the_jobs_admission() -> None:
 
 
 def test_a_pod_of_another_job_says_nothing() -> None:
-    stranger = builders.raw_pod(
-        "x", labels={"job-name": "starchat-prepare-fffffff"}, phase="Succeeded", exit_code=0, result=builders.prepared()
-    )
+    other = builders.stored(JOB, uid="another")
+    stranger = builders.pod("x", controller=other, phase="Succeeded", exit_code=0, result=builders.prepared())
     job = JOB | {"status": builders.kubernetes_job_status("Complete")}
     observed = Observed(raw=builders.raw_job(), now=START + timedelta(seconds=5), pods=(stranger,))
-    assert pod_job(observed, job, active="Preparing", failed="PreparationFailed").state == "active"
-
-
-def test_a_pod_that_only_carries_the_label_says_nothing() -> None:
-    forged = pod(phase="Succeeded", exit_code=0, result=builders.prepared())
-    forged["metadata"]["ownerReferences"] = []
-    job = JOB | {"status": builders.kubernetes_job_status("Complete")}
-    observed = Observed(raw=builders.raw_job(), now=START, pods=(forged,))
     assert pod_job(observed, job, active="Preparing", failed="PreparationFailed").state == "active"
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.operator.runtime.fake_clock import eventually
+from tests.operator.runtime.fake_clock import FakeClock, eventually
 from tests.operator.runtime.faulty_api import Fault, faulty_api
 from tests.operator.runtime.memory_api import MemoryApi, Request
 
 from finetune_api.times import timestamp
-from finetune_operator import kinds
+from finetune_operator import keys, kinds
 from finetune_operator.__main__ import main
 from finetune_operator.observation import KubeRay
-from finetune_operator.process import Process
+from finetune_operator.process import PROGRESS_SECONDS, Process
 from finetune_operator.runtime.api import Api
 from finetune_operator.runtime.clock import Clock, SystemClock
 from finetune_operator.runtime.metrics import RuntimeMetrics
@@ -202,3 +202,32 @@ def test_a_line_of_the_log_says_which_job_and_attempt(tmp_path: Path) -> None:
     first, second = (json.loads(line) for line in done.stderr.splitlines())
     assert (first["namespace"], first["name"], first["attempt"], first["kind"]) == ("ml", "starchat", 2, "RayJob")
     assert second["event"] == "retrying"
+
+
+def test_progress_waits_and_an_end_does_not(tmp_path: Path) -> None:
+    """Half a minute is longer than this test waits."""
+    registry = CollectorRegistry()
+    with faulty_api(OneJobApi()) as server:
+        api = Api.connect(server.kubeconfig(tmp_path), user_agent="tests")
+        clock = FakeClock()
+        process = Process(builders.settings(), api, clock, registry, RuntimeMetrics(registry))
+        process._leads = True
+        process._looked[builders.NAMESPACE, builders.NAME] = clock.monotonic()
+        labels = {keys.JOB_LABEL: builders.NAME}
+        metadata = {"name": builders.NAME, "namespace": builders.NAMESPACE, "labels": labels}
+        reports = [{"metadata": metadata, "status": {"outcome": outcome, "step": step}} for outcome, step in OUTCOMES]
+        process._report_changed(reports[0], reports[1])
+        assert len(process._queue) == 0
+        clock.advance(PROGRESS_SECONDS - 1)
+        process._report_changed(reports[1], reports[2])
+        assert len(process._queue) == 0
+        clock.advance(1)
+        assert len(process._queue) == 1
+        assert process._queue.get(timeout=0) == (builders.NAMESPACE, builders.NAME)
+        process._queue.done((builders.NAMESPACE, builders.NAME))
+        process._report_changed(reports[2], reports[3])
+        assert len(process._queue) == 1
+        api.close()
+
+
+OUTCOMES = (("Running", 1), ("Running", 2), ("Running", 3), ("Failed", 3))

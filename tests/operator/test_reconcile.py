@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune_api.status import UnreadableStatus
 from finetune_operator import kinds
+from finetune_operator.reconcile import reconcile_once
 from finetune_operator.runtime.api import ApiError, Conflict
 
 from . import builders
@@ -293,6 +295,30 @@ def test_a_job_whose_ttl_was_just_removed_stays(world: World, kubelet: Kubelet) 
     assert ("finetunejobs", *world.key) in world.api.objects
 
 
+def test_a_job_that_is_retried_as_its_ttl_is_over_stays(world: World, kubelet: Kubelet) -> None:
+    """Between the operator's last question and its deletion."""
+    prepared(world, kubelet, ttlSecondsAfterFinished=60)
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="InvalidData", message="row 3", permanent=True)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="InvalidData", message="row 3", permanent=True)
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    assert world.condition("Failed")[0] == "True"
+    world.clock.advance(61)
+
+    def retry(number: int, call: str) -> None:
+        if call.startswith("DELETE finetunejobs"):
+            world.api.before = lambda number, call: None
+            world.change(retry=1)
+
+    world.api.before = retry
+    reconcile_once(world.cluster, world.key, world.settings)
+    world.settle()
+    assert world.condition("Failed")[0] == "False"
+    assert world.names(kinds.RAYJOBS)[-1] == "starchat-2"
+
+
 def test_a_job_that_is_gone_before_its_ttl_is_no_fault(world: World, kubelet: Kubelet) -> None:
     prepared(world, kubelet, ttlSecondsAfterFinished=60)
     kubelet.train("starchat-1")
@@ -347,7 +373,7 @@ def refused_while_pods_wait(world: World, kubelet: Kubelet) -> None:
 
 def test_an_attempt_that_ends_while_the_plan_is_refused_leaves_no_rayjob(world: World, kubelet: Kubelet) -> None:
     refused_while_pods_wait(world, kubelet)
-    world.clock.advance(700)
+    world.clock.advance(1801)
     world.settle()
     assert world.status["attempts"][0]["outcome"] == "NotStarted"
     assert world.condition("Stalled") == ("True", "InvalidSpec")
@@ -468,3 +494,36 @@ def test_no_call_touches_secrets_or_the_spec(world: World, kubelet: Kubelet) -> 
     assert "secrets" not in touched
     assert "PATCH finetunejobs starchat" not in world.api.calls
     assert not [call for call in world.api.calls if call.startswith(("PATCH rayjobs", "PATCH jobs", "PATCH configmaps"))]
+
+
+# ---- after a newer operator, which was rolled back
+
+
+def test_budget_and_stop_work_on_a_status_that_a_newer_operator_wrote(world: World, kubelet: Kubelet) -> None:
+    running(world, kubelet)
+    attempts = [{"number": 1, "outcome": "Migrated", "zone": "a"}, {**world.status["attempts"][0], "number": 2, "zone": "b"}]
+    audited = {"type": "Audited", "status": "True", "reason": "Audited", "lastTransitionTime": builders.CREATED}
+    status = {"attempt": 2, "attempts": attempts, "conditions": [*world.status["conditions"], audited]}
+    world.api.change(kinds.FINETUNEJOBS, *world.key, status={**world.status, **status})
+    world.change(suspend=True)
+    world.settle()
+    assert world.api.of(kinds.FINETUNEREPORTS)[0]["spec"]["stop"]["reason"] == "Suspended"
+    kubelet.report("starchat-1-abcde", outcome="Stopped", step=3)
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.settle()
+    assert world.condition("Suspended") == ("True", "Suspended")
+    assert [(a["outcome"], a["zone"]) for a in world.status["attempts"]] == [("Migrated", "a"), ("Stopped", "b")]
+    assert world.condition("Audited") == ("True", "Audited")
+
+
+def test_a_status_that_cannot_be_read_is_told_once_and_nothing_is_done(world: World, kubelet: Kubelet) -> None:
+    running(world, kubelet)
+    world.api.change(kinds.FINETUNEJOBS, *world.key, status={**world.status, "attempts": [{"number": "two"}]})
+    before = len(world.api.calls)
+    for _ in range(2):
+        with pytest.raises(UnreadableStatus):
+            world.look()
+    assert {call.split()[1] for call in world.api.calls[before:]} == {"events"}
+    assert [reason for reason, _ in world.events].count("StatusUnreadable") == 1
+    reason, note = world.events[-1]
+    assert (reason, "attempts.0.number" in note) == ("StatusUnreadable", True)

@@ -157,6 +157,15 @@ def test_an_orphan_has_the_name_unless_it_goes(world: World, deleting: bool, sta
         (NotFound("the server could not find the requested resource", status=404, reason="NotFound"), "KubeRayAbsent", "True"),
         (Forbidden('User "x" cannot create resource "rayjobs"', status=403, reason="Forbidden"), "KubeRayForbidden", "True"),
         (ApiError('unknown field "spec.rayClusterSpec.authOptions"', status=400, reason="BadRequest"), "KubeRayTooOld", "True"),
+        (
+            ApiError(
+                'unknown field "spec.rayClusterSpec.workerGroupSpecs[0].template.spec.affinity.podAffinity.x"',
+                status=400,
+                reason="BadRequest",
+            ),
+            "Rejected",
+            "True",
+        ),
         (Forbidden("exceeded quota: gpus", status=403, reason="Forbidden"), "Rejected", "False"),
         (Invalid("spec is wrong", status=422, reason="Invalid"), "Rejected", "True"),
     ],
@@ -177,6 +186,25 @@ def test_a_refused_rayjob_is_told_and_tried_again(world: World, kubelet: Kubelet
     world.settle()
     assert world.names(kinds.RAYJOBS) == ["starchat-1"]
     assert world.condition("Stalled")[0] == "False"
+
+
+def test_what_stays_refused_is_tried_less_and_less_often(world: World) -> None:
+    world.submit()
+    world.api.before = failing(Invalid("spec is wrong", status=422, reason="Invalid"), call="POST jobs")
+    waits = []
+    for _ in range(7):
+        world.look()
+        world.clock.advance(1)  # others' events make it be looked at meanwhile
+        decision = world.look()
+        assert decision is not None
+        assert decision.requeue_after_seconds is not None
+        waits.append(decision.requeue_after_seconds + 1)
+        world.clock.advance(decision.requeue_after_seconds)
+    assert waits == [30, 60, 120, 240, 480, 600, 600]
+    world.change(cpuPods={"nodeSelector": {"pool": "cpus"}})
+    decision = world.look()
+    assert decision is not None
+    assert decision.requeue_after_seconds == 30
 
 
 def test_a_server_error_changes_nothing(world: World) -> None:

@@ -1,5 +1,7 @@
 """The report and the head's right to it: there before an attempt needs them, made again where they may be missing or wrong."""
 
+import pytest
+
 from finetune_operator import kinds
 from finetune_operator.runtime.api import Forbidden
 
@@ -56,9 +58,11 @@ def test_another_service_account_of_the_head_gets_the_right(world: World, kubele
     world.settle()
     kubelet.complete("-prepare-", builders.prepared())
     world.settle()
-    (binding,) = world.api.of(kinds.ROLE_BINDINGS)
+    first, second = world.api.of(kinds.ROLE_BINDINGS)
     (report,) = world.api.of(kinds.FINETUNEREPORTS)
-    assert [subject["name"] for subject in binding["subjects"]] == ["irsa"]
+    assert [binding["subjects"][0]["name"] for binding in (first, second)] == ["starchat-finetune", "irsa"]
+    assert first["roleRef"] == second["roleRef"]
+    assert not [call for call in world.api.calls if call.startswith("PATCH rolebindings")], "a right that the operator hasn't got"
     assert report["spec"]["serviceAccount"] == "irsa"
 
 
@@ -76,3 +80,21 @@ def test_a_second_attempt_makes_again_what_somebody_deleted(world: World, kubele
     world.settle()
     assert "starchat-2" in world.names(kinds.RAYJOBS)
     assert world.names(kinds.ROLES)
+
+
+def test_mfu_is_told_where_the_peak_is_known(world: World, kubelet: Kubelet) -> None:
+    """Of the frozen run: 16 workers of 312 TFLOP/s; the shapes are the builders'."""
+    world.submit(workers={"accelerator": "nvidia-a100-80gb"})
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    world.settle()
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    kubelet.report("starchat-1-abcde", outcome="Running", step=5, totalSteps=10, loss=1.5, tokensPerSecond=1e9)
+    world.settle()
+    each = 6 * 200_000 + 12 * 2 * 64 * 1000  # rows of one dialogue of 1,000 tokens
+    assert world.status["progress"]["mfu"] == pytest.approx(1e9 * each / (16 * 312e12), abs=1e-4)
+    kubelet.report("starchat-1-abcde", outcome="Running", step=6, totalSteps=10, loss=1.5, tokensPerSecond=None)
+    world.settle()
+    assert "mfu" not in world.status["progress"]

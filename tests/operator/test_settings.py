@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT
 
-from finetune_operator.settings import RAY_VERSION, Settings, settings
+from finetune_operator.settings import RAY_VERSION, NetworkRules, Settings, settings
 
 IMAGE = ["--trainer-image", "trainer:1"]
 
@@ -34,6 +34,7 @@ def test_a_flag_wins_over_its_variable() -> None:
         (["--operator-namespace", "mine"], "operator_namespace", "mine"),
         (["--ray-version", "2.61.1"], "ray_version", "2.61.1"),
         (["--concurrent-reconciles", "8"], "concurrent_reconciles", 8),
+        (["--job-network-policy", '{"ingress": [], "egress": [{}]}'], "job_network_policy", NetworkRules(ingress=(), egress=({},))),
     ],
 )
 def test_values(arguments: list[str], field: str, value: object) -> None:
@@ -52,6 +53,8 @@ def test_values(arguments: list[str], field: str, value: object) -> None:
         ([*IMAGE, "--namespaces", "a,B"], {}, "--namespaces=a,B: use at most 63"),
         ([*IMAGE, "--ray-version", "2.52.0"], {}, "--ray-version=2.52.0: use the version of the image's Ray"),
         ([*IMAGE, "--image-pull-policy", "never"], {}, "use one of Always, IfNotPresent, Never"),
+        ([*IMAGE, "--job-network-policy", '{"egress": []}'], {}, 'use {"ingress": [...], "egress": [...]}'),
+        ([*IMAGE, "--job-network-policy", "none"], {}, "as JSON"),
         ([*IMAGE, "--unknown", "1"], {}, "unrecognized arguments"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 from finetune_operator import kinds
 from finetune_operator.runtime.api import Forbidden
 
+from . import builders
 from .fakes import Kubelet, World, failing
-from .lives import running
+from .lives import HUB, prepared, running
 
 
 def test_a_suspended_job_begins_nothing(world: World, kubelet: Kubelet) -> None:
@@ -46,6 +47,56 @@ def test_suspending_asks_for_a_checkpoint_and_then_frees_the_gpus(world: World, 
     assert world.names(kinds.RAYJOBS) == ["starchat-2"]
     assert world.status["attempts"][1]["firstStep"] == 7
     assert world.condition("Suspended")[0] == "False"
+
+
+def test_a_job_that_prepares_is_suspended_when_its_pod_is_gone(world: World, kubelet: Kubelet) -> None:
+    world.submit()
+    world.settle()
+    job = kubelet.named(kinds.JOBS, "-prepare-")
+    kubelet.pod_of(job)
+    world.settle()
+    world.change(suspend=True)
+    world.look()
+    assert world.condition("Suspended") == ("False", "Stopping")
+    assert world.names(kinds.JOBS) == [], "its controller would make pods"
+    pod = kubelet.pod_of(job, deleted=builders.CREATED)  # the garbage collector takes its time, and so does the pod
+    world.settle()
+    assert world.condition("Suspended") == ("False", "Stopping")
+    assert world.condition("Prepared") == ("False", "Suspended")
+    world.api.remove(kinds.PODS, builders.NAMESPACE, pod["metadata"]["name"])
+    world.settle()
+    assert world.condition("Suspended") == ("True", "Suspended")
+    world.change(suspend=False)
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    world.settle()
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+
+def test_what_a_preparation_found_that_ended_as_the_job_was_suspended_counts(world: World, kubelet: Kubelet) -> None:
+    world.submit()
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    world.change(suspend=True)
+    world.settle()
+    assert world.condition("Prepared")[0] == "True"
+    assert world.condition("Suspended") == ("True", "Suspended")
+
+
+def test_a_job_that_publishes_is_suspended_when_its_pod_is_gone(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet, publish=HUB)
+    kubelet.train("starchat-1")
+    world.settle()
+    kubelet.pod_of(kubelet.named(kinds.JOBS, "-publish-"))
+    world.change(suspend=True)
+    world.settle()
+    assert [name for name in world.names(kinds.JOBS) if "-publish-" in name] == []
+    assert world.condition("Suspended") == ("True", "Suspended")
+    world.change(suspend=False)
+    world.settle()
+    kubelet.complete("-publish-", builders.published())
+    world.settle()
+    assert world.condition("Succeeded")[0] == "True"
 
 
 def test_a_driver_that_does_not_stop_has_its_time_and_no_more(world: World, kubelet: Kubelet) -> None:

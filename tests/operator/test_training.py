@@ -42,6 +42,37 @@ def test_failures_are_charged_and_spaced_until_the_budget_is_used_up(world: Worl
     assert world.condition("Succeeded")[0] == "True"
 
 
+def test_a_job_that_was_applied_again_tells_where_it_went_on(world: World, kubelet: Kubelet) -> None:
+    """Its status is new and knows no checkpoint; the driver found one in the storage."""
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    assert world.status["attempts"][0]["firstStep"] == 0
+    kubelet.report("starchat-1-abcde", outcome="Running", firstStep=6, step=6)
+    world.settle()
+    assert (world.status["attempts"][0]["firstStep"], world.status["attempts"][0]["lastStep"]) == (6, 6)
+
+
+@pytest.mark.parametrize("job", ["FAILED", "SUCCEEDED"])
+def test_a_rayjob_that_waits_for_a_submitter_on_a_lost_node_gives_back_what_it_holds(world: World, kubelet: Kubelet, job: str) -> None:
+    """KubeRay knows that the driver has ended, and keeps the pods until the submitter's pod is evicted."""
+    prepared(world, kubelet)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-1-abcde")
+    world.settle()
+    outcome = {"FAILED": {"outcome": "Failed", "reason": "WorkerLost"}, "SUCCEEDED": {"outcome": "Finished", "step": 10, "totalSteps": 10}}
+    kubelet.report("starchat-1-abcde", **outcome[job])
+    kubelet.rayjob("starchat-1", "Running", job=job)
+    world.settle()
+    world.clock.advance(16)  # a failed driver's pods may still tell why
+    world.settle()
+    assert "outcome" in world.status["attempts"][0]
+    assert "starchat-1" in world.names(kinds.RAYJOBS), "KubeRay may be about to end it"
+    world.clock.advance(21)
+    world.settle()
+    assert "starchat-1" not in world.names(kinds.RAYJOBS)
+
+
 def test_a_permanent_failure_ends_the_job_at_once(world: World, kubelet: Kubelet) -> None:
     prepared(world, kubelet)
     kubelet.rayjob("starchat-1", "Running", job="RUNNING")
@@ -81,9 +112,9 @@ def test_an_attempt_that_does_not_start_gives_its_gpus_back(world: World, kubele
 
 
 def submitter(world: World, **state: Any) -> None:
-    """The pod of the Job that KubeRay makes under the RayJob's name, which has no label of the RayCluster."""
-    labels = {"batch.kubernetes.io/job-name": "starchat-1"}
-    pod = builders.raw_pod("starchat-1-x7x2q", stage=keys.TRAINING, container=keys.SUBMITTER_CONTAINER, labels=labels, **state)
+    """The pod of the Job that KubeRay makes under the RayJob's name, and which has none of our labels."""
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "starchat-1", "uid": "made-by-kuberay"}}
+    pod = builders.raw_pod("starchat-1-x7x2q", stage=keys.TRAINING, container=keys.SUBMITTER_CONTAINER, controller=job, **state)
     world.api.put(kinds.PODS, pod)
 
 
@@ -439,3 +470,21 @@ def test_a_clock_that_is_set_back_begins_the_start_deadline_anew(world: World, k
     world.clock.advance(101)
     world.settle()
     assert world.status["attempts"][0]["outcome"] == "NotStarted"
+
+
+def test_rayjobs_of_the_last_attempts_are_kept(world: World, kubelet: Kubelet) -> None:
+    """Sixty preemptions leave sixty RayJobs, each of which would be read at every look."""
+    prepared(world, kubelet)
+    for number in range(1, 9):
+        name = f"starchat-{number}"
+        kubelet.rayjob(name, "Running", job="RUNNING")
+        kubelet.ray_pods(f"{name}-abcde")
+        world.settle()
+        kubelet.report(f"{name}-abcde", outcome="Stopped", step=number)
+        kubelet.finish(name, "STOPPED")
+        world.settle()
+        world.clock.advance(1200)
+        world.settle()
+        assert name in world.names(kinds.RAYJOBS), "what it ended with can be looked up"
+    assert world.names(kinds.RAYJOBS) == [f"starchat-{number}" for number in (6, 7, 8, 9)]
+    assert len(world.status["attempts"]) == 9

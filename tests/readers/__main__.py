@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.conftest import REAL_FILES
-from tests.readers import gguf_file, mlx_reader, transformers_reader
+from tests.readers import ctranslate2_reader, gguf_file, mlx_reader, transformers_reader
 from tests.readers.environments import ROOT, packages
 from tests.readers.models import CONFIGS, exported
 from tests.readers.readings import Reading, difference, read_by
@@ -29,6 +29,7 @@ def main() -> None:
             "Transformers 4, newest": read_by(transformers_reader, folders, place / "newest", packages("readers-transformers4")),
             "Transformers 4, oldest": read_by(transformers_reader, folders, place / "oldest", packages("readers-transformers4-oldest")),
             "mlx-lm, on a CPU, without PyTorch": read_by(mlx_reader, folders, place / "mlx", packages("readers-mlx")),
+            "CTranslate2, converted": read_by(ctranslate2_reader, folders, place / "ctranslate2", packages("readers-ctranslate2")),
         }
         converted = _converted(place / "gguf")
     text = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)[0] + BEGIN + "\n\n" + table(ours, others, converted)

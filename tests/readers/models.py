@@ -60,6 +60,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
     | {"moe_intermediate_size": 16, "head_dim": 8}
     | rope("default"),
+    "gpt_bigcode, one head of keys, learned positions": {
+        "architectures": ["GPTBigCodeForCausalLM"],
+        "model_type": "gpt_bigcode",
+        "vocab_size": OLD_VOCABULARY,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_inner": 128,
+        "n_positions": 256,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
     "qwen2, plain": SIZES
     | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm_eps": 1e-6}
     | rope("default", 1_000_000.0),

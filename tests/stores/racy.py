@@ -3,6 +3,7 @@
 python -m tests.stores.racy http://127.0.0.1:5000 8080
 """
 
+import contextlib
 import http.client
 import sys
 import time
@@ -30,18 +31,15 @@ def serve(target: str, port: int) -> None:
             self._answer(*self._forward(self.command, body))
 
         def _forward(self, method: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=30)
-            connection.putrequest(method, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in {"expect", "connection", "content-length"}:
-                    connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
-            response = connection.getresponse()
-            try:
-                return response.status, response.getheaders(), response.read()
-            finally:
-                connection.close()
+            with contextlib.closing(http.client.HTTPConnection(urlsplit(target).netloc, timeout=30)) as connection:
+                connection.putrequest(method, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in {"expect", "connection", "content-length"}:
+                        connection.putheader(name, value)
+                connection.putheader("Content-Length", str(len(body)))
+                connection.endheaders(body)
+                with connection.getresponse() as response:
+                    return response.status, response.getheaders(), response.read()
 
         def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
             self.send_response_only(status)

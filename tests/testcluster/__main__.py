@@ -86,7 +86,7 @@ def _what_to_try(cluster: Cluster) -> str:
     gpus = f"for n in {' '.join(node.name for node in cluster.nodes)}; do kubectl patch node $n --subresource=status --type=json"
     gpus += """ -p '[{"op":"add","path":"/status/capacity/nvidia.com~1gpu","value":"8"}]'; done"""
     return f"""
-{len(cluster.nodes)} nodes run, with KubeRay's operator beside them. docs/try-it.md goes on from here, and begins with
+{len(cluster.nodes)} nodes run, with KubeRay's operator and Kueue beside them: docs/platform.md. docs/try-it.md goes on from here:
 
     eval "$(make -s cluster-env)"       # kubectl, helm and finetune of this cluster, the keys of its S3 and Hub
     helm install finetune-operator charts/finetune-operator --namespace finetune-system --create-namespace --wait \\

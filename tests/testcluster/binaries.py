@@ -14,16 +14,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.testcluster.any_cluster import kubectl_program
 from tests.testcluster.processes import log_tail
 
 _GO_MODULES = Path(__file__).resolve().parent / "go"
 # What Kubernetes reports as its version; v0.0.0-master without it.
 _VERSION = "k8s.io/component-base/version."
-_KUBERNETES_FLAGS = f"-X {_VERSION}gitVersion=v1.34.2 -X {_VERSION}gitMajor=1 -X {_VERSION}gitMinor=34"
+
+
+def _reported(minor: int, patch: int) -> str:
+    """Linker flags with which a program of Kubernetes reports its version."""
+    return f"-X {_VERSION}gitVersion=v1.{minor}.{patch} -X {_VERSION}gitMajor=1 -X {_VERSION}gitMinor={minor}"
+
+
 # The Kubernetes that Helm renders for where it asks no cluster; 1.20 without it, which charts refuse.
 _HELM_VERSION = "-X helm.sh/helm/v4/pkg/chart/common.k8sVersion"
 _HELM_FLAGS = f"{_HELM_VERSION}Major=1 {_HELM_VERSION}Minor=34"
@@ -40,7 +47,14 @@ class Program:
 
 
 def _kubernetes(name: str, minutes: float) -> Program:
-    return Program(group="kubernetes", package=f"k8s.io/kubernetes/cmd/{name}", minutes=minutes, link_flags=_KUBERNETES_FLAGS)
+    return Program(group="kubernetes", package=f"k8s.io/kubernetes/cmd/{name}", minutes=minutes, link_flags=_reported(34, 2))
+
+
+def _api_server(minor: int, patch: int) -> Program:
+    """Another version's, for `make api-servers`: the oldest that we support, and the newest that was there."""
+    return Program(
+        group=f"kubernetes-1.{minor}", package="k8s.io/kubernetes/cmd/kube-apiserver", minutes=6, link_flags=_reported(minor, patch)
+    )
 
 
 PROGRAMS = {
@@ -53,6 +67,14 @@ PROGRAMS = {
     "kube-proxy": _kubernetes("kube-proxy", 0.2),
     "coredns": Program(group="kubernetes", package="./coredns", minutes=0.2),
     "kuberay-operator": Program(group="kuberay", package="github.com/ray-project/kuberay/ray-operator", minutes=3),
+    "kube-state-metrics": Program(group="kube-state-metrics", package="k8s.io/kube-state-metrics/v2", minutes=2),
+    # What a release is pushed to.
+    "registry": Program(group="registry", package="github.com/google/go-containerregistry/cmd/registry", minutes=0.3),
+    "kube-apiserver-1.30": _api_server(30, 14),
+    "kube-apiserver-1.36": _api_server(36, 3),
+    "kueue": Program(group="kueue", package="sigs.k8s.io/kueue/cmd/kueue", minutes=5),
+    # Enforces NetworkPolicies: for `make platform`.
+    "kube-router": Program(group="kube-router", package="github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", minutes=6),
     # Servers of objects: for the storage tests and for `make stores`.
     "fake-gcs-server": Program(group="fake-gcs", package="github.com/fsouza/fake-gcs-server", minutes=1.5),
     "versitygw": Program(group="versitygw", package="github.com/versity/versitygw/cmd/versitygw", minutes=1.5),
@@ -62,7 +84,7 @@ PROGRAMS = {
     ),
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-TESTED = tuple(name for name, program in PROGRAMS.items() if program.group in {"etcd", "kubernetes", "kuberay"})
+TESTED = tuple(name for name, program in PROGRAMS.items() if program.group in {"etcd", "kubernetes", "kuberay", "kueue", "registry"})
 
 
 class BuildFailed(RuntimeError):
@@ -77,6 +99,11 @@ def binaries(names: Iterable[str] = TESTED) -> dict[str, Path]:
 def kuberay_crds() -> Path:
     """Folder of KubeRay's CustomResourceDefinitions, of the same version as the operator. Too large for a client-side apply."""
     return _copied("kuberay", "crds", "github.com/ray-project/kuberay/ray-operator", "config/crd/bases")
+
+
+def kueue_manifests() -> Path:
+    """A file of all that a release of Kueue installs, of the same version as the controller."""
+    return _made("kueue", "manifests.yaml", lambda target: _render(_module("kueue", "sigs.k8s.io/kueue") / "config/default", target))
 
 
 def trainer_crds() -> Path:
@@ -124,25 +151,42 @@ def _build(name: str, program: Program, path: Path) -> None:
 
 def _copied(group: str, name: str, module: str, folder: str) -> Path:
     """A copy, as `name` in the group's cache folder, of a folder of a module that it requires. The module is fetched if need be."""
+    return _made(group, name, lambda target: _copy(_module(group, module) / folder, target))
+
+
+def _made(group: str, name: str, make: Callable[[Path], None]) -> Path:
+    """The file or folder `name` of the group's cache folder, made under another name and renamed where it isn't there yet."""
     target = _cache(group) / name
     if target.exists():
         return target
     with _lock(target.parent):
         if not target.exists():
-            done = _go(group, ["mod", "download", "-json", module], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            if done.returncode:
-                raise BuildFailed(f"module {module} cannot be fetched: {(done.stderr or done.stdout).decode().strip()}")
-            _copy(Path(json.loads(done.stdout)["Dir"]) / folder, target)
+            unfinished = target.with_name(f"{target.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(unfinished)
+            unfinished.replace(target)
     return target
 
 
+def _module(group: str, module: str) -> Path:
+    """The folder of a module's sources."""
+    done = _go(group, ["mod", "download", "-json", module], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode:
+        raise BuildFailed(f"module {module} cannot be fetched: {(done.stderr or done.stdout).decode().strip()}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 def _copy(source: Path, target: Path) -> None:
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    target.mkdir()
     for file in source.glob("*_*.yaml"):  # not kustomization.yaml
-        shutil.copyfile(file, unfinished / file.name)  # the module cache is read-only, the copy is not
-    unfinished.replace(target)
+        shutil.copyfile(file, target / file.name)  # the module cache is read-only, the copy is not
+
+
+def _render(source: Path, target: Path) -> None:
+    done = subprocess.run([kubectl_program(), "kustomize", source], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildFailed(f"the manifests in {source} cannot be rendered: {done.stderr.strip()}")
+    target.write_text(done.stdout, encoding="utf-8")
 
 
 def _go(group: str, arguments: list[str], *, stdout: object, stderr: object) -> "subprocess.CompletedProcess[bytes]":
@@ -189,7 +233,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Build the named programs, absent: all that tests use, with KubeRay's CRDs."""
+    """Build the named programs, absent: all that tests use, with KubeRay's CRDs and Kueue's manifests."""
     names = sys.argv[1:] or TESTED
     if unknown := sorted(set(names) - set(PROGRAMS)):
         sys.exit(f"unknown program: {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
@@ -198,6 +242,8 @@ def main() -> None:
             print(f"{name}: {path}")
         if "kuberay-operator" in names:
             print(f"KubeRay's CRDs: {kuberay_crds()}")
+        if "kueue" in names:
+            print(f"Kueue's manifests: {kueue_manifests()}")
     except BuildFailed as error:
         sys.exit(str(error))
 

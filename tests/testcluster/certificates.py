@@ -1,7 +1,8 @@
 """The certificate authority of a test cluster, and the kubeconfig files that its certificates make.
 
-Keys are ECDSA P-256 (milliseconds to make), files of keys are readable by their owner only. An authority lies in a folder and can be
-loaded from it again. Certificates last a week: longer than any test cluster.
+Keys are ECDSA P-256 (milliseconds to make) where nobody wants another kind, files of keys are readable by their owner only. An
+authority lies in a folder and can be loaded from it again. Certificates last a year: longer than any test cluster, and than Kueue
+wants its own to be good for.
 """
 
 import datetime
@@ -13,11 +14,12 @@ from pathlib import Path
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-LIFETIME = datetime.timedelta(days=7)
+LIFETIME = datetime.timedelta(days=365)
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +37,17 @@ class Authority:
     folder: Path
 
     @classmethod
-    def create(cls, folder: Path, common_name: str) -> "Authority":
-        """Make a new authority; one that is already in the folder is kept."""
+    def create(cls, folder: Path, common_name: str, *, hosts: Sequence[str] = (), rsa_key: bool = False) -> "Authority":
+        """Make a new authority; one that is already in the folder is kept. `hosts`: names that its own certificate is good for.
+
+        `rsa_key`: for who reads no other.
+        """
         authority = cls(folder=folder)
         if not authority.key.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            key = ec.generate_private_key(ec.SECP256R1())
+            key: _Key = (
+                rsa.generate_private_key(public_exponent=65537, key_size=2048) if rsa_key else ec.generate_private_key(ec.SECP256R1())
+            )
             name = _name(common_name, ())
             usage = x509.KeyUsage(
                 digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
@@ -51,6 +58,8 @@ class Authority:
                 .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
                 .add_extension(usage, critical=True)
             )
+            if hosts:
+                builder = builder.add_extension(_hosts(hosts), critical=False)
             authority.certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
             _write_private(authority.key, _pem(key))
         return authority
@@ -72,7 +81,7 @@ class Authority:
         """
         ca = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         ca_key = serialization.load_pem_private_key(self.key.read_bytes(), None)
-        assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
+        assert isinstance(ca_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
         key = ec.generate_private_key(ec.SECP256R1())
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])]
         builder = (
@@ -82,7 +91,7 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         )
         if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+            builder = builder.add_extension(_hosts(hosts), critical=False)
         pair = KeyPair(certificate=self.folder / f"{file_name}.crt", key=self.folder / f"{file_name}.key")
         _write_private(pair.key, _pem(key))
         pair.certificate.write_bytes(builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
@@ -117,7 +126,7 @@ def write_kubeconfig(path: Path, *, server: str, authority: Authority, client: K
     return path
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -136,6 +145,10 @@ def _name(common_name: str, organizations: Sequence[str]) -> x509.Name:
     return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _hosts(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_host(host) for host in hosts])
+
+
 def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
@@ -143,7 +156,7 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _pem(key: _Key) -> bytes:
     # Kubernetes reads keys of service accounts in the traditional form, and others in both.
     traditional = serialization.PrivateFormat.TraditionalOpenSSL
     return key.private_bytes(serialization.Encoding.PEM, traditional, serialization.NoEncryption())

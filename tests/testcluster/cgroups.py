@@ -52,6 +52,16 @@ def processes_of(node: str) -> list[int]:
     return sorted(found)
 
 
+def containers_of(node: str) -> dict[int, str]:
+    """Processes in the node's containers -> the container's id, which is its group's name."""
+    found: dict[int, str] = {}
+    hierarchy = next(one for one in _hierarchies() if (one / PARENT / node).exists())
+    for listing in (hierarchy / PARENT / node).rglob("cgroup.procs"):
+        with contextlib.suppress(OSError):
+            found |= dict.fromkeys(map(int, listing.read_text().split()), listing.parent.name)
+    return found
+
+
 def end_pods(node: str) -> None:
     """Kill all processes in the node's pods. Raises RuntimeError for those that the kernel doesn't let go."""
     deadline = time.monotonic() + _END_SECONDS

@@ -1,4 +1,4 @@
-"""The whole test cluster: network, control plane, nodes, names, KubeRay, S3, Hub. `start` makes it, `remove` leaves nothing of it."""
+"""The whole test cluster: network, control plane, nodes, names, KubeRay, S3; whole, Kueue and a Hub. `remove` leaves nothing of it."""
 
 import contextlib
 import functools
@@ -22,6 +22,7 @@ from tests.testcluster.host_python import HANDLER, RUNTIME_CLASS, check_place, u
 from tests.testcluster.hub import HUB_PORT, hub_command, hub_url
 from tests.testcluster.images import TRAINER_IMAGE, ImageArchive, import_image, trainer_image
 from tests.testcluster.kuberay import HEALTH_PORT, apply_crds, kuberay_command
+from tests.testcluster.kueue import start_kueue
 from tests.testcluster.node import (
     KUBELET_PORT,
     Node,
@@ -127,16 +128,16 @@ class Cluster(AnyCluster):
 
 @contextlib.contextmanager
 def cluster(folder: Path, *, nodes: int = 2) -> Iterator[Cluster]:
-    """A cluster without a Hub while the block runs; its programs end with this process too. Only their logs stay in `folder`."""
-    made = start(folder, nodes=nodes, outlive=False, hub=False, say=lambda line: print(line, file=sys.stderr, flush=True))
+    """A cluster without Hub and Kueue while the block runs; its programs end with this process too. Only their logs stay in `folder`."""
+    made = start(folder, nodes=nodes, outlive=False, whole=False, say=lambda line: print(line, file=sys.stderr, flush=True))
     try:
         yield made
     finally:
         remove(folder, keep_logs=True)
 
 
-def start(folder: Path, *, nodes: int = 2, outlive: bool, hub: bool = True, say: Say = print) -> Cluster:
-    """Make a cluster in `folder`. `outlive`: it goes on when this process ends.
+def start(folder: Path, *, nodes: int = 2, outlive: bool, whole: bool = True, say: Say = print) -> Cluster:
+    """Make a cluster in `folder`. `outlive`: it goes on when this process ends. `whole`: with Kueue and a Hub, which not every test wants.
 
     Raises RuntimeError when something is missing, or a cluster is there already; when it fails half-way, what it made is removed.
     """
@@ -146,7 +147,7 @@ def start(folder: Path, *, nodes: int = 2, outlive: bool, hub: bool = True, say:
         _refuse()
         machine.mark(folder)
         try:
-            return _start(folder, nodes, outlive, hub, lambda line: say(f"[{time.monotonic() - begun:5.1f} s] {line}"))
+            return _start(folder, nodes, outlive, whole, lambda line: say(f"[{time.monotonic() - begun:5.1f} s] {line}"))
         except BaseException:
             say(f"the cluster did not start; removing what there is of it. Logs: {folder}/processes")
             machine.remove(folder, keep_logs=True)
@@ -178,9 +179,9 @@ def _refuse() -> None:
     machine.clear()
 
 
-def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Cluster:
+def _start(folder: Path, nodes: int, outlive: bool, whole: bool, say: Say) -> Cluster:
     """THE STORY of a start, in order of need."""
-    programs = binaries(("kubelet", "kube-proxy", "coredns", "kuberay-operator"))
+    programs = binaries(("kubelet", "kube-proxy", "coredns", "kuberay-operator", *(["kueue"] if whole else [])))
     machine.remember(folder)
     say(f"network: {nodes} bridges and one cable")
     network.make_network(nodes)
@@ -198,22 +199,24 @@ def _start(folder: Path, nodes: int, outlive: bool, hub: bool, say: Say) -> Clus
     for node in made.nodes:
         _start_node(plane, node, archives)
 
-    say("service addresses, names, S3" + (", Hub" if hub else ""))
+    say("service addresses, names, S3" + (", Hub" if whole else ""))
     plane.processes.start("kube-proxy", network.inside(_kube_proxy_command(plane, programs["kube-proxy"])))
     plane.processes.start("coredns", network.inside(dns_command(programs["coredns"], folder, plane.kubeconfig)))
     plane.processes.start("s3", s3_command(folder / "s3"))
-    if hub:
+    if whole:
         plane.processes.start("hub", hub_command())
 
-    say("KubeRay")
+    say("KubeRay" + (", Kueue" if whole else ""))
     apply_crds(kubectl_program(), plane.kubeconfig, kuberay_crds())
     plane.processes.start("kuberay-operator", kuberay_command(programs["kuberay-operator"], plane.kubeconfig))
     made.apply(RUNTIME_CLASS)
+    if whole:
+        start_kueue(plane)
 
     say("waiting until the nodes are ready")
     made.wait_ready()
     plane.processes.wait_until("s3", s3_is_ready, seconds=60.0)
-    for name, port in (("kuberay-operator", HEALTH_PORT), *([("hub", HUB_PORT)] if hub else [])):
+    for name, port in (("kuberay-operator", HEALTH_PORT), *([("hub", HUB_PORT)] if whole else [])):
         plane.processes.wait_until(name, functools.partial(_listens, port), seconds=60.0)
     say("ready")
     return made

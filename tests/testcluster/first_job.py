@@ -1,4 +1,4 @@
-"""What docs/try-it.md finds on the cluster of `make cluster`: images, a tiny base model and data in S3, and
+"""What docs/try-it.md and docs/platform.md find on the cluster of `make cluster`: images, a tiny base model and data in S3, and
 the variables of a shell.
 
 Makes no object in Kubernetes: those are the reader's part.
@@ -24,6 +24,8 @@ from tests.testcluster.operator_image import BUILDERS, operator_image
 BUCKET: Final = "finetune"
 MODEL: Final = ROOT / "examples/tiny"
 DATA: Final = ROOT / "examples/demo/data"
+# The operator's image under a second tag, to upgrade to.
+NEXT: Final = "next"
 
 
 def missing_builders() -> list[str]:
@@ -38,7 +40,8 @@ def prepare(cluster: Cluster, say: Say = print) -> None:
     cluster.import_image(image)
     names = chart_images()
     for node in cluster.nodes:
-        tag_image(node.containerd, image.name, names["operator"])
+        for name in (names["operator"], f"{names['operator'].rpartition(':')[0]}:{NEXT}"):
+            tag_image(node.containerd, image.name, name)
         tag_image(node.containerd, TRAINER_IMAGE, names["trainer"])
     say(f"s3://{BUCKET}: a tiny model and conversations")
     client = cluster.s3.client()

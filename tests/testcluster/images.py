@@ -12,15 +12,18 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from tests.testcluster.host_python import ROOT
 
 from finetune_trainer.training.compiled_ops import COMPILE, compiled_ops_folder
 
 TRAINER_IMAGE: Final = "cluster.test/finetune-trainer:1"
 TORCH_EXTENSIONS: Final = "opt/torch_extensions"
+PACKAGES: Final = "opt/packages"
 USER: Final = 1000
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
@@ -76,13 +79,19 @@ def write_image(path: Path, name: str, files: Iterable[File], **config: Any) -> 
     return ImageArchive(path=path, name=name)
 
 
-def trainer_image(folder: Path) -> ImageArchive:
-    """The trainer's image for the `host-python` handler: the Python that runs this is `python` in the container."""
+def trainer_image(folder: Path, name: str = TRAINER_IMAGE, *, packages: Sequence[Path] = ()) -> ImageArchive:
+    """The trainer's image for the `host-python` handler: the Python that runs this is `python` in the container.
+
+    `packages`: folders of another version's packages, which the image has in place of this checkout's.
+    """
+    found = [Path("/", PACKAGES, folder.name) for folder in packages] or [ROOT / "operator", ROOT / "trainer"]
     # Of the shell and its like only what lies in these folders is seen; /etc is the image's own.
     path = [str(Path(sys.prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
     env = [
         f"PATH={':'.join(path)}",
         f"VIRTUAL_ENV={sys.prefix}",
+        # This checkout's, whichever the environment was made for.
+        f"PYTHONPATH={':'.join(map(str, found))}",
         "HOME=/home/finetune",
         f"TORCH_EXTENSIONS_DIR=/{TORCH_EXTENSIONS}",
         "PYTHONUNBUFFERED=1",
@@ -101,8 +110,16 @@ def trainer_image(folder: Path) -> ImageArchive:
         File(path="etc/group", content=b"root:x:0:\nfinetune:x:1000:\n"),
         File(path="etc/nsswitch.conf", content=b"passwd: files\ngroup: files\nhosts: files dns\n"),
         *_torch_extensions(_built_torch_extensions()),
+        *(file for folder in packages for file in _sources(folder)),
     ]
-    return write_image(folder / "trainer.tar", TRAINER_IMAGE, files, env=env, user=f"{USER}:{USER}", working_dir="/home/finetune")
+    return write_image(
+        folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar",
+        name,
+        files,
+        env=env,
+        user=f"{USER}:{USER}",
+        working_dir="/home/finetune",
+    )
 
 
 def import_image(containerd: Path, archive: ImageArchive) -> None:
@@ -153,6 +170,17 @@ def _torch_extensions(folder: Path) -> list[File]:
         name = f"{TORCH_EXTENSIONS}/{path.relative_to(folder)}"
         found.append(File(path=name, content=content, mode=status.st_mode & 0o777, owner=USER, modified=int(status.st_mtime)))
     return found
+
+
+def _sources(folder: Path) -> list[File]:
+    """All files below the folder, in a layer."""
+    paths = [folder, *(path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts)]
+    return [
+        File(path=f"{PACKAGES}/{path.relative_to(folder.parent)}", content=None, mode=0o755)
+        if path.is_dir()
+        else File(path=f"{PACKAGES}/{path.relative_to(folder.parent)}", content=path.read_bytes())
+        for path in paths
+    ]
 
 
 def _layer(files: Iterable[File]) -> bytes:

@@ -8,11 +8,12 @@ from typing import Final
 from tests.testcluster.network import HOST_ADDRESS
 
 HEALTH_PORT: Final = 8091
-METRICS_PORT: Final = 8092
+_HEALTH: Final = f"{HOST_ADDRESS}:{HEALTH_PORT}"
+_METRICS: Final = f"{HOST_ADDRESS}:8092"
 
 
 def apply_crds(kubectl: Path, kubeconfig: Path, crds: Path) -> None:
-    """Apply KubeRay's CRDs by the server, as they are too long for the annotation of a client's apply, and wait until they are served."""
+    """Apply a folder of CRDs by the server, as they are too long for the annotation of a client's apply, and wait until they are served."""
     cluster = [str(kubectl), f"--kubeconfig={kubeconfig}"]
     files = [f"--filename={path}" for path in sorted(crds.glob("*.yaml"))]
     _run([*cluster, "apply", "--server-side", "--force-conflicts", *files])
@@ -27,14 +28,17 @@ def apply_crds(kubectl: Path, kubeconfig: Path, crds: Path) -> None:
             time.sleep(0.5)
 
 
-def kuberay_command(program: Path, kubeconfig: Path) -> list[str]:
-    """The command that runs the operator. It asks heads for their jobs through the API server, as it can't resolve the cluster's names."""
+def kuberay_command(program: Path, kubeconfig: Path, *, health: str = _HEALTH, metrics: str = _METRICS) -> list[str]:
+    """The command that runs the operator, which listens at those addresses.
+
+    It asks heads for their jobs through the API server, as it can't resolve the cluster's names.
+    """
     options = {
         "kubeconfig": kubeconfig,
         "use-kubernetes-proxy": "true",
         "enable-leader-election": "false",
-        "health-probe-bind-address": f"{HOST_ADDRESS}:{HEALTH_PORT}",
-        "metrics-addr": f"{HOST_ADDRESS}:{METRICS_PORT}",
+        "health-probe-bind-address": health,
+        "metrics-addr": metrics,
     }
     return [str(program), *(f"--{name}={value}" for name, value in options.items())]
 

@@ -25,12 +25,13 @@ from typing import Final
 from tests.testcluster.images import ImageArchive
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+SBOM: Final = ("release/__init__.py", "release/licences.py", "release/sbom.py")
 # Targets of the Dockerfile, and what each is made of.
 INPUTS: Final = {
-    "operator": ("Dockerfile", ".dockerignore", "requirements/operator.txt", "operator"),
+    "operator": ("Dockerfile", ".dockerignore", "requirements/operator.txt", "operator", *SBOM),
     "trainer": (
         *("Dockerfile", ".dockerignore", "requirements/build.txt", "requirements/trainer.txt"),
-        *("pyproject.toml", "README.md", "LICENSE", "operator", "trainer"),
+        *("pyproject.toml", "README.md", "LICENSE", "operator", "trainer", "examples", "manifests/samples", *SBOM),
     ),
 }
 REPOSITORY: Final = "cluster.test/finetune-"
@@ -53,20 +54,23 @@ def operator_image(folder: Path | None = None) -> ImageArchive:
     return built_image("operator", folder)
 
 
-def built_image(target: str, folder: Path | None = None) -> ImageArchive:
-    """The image of a target, built when no archive of these inputs is there. Raises RuntimeError when it can't be."""
+def built_image(target: str, folder: Path | None = None, *, root: Path = ROOT) -> ImageArchive:
+    """The image of a target, built when no archive of these inputs is there. Raises RuntimeError when it can't be.
+
+    `root`: another version's tree.
+    """
     folder = folder or images_folder()
-    name = image_name(target)
+    name = image_name(target, root)
     image = ImageArchive(path=folder / f"{target}-{name.rpartition(':')[2]}.tar", name=name)
     with _alone(folder, target):
         if not image.path.exists():
-            _build(folder, target, image)
+            _build(folder, target, image, root)
     return image
 
 
-def image_name(target: str) -> str:
-    """What the target's image of the working tree is called, built or not."""
-    return f"{REPOSITORY}{target}:{inputs_digest(target, ROOT)[:12]}"
+def image_name(target: str, root: Path = ROOT) -> str:
+    """What the target's image of a tree is called, built or not."""
+    return f"{REPOSITORY}{target}:{inputs_digest(target, root)[:12]}"
 
 
 def inputs_digest(target: str, root: Path) -> str:
@@ -94,7 +98,7 @@ def _alone(folder: Path, target: str) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path, target: str, image: ImageArchive) -> None:
+def _build(folder: Path, target: str, image: ImageArchive, root: Path) -> None:
     """Base, Dockerfile, archive. buildah's storage lives only as long as this."""
     missing = [name for name in BUILDERS if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
@@ -107,7 +111,7 @@ def _build(folder: Path, target: str, image: ImageArchive) -> None:
         buildah.run("pull", "--quiet", f"oci-archive:{base}")
         base_id = buildah.run("images", "--quiet").split()[0]
         bases = [part for name in ("BASE", "CUDA_BASE") for part in ("--build-arg", f"{name}={base_id}")]
-        log = buildah.run("bud", "--target", target, *bases, *_secrets(scratch), "--tag", image.name, str(ROOT))
+        log = buildah.run("bud", "--target", target, *bases, *_secrets(scratch), "--tag", image.name, str(root))
         image.path.with_suffix(".log").write_text(log, encoding="utf-8")
         archive = scratch / "image.tar"
         buildah.run("push", "--quiet", image.name, f"oci-archive:{archive}:{image.name}")

@@ -10,7 +10,7 @@ from tests.tools.templates import Verdict, judged
 
 FOLDER = ROOT / "tests/data/templates"
 REFUSED = {
-    "never_ends.jinja": "closes an answer with nothing, so the model would never stop",
+    "never_ends.jinja": "closes an answer with white space alone, so the model would never stop",
     "thinks_unless_told.jinja": "the prompt is no beginning of the training text: where the prompt has '<think>",
 }
 ONE_A_TURN = {"think_in_last.jinja", "channel.jinja"}

@@ -37,23 +37,23 @@ LONG = {
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_expand": 2, "mamba_chunk_size": 8}
 
 
-def _made(kind: type[Any], **settings: Any) -> Any:
+def made(kind: type[Any], **settings: Any) -> Any:
     stem = kind.__name__.removesuffix("Config").removesuffix("Text")
     return kind(**{**SIZES, **settings, "architectures": [f"{stem}ForCausalLM"]})
 
 
 PACKED: dict[str, Any] = {
-    "logits multiplied (Cohere)": _made(t.CohereConfig, logit_scale=0.3, tie_word_embeddings=True),
-    "logits divided (Granite)": _made(t.GraniteConfig, logits_scaling=3.0),
-    "logits multiplied by logits_scaling (HyperCLOVA X)": _made(t.HyperCLOVAXConfig, logits_scaling=0.4),
-    "hidden states divided before the head (MiniCPM3)": _made(t.MiniCPM3Config, dim_model_base=16, **LATENT),
-    "soft-caps and a window (Gemma 2)": _made(
+    "logits multiplied (Cohere)": made(t.CohereConfig, logit_scale=0.3, tie_word_embeddings=True),
+    "logits divided (Granite)": made(t.GraniteConfig, logits_scaling=3.0),
+    "logits multiplied by logits_scaling (HyperCLOVA X)": made(t.HyperCLOVAXConfig, logits_scaling=0.4),
+    "hidden states divided before the head (MiniCPM3)": made(t.MiniCPM3Config, dim_model_base=16, **LATENT),
+    "soft-caps and a window (Gemma 2)": made(
         t.Gemma2Config, head_dim=16, attn_logit_softcapping=2.0, final_logit_softcapping=1.5, **WINDOW
     ),
-    "soft-caps (VaultGemma)": _made(t.VaultGemmaConfig, head_dim=16, attn_logit_softcapping=2.0, final_logit_softcapping=1.5, **WINDOW),
-    "logits capped (NanoChat)": _made(t.NanoChatConfig, final_logit_softcapping=1.5),
-    "window and norms of queries (Gemma 3)": _made(t.Gemma3TextConfig, head_dim=16, **WINDOW),
-    "layer_scalar, a buffer that is saved (Gemma 4)": _made(
+    "soft-caps (VaultGemma)": made(t.VaultGemmaConfig, head_dim=16, attn_logit_softcapping=2.0, final_logit_softcapping=1.5, **WINDOW),
+    "logits capped (NanoChat)": made(t.NanoChatConfig, final_logit_softcapping=1.5),
+    "window and norms of queries (Gemma 3)": made(t.Gemma3TextConfig, head_dim=16, **WINDOW),
+    "layer_scalar, a buffer that is saved (Gemma 4)": made(
         t.Gemma4TextConfig,
         head_dim=16,
         global_head_dim=16,
@@ -62,7 +62,7 @@ PACKED: dict[str, Any] = {
         num_kv_shared_layers=0,
         **WINDOW,
     ),
-    "layers that share keys and values (Gemma 4 E2B)": _made(
+    "layers that share keys and values (Gemma 4 E2B)": made(
         t.Gemma4TextConfig,
         num_hidden_layers=4,
         head_dim=16,
@@ -73,17 +73,17 @@ PACKED: dict[str, Any] = {
         sliding_window=4,
         layer_types=["sliding_attention", "full_attention"] * 2,
     ),
-    "learned sinks and a window (GPT-OSS)": _made(t.GptOssConfig, head_dim=16, **EXPERTS, **WINDOW),
-    "learned sinks (Granite SWA)": _made(t.GraniteSWAConfig),
-    "a router's correction, a buffer that is saved, and other head widths for values (DeepSeek-V3)": _made(
+    "learned sinks and a window (GPT-OSS)": made(t.GptOssConfig, head_dim=16, **EXPERTS, **WINDOW),
+    "learned sinks (Granite SWA)": made(t.GraniteSWAConfig),
+    "a router's correction, a buffer that is saved, and other head widths for values (DeepSeek-V3)": made(
         t.DeepseekV3Config, **LATENT, **DEEPSEEK
     ),
-    "a router's correction (GLM-4.5 MoE)": _made(t.Glm4MoeConfig, head_dim=16, **DEEPSEEK),
-    "a router's correction (MiniMax-M2)": _made(t.MiniMaxM2Config, head_dim=16, **EXPERTS),
-    "frozen parameters (ERNIE 4.5 MoE)": _made(
+    "a router's correction (GLM-4.5 MoE)": made(t.Glm4MoeConfig, head_dim=16, **DEEPSEEK),
+    "a router's correction (MiniMax-M2)": made(t.MiniMaxM2Config, head_dim=16, **EXPERTS),
+    "frozen parameters (ERNIE 4.5 MoE)": made(
         t.Ernie4_5_MoeConfig, moe_num_experts=4, moe_k=2, moe_intermediate_size=16, moe_layer_start_index=1
     ),
-    "chunked attention (Llama 4)": _made(
+    "chunked attention (Llama 4)": made(
         t.Llama4TextConfig,
         head_dim=16,
         intermediate_size_mlp=48,
@@ -93,16 +93,16 @@ PACKED: dict[str, Any] = {
         layer_types=["chunked_attention", "full_attention"],
         moe_layers=[1],
     ),
-    "router jitter (Mixtral)": _made(t.MixtralConfig, router_jitter_noise=0.3, **EXPERTS),
-    "router jitter (Phi-3.5-MoE)": _made(t.PhimoeConfig, router_jitter_noise=0.01, input_jitter_noise=0.1, **EXPERTS),
-    "frequencies by the longest dialogue (Phi-3 128k)": _made(t.Phi3Config, rope_parameters=LONG, original_max_position_embeddings=5),
-    "dynamic frequencies (Llama)": _made(
+    "router jitter (Mixtral)": made(t.MixtralConfig, router_jitter_noise=0.3, **EXPERTS),
+    "router jitter (Phi-3.5-MoE)": made(t.PhimoeConfig, router_jitter_noise=0.01, input_jitter_noise=0.1, **EXPERTS),
+    "frequencies by the longest dialogue (Phi-3 128k)": made(t.Phi3Config, rope_parameters=LONG, original_max_position_embeddings=5),
+    "dynamic frequencies (Llama)": made(
         t.LlamaConfig, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, max_position_embeddings=5
     ),
-    "output viewed (AfMoE)": _made(
+    "output viewed (AfMoE)": made(
         t.AfmoeConfig, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, num_dense_layers=1, **WINDOW
     ),
-    "token ids (CWM)": _made(t.CwmConfig, head_dim=16, **WINDOW),
+    "token ids (CWM)": made(t.CwmConfig, head_dim=16, **WINDOW),
 }
 
 UNPACKED: dict[str, Any] = {
@@ -123,11 +123,11 @@ UNPACKED: dict[str, Any] = {
     "state space (Mamba)": t.MambaConfig(
         vocab_size=61, hidden_size=64, num_hidden_layers=2, state_size=8, architectures=["MambaForCausalLM"]
     ),
-    "state space and attention (Jamba)": _made(
+    "state space and attention (Jamba)": made(
         t.JambaConfig, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False, num_experts=2, mamba_d_state=8
     ),
-    "state space and attention (Bamba)": _made(t.BambaConfig, attn_layer_indices=[1], **MAMBA),
-    "state space after attention (Granite 4 hybrid)": _made(
+    "state space and attention (Bamba)": made(t.BambaConfig, attn_layer_indices=[1], **MAMBA),
+    "state space after attention (Granite 4 hybrid)": made(
         t.GraniteMoeHybridConfig,
         num_hidden_layers=4,
         layer_types=["attention", "attention", "mamba", "attention"],
@@ -136,10 +136,8 @@ UNPACKED: dict[str, Any] = {
         num_experts_per_tok=0,
         **MAMBA,
     ),
-    "convolution after attention (LFM2)": _made(
-        t.Lfm2Config, num_hidden_layers=3, layer_types=["full_attention", "full_attention", "conv"]
-    ),
-    "linear attention (Qwen3-Next)": _made(
+    "convolution after attention (LFM2)": made(t.Lfm2Config, num_hidden_layers=3, layer_types=["full_attention", "full_attention", "conv"]),
+    "linear attention (Qwen3-Next)": made(
         t.Qwen3NextConfig,
         head_dim=16,
         layer_types=["linear_attention", "full_attention"],
@@ -152,7 +150,7 @@ UNPACKED: dict[str, Any] = {
         linear_key_head_dim=8,
         linear_value_head_dim=8,
     ),
-    "boundaries lost (StableLM)": _made(t.StableLmConfig),
+    "boundaries lost (StableLM)": made(t.StableLmConfig),
     "attention of its own (GPT-J)": t.GPTJConfig(
         vocab_size=61, n_embd=64, n_head=4, n_layer=2, rotary_dim=4, n_positions=64, architectures=["GPTJForCausalLM"]
     ),

@@ -82,17 +82,14 @@ def faulty_proxy(target: str, certificate: Path | None = None, key: Path | None 
             self._answer(status, headers, answer, sent=len(answer) // 2 if fault else None)
 
         def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=30)
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in {"expect", "connection"}:
-                    connection.putheader(name, value)
-            connection.endheaders(body)
-            response = connection.getresponse()
-            try:
-                return response.status, response.getheaders(), response.read()
-            finally:
-                connection.close()
+            with contextlib.closing(http.client.HTTPConnection(urlsplit(target).netloc, timeout=30)) as connection:
+                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in {"expect", "connection"}:
+                        connection.putheader(name, value)
+                connection.endheaders(body)
+                with connection.getresponse() as response:
+                    return response.status, response.getheaders(), response.read()
 
         def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, sent: int | None = None) -> None:
             self.send_response_only(status)

@@ -15,8 +15,17 @@ from typer.exceptions import TyperException
 
 from finetune_api.errors import FineTuneError, InvalidSpec
 from finetune_cli.chat import chat
+from finetune_cli.cluster.apply import apply
+from finetune_cli.cluster.change import delete, resume, retry, suspend
+from finetune_cli.cluster.dashboard import dashboard
+from finetune_cli.cluster.describe import describe
+from finetune_cli.cluster.get import get
+from finetune_cli.cluster.logs import logs
+from finetune_cli.cluster.usage import usage
+from finetune_cli.cluster.wait import wait
 from finetune_cli.data import preview
 from finetune_cli.data_export import export as export_data
+from finetune_cli.example import example
 from finetune_cli.export import export
 from finetune_cli.plan import plan
 from finetune_cli.publish import publish
@@ -34,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog="\b\nStart with:\n  finetune plan examples/tiny.yaml\n  finetune run examples/tiny.yaml\n\n"
+    epilog="\b\nStart with:\n  finetune example tiny\n  finetune plan examples/tiny.yaml\n  finetune run examples/tiny.yaml\n\n"
     "Each command explains itself: finetune COMMAND --help.\n\n"
     "Exit codes: 0 done, 2 the input is wrong, 1 it failed, 130 interrupted.",
 )
@@ -62,6 +71,10 @@ def _examples(*lines: str) -> str:
 
 
 # In the order in which a user meets them.
+app.command(
+    short_help="Write an example: a job with what it reads.",
+    epilog=_examples("finetune example", "finetune example tiny"),
+)(example)
 app.command(
     epilog=_examples("finetune validate job.yaml", "finetune validate examples/*.yaml --json"),
 )(validate)
@@ -99,6 +112,40 @@ data_app.command(
     ),
 )(export_data)
 app.add_typer(data_app, name="data")
+app.command(
+    epilog=_examples("finetune apply job.yaml -n ml", "finetune apply job.yaml --set workers.nodes=2 --dry-run"),
+)(apply)
+app.command(
+    short_help="Show where jobs on a cluster are.",
+    epilog=_examples("finetune get -A", "finetune get my-assistant --watch", "finetune get ./runs/tiny", "finetune get s3://bucket/tiny"),
+)(get)
+app.command(
+    short_help="Tell all about a job on a cluster.",
+    epilog=_examples("finetune describe my-assistant -n ml"),
+)(describe)
+app.command(
+    short_help="Print the log of a job's stage.",
+    epilog=_examples("finetune logs my-assistant -f", "finetune logs my-assistant --attempt 1 --tail 100"),
+)(logs)
+app.command(
+    short_help="Wait for a job; the exit code says whether it got there.",
+    epilog=_examples("finetune wait my-assistant --timeout 2h", "finetune wait my-assistant --for prepared"),
+)(wait)
+app.command(epilog=_examples("finetune suspend my-assistant --wait"))(suspend)
+app.command(epilog=_examples("finetune resume my-assistant"))(resume)
+app.command(epilog=_examples("finetune retry my-assistant"))(retry)
+app.command(
+    short_help="Delete a job; checkpoints and what was published stay.",
+    epilog=_examples("finetune delete my-assistant --wait"),
+)(delete)
+app.command(
+    short_help="Show GPU hours by namespace and job.",
+    epilog=_examples("finetune usage -A", "finetune usage -n ml --json"),
+)(usage)
+app.command(
+    short_help="Open a port to a job's Ray dashboard.",
+    epilog=_examples("finetune dashboard my-assistant", "finetune dashboard my-assistant --port 0"),
+)(dashboard)
 
 
 def main(arguments: Sequence[str] | None = None, application: typer.Typer = app) -> int:
@@ -150,7 +197,8 @@ def _described(error: Exception) -> dict[str, Any]:
 
 
 def _not_installed(error: ModuleNotFoundError) -> str:
-    return f"this command needs {error.name}, which isn't installed; pip install '.[trainer]' in the repository"
+    extra = "cluster" if (error.name or "").partition(".")[0] == "kubernetes" else "trainer"
+    return f"this command needs {error.name}, which isn't installed; pip install '.[{extra}]' in the repository"
 
 
 def _unexpected(error: Exception) -> str:

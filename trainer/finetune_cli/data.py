@@ -1,7 +1,7 @@
 """`finetune data preview`: what a model would learn from data, token by token, before anything is trained.
 
-The dialogues are shown as they are: not packed, not cut to a row, labels not shifted. The code that makes them is the code that
-trains.
+The dialogues are shown as they are: not packed, not divided unless --max-length says so, labels not shifted. The code that makes them is
+the code that trains.
 """
 
 import json
@@ -18,8 +18,10 @@ from finetune_cli.data_rows import (
     JinjaFile,
     Limit,
     Masking,
+    MaxLength,
     MostExamples,
     NoSystemTurn,
+    Settings,
     Shown,
     Sources,
     Split,
@@ -50,6 +52,7 @@ def preview(
     sources: Sources,
     tokenizer: TokenizerPath,
     data_format: DataFormat = "auto",
+    settings: Settings = None,
     template: Template = "auto",
     masking: Masking = "assistant",
     token_order: TokenOrder = "blog",
@@ -58,6 +61,7 @@ def preview(
     jinja: JinjaFile = None,
     variables: Variables = None,
     max_examples: MostExamples = 8,
+    max_length: MaxLength = None,
     split: Split = "train",
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per dialogue.")] = False,
@@ -69,8 +73,8 @@ def preview(
     """
     encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text, jinja, variables, max_examples)
     count = Count()
-    found = islice(parsed_rows([source_of(path, data_format) for path in sources], split, count), limit)
-    shown = encoded_rows(found, encoding, count)
+    found = islice(parsed_rows([source_of(path, data_format, settings) for path in sources], split, count), limit)
+    shown = encoded_rows(found, encoding, count, max_length)
     if as_json:
         for one in shown:
             print(json.dumps(_object(one), ensure_ascii=False))
@@ -108,7 +112,8 @@ def _print_text(shown: Iterator[Shown], encoder: "Encoder", count: Count, limit:
             console.print(_marked(one.example, encoder, marks), soft_wrap=True)
     console.rule(style="dim")
     share = count.supervised / count.tokens if count.tokens else 0.0
-    console.print(f"{count.dialogues:,} dialogues, {count.tokens:,} tokens, {share:.1%} of them supervised")
+    several = f" in {count.examples:,} examples" if count.examples != count.dialogues else ""
+    console.print(f"{count.dialogues:,} dialogues{several}, {count.tokens:,} tokens, {share:.1%} of them supervised")
     for line in not_used(count):
         console.print(line, markup=False, soft_wrap=True)
     sys.stdout.flush()

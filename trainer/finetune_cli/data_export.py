@@ -18,8 +18,10 @@ from finetune_cli.data_rows import (
     JinjaFile,
     Limit,
     Masking,
+    MaxLength,
     MostExamples,
     NoSystemTurn,
+    Settings,
     Sources,
     Split,
     SystemText,
@@ -45,10 +47,9 @@ def export(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="PATH", help="A tokenizers JSON file, or a folder with tokenizer.json.")
     ] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", min=2, metavar="N", help="Divide dialogues at turns, as training does; absent is never.")
-    ] = None,
+    max_length: MaxLength = None,
     data_format: DataFormat = "auto",
+    settings: Settings = None,
     template: Template = "auto",
     masking: Masking = "assistant",
     token_order: TokenOrder = "blog",
@@ -66,7 +67,7 @@ def export(
         raise typer.BadParameter("--tokenized and --tokenizer PATH go together, and --max-length with both")
     _check_output(output, tokenized)
     count = Count()
-    items = islice(parsed_rows([source_of(path, data_format) for path in sources], split, count), limit)
+    items = islice(parsed_rows([source_of(path, data_format, settings) for path in sources], split, count), limit)
     if tokenizer is not None:
         encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text, jinja, variables, max_examples)
         rows: Iterable[dict[str, Any]] = (
@@ -79,10 +80,10 @@ def export(
     print_invalid(count)
     left_out = {reason: number for reason, number in count.dropped.most_common()}
     if as_json:
-        print(json.dumps({"output": str(output), "rows": count.dialogues, "not_used": left_out}))
+        print(json.dumps({"output": str(output), "rows": count.examples, "not_used": left_out}))
     else:
         print(
-            f"{count.dialogues:,} rows are in {output}"
+            f"{count.examples:,} rows are in {output}"
             + "".join(f"; not used: {number:,} x {reason}" for reason, number in left_out.items())
         )
 
@@ -99,6 +100,7 @@ def _check_output(output: Path, tokenized: bool) -> None:
 def _messages(items: Iterable[Any], count: Count) -> Iterator[dict[str, Any]]:
     for item in items:
         count.dialogues += 1
+        count.examples += 1
         yield row_object(item)
 
 

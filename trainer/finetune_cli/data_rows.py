@@ -24,6 +24,8 @@ Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, objects at s3://, gs:// or az://, or Hub data sets.")]
 DataFormat = Annotated[Format, typer.Option("--format", help="Schema of the rows; auto takes that of the first row that fits one.")]
+_SETTINGS = "A field of the sources, as in a job: columns.messages=turns, roles.assistant=[bot], html=keep; repeatable."
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=_SETTINGS)]
 Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Split to read.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")]
 
@@ -42,6 +44,9 @@ TokenOrderName = Literal["blog", "published"]
 TokenOrder = Annotated[TokenOrderName, typer.Option("--token-order", help="Order in which new tokens get ids.")]
 NoSystemTurn = Annotated[bool, typer.Option("--no-system-turn", help="No system turn where a dialogue has none of its own.")]
 SystemText = Annotated[str | None, typer.Option("--system-text", metavar="TEXT", help="Text of the system turn; absent: the template's.")]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", min=2, metavar="N", help="Divide dialogues at turns, as training does; absent is never.")
+]
 
 _CHUNK = 32  # small: `| head` should not wait
 _SHOWN_INVALID = 20
@@ -52,6 +57,7 @@ class Count:
     """What was met so far."""
 
     dialogues: int = 0
+    examples: int = 0  # more than dialogues where one needs several
     tokens: int = 0
     supervised: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -106,7 +112,7 @@ def encoding_of(
     )
     files = read_tokenizer(tokenizer)
     encoder = Encoder(files.tokenizer, template_from_spec(spec, files))
-    return Encoding(encoder, files.end_of_text, tuple(template_notes(spec, encoder.template)))
+    return Encoding(encoder, files.end_of_text, tuple(template_notes(spec, encoder.template, files)))
 
 
 def _text_of(file: Path) -> str:
@@ -126,13 +132,13 @@ def _object_of(text: str) -> dict[str, Any]:
     return value
 
 
-def source_of(path: str, data_format: Format) -> "DataSource":
-    """A name that exists here is a file or folder, also without `./` before it."""
-    from finetune_api.finetunejob import DataSource
+def source_of(path: str, data_format: Format, settings: list[str] | None) -> "DataSource":
+    """A name that exists here is a file or folder, also without `./` before it. Raises InvalidSpec."""
     from finetune_api.finetunejob.places import is_hub_place
+    from finetune_api.jobfile import data_source
 
     is_bare = is_hub_place(path)
-    return DataSource(path=f"./{path}" if is_bare and Path(path).exists() else path, format=data_format)
+    return data_source(f"./{path}" if is_bare and Path(path).exists() else path, [f"format={data_format}", *(settings or ())])
 
 
 def parsed_rows(sources: "list[DataSource]", split: str, count: Count) -> "Iterator[Parsed]":
@@ -184,14 +190,15 @@ def encoded_rows(items: "Iterable[Parsed]", encoding: Encoding, count: Count, ma
                 continue
             for name, told in TOLD.items():
                 count.told[told] += getattr(result, name)
-            for reason, times in _not_learnt(result):
-                for _ in range(times):
-                    count.drop(reason, item.source, item.row)
+            not_learnt = [reason for reason, times in _not_learnt(result) for _ in range(times)]
+            for reason in not_learnt:
+                count.drop(reason, item.source, item.row)
+            count.dialogues += bool(result.examples)
             for example in result.examples:
-                count.dialogues += 1
+                count.examples += 1
                 count.tokens += len(example.input_ids)
                 count.supervised += sum(map(len, example.supervised))
-                yield Shown(item, example, left_out)
+                yield Shown(item, example, (*left_out, *not_learnt))
 
 
 def _encoded(items: "list[Parsed]", encoding: Encoding, max_length: int | None) -> "Iterator[Encoded]":
@@ -208,11 +215,10 @@ def _encoded(items: "list[Parsed]", encoding: Encoding, max_length: int | None) 
 
 def _not_learnt(result: "Encoded") -> list[tuple[str, int]]:
     """What of a row is lost to the length of an example, or all of it."""
-    turns = [
-        ("answer longer than an example", result.dropped_turns),
-        ("question that does not fit", result.questions_left_out),
-    ]
-    return turns if result.examples or result.dropped_turns else [("nothing to learn from", 1)]
+    from finetune_trainer.preparation.statistics import EXCHANGE_LEFT_OUT, OVERLONG_ANSWER
+
+    turns = [(OVERLONG_ANSWER, result.dropped_turns), (EXCHANGE_LEFT_OUT, result.dropped_exchanges)]
+    return turns if result.examples or any(times for _, times in turns) else [("nothing to learn from", 1)]
 
 
 def row_object(item: "Parsed") -> dict[str, Any]:

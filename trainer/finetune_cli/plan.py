@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetune_api.errors import Problem
     from finetune_api.finetunejob import FineTuneJob, ModelShape
     from finetune_api.plan import Machine
-    from finetune_api.training_run import DataShape, Memory, Plan
+    from finetune_api.training_run import DataShape, Memory, Plan, SplitShape
 
 
 def plan(
@@ -59,7 +59,7 @@ def plan(
     from rich.console import Console
 
     console = Console(highlight=False)
-    _print(console, spec, result, shape or spec.spec.model.shape, price)
+    _print(console, spec, result, shape or spec.spec.model.shape, price, data)
     if refused:
         console.print(_refusals(refused))
 
@@ -177,11 +177,13 @@ def _this_machine() -> "Machine":
 # ---- tables
 
 
-def _print(console: "Console", job: "FineTuneJob", plan: "Plan", shape: "ModelShape | None", price: float | None) -> None:
+def _print(
+    console: "Console", job: "FineTuneJob", plan: "Plan", shape: "ModelShape | None", price: float | None, data: "DataShape | None"
+) -> None:
     from rich.text import Text
 
     console.print(Text.assemble(("Plan of ", "bold"), (job.metadata.name, "bold cyan"), f"  {job.spec.model.name}"))
-    console.print(_run_table(plan, shape, price))
+    console.print(_run_table(plan, shape, price, data))
     if plan.memory:
         console.print(_memory_table(plan.memory))
     if plan.unknown:
@@ -196,16 +198,27 @@ def _refusals(problems: "list[Problem]") -> "Table":
     return _rows("On a cluster the operator refuses it (`finetune run` doesn't)", told)
 
 
-def _run_table(plan: "Plan", shape: "ModelShape | None", price: float | None) -> "Table":
+def _run_table(plan: "Plan", shape: "ModelShape | None", price: float | None, data: "DataShape | None") -> "Table":
     """Batches, steps, time and sizes: each with how it came about."""
     from finetune_trainer.reporting.readable import size
 
     rows = [*_batch_rows(plan), *_step_rows(plan), *_time_rows(plan, price)]
     if shape is not None:
         rows.insert(0, ("model", f"{shape.architecture}, {shape.parameters:,} parameters, {shape.layers} layers x {shape.hidden_size}"))
+    if data is not None and data.train.dialogues:
+        rows.insert(1 if shape is not None else 0, ("data", _examples(data.train)))
     sizes = {"a checkpoint": plan.checkpoint_bytes, "published weights": plan.export_bytes, "to load, a node": plan.host_loading_bytes}
     rows += [(name, size(num_bytes)) for name, num_bytes in sizes.items() if num_bytes is not None]
     return _rows("Run", rows)
+
+
+def _examples(train: "SplitShape") -> str:
+    """Dialogues, and examples where these are more."""
+    tokens = f"{train.tokens:,} tokens, {train.supervised_tokens:,} of them learnt"
+    if train.segments == train.dialogues:
+        return f"{train.dialogues:,} dialogues, {tokens}"
+    why = "several for a dialogue that is longer than a row, or whose template writes an answer otherwise once it goes on"
+    return f"{train.dialogues:,} dialogues in {train.segments:,} examples ({why}), {tokens}"
 
 
 def _batch_rows(plan: "Plan") -> list[tuple[str, str]]:

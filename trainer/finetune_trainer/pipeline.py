@@ -5,6 +5,7 @@ before it left in the folder or in storage, so the same call goes on wherever an
 operator runs the same stages in pods of their own (`pods/`); only what is around them differs.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -44,11 +45,13 @@ from finetune_trainer.reporting.events import (
     StageStarted,
     StepDone,
 )
-from finetune_trainer.reporting.metrics import MetricsFile, TensorBoardSink, read_metrics
+from finetune_trainer.reporting.metrics import MetricsFile, read_metrics
 from finetune_trainer.reporting.report import ReportData, report_data, write_report
+from finetune_trainer.reporting.trackers import check_trackers, trackers
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
+from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.storage.probe import check_writable
 from finetune_trainer.training.places import Places
 from finetune_trainer.training.rank import best_step, check_same_inputs
@@ -75,7 +78,7 @@ def run_job(local: LocalRun) -> Finished:
         frozen = local.folder.frozen_run()
         if frozen is not None:
             _refuse_another_run(local, frozen)
-        sinks = FanOut([local.sink, MetricsFile(local.folder.metrics), TensorBoardSink(local.folder.tensorboard)])
+        sinks = FanOut([local.sink, MetricsFile(local.folder.metrics), *trackers(local.job, os.environ, local.folder.tensorboard)])
         try:
             return _stages(local, frozen, sinks, began)
         finally:
@@ -173,6 +176,7 @@ def _say_what_does_not_apply(job: FineTuneJob, sink: Sink) -> None:
 
 def check_places(local: LocalRun) -> None:
     """What would fail hours later: storage that can't be written or is another run's, a repository that can't be pushed to."""
+    check_trackers(local.job, os.environ)
     storage = job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
     check_writable(storage)
     check_directory(local.folder.model, local.job.metadata.name)
@@ -247,7 +251,7 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
     ) as dashboard:
         if dashboard:
             sink.record(Notice(message=f"Ray dashboard: {dashboard}"))
-        done = driver.train(run, places, sink=sink, stop=local.stop)
+        done = driver.train(run, places, sink=sink, stop=local.stop, attempt=attempt_name())
     if done < total_steps:
         raise Interrupted(f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there")
 

@@ -24,6 +24,8 @@ LOG_IN = "set {field} or HF_TOKEN to a token that may read it, or log in with `h
 # Keys of a Secret, and variables of the environment. Where there is a choice, the libraries' own names.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 GCS_KEY = "GOOGLE_SERVICE_ACCOUNT_KEY"
+# A shorter value is a user's or a bucket's name, or would be found by trying.
+SHORTEST_SECRET = 8
 AZURE_KEYS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
 
 
@@ -86,6 +88,22 @@ class Secrets:
         """Values of keys from one place: a session token of the environment does not belong to keys of a file."""
         found = [self._file(name, key) for key in keys]
         return found if any(found) else [self._environment.get(key) or None for key in keys]
+
+    def masked(self, text: bytes) -> bytes:
+        """The text with every secret that is mounted, and the user's keys of the environment, replaced by ***."""
+        for value in self._known():
+            text = text.replace(value, b"***")
+        return text
+
+    def _known(self) -> list[bytes]:
+        """Values that nobody should read, the longest first; short ones are words that may stand anywhere."""
+        folder = self._environment.get(SECRETS_FOLDER_ENV)
+        names = (*S3_KEYS[1:], *AZURE_KEYS[1:], GCS_KEY, HUB_TOKEN)
+        found = {self._environment[name].encode() for name in names if self._environment.get(name)}
+        for path in Path(folder).glob("*/*") if folder else ():
+            if path.name != "ca.crt" and (value := self._file(path.parent.name, path.name)):
+                found.update(part.encode() for part in value.splitlines())
+        return sorted((value for value in found if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
     def ca_bundle(self, bundle: NamedVolume | None, field: str) -> Path | None:
         """The file `ca.crt` of `field`, in the same folder as secrets. Raises InvalidSpec when there is none."""

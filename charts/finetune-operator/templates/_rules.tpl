@@ -1,7 +1,7 @@
 {{/*
 What the operator may do with the objects of jobs. No verb on Secrets, on logs or on exec; ConfigMaps are made and looked at
-by name, never listed. What a job's own Role grants (get on its FineTuneReport, patch and update on the report's status) is
-among this, because nobody can grant what they don't hold.
+by name, never listed. What a job's own Role grants (get on its FineTuneReport, patch on the report's status) is among this,
+because nobody can grant what they don't hold; update on that status, because Roles of jobs that an earlier version began have it, too.
 */}}
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune.dev]
@@ -25,6 +25,9 @@ among this, because nobody can grant what they don't hold.
 - apiGroups: [ray.io]
   resources: [rayjobs]
   verbs: [get, list, watch, create, delete]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
@@ -36,7 +39,12 @@ among this, because nobody can grant what they don't hold.
   verbs: [get, create]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [rolebindings]
+  verbs: [get, create]
+{{- if .Values.networkPolicy.jobs.enabled }}
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
   verbs: [get, create, patch]
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

@@ -19,14 +19,10 @@ from finetune_api.finetunejob.dataset import (
 from finetune_api.finetunejob.evaluation import Generation
 from finetune_api.finetunejob.job import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.finetunejob.model import BaseModelSpec, ModelShape
-from finetune_api.finetunejob.pods import (
-    NamedVolume,
-    PodSettings,
-    Resources,
-    Toleration,
-    Volume,
-    Workers,
-)
+from finetune_api.finetunejob.pod_env import EnvFrom, EnvVar, ValueFrom
+from finetune_api.finetunejob.pod_placement import Affinity, LabelRequirement, NodeRequirement, Toleration, TopologySpreadConstraint
+from finetune_api.finetunejob.pod_volumes import LocalObject, NamedVolume, Volume
+from finetune_api.finetunejob.pods import GPU_RESOURCE, PodSettings, Resources, Workers
 from finetune_api.finetunejob.publish import DirectoryPublication, Gate, HubPublication, Maximum, Publish, StoragePublication
 from finetune_api.finetunejob.template import ControlTokens, TemplateSpec
 from finetune_api.finetunejob.training import Optimizer, Training, ZeroOptimization
@@ -41,7 +37,9 @@ from finetune_api.finetunejob.types import (
 )
 
 __all__ = [
+    "GPU_RESOURCE",
     "LARGEST_INTEGER",
+    "Affinity",
     "BaseModelSpec",
     "Budget",
     "CheckpointInterval",
@@ -52,6 +50,8 @@ __all__ = [
     "DataSource",
     "Dataset",
     "DirectoryPublication",
+    "EnvFrom",
+    "EnvVar",
     "EvaluationData",
     "FailurePolicy",
     "FineTuneJob",
@@ -60,6 +60,8 @@ __all__ = [
     "Gate",
     "Generation",
     "HubPublication",
+    "LabelRequirement",
+    "LocalObject",
     "Maximum",
     "MessageProperties",
     "Metadata",
@@ -67,6 +69,7 @@ __all__ = [
     "ModelShape",
     "NamedVolume",
     "Natural",
+    "NodeRequirement",
     "Optimizer",
     "PodSettings",
     "Positive",
@@ -79,7 +82,9 @@ __all__ = [
     "StoragePublication",
     "TemplateSpec",
     "Toleration",
+    "TopologySpreadConstraint",
     "Training",
+    "ValueFrom",
     "Volume",
     "Workers",
     "ZeroOptimization",

@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from finetune_api.finetunejob.places import scheme
-from finetune_api.finetunejob.pods import NamedVolume
+from finetune_api.finetunejob.pod_volumes import NamedVolume
 from finetune_api.finetunejob.types import Natural, Place, Positive, SecretName, Spec, Word, at_most_one
 
 

@@ -174,7 +174,9 @@ class Dataset(Spec):
     )
     overlong_turns: Literal["drop", "cut"] = Field(
         default="drop",
-        description="What happens to one turn that is longer than a row: dropped, or cut without its end token. Counted either way.",
+        description="What happens to one turn that is longer than a row: `drop` leaves out the exchange that it is in, a question with its "
+        "answer; `cut` learns as much of an answer as fits, without its end token, and an answer whose question does not fit by itself. "
+        "Counted either way.",
     )
     repeated_messages: Literal["every", "once"] = Field(
         default="every", description="`once` supervises an assistant message that several paths of a tree share in one of them only."

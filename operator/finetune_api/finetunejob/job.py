@@ -18,10 +18,18 @@ from finetune_api.keys import API_VERSION, KIND
 
 
 class FailurePolicy(Spec):
-    """How many failures a job survives. Preemption and node loss are not charged."""
+    """How many failures a job survives. Preemption and node loss are not charged; failed starts, and what leads nowhere, count apart."""
 
     max_failures: Natural = Field(default=3, description="Failures that are charged before the job fails.")
     backoff_seconds: Positive = Field(default=30, description="Wait before the second attempt; doubles up to an hour.")
+    max_failed_starts: Natural = Field(
+        default=10,
+        description="Attempts in a row whose pods may not all have run within `workers.startDeadlineSeconds` before the job fails.",
+    )
+    max_attempts_without_progress: Natural = Field(
+        default=100,
+        description="Attempts in a row that others may end (preempt, delete, lose nodes) without a new checkpoint before the job fails.",
+    )
 
 
 class Budget(Spec):
@@ -30,7 +38,16 @@ class Budget(Spec):
     gpu_hours: Annotated[float, Field(gt=0.0)] | None = Field(
         default=None, description="GPU hours over all attempts. Used up, a checkpoint is committed and the job fails."
     )
-    active_deadline_seconds: Positive | None = Field(default=None, description="Time from the first start.")
+    active_deadline_seconds: Positive | None = Field(
+        default=None,
+        description="Time from the making of the first preparation to the end of the job, with all that it waits for and while it is "
+        "suspended. Passed, pods are asked for a checkpoint and the job fails.",
+    )
+    stage_deadline_seconds: Positive = Field(
+        default=21600,
+        description="Time that preparation, and later publication, may take from its pod's making, with all tries; "
+        "not while Kueue holds it back.",
+    )
 
 
 def _with_held_out_data(field: str) -> Effect:
@@ -55,6 +72,11 @@ class FineTuneJobSpec(Spec):
     checkpoints: Checkpoints = Field(default=Checkpoints(), description="Where and how often the state is saved.")
     evaluation: Evaluation = Field(default=Evaluation(), description="What is measured.")
     generation: Generation = Field(default=Generation(), description="Defaults of the published model.")
+    report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], Field(max_length=3)] = Field(
+        default=["tensorboard"],
+        description="Where curves go besides status, Prometheus and metrics.jsonl: files for TensorBoard beside the checkpoints; Weights & "
+        "Biases with cpuPods.env's WANDB_API_KEY and an image that has wandb; an MLflow server with cpuPods.env's MLFLOW_TRACKING_URI.",
+    )
     publish: Publish = Field(default=Publish(), description="Where the trained model goes.")
     failure_policy: FailurePolicy = Field(default=FailurePolicy(), description="How many failures a job survives.")
     budget: Budget = Field(default=Budget(), description="What a job may use at most.")

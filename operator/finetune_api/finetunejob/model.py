@@ -15,7 +15,7 @@ class ModelShape(Spec):
     architecture: Word = Field(description="Transformers class, for example `GPTBigCodeForCausalLM`.")
     layers: Positive = Field(description="Decoder layers.")
     hidden_size: Positive = Field(description="Width of the residual stream.")
-    intermediate_size: Positive = Field(description="Width of the feed-forward layer.")
+    intermediate_size: Positive = Field(description="Width of the feed-forward layer; of experts, of all that one token is sent to.")
     attention_heads: Positive = Field(description="Query heads.")
     key_value_heads: Positive = Field(description="Key and value heads; 1 is multi-query.")
     head_size: Positive = Field(description="Width of one head.")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from finetune_api.finetunejob.effects import FieldErrors
 from finetune_api.finetunejob.hub_ids import LONGEST_PART, REPOSITORY, hub_id_problem, like_hub_id
 from finetune_api.finetunejob.places import is_like_an_address
-from finetune_api.finetunejob.pods import NamedVolume
+from finetune_api.finetunejob.pod_volumes import NamedVolume
 from finetune_api.finetunejob.types import Place, Prose, SecretKey, SecretName, Spec, Word, at_most_one
 
 

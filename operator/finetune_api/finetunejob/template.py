@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from finetune_api.finetunejob.effects import Effect
-from finetune_api.finetunejob.pods import FreeObject
-from finetune_api.finetunejob.types import Prose, Spec, Word, whole
+from finetune_api.finetunejob.types import FreeObject, Prose, Spec, Word, whole
 
 Jinja = Annotated[str, Field(min_length=1, max_length=65536)]
 # What `apply_chat_template` gives a template, and the names that its environment has.

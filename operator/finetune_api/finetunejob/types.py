@@ -23,6 +23,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Word = Annotated[str, Field(min_length=1, max_length=256)]
 Place = Annotated[str, Field(min_length=1, max_length=1024)]
 Prose = Annotated[str, Field(max_length=16384)]
+# Of any form: what is in it is judged elsewhere.
+FreeObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 # Names of Kubernetes objects (DNS subdomain, DNS label), keys inside a Secret or ConfigMap, values of labels.
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253)]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]

@@ -20,7 +20,7 @@ def role(owner: Owner) -> Manifest:
     names = [keys.report_name(owner.name)]
     rules = [
         {"apiGroups": [keys.GROUP], "resources": [REPORTS], "resourceNames": names, "verbs": ["get"]},
-        {"apiGroups": [keys.GROUP], "resources": [f"{REPORTS}/status"], "resourceNames": names, "verbs": ["patch", "update"]},
+        {"apiGroups": [keys.GROUP], "resources": [f"{REPORTS}/status"], "resourceNames": names, "verbs": ["patch"]},
     ]
     return {
         "apiVersion": f"{_RBAC}/v1",
@@ -32,12 +32,12 @@ def role(owner: Owner) -> Manifest:
 
 def role_binding(job: FineTuneJob, owner: Owner) -> Manifest:
     """Gives the Role to whoever the head runs as."""
-    name = keys.access_name(owner.name)
-    subject = {"kind": "ServiceAccount", "name": head_service_account(job, owner), "namespace": owner.namespace}
+    account = head_service_account(job, owner)
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": owner.namespace}
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "RoleBinding",
-        "metadata": owner.metadata(name, keys.TRAINING),
-        "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": name},
+        "metadata": owner.metadata(keys.binding_name(owner.name, account), keys.TRAINING),
+        "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": keys.access_name(owner.name)},
         "subjects": [subject],
     }

@@ -2,18 +2,21 @@
 
 from typing import Final
 
+from finetune_api.finetunejob import PodSettings
 from finetune_api.pod_result import EXIT_INVALID_INPUT, EXIT_STOPPED
 from finetune_operator import keys
 from finetune_operator.resources.owner import Manifest, Owner
+from finetune_operator.resources.pods import labels
 
 # Pods after the first one. The Job controller waits 10 s, 20 s, 40 s between them.
 RETRIES: Final = 3
 
 
-def batch_job(name: str, stage: str, template: Manifest, owner: Owner, queue: str | None) -> Manifest:
+def batch_job(name: str, stage: str, template: Manifest, owner: Owner, settings: PodSettings) -> Manifest:
     """A Job around the template. The operator deletes it; it has no deadline or TTL, and Kueue alone may suspend it."""
     metadata = owner.metadata(name, stage)
-    metadata["labels"] |= {keys.QUEUE_LABEL: queue} if queue else {}
+    queue = settings.queue_name
+    metadata["labels"] = labels(settings, metadata["labels"]) | ({keys.QUEUE_LABEL: queue} if queue else {})
     spec = {
         "backoffLimit": RETRIES,
         "podFailurePolicy": {"rules": _failure_rules()},

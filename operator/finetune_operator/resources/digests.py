@@ -7,38 +7,28 @@ are left out.
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
+from finetune_api.field_use import Use, selected
 from finetune_api.finetunejob import FineTuneJob
-
-# How checkpoints are kept and how often they are made is the training's business alone.
-_CHECKPOINTS_IN_TRAINING = {"keep", "every"}
-# Of the workers, what CPU pods take over.
-_SHARED_BY_CPU_PODS = {"image", "service_account_name"}
 
 
 def preparation_digest(job: FineTuneJob) -> str:
     """SHA-256 (hex) over what preparation reads and runs with; `spec.retry` is in it, so that raising it tries again."""
-    return _digest(
-        {"preparation": _fields(job, {"model", "dataset", "template", "training", "cpu_pods", "retry", "publish"}), **_shared(job)}
-    )
+    return _digest(_fields(job, "preparation", lambda use: use.preparation))
 
 
 def publication_digest(run_digest: str, job: FineTuneJob) -> str:
     """The same for publication: the frozen run, and what may have changed since."""
-    return _digest({"run": run_digest, "publication": _fields(job, {"publish", "generation", "cpu_pods", "retry"}), **_shared(job)})
+    return _digest({"run": run_digest, **_fields(job, "publication", lambda use: use.publication)})
 
 
-def _shared(job: FineTuneJob) -> dict[str, Any]:
-    spec = job.spec
-    return {
-        "checkpoints": spec.checkpoints.model_dump(mode="json", by_alias=True, exclude=_CHECKPOINTS_IN_TRAINING, exclude_defaults=True),
-        "workers": spec.workers.model_dump(mode="json", by_alias=True, include=_SHARED_BY_CPU_PODS, exclude_defaults=True),
-    }
-
-
-def _fields(job: FineTuneJob, names: set[str]) -> dict[str, Any]:
-    return job.spec.model_dump(mode="json", by_alias=True, include=names, exclude_defaults=True)
+def _fields(job: FineTuneJob, stage: str, wanted: Callable[[Use], bool]) -> dict[str, Any]:
+    """What the stage reads; what it shares with training stands apart, and is there even where it is empty."""
+    fields = selected(job.spec, wanted)
+    shared = {name: fields.pop(name, {}) for name in ("checkpoints", "workers")}
+    return {stage: fields, **shared}
 
 
 def _digest(value: dict[str, Any]) -> str:

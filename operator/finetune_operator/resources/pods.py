@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_api.finetunejob import FineTuneJob, PodSettings, Resources
+from pydantic import BaseModel
+
+from finetune_api.finetunejob import EnvVar, FineTuneJob, PodSettings, Resources
 from finetune_api.pod_checks import is_reserved
 from finetune_operator import keys
 from finetune_operator.resources.owner import Manifest, Owner
@@ -16,6 +18,8 @@ from finetune_operator.resources.volumes import Mounted
 from finetune_operator.settings import Settings
 
 USER_ID: Final = 1000
+# Ray and torch ask who runs them; a user that a platform assigns has no name in the image. getpass looks here first.
+USER_NAME: Final = {"USER": "finetune", "LOGNAME": "finetune"}
 
 # A CPU pod that asks for nothing would be the first to be evicted, and the last to get a processor.
 CPU_POD_REQUESTS: Final = {"cpu": "500m", "memory": "2Gi"}
@@ -40,6 +44,8 @@ class PodParts:
     service_account: str | None
     annotations: Mapping[str, str]
     affinity: Manifest | None
+    # Beside the operator's.
+    pull_secrets: tuple[str, ...]
     # Seconds between SIGTERM and SIGKILL; None is Kubernetes' 30.
     grace_seconds: int | None = None
     # Whether the pod asks for a checkpoint before it is stopped.
@@ -48,26 +54,34 @@ class PodParts:
 
 def pod_template(parts: PodParts, owner: Owner, settings: Settings) -> Manifest:
     """The template of a pod with one container that runs once."""
-    metadata: Manifest = {"labels": owner.labels(parts.stage)}
-    if parts.annotations:
-        metadata["annotations"] = dict(parts.annotations)
     spec: Manifest = {
         "restartPolicy": "Never",
         # A token only where one is mounted on purpose; the service account is for a cloud's identity (IRSA) as well.
         "automountServiceAccountToken": False,
         # A Service called `ray` would otherwise put RAY_PORT into the environment.
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": pod_security(settings),
         "containers": [_container(parts, settings)],
         "volumes": [volume.volume() for volume in parts.volumes],
         **scheduling(parts.settings, parts.affinity),
-        **pull_secrets(settings),
+        **pull_secrets(settings, *parts.pull_secrets),
     }
     if parts.service_account is not None:
         spec["serviceAccountName"] = parts.service_account
     if parts.grace_seconds is not None:
         spec["terminationGracePeriodSeconds"] = parts.grace_seconds
-    return {"metadata": metadata, "spec": spec}
+    return {"metadata": metadata(parts.settings, owner.labels(parts.stage), parts.annotations), "spec": spec}
+
+
+def metadata(user: PodSettings, ours: Mapping[str, str], annotations: Mapping[str, str]) -> Manifest:
+    """A pod's labels and annotations: ours win over the user's."""
+    told = user.annotations | dict(annotations)
+    return {"labels": labels(user, ours)} | ({"annotations": told} if told else {})
+
+
+def labels(user: PodSettings, ours: Mapping[str, str]) -> dict[str, str]:
+    """Labels of a pod, or of what makes it: ours win over the user's."""
+    return user.labels | dict(ours)
 
 
 def _container(parts: PodParts, settings: Settings) -> Manifest:
@@ -77,6 +91,7 @@ def _container(parts: PodParts, settings: Settings) -> Manifest:
         **pull_policy(settings),
         **({"command": list(parts.command)} if parts.command is not None else {}),
         "env": environment(parts.defaults, parts.settings, parts.environment),
+        **environment_objects(parts.settings),
         "resources": parts.resources,
         "securityContext": container_security(),
         "volumeMounts": [volume.mount() for volume in parts.volumes],
@@ -91,16 +106,10 @@ def _container(parts: PodParts, settings: Settings) -> Manifest:
 # ---- security
 
 
-def pod_security() -> Manifest:
+def pod_security(settings: Settings) -> Manifest:
     """A pod's part of the `restricted` standard. Changing the group of a large volume's files once is enough."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER_ID,
-        "runAsGroup": USER_ID,
-        "fsGroup": USER_ID,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+    ids = {} if settings.assigned_ids else {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
+    return {"runAsNonRoot": True, **ids, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def container_security() -> Manifest:
@@ -126,9 +135,21 @@ def pull_policy(settings: Settings) -> Manifest:
     return {"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}
 
 
-def pull_secrets(settings: Settings) -> Manifest:
-    """The pod's image pull Secrets."""
-    return {"imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets]} if settings.image_pull_secrets else {}
+def pull_secrets(settings: Settings, *users: str) -> Manifest:
+    """The pod's image pull Secrets: the operator's and the user's."""
+    names = dict.fromkeys((*settings.image_pull_secrets, *users))
+    return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
+
+
+def workers_pull(job: FineTuneJob) -> tuple[str, ...]:
+    """Pull Secrets that the job has for its workers."""
+    return tuple(secret.name for secret in job.spec.workers.image_pull_secrets)
+
+
+def cpu_pods_pull(job: FineTuneJob) -> tuple[str, ...]:
+    """The same for CPU pods, which run the workers' image unless they have one of their own."""
+    own = tuple(secret.name for secret in job.spec.cpu_pods.image_pull_secrets)
+    return own if job.spec.cpu_pods.image else (*own, *workers_pull(job))
 
 
 # ---- service accounts
@@ -156,15 +177,31 @@ def common_environment(owner: Owner) -> dict[str, str]:
         keys.SCRATCH_ENV: keys.SCRATCH_FOLDER,
         # Caches of libraries go where there is room.
         "HOME": keys.SCRATCH_FOLDER,
+        **USER_NAME,
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 
 
 def environment(defaults: Mapping[str, str], user: PodSettings, ours: Mapping[str, str]) -> list[Manifest]:
     """The container's variables: ours win over the user's, and the user's over defaults."""
-    wanted = {variable.name: variable.value for variable in user.env if not is_reserved(variable.name)}
-    merged = {**defaults, **wanted, **ours}
-    return [{"name": name, "value": value} for name, value in merged.items()]
+    wanted = {variable.name: _variable(variable) for variable in user.env if not is_reserved(variable.name)}
+    merged = _values(defaults) | wanted | _values(ours)
+    return list(merged.values())
+
+
+def environment_objects(user: PodSettings) -> Manifest:
+    """The container's Secrets and ConfigMaps whose keys are variables."""
+    return {"envFrom": [as_written(source) for source in user.env_from]} if user.env_from else {}
+
+
+def _variable(variable: EnvVar) -> Manifest:
+    if variable.value_from is None:
+        return {"name": variable.name, "value": variable.value}
+    return {"name": variable.name, "valueFrom": as_written(variable.value_from)}
+
+
+def _values(variables: Mapping[str, str]) -> dict[str, Manifest]:
+    return {name: {"name": name, "value": value} for name, value in variables.items()}
 
 
 # ---- resources
@@ -179,6 +216,22 @@ def resources(user: Resources, defaults: Mapping[str, str] | None = None) -> Man
 
 
 # ---- scheduling
+
+
+def as_written(value: BaseModel) -> Manifest:
+    """An object of the spec that is an object of Kubernetes too, without what is its default in both."""
+    return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def affinity(user: PodSettings) -> Manifest | None:
+    """The user's affinity."""
+    return as_written(user.affinity) if user.affinity else None
+
+
+def beside_workers(job: FineTuneJob) -> PodSettings:
+    """The settings of CPU pods without which the workers can't go on: who preempts one of them would end the workers' run."""
+    cpu_pods = job.spec.cpu_pods
+    return cpu_pods.model_copy(update={"priority_class_name": cpu_pods.priority_class_name or job.spec.workers.priority_class_name})
 
 
 def scheduling(user: PodSettings, affinity: Manifest | None) -> Manifest:

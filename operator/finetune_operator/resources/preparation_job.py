@@ -24,7 +24,8 @@ def preparation_job(job: FineTuneJob, owner: Owner, settings: Settings) -> Manif
         volumes=(*volumes.scratch(), volumes.job_file(), *volumes.preparation_secrets(job), *volumes.users(job.spec.cpu_pods)),
         service_account=pods.cpu_pod_service_account(job),
         annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
-        affinity=job.spec.cpu_pods.affinity,
+        affinity=pods.affinity(job.spec.cpu_pods),
+        pull_secrets=pods.cpu_pods_pull(job),
     )
     name = keys.preparation_name(owner.name, preparation_digest(job))
-    return batch_job(name, keys.PREPARATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods.queue_name)
+    return batch_job(name, keys.PREPARATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods)

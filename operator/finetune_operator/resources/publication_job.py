@@ -29,8 +29,9 @@ def publication_job(run_digest: str, job: FineTuneJob, owner: Owner, settings: S
             *volumes.users(job.spec.cpu_pods),
         ),
         service_account=pods.cpu_pod_service_account(job),
-        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
-        affinity=job.spec.cpu_pods.affinity,
+        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job, settings.contract)},
+        affinity=pods.affinity(job.spec.cpu_pods),
+        pull_secrets=pods.cpu_pods_pull(job),
     )
     name = keys.publication_name(owner.name, publication_digest(run_digest, job))
-    return batch_job(name, keys.PUBLICATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods.queue_name)
+    return batch_job(name, keys.PUBLICATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods)

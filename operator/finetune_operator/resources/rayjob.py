@@ -5,7 +5,9 @@ applied again, because Kueue edits it. `entrypoint` and `rayStartParams` end up 
 and whole numbers, never text of the spec. What the driver needs is in files.
 """
 
-from typing import Any, Final
+from collections.abc import Sequence
+from math import ceil
+from typing import Final
 
 from finetune_api.checks import device
 from finetune_api.finetunejob import FineTuneJob
@@ -13,6 +15,7 @@ from finetune_api.pod_checks import job_json
 from finetune_api.quantity import number
 from finetune_operator import keys
 from finetune_operator.resources import pods, submitter, volumes
+from finetune_operator.resources.avoidance import avoiding
 from finetune_operator.resources.owner import Manifest, Owner
 from finetune_operator.settings import Settings
 
@@ -35,13 +38,26 @@ RAY_ENVIRONMENT: Final = {
 # A worker has this long after its checkpoint to end, the head this long: it outlives the workers.
 _WORKER_MARGIN_SECONDS: Final = 30
 _HEAD_MARGIN_SECONDS: Final = 60
+# KubeRay's deadlines are for when there is no operator: where there is one, it acts first and says more.
+_KUBERAY_MARGIN_SECONDS: Final = 120
+# KubeRay counts them in 32 bits.
+_MOST_SECONDS: Final = 2**31 - 1
 
 
-def rayjob(job: FineTuneJob, run_digest: str, attempt: int, owner: Owner, settings: Settings) -> Manifest:
-    """The RayJob of an attempt."""
+def rayjob(
+    job: FineTuneJob,
+    run_digest: str,
+    attempt: int,
+    owner: Owner,
+    settings: Settings,
+    *,
+    avoided: Sequence[str] = (),
+    seconds_left: float | None = None,
+) -> Manifest:
+    """The RayJob of an attempt. `avoided`: nodes on which others failed. `seconds_left`: how long it may last; None is for ever."""
     queue = job.spec.workers.queue_name
     metadata = owner.metadata(keys.rayjob_name(owner.name, attempt), keys.TRAINING)
-    metadata["labels"] |= {keys.QUEUE_LABEL: queue} if queue else {}
+    metadata["labels"] = pods.labels(job.spec.workers, metadata["labels"]) | ({keys.QUEUE_LABEL: queue} if queue else {})
     metadata["annotations"] = {keys.NO_HEAD_RESTART_ANNOTATION: "true"}
     spec: Manifest = {
         "submissionMode": submitter.SUBMISSION_MODE,
@@ -51,28 +67,38 @@ def rayjob(job: FineTuneJob, run_digest: str, attempt: int, owner: Owner, settin
         # Attempts are counted and spaced by us; KubeRay's own retry erases why one failed.
         "backoffLimit": 0,
         "shutdownAfterJobFinishes": True,
+        **_deadlines(job, seconds_left),
         "rayClusterSpec": {
             "rayVersion": settings.ray_version,
             "authOptions": {"mode": "token"},
             "enableInTreeAutoscaling": False,
-            "headGroupSpec": _head(job, run_digest, owner, settings),
-            "workerGroupSpecs": [_workers(job, owner, settings)],
+            "headGroupSpec": _head(job, run_digest, owner, settings, avoided),
+            "workerGroupSpecs": [_workers(job, owner, settings, avoided)],
         },
     }
     return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
 
 
+def _deadlines(job: FineTuneJob, seconds_left: float | None) -> Manifest:
+    """What KubeRay ends the RayJob after, both counted from its admission: without all of its pods, and in all."""
+    start = job.spec.workers.start_deadline_seconds + _KUBERAY_MARGIN_SECONDS
+    deadlines = {"preRunningDeadlineSeconds": min(start, _MOST_SECONDS)}
+    if seconds_left is not None:
+        deadlines["activeDeadlineSeconds"] = min(max(ceil(seconds_left), 1), _MOST_SECONDS)
+    return deadlines
+
+
 # ---- the head
 
 
-def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings) -> Manifest:
+def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings, avoided: Sequence[str]) -> Manifest:
     """The head group: it offers Ray nothing, so that no rank lands there."""
     parts = pods.PodParts(
         stage=keys.TRAINING,
         container=keys.HEAD_CONTAINER,
         image=pods.cpu_pod_image(job, settings),
         command=None,
-        settings=job.spec.cpu_pods,
+        settings=pods.beside_workers(job),
         environment=_environment(owner, settings)
         | {
             keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}",
@@ -83,8 +109,9 @@ def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings) -
         resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),
         volumes=_head_volumes(job, run_digest, owner),
         service_account=pods.head_service_account(job, owner),
-        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
-        affinity=job.spec.cpu_pods.affinity,
+        annotations={keys.JOB_SPEC_ANNOTATION: job_json(job, settings.contract)},
+        affinity=avoiding(pods.affinity(job.spec.cpu_pods), avoided),
+        pull_secrets=pods.cpu_pods_pull(job),
         grace_seconds=settings.stop_seconds + _HEAD_MARGIN_SECONDS,
         checkpoint_before_stop=True,
     )
@@ -113,7 +140,7 @@ def ranks_per_node(job: FineTuneJob) -> int:
     return job.spec.workers.world_size // job.spec.workers.nodes
 
 
-def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
+def _workers(job: FineTuneJob, owner: Owner, settings: Settings, avoided: Sequence[str]) -> Manifest:
     """The worker group: all or nothing, as many pods as nodes."""
     workers = job.spec.workers
     parts = pods.PodParts(
@@ -128,7 +155,8 @@ def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
         volumes=(*volumes.scratch(), *volumes.model_cache(job), *volumes.training_secrets(job), *volumes.users(workers)),
         service_account=workers.service_account_name or keys.access_name(owner.name),
         annotations={},
-        affinity=_one_pod_a_node(job, owner),
+        affinity=avoiding(_one_pod_a_node(job, owner), avoided),
+        pull_secrets=pods.workers_pull(job),
         grace_seconds=settings.stop_seconds + _WORKER_MARGIN_SECONDS,
         checkpoint_before_stop=True,
     )
@@ -137,7 +165,7 @@ def _workers(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
     # its GPUs for the whole grace period.
     template["spec"]["shareProcessNamespace"] = True
     if workers.topology_spread_constraints:
-        template["spec"]["topologySpreadConstraints"] = workers.topology_spread_constraints
+        template["spec"]["topologySpreadConstraints"] = [pods.as_written(constraint) for constraint in workers.topology_spread_constraints]
     ranks = ranks_per_node(job)
     return {
         "groupName": keys.WORKER_GROUP,
@@ -160,7 +188,7 @@ def _worker_resources(job: FineTuneJob) -> Manifest:
     workers = job.spec.workers
     if device(job.spec) != "gpu":
         return pods.resources(workers.resources)
-    gpus = {keys.GPU: str(workers.gpus_per_node)}
+    gpus = {workers.gpu: str(workers.gpus_per_node)}
     requests, limits = dict(workers.resources.requests) | gpus, dict(workers.resources.limits) | gpus
     return pods.resources(workers.resources.model_copy(update={"requests": requests, "limits": limits}))
 
@@ -174,7 +202,7 @@ def _threads(job: FineTuneJob) -> dict[str, str]:
 
 def _one_pod_a_node(job: FineTuneJob, owner: Owner) -> Manifest | None:
     """The user's affinity, and for several nodes a rule that no two workers of the job share one."""
-    affinity: dict[str, Any] = job.spec.workers.affinity or {}
+    affinity = pods.affinity(job.spec.workers) or {}
     if job.spec.workers.nodes == 1:
         return affinity or None
     term = {

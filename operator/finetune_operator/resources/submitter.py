@@ -24,24 +24,25 @@ _MEMORY: Final = "1Gi"
 def submitter_pod(job: FineTuneJob, owner: Owner, settings: Settings) -> Manifest:
     """The pod's template: no Secret, no token, no file of the job. It runs where CPU pods may run."""
     places = (volumes.temporary(),)
+    environment = {"HOME": keys.TEMPORARY_FOLDER, **pods.USER_NAME, "RAY_USAGE_STATS_ENABLED": "0"}
     container = {
         "name": keys.SUBMITTER_CONTAINER,
         "image": pods.cpu_pod_image(job, settings),
         **pods.pull_policy(settings),
-        "env": [{"name": "HOME", "value": keys.TEMPORARY_FOLDER}, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": _MEMORY}},
         "securityContext": pods.container_security(),
         "volumeMounts": [place.mount() for place in places],
     }
-    cpu_pods = job.spec.cpu_pods
+    cpu_pods = pods.beside_workers(job)
     spec = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pods.pod_security(),
+        "securityContext": pods.pod_security(settings),
         "containers": [container],
         "volumes": [place.volume() for place in places],
-        **pods.scheduling(cpu_pods, cpu_pods.affinity),
-        **pods.pull_secrets(settings),
+        **pods.scheduling(cpu_pods, pods.affinity(cpu_pods)),
+        **pods.pull_secrets(settings, *pods.cpu_pods_pull(job)),
     }
-    return {"metadata": {"labels": owner.labels(keys.TRAINING)}, "spec": spec}
+    return {"metadata": pods.metadata(cpu_pods, owner.labels(keys.TRAINING), {}), "spec": spec}

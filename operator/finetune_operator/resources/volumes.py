@@ -26,6 +26,7 @@ class Mounted:
     path: str
     source: Manifest
     read_only: bool = False
+    sub_path: str | None = None
 
     def volume(self) -> Manifest:
         """The pod's volume."""
@@ -33,7 +34,8 @@ class Mounted:
 
     def mount(self) -> Manifest:
         """The container's mount."""
-        return {"name": self.name, "mountPath": self.path} | ({"readOnly": True} if self.read_only else {})
+        part = {"subPath": self.sub_path} if self.sub_path else {}
+        return {"name": self.name, "mountPath": self.path} | part | ({"readOnly": True} if self.read_only else {})
 
 
 # ---- ours
@@ -151,7 +153,14 @@ def _secret_folders(named: Iterable[Named | None]) -> tuple[Mounted, ...]:
 def users(settings: PodSettings) -> tuple[Mounted, ...]:
     """What the user mounts in these pods."""
     return tuple(
-        Mounted(name=volume.name, path=volume.mount_path, source=_source(volume), read_only=volume.read_only) for volume in settings.volumes
+        Mounted(
+            name=volume.name,
+            path=volume.mount_path,
+            source=_source(volume),
+            read_only=volume.read_only,
+            sub_path=volume.sub_path,
+        )
+        for volume in settings.volumes
     )
 
 
@@ -167,6 +176,9 @@ def _source(volume: Volume) -> Manifest:
         storage_class = volume.ephemeral.storage_class_name
         named = {"storageClassName": storage_class} if storage_class is not None else {}
         return {"ephemeral": {"volumeClaimTemplate": {"spec": claim | named}}}
+    if volume.csi is not None:
+        # A driver is told on its volume that nobody writes, not on the mount alone.
+        return {"csi": volume.csi.model_dump(by_alias=True, exclude_defaults=True) | ({"readOnly": True} if volume.read_only else {})}
     assert volume.empty_dir is not None, "the model allows exactly one source"
     limit = {"sizeLimit": volume.empty_dir.size_limit} if volume.empty_dir.size_limit else {}
     medium = {"medium": volume.empty_dir.medium} if volume.empty_dir.medium else {}

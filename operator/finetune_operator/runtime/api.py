@@ -112,10 +112,10 @@ class Api:
         pool_size: int = 16,
         timeout_seconds: float = 30,
         user_agent: str,
-        observe: Callable[[str, str], None] | None = None,
+        observe: Callable[[str, str, str], None] | None = None,
         clock: Clock | None = None,
     ) -> "Api":
-        """By a kubeconfig, or as the pod's service account when there is none. `observe(method, code)` is told of each exchange.
+        """By a kubeconfig, or as the pod's service account when there is none. `observe(method, code, host)` is told of each exchange.
 
         Nothing is sent yet. Raises kubernetes.config.ConfigException when the configuration can't be read.
         """
@@ -186,13 +186,19 @@ class Api:
         label_selector: str = "",
         timeout_seconds: float = 240,
         read_timeout_seconds: float = 90,
+        from_the_beginning: bool = False,
     ) -> Watch:
         """What changes after `resource_version`, bookmarks too.
+
+        `from_the_beginning`: first all objects that there are, as ADDED, up to a bookmark that says so (WatchEvent.is_all). The API server
+        answers from its cache, where it may read a list from etcd. Without its feature gate WatchList it raises Invalid.
 
         The server ends it after `timeout_seconds`. It also ends after `read_timeout_seconds` of silence: the server sends a bookmark
         about every minute, so a longer silence is a connection whose other end is gone.
         """
+        stream = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"} if from_the_beginning else {}
         query = {
+            **stream,
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
@@ -212,10 +218,13 @@ class Api:
         response.close()
         raise api_error(response.status, body, response.headers, request)
 
-    def create(self, resource: Resource, namespace: str | None, manifest: Json, *, strict: bool = True) -> Json:
-        """Create; `strict` refuses fields that the server doesn't know, which it would drop in silence."""
-        path = resource.path(namespace) + ("?fieldValidation=Strict" if strict else "")
-        return self._call("POST", path, manifest)
+    def create(self, resource: Resource, namespace: str | None, manifest: Json, *, strict: bool = True, dry_run: bool = False) -> Json:
+        """Create; `strict` refuses fields that the server doesn't know, which it would drop in silence.
+
+        `dry_run`: everything but the storing: schema, rights, quotas and admission answer as they would.
+        """
+        query = {"fieldValidation": "Strict" if strict else "", "dryRun": "All" if dry_run else ""}
+        return self._call("POST", _with_query(resource.path(namespace), query), manifest)
 
     def replace(self, resource: Resource, namespace: str | None, name: str, manifest: Json, *, subresource: str | None = None) -> Json:
         """Put the whole object; with metadata.resourceVersion in it, only if nobody has changed it since (else Conflict)."""
@@ -226,12 +235,20 @@ class Api:
         return self._call("PATCH", resource.path(namespace, name, subresource), patch, MERGE_PATCH)
 
     def delete(
-        self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None, propagation: str = "Background"
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        propagation: str = "Background",
     ) -> None:
-        """Delete, and only the object with `uid` if given (else Conflict); NotFound when there is none."""
+        """Delete, and only the object with `uid` and as of `resource_version` where given (else Conflict); NotFound when there is none."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        if given := {name: value for name, value in preconditions.items() if value is not None}:
+            options["preconditions"] = given
         self._call("DELETE", resource.path(namespace, name), options)
 
     def close(self) -> None:
@@ -264,4 +281,5 @@ class Api:
 
 
 def _with_query(path: str, query: dict[str, str]) -> str:
-    return f"{path}?{urlencode({name: value for name, value in query.items() if value})}"
+    given = {name: value for name, value in query.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path

@@ -30,7 +30,9 @@ class Requeue:
 class ReconcileMetrics(Protocol):
     """What a controller tells of itself; see metrics.py."""
 
+    def watch(self, workers: int, active: Callable[[], int]) -> None: ...
     def reconciled(self, result: str, seconds: float) -> None: ...
+    def panicked(self) -> None: ...
 
 
 class Controller(Generic[Key]):
@@ -45,11 +47,14 @@ class Controller(Generic[Key]):
         workers: int = 4,
         name: str = "controller",
         metrics: ReconcileMetrics | None = None,
+        foreseen: tuple[type[Exception], ...] = (),
     ) -> None:
+        """`foreseen`: failures of `reconcile` beside ApiError that are no fault of the program."""
         self._queue = queue
         self._reconcile = reconcile
         self._clock = clock
         self._metrics = metrics
+        self._foreseen: tuple[type[Exception], ...] = (ApiError, *foreseen)
         self._name = name
         self._busy: dict[str, tuple[Key, float]] = {}  # thread -> its key, since when
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(workers)]
@@ -57,6 +62,8 @@ class Controller(Generic[Key]):
         self._working = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()  # no worker is left
+        if metrics:
+            metrics.watch(workers, self._busy.__len__)
 
     def start(self) -> None:
         """Start the workers."""
@@ -125,9 +132,11 @@ class Controller(Generic[Key]):
         again = log.bind(controller=self._name, key=str(key), failures=self._queue.failures(key) + 1)
         if isinstance(error, Conflict | NotPermitted):  # the cache was behind, or another process leads: no fault
             again.info("reconcile again", error=str(error))
-        elif isinstance(error, ApiError):
+        elif isinstance(error, self._foreseen):
             again.warning("reconcile failed", error=str(error))
         else:
             again.exception("reconcile failed")
+            if self._metrics:
+                self._metrics.panicked()
         after = error.retry_after_seconds if isinstance(error, ApiError) else None
         self._queue.add_rate_limited(key, min(after or 0.0, PATIENCE_SECONDS))

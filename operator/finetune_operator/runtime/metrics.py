@@ -1,24 +1,27 @@
-"""Prometheus metrics of the runtime, named as controller-runtime's so that its dashboards and alerts fit.
+"""Prometheus metrics of the runtime: controller-runtime's names and labels, all of them, so that its dashboards and alerts fit.
 
-The registry is the caller's. Labels are few and bounded: no object's name is ever one.
+The registry is the caller's. Labels are few and bounded: no object's name is ever one. What this runtime doesn't know, such as a
+reconcile's own time limit, is there and stays 0, as in a program of controller-runtime that doesn't use it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 # client-go's: 10 ns to 1,000 s, of which the first below 100 us say nothing here.
 QUEUE_BUCKETS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 RECONCILE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+RESULTS: Final = ("success", "requeue", "requeue_after", "error")
 
 
 class RuntimeMetrics:
     """Made once per registry; gives queues, controllers, the API client and the elector what they report to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        queue, reconcile = ["name"], ["controller"]
+        # A controller's queue has its name, which controller-runtime says twice.
+        queue, reconcile = ["name", "controller"], ["controller"]
         self._depth = Gauge("workqueue_depth", "Keys that wait for a worker.", queue, registry=registry)
         self._adds = Counter("workqueue_adds_total", "Keys added.", queue, registry=registry)
         self._retries = Counter("workqueue_retries_total", "Keys added again after a failure.", queue, registry=registry)
@@ -26,37 +29,69 @@ class RuntimeMetrics:
             "workqueue_queue_duration_seconds", "From add to a worker.", queue, buckets=QUEUE_BUCKETS, registry=registry
         )
         self._worked = Histogram("workqueue_work_duration_seconds", "With a worker.", queue, buckets=QUEUE_BUCKETS, registry=registry)
+        self._unfinished = Gauge(
+            "workqueue_unfinished_work_seconds", "For how long all keys with a worker have been there, added up.", queue, registry=registry
+        )
+        self._longest = Gauge(
+            "workqueue_longest_running_processor_seconds", "For how long the oldest key has been with its worker.", queue, registry=registry
+        )
         self._results = Counter("controller_runtime_reconcile_total", "Reconciles by result.", ["controller", "result"], registry=registry)
         self._errors = Counter("controller_runtime_reconcile_errors_total", "Reconciles that failed.", reconcile, registry=registry)
+        self._panics = Counter(
+            "controller_runtime_reconcile_panics_total", "Reconciles that failed by a fault of the operator.", reconcile, registry=registry
+        )
+        self._terminal = Counter(
+            "controller_runtime_terminal_reconcile_errors_total", "0: every failure is tried again.", reconcile, registry=registry
+        )
+        self._timeouts = Counter(
+            "controller_runtime_reconcile_timeouts_total", "0: calls have time limits, reconciles don't.", reconcile, registry=registry
+        )
         self._seconds = Histogram(
             "controller_runtime_reconcile_time_seconds", "Length of a reconcile.", reconcile, buckets=RECONCILE_BUCKETS, registry=registry
         )
+        self._workers = Gauge("controller_runtime_max_concurrent_reconciles", "Workers.", reconcile, registry=registry)
+        self._active = Gauge("controller_runtime_active_workers", "Workers that have a key.", reconcile, registry=registry)
         self._leading = Gauge("leader_election_master_status", "1 while this process leads.", ["name"], registry=registry)
-        self._requests = Counter("rest_client_requests_total", "Calls to the API server.", ["code", "method"], registry=registry)
+        self._slow = Counter(
+            "leader_election_slowpath_total", "0: a renewal reads the lease only when its write failed.", ["name"], registry=registry
+        )
+        self._requests = Counter("rest_client_requests_total", "Calls to the API server.", ["code", "method", "host"], registry=registry)
+        ProcessCollector(registry=registry)
 
     def queue(self, name: str) -> "OneQueue":
         """For a WorkQueue."""
         return OneQueue(
-            _depth=self._depth.labels(name),
-            _adds=self._adds.labels(name),
-            _retries=self._retries.labels(name),
-            _waited=self._waited.labels(name),
-            _worked=self._worked.labels(name),
+            _depth=self._depth.labels(name, name),
+            _adds=self._adds.labels(name, name),
+            _retries=self._retries.labels(name, name),
+            _waited=self._waited.labels(name, name),
+            _worked=self._worked.labels(name, name),
+            _unfinished=self._unfinished.labels(name, name),
+            _longest=self._longest.labels(name, name),
         )
 
     def controller(self, name: str) -> "OneController":
         """For a Controller."""
-        results = {result: self._results.labels(name, result) for result in ("success", "requeue_after", "error")}
-        return OneController(_results=results, _errors=self._errors.labels(name), _seconds=self._seconds.labels(name))
+        for family in (self._terminal, self._timeouts):
+            family.labels(name)
+        return OneController(
+            _results={result: self._results.labels(name, result) for result in RESULTS},
+            _errors=self._errors.labels(name),
+            _panics=self._panics.labels(name),
+            _seconds=self._seconds.labels(name),
+            _workers=self._workers.labels(name),
+            _active=self._active.labels(name),
+        )
 
-    def request(self, method: str, code: str) -> None:
+    def request(self, method: str, code: str, host: str) -> None:
         """For Api.connect(observe=...)."""
-        self._requests.labels(code, method).inc()
+        self._requests.labels(code, method, host).inc()
 
     def leading(self, name: str) -> Callable[[bool], None]:
         """For LeaderElector(on_leading=...); 0 from now on."""
         gauge = self._leading.labels(name)
         gauge.set(0)
+        self._slow.labels(name)
         return lambda leading: gauge.set(int(leading))
 
 
@@ -69,9 +104,14 @@ class OneQueue:
     _retries: Counter
     _waited: Histogram
     _worked: Histogram
+    _unfinished: Gauge
+    _longest: Gauge
 
-    def depth(self, keys: Callable[[], int]) -> None:
-        self._depth.set_function(keys)
+    def watch(self, depth: Callable[[], int], ages: Callable[[], Sequence[float]]) -> None:
+        """`depth`: keys that are ready; `ages`: for how many seconds each key with a worker has been there."""
+        self._depth.set_function(depth)
+        self._unfinished.set_function(lambda: sum(ages()))
+        self._longest.set_function(lambda: max(ages(), default=0.0))
 
     def added(self) -> None:
         self._adds.inc()
@@ -92,10 +132,21 @@ class OneController:
 
     _results: dict[str, Counter]
     _errors: Counter
+    _panics: Counter
     _seconds: Histogram
+    _workers: Gauge
+    _active: Gauge
+
+    def watch(self, workers: int, active: Callable[[], int]) -> None:
+        """`active`: how many of the workers have a key."""
+        self._workers.set(workers)
+        self._active.set_function(active)
 
     def reconciled(self, result: str, seconds: float) -> None:
         self._results[result].inc()
         self._seconds.observe(seconds)
         if result == "error":
             self._errors.inc()
+
+    def panicked(self) -> None:
+        self._panics.inc()

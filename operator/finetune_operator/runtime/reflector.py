@@ -12,7 +12,20 @@ from typing import Final
 
 import structlog
 
-from finetune_operator.runtime.api import PAGE, Api, ApiError, Forbidden, Gone, Json, NotFound, Resource, Unreachable, Watch, WatchEvent
+from finetune_operator.runtime.api import (
+    PAGE,
+    Api,
+    ApiError,
+    Forbidden,
+    Gone,
+    Invalid,
+    Json,
+    NotFound,
+    Resource,
+    Unreachable,
+    Watch,
+    WatchEvent,
+)
 from finetune_operator.runtime.backoff import Backoff
 from finetune_operator.runtime.clock import Clock
 from finetune_operator.runtime.store import Name, Store, name_of
@@ -164,6 +177,8 @@ class _Scope:
         self._backoff = Backoff()
         self._version: str | None = None  # None: to be listed
         self._refusals = 0
+        self._streams = True  # all objects come by a watch; by a list, where the API server has no such watches
+        self._broke_off = False  # the last such watch
         self._absent_since: float | None = None
         self._watch: Watch | None = None
         self._log = log.bind(resource=reflector.resource.plural, namespace=namespace)
@@ -198,16 +213,51 @@ class _Scope:
         return self._backoff.seconds()
 
     def _list(self) -> str:
-        """Make the store equal to a list; its version."""
-        try:
-            seen, version = self._read_pages(limit=PAGE)
-        except Gone:  # compacted between two pages: all at once, then
-            seen, version = self._read_pages(limit=0)
+        """Make the store equal to what there is; the version of that."""
+        seen, version = self._stream() if self._streams and not self._broke_off else self._pages()
+        self._broke_off = False
         for name in self._store.names(self.namespace) - seen:
             self._remove(name)
         self._absent_since = None
         self._state(listed=True, absent=False)
         return version
+
+    def _stream(self) -> tuple[set[Name], str]:
+        """Everything by a watch, which costs etcd nothing and comes one object after the other. If it breaks off, a list is next."""
+        seen: set[Name] = set()
+        self._broke_off = True
+        try:
+            with self._api.watch(
+                self._reflector.resource,
+                self.namespace,
+                "",
+                label_selector=self._selector,
+                timeout_seconds=self._watch_seconds,
+                read_timeout_seconds=self._read_timeout_seconds,
+                from_the_beginning=True,
+            ) as watch:
+                self._watch = watch
+                for event in watch:
+                    self._alive()
+                    if event.is_all:
+                        return seen, event.object["metadata"]["resourceVersion"]
+                    self._apply(event)
+                    if event.type != "BOOKMARK":
+                        (seen.discard if event.type == "DELETED" else seen.add)(name_of(event.object))
+        except Invalid:  # its feature gate WatchList is off
+            self._streams = False
+            return self._pages()
+        except (Forbidden, NotFound):
+            self._broke_off = False
+            raise
+        raise Unreachable("the watch ended before all objects had come", reason="Unreachable")
+
+    def _pages(self) -> tuple[set[Name], str]:
+        """Everything by a list, page after page."""
+        try:
+            return self._read_pages(limit=PAGE)
+        except Gone:  # compacted between two pages: all at once, then
+            return self._read_pages(limit=0)
 
     def _read_pages(self, limit: int) -> tuple[set[Name], str]:
         seen: set[Name] = set()

@@ -49,13 +49,13 @@ class Transport:
         clock: Clock,
         user_agent: str,
         pool_size: int = 16,
-        observe: Callable[[str, str], None] | None = None,
+        observe: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        """`load` is called again when the API server says 401; `observe(method, code)` after every exchange."""
+        """`load` is called again when the API server says 401; `observe(method, code, host)` after every exchange."""
         self._load = load
         self._clock = clock
         self._pool_size = pool_size
-        self._observe = observe or (lambda method, code: None)
+        self._observe = observe or (lambda method, code, host: None)
         self._lock = threading.Lock()
         self._headers = {"Accept": "application/json", "User-Agent": user_agent}
         self._connect()
@@ -66,6 +66,7 @@ class Transport:
         loaded.connection_pool_maxsize = self._pool_size
         loaded.keep_alive = True
         self.host: str = loaded.host.rstrip("/")
+        self._address = urllib3.util.parse_url(self.host).netloc or self.host
         self._configuration = loaded
         self._manager: urllib3.PoolManager = RESTClientObject(loaded).pool_manager
         # Through a plain-HTTP proxy the request line needs the whole address, which only the manager writes.
@@ -141,9 +142,9 @@ class Transport:
                 **({"assert_same_host": False} if self._direct else {}),
             )
         except BROKEN as error:
-            self._observe(method, "<error>")
+            self._observe(method, "<error>", self._address)
             raise Unreachable(f"{type(error).__name__}: {error} ({method} {path})", reason="Unreachable") from error
-        self._observe(method, str(answer.status))
+        self._observe(method, str(answer.status), self._address)
         return answer
 
     def close(self) -> None:

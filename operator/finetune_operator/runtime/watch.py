@@ -23,6 +23,12 @@ class WatchEvent(NamedTuple):
     type: str
     object: dict[str, Any]
 
+    @property
+    def is_all(self) -> bool:
+        """Whether all objects that there were when the watch began have come by now."""
+        annotations = self.object["metadata"].get("annotations") or {}
+        return self.type == "BOOKMARK" and annotations.get("k8s.io/initial-events-end") == "true"
+
 
 class Watch:
     """The events of one watch, to be iterated once inside `with`.

@@ -4,17 +4,23 @@ Attempt n+1 is entered in the status, under the precondition that nobody changed
 operators can't begin two attempts.
 """
 
+from collections.abc import Sequence
 from math import exp
 
 from finetune_api.bounded_text import shortened
+from finetune_api.reasons import Reason
 from finetune_api.report import FineTuneReportStatus
 from finetune_api.status import (
     LONGEST_MESSAGE,
+    MOST_NODES,
+    AttemptOutcome,
+    AttemptPod,
     AttemptStatus,
     CheckpointsStatus,
     CheckpointStatus,
     EvaluationStatus,
     FineTuneJobStatus,
+    PlanStatus,
     ProgressStatus,
     RayJobReference,
     UsageStatus,
@@ -24,13 +30,20 @@ from finetune_api.status import (
 from finetune_api.times import is_ahead, moment, seconds_between, timestamp
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
-from finetune_operator.stages.budget import gpu_hours, gpus, held_seconds
+from finetune_operator.stages.budget import held_seconds
 from finetune_operator.stages.planning import job_of
+from finetune_operator.usage import gpus
 
 # The driver reports at least every minute. Longer silence while an attempt runs is told.
 STALE_SECONDS = 120.0
+# A node that attempts failed on is avoided this long.
+_AVOIDED_SECONDS = 24 * 3600.0
 # And then ends it: longer than the driver itself waits for its ranks, so that the driver's words come first.
 SILENT_SECONDS = 1200.0
+# Ends after which nothing has to be counted: someone suspended the job, or it is done.
+_OF_A_PERSON = (AttemptOutcome.STOPPED, AttemptOutcome.FINISHED)
+# No share is above one; what a report makes of it is kept short of infinity.
+_MOST_MFU = 100.0
 
 
 def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None = None) -> FineTuneJobStatus:
@@ -38,12 +51,15 @@ def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     assert status.run is not None
     at = timestamp(observed.now)
     latest = status.checkpoints.latest if status.checkpoints else None
+    last = status.attempts[-1] if rayjob else None
     attempt = AttemptStatus(
         number=status.attempt + 1,
         start_time=at,
         # A RayJob that goes on mounts the run that it was made with.
-        run_digest=status.attempts[-1].run_digest if rayjob else status.run.digest,
-        gpus=status.attempts[-1].gpus if rayjob else gpus(job_of(observed)),
+        run_digest=last.run_digest if last else status.run.digest,
+        gpus=last.gpus if last else gpus(job_of(observed)),
+        worker_pods=last.worker_pods if last else job_of(observed).spec.workers.nodes,
+        avoided_nodes=last.avoided_nodes if last else (failing_nodes(observed, status) or None),
         first_step=latest.step if latest else 0,
         ray_job=RayJobReference(name=rayjob.name, uid=rayjob.uid, cluster=rayjob.cluster or None) if rayjob else None,
     )
@@ -58,6 +74,19 @@ def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     )
 
 
+def failing_nodes(observed: Observed, status: FineTuneJobStatus) -> list[str]:
+    """Nodes that two attempts of the last day failed on."""
+    recent = [one for one in status.attempts if (seconds_between(one.completion_time, observed.now) or 0.0) < _AVOIDED_SECONDS]
+    blamed = [one.failed_node for one in recent if one.failed_node is not None]
+    return [node for node in dict.fromkeys(blamed) if blamed.count(node) > 1][:MOST_NODES]
+
+
+def told_of_avoided(attempt: AttemptStatus) -> str:
+    """What is told of the nodes that the attempt avoids; empty when there is none."""
+    nodes = attempt.avoided_nodes or []
+    return f"it avoids {', '.join(nodes)}, on which two attempts failed" if nodes else ""
+
+
 def with_last(status: FineTuneJobStatus, **changes: object) -> FineTuneJobStatus:
     """The status with the last attempt changed."""
     last = status.attempts[-1].model_copy(update=changes)
@@ -65,9 +94,13 @@ def with_last(status: FineTuneJobStatus, **changes: object) -> FineTuneJobStatus
 
 
 def recorded(status: FineTuneJobStatus, rayjob: RayJob) -> FineTuneJobStatus:
-    """The status with the RayJob of the last attempt, and its RayCluster once KubeRay has named one."""
+    """The status with the RayJob of the last attempt, and its RayCluster once KubeRay has named one.
+
+    For a RayJob that was held back from the start KubeRay names one, too, makes nothing of it, and names another one later.
+    """
     known = status.attempts[-1].ray_job
-    cluster = (known.cluster if known else None) or rayjob.cluster or None
+    named = None if rayjob.queued and not rayjob.job_status else rayjob.cluster
+    cluster = (known.cluster if known else None) or named or None
     status = with_last(status, ray_job=RayJobReference(name=rayjob.name, uid=rayjob.uid, cluster=cluster))
     return status.model_copy(update={"dashboard": rayjob.dashboard[:2048] or status.dashboard})
 
@@ -78,27 +111,38 @@ def reported(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus
     report = observed.report_of(attempt) if attempt else None
     if report is None or attempt is None:
         return status
-    status = with_last(status, last_step=report.step if report.step is not None else attempt.last_step)
+    # A job that was deleted and applied again goes on from a checkpoint that its status knows nothing of.
+    first_step = report.first_step if report.first_step is not None else attempt.first_step
+    status = with_last(status, first_step=first_step, last_step=report.step if report.step is not None else attempt.last_step)
     return status.model_copy(
         update={
-            "progress": _progress(report, status.progress),
+            "progress": _progress(report, status),
             "checkpoints": _checkpoints(status.checkpoints, report),
             "evaluation": _evaluation(status.evaluation, report),
         }
     )
 
 
-def _progress(report: FineTuneReportStatus, known: ProgressStatus | None) -> ProgressStatus:
+def _progress(report: FineTuneReportStatus, status: FineTuneJobStatus) -> ProgressStatus:
+    known = status.progress
     reported_at = report.reported_at if moment(report.reported_at) else None
     return ProgressStatus(
         step=report.step or 0,
         total_steps=report.total_steps,
         loss=report.loss,
         tokens_per_second=report.tokens_per_second,
+        mfu=_mfu(report.tokens_per_second, status.plan),
         eta=eta_text(report.eta_seconds) if report.eta_seconds is not None else None,
         reported_at=reported_at,
         stale_time=known.stale_time if known is not None and known.reported_at == reported_at else None,
     )
+
+
+def _mfu(tokens_per_second: float | None, plan: PlanStatus | None) -> float | None:
+    """Model FLOPs utilisation at that speed; None where the peak isn't known. The speed is a report's, which may be anything."""
+    if tokens_per_second is None or plan is None or not plan.flops_per_token or not plan.peak_flops:
+        return None
+    return round(min(tokens_per_second * plan.flops_per_token / plan.peak_flops, _MOST_MFU), 4)
 
 
 def _checkpoints(known: CheckpointsStatus | None, report: FineTuneReportStatus) -> CheckpointsStatus | None:
@@ -133,6 +177,7 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
     attempt = status.attempts[-1]
     charged = ending.outcome in CHARGED
     usage = _used(observed, status.usage or UsageStatus(), attempt, charged)
+    uncounted = _uncounted_gpu_hours(observed, attempt)
     status = with_last(
         status,
         completion_time=timestamp(observed.now),
@@ -140,18 +185,67 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         reason=ending.reason[:64],
         message=shortened(ending.message, LONGEST_MESSAGE) or None,
         charged=charged,
+        gpu_hours=uncounted or attempt.gpu_hours,
+        nodes=_nodes(attempt.pods or [])[:MOST_NODES] or None,
         pods=None,
+        leaving=attempt.pods,
+        failed_node=_failed_node(attempt, ending),
         lost=None,
         lost_time=None,
+        told_time=None,
         out_of_memory=None,
     )
     quiet = {"stale": False, "stale_time": None, "eta": None}
     progress = status.progress.model_copy(update=quiet) if status.progress else None
-    return status.model_copy(update={"usage": usage, "progress": progress, "dashboard": None})
+    usage = usage.model_copy(update={"gpu_hours": round(usage.gpu_hours + uncounted, 6)})
+    counts = {
+        "failed_starts": _failed_starts(status, attempt, ending),
+        "attempts_without_progress": _without_progress(status, attempt, ending),
+    }
+    return status.model_copy(update={"usage": usage, "progress": progress, "dashboard": None, **counts})
+
+
+def _failed_starts(status: FineTuneJobStatus, attempt: AttemptStatus, ending: Ending) -> int:
+    """How many attempts in a row never began, after this one. One that was preempted before it began says nothing of either kind."""
+    if _is_failed_start(attempt, ending):
+        return status.failed_starts + 1
+    return 0 if attempt.running_time is not None or ending.outcome is AttemptOutcome.STOPPED else status.failed_starts
+
+
+def _is_failed_start(attempt: AttemptStatus, ending: Ending) -> bool:
+    deleted = ending.outcome is AttemptOutcome.DELETED and attempt.running_time is None
+    return ending.outcome is AttemptOutcome.NOT_STARTED or deleted
+
+
+def _without_progress(status: FineTuneJobStatus, attempt: AttemptStatus, ending: Ending) -> int:
+    """How many attempts in a row others ended without a new checkpoint, after this one. Failures and failed starts are counted apart."""
+    latest = status.checkpoints.latest if status.checkpoints else None
+    if ending.outcome in _OF_A_PERSON or (latest is not None and latest.step > (attempt.first_step or 0)):
+        return 0
+    apart = _is_failed_start(attempt, ending) or ending.outcome in CHARGED
+    return status.attempts_without_progress + (0 if apart else 1)
+
+
+def _nodes(pods: Sequence[AttemptPod]) -> list[str]:
+    """Where the pods are or were, each node once."""
+    return list(dict.fromkeys(one.node for one in pods if one.node is not None))
+
+
+def _failed_node(attempt: AttemptStatus, ending: Ending) -> str | None:
+    """The node that the ending is laid to: the one that it names, or the only one with workers that went silently."""
+    if ending.node is not None or ending.reason not in (Reason.WORKER_LOST, Reason.NO_PROGRESS):
+        return ending.node
+    nodes = _nodes([one for one in attempt.pods or () if one.gpus])
+    return nodes[0] if len(nodes) == 1 else None
+
+
+def _uncounted_gpu_hours(observed: Observed, attempt: AttemptStatus) -> float:
+    """What an attempt held whose pods nobody saw, as while there was no operator: all of its GPUs, for as long as its driver ran."""
+    return held_seconds(observed, attempt) * (attempt.gpus or 0) / 3600 if attempt.pods is None else 0.0
 
 
 def _used(observed: Observed, usage: UsageStatus, attempt: AttemptStatus, charged: bool) -> UsageStatus:
-    """What an attempt adds: its GPUs for as long as all of its pods ran."""
+    """What an attempt adds: the time for which all of its pods ran, its goodput, its failure."""
     held = held_seconds(observed, attempt)
     report = observed.report_of(attempt)
     goodput_seconds = usage.goodput_seconds + (min(report.goodput_seconds or 0.0, held) if report else 0.0)
@@ -159,7 +253,7 @@ def _used(observed: Observed, usage: UsageStatus, attempt: AttemptStatus, charge
     before = usage.held_seconds or (usage.goodput_seconds / usage.goodput if usage.goodput else 0.0)
     all_held = before + held
     return UsageStatus(
-        gpu_hours=round(usage.gpu_hours + gpu_hours(observed, attempt), 6),
+        gpu_hours=usage.gpu_hours,
         held_seconds=round(all_held, 3),
         goodput_seconds=round(goodput_seconds, 3),
         goodput=round(goodput_seconds / all_held, 4) if all_held else None,

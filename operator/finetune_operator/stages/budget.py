@@ -1,22 +1,18 @@
-"""GPU hours: what a job's attempts used of `budget.gpuHours`, and when it is used up. Pure.
+"""`budget`: how much of the GPU hours and of the time is left. Pure; what pods hold is counted in `usage`."""
 
-An attempt counts the GPUs that it began with for as long as all of its pods ran; workers on CPUs hold none. What attempts used
-that ended is in the status; the running one's share is worked out here.
-"""
+from typing import Final
 
-from finetune_api.checks import device
-from finetune_api.finetunejob import FineTuneJob
 from finetune_api.reasons import Reason
-from finetune_api.status import AttemptStatus, FineTuneJobStatus, UsageStatus
+from finetune_api.status import AttemptStatus, FineTuneJobStatus
 from finetune_api.times import moment, seconds_between
-from finetune_operator.observation import Observed, is_running
+from finetune_operator.observation import Observed
+from finetune_operator.settings import Settings
+from finetune_operator.stages.decision import sooner
 from finetune_operator.stages.planning import job_of
+from finetune_operator.usage import gpus, held_gpus, used_gpu_hours
 
-
-def gpus(job: FineTuneJob) -> int:
-    """What the job's workers hold."""
-    workers = job.spec.workers
-    return workers.nodes * workers.gpus_per_node if device(job.spec) == "gpu" else 0
+# What the end of pods takes besides their checkpoint.
+_ENDING_SECONDS: Final = 120.0
 
 
 def held_seconds(observed: Observed, attempt: AttemptStatus) -> float:
@@ -26,36 +22,42 @@ def held_seconds(observed: Observed, attempt: AttemptStatus) -> float:
     return seconds_between(attempt.running_time, min(ended or observed.now, observed.now)) or 0.0
 
 
-def gpu_hours(observed: Observed, attempt: AttemptStatus) -> float:
-    """What the attempt has held; its workers may have been changed since it began."""
-    return held_seconds(observed, attempt) * _gpus_of(observed, attempt) / 3600
-
-
 def seconds_left(observed: Observed, status: FineTuneJobStatus) -> float | None:
-    """How long an attempt may hold the job's GPUs, 0 when the budget is used up; None without a budget, and without GPUs."""
-    allowed = job_of(observed).spec.budget.gpu_hours
-    held = _gpus_of(observed, status.attempts[-1]) if is_running(status) else gpus(job_of(observed))
-    if allowed is None or not held:
-        return None
-    return max(allowed - _used(observed, status), 0.0) * 3600 / held
+    """How long pods may go on to hold the GPUs that they hold now; None without a budget, and while they hold none."""
+    left, held = _gpu_hours_left(observed, status), held_gpus(observed, status)
+    return left * 3600 / held if left is not None and held else None
 
 
 def used_up(observed: Observed, status: FineTuneJobStatus) -> tuple[str, str] | None:
-    """Reason and message, where nothing of the budget is left."""
-    if seconds_left(observed, status) != 0.0:
+    """Reason and message, where nothing of the GPU hours is left."""
+    if _gpu_hours_left(observed, status) != 0.0:
         return None
     told = (
-        f"budget.gpuHours is {job_of(observed).spec.budget.gpu_hours:g}, and {_used(observed, status):.2f} were used; "
+        f"budget.gpuHours is {job_of(observed).spec.budget.gpu_hours:g}, and {used_gpu_hours(observed, status):.2f} were used; "
         "raise it and spec.retry to go on from the newest checkpoint"
     )
     return Reason.BUDGET_EXCEEDED, told
 
 
-def _gpus_of(observed: Observed, attempt: AttemptStatus) -> int:
-    return gpus(job_of(observed)) if attempt.gpus is None else attempt.gpus
+def active_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
+    """How long ago the first preparation was made. What an operator of before began counts from its first attempt."""
+    return seconds_between(status.active_time or status.start_time, observed.now)
 
 
-def _used(observed: Observed, status: FineTuneJobStatus) -> float:
-    """GPU hours of all attempts so far."""
-    ended = (status.usage or UsageStatus()).gpu_hours
-    return ended + (gpu_hours(observed, status.attempts[-1]) if is_running(status) else 0.0)
+def attempt_seconds(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> float | None:
+    """How long an attempt that begins now may last, for KubeRay to end it where there is no operator; None is for ever.
+
+    For the GPU hours: when an operator would have ended it long ago, however long pods took to start.
+    """
+    spec, hours, wanted = job_of(observed).spec, _gpu_hours_left(observed, status), gpus(job_of(observed))
+    deadline, waited = spec.budget.active_deadline_seconds, active_seconds(observed, status)
+    time = deadline - (waited or 0.0) if deadline is not None else None
+    if hours is None or not wanted:
+        return time
+    return sooner(time, hours * 3600 / wanted + spec.workers.start_deadline_seconds + settings.stop_seconds + _ENDING_SECONDS)
+
+
+def _gpu_hours_left(observed: Observed, status: FineTuneJobStatus) -> float | None:
+    """None without a budget."""
+    allowed = job_of(observed).spec.budget.gpu_hours
+    return None if allowed is None else max(allowed - used_gpu_hours(observed, status), 0.0)

@@ -33,6 +33,17 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """Ask the API server whether it would take the objects, and make nothing.
+
+    `alike`: a digest of them without what is this job's alone; what was taken for one is taken for all that are alike.
+    """
+
+    manifests: tuple[Json, ...]
+    alike: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AskToStop:
     """Ask the driver of a RayCluster, through the report, to commit a checkpoint and stop."""
 
@@ -45,7 +56,7 @@ class WithdrawStop:
     """Ask no longer."""
 
 
-Action = Create | Delete | AskToStop | WithdrawStop
+Action = Create | DryRun | Delete | AskToStop | WithdrawStop
 Word = Literal["True", "False", "Unknown"]
 
 
@@ -63,12 +74,17 @@ class StageDecision:
     failed: tuple[str, str] | None = None
     requeue_after_seconds: float | None = None
 
+    def then(self, next_stage: "StageDecision") -> "StageDecision":
+        """The next stage's decision, with what this one does and waits for."""
+        waits = sooner(self.requeue_after_seconds, next_stage.requeue_after_seconds)
+        return replace(next_stage, actions=(*self.actions, *next_stage.actions), requeue_after_seconds=waits)
+
     def after(self, *actions: Action) -> "StageDecision":
         """The same with more actions, at the end."""
         return replace(self, actions=(*self.actions, *actions))
 
 
-def observe(
+def set_condition(
     observed: Observed, status: FineTuneJobStatus, kind: ConditionType, word: Word, reason: str, message: str = ""
 ) -> FineTuneJobStatus:
     """The status with a condition set, as of now and of the observed generation."""

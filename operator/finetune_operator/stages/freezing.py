@@ -5,11 +5,15 @@ that an attempt or the publication reads and that may change (workers, credentia
 operator that would plan otherwise doesn't touch it.
 """
 
+import json
 from dataclasses import fields
 
 from finetune_api.conditions import ConditionType
 from finetune_api.errors import InvalidSpec
-from finetune_api.finetunejob import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.field_use import use_of
+from finetune_api.fields import key
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.pod_checks import inside_pods
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, RunStatus, plan_status
 from finetune_api.training_run import TrainingRun, digest_of, run_identity
@@ -17,14 +21,23 @@ from finetune_operator import keys
 from finetune_operator.observation import Observed, is_running
 from finetune_operator.resources.run_config_map import run_config_map
 from finetune_operator.settings import RunSettings, Settings
-from finetune_operator.stages.decision import Create, StageDecision, observe
-from finetune_operator.stages.planning import Facts, checked_plan, job_of, refused, summary
+from finetune_operator.stages.decision import Create, StageDecision, set_condition
+from finetune_operator.stages.facts import Facts
+from finetune_operator.stages.planning import checked_plan, job_of, refused, summary
+from finetune_operator.stages.preparation import prepared
 
 
-def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_that_ran: str | None, settings: Settings) -> StageDecision:
-    """The run that the next attempt or the publication executes: the one that there is, or a new one."""
-    if is_running(status) or _is_current(observed, facts):
+def freezing(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
+    """The run that the next attempt or the publication executes: the one that there is, or a new one.
+
+    Without facts there is a run that this operator can't read, and its image can.
+    """
+    if observed.has_former_run and status.attempt and not is_running(status):
+        return _former(observed, status)
+    found = None if is_running(status) else prepared(observed, status)
+    if found is None or _is_current(observed, found[0]):
         return StageDecision(status=status, done=True)
+    facts, image_that_ran = found
     job = executed(job_of(observed))
     try:
         final = checked_plan(observed, facts)
@@ -44,10 +57,23 @@ def freezing(observed: Observed, status: FineTuneJobStatus, facts: Facts, image_
     # An image that has begun reads what it knows.
     text = run.to_json(readable_with=observed.run_text if status.attempt else "")
     digest = digest_of(text)
-    status = observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
+    status = set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
     recorded = _recorded(status, run, digest, job_of(observed), image_that_ran, settings)
-    status = status.model_copy(update={"run": recorded, "plan": plan_status(final, final=True)})
+    status = status.model_copy(update={"run": recorded, "plan": plan_status(final, job.spec, facts.model_shape, facts.data, final=True)})
     return StageDecision(status=status, actions=(Create(manifest=run_config_map(text, observed.owner)),), done=True)
+
+
+def _former(observed: Observed, status: FineTuneJobStatus) -> StageDecision:
+    """A run of another contract is executed as it is, by as many ranks as it says."""
+    planned = json.loads(observed.run_text).get("plan", {}).get("worldSize")
+    wanted = job_of(observed).spec.workers.world_size
+    if planned in (None, wanted):
+        return StageDecision(status=status, done=True)
+    message = (
+        f"spec.workers makes {wanted} ranks, and the run that an earlier version of the operator froze is for {planned}; "
+        f"set workers that make {planned}, or delete the job, and apply it under another name and storage"
+    )
+    return StageDecision(status=status, stalled=(Reason.RUN_CONFLICT, message))
 
 
 def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:
@@ -60,20 +86,13 @@ def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:
         return settings
     told = {field.name: getattr(settings, field.name) for field in fields(settings)}
     told |= {"trainer_image": run.image, "ray_version": run.ray_version or settings.ray_version}
-    return RunSettings(**told, image_that_ran=run.image_that_ran)
+    return RunSettings(**told, image_that_ran=run.image_that_ran, run_contract=run.contract_version)
 
 
 def executed(job: FineTuneJob) -> FineTuneJob:
     """The job without what only the operator reads, so that a change of it makes no other run."""
-    spec = job.spec.model_copy(
-        update={
-            "suspend": False,
-            "retry": 0,
-            "ttl_seconds_after_finished": None,
-            "failure_policy": FailurePolicy(),
-            "budget": Budget(),
-        }
-    )
+    unread = (name for name in type(job.spec).model_fields if not use_of(key(name, type(job.spec))).run)
+    spec = inside_pods(job).spec.model_copy(update={name: type(job.spec).model_fields[name].get_default() for name in unread})
     metadata = Metadata(name=job.metadata.name, namespace=job.metadata.namespace)
     return job.model_copy(update={"spec": spec, "metadata": metadata})
 

@@ -3,40 +3,54 @@
 A plan that is refused is Planned=False and Stalled with every problem; the next generation of the spec is looked at anew.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Final
 
-from finetune_api.conditions import ConditionType
+from finetune_api.conditions import ConditionType, find
 from finetune_api.errors import InvalidSpec
-from finetune_api.finetunejob import FineTuneJob, ModelShape
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.fit import gib
+from finetune_api.gone_fields import gone_fields_in
 from finetune_api.plan import WHETHER_IT_FITS, cluster_plan
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, plan_status
-from finetune_api.training_run import DataShape, Plan, Vocabulary
+from finetune_api.training_run import Plan
 from finetune_operator.observation import Observed
-from finetune_operator.stages.decision import StageDecision, observe
+from finetune_operator.settings import Settings
+from finetune_operator.stages.decision import StageDecision, set_condition
+from finetune_operator.stages.facts import Facts, facts_of_run
+
+# Nothing announces that a ConfigMap was mended.
+_DEFAULTS_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What preparation found out."""
-
-    model_revision: str
-    model_shape: ModelShape
-    vocabulary: Vocabulary
-    data: DataShape
-
-
-def planning(observed: Observed, status: FineTuneJobStatus, facts: Facts | None) -> StageDecision:
+def planning(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
     """The plan with what is known, or everything that is wrong with the job."""
     if observed.job is None:
         return refused(observed, status, observed.problems)
+    if observed.defaults_problem:
+        wrong = refused(observed, status, observed.defaults_problem, Reason.INVALID_DEFAULTS)
+        return replace(wrong, requeue_after_seconds=_DEFAULTS_SECONDS)
+    if dropped := _refused_for_what_is_gone(observed):
+        return refused(observed, status, dropped)
+    facts = facts_of_run(observed, status)
     try:
         found = checked_plan(observed, facts)
     except InvalidSpec as error:
         return refused(observed, status, str(error))
-    status = status.model_copy(update={"plan": plan_status(found, final=facts is not None)})
-    return StageDecision(status=observe(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(found)), done=True)
+    shape, data = (facts.model_shape, facts.data) if facts else (None, None)
+    told = plan_status(found, observed.job.spec, shape, data, final=facts is not None)
+    status = status.model_copy(update={"plan": told})
+    return StageDecision(status=set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(found)), done=True)
+
+
+def _refused_for_what_is_gone(observed: Observed) -> str:
+    """Why a job waits for a person that was refused for a field which the API server has dropped since; empty where none does."""
+    planned = find(observed.status.conditions, ConditionType.PLANNED)
+    if planned is None or planned.reason != Reason.INVALID_SPEC or planned.observed_generation != observed.generation:
+        return ""
+    told = "this version has no such field, and the job was refused for it; raise spec.retry, or change the spec, to go on without it"
+    return "\n".join(f"{field}: {told}" for field in gone_fields_in(planned.message))
 
 
 def checked_plan(observed: Observed, facts: Facts | None) -> Plan:
@@ -44,10 +58,10 @@ def checked_plan(observed: Observed, facts: Facts | None) -> Plan:
     return cluster_plan(job_of(observed), facts.model_shape if facts else None, facts.data if facts else None)
 
 
-def refused(observed: Observed, status: FineTuneJobStatus, message: str) -> StageDecision:
-    """What a refused plan amounts to: nothing is started until the spec changes."""
-    status = observe(observed, status, ConditionType.PLANNED, "False", Reason.INVALID_SPEC, message)
-    return StageDecision(status=status, stalled=(Reason.INVALID_SPEC, message))
+def refused(observed: Observed, status: FineTuneJobStatus, message: str, reason: str = Reason.INVALID_SPEC) -> StageDecision:
+    """What a refused plan amounts to: nothing is started until what is wrong changes."""
+    status = set_condition(observed, status, ConditionType.PLANNED, "False", reason, message)
+    return StageDecision(status=status, stalled=(reason, message))
 
 
 def job_of(observed: Observed) -> FineTuneJob:

@@ -5,7 +5,7 @@ pods again; the newest pod's words are shown meanwhile. What the pod says is unt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from finetune_api.pod_result import EXIT_INVALID_INPUT, PodResult
@@ -13,11 +13,13 @@ from finetune_api.reasons import Reason
 from finetune_api.status import LONGEST_MESSAGE
 from finetune_api.times import is_ahead, seconds_between
 from finetune_operator import keys
-from finetune_operator.observation import Observed
+from finetune_operator.observation import Observed, is_held
+from finetune_operator.pods import Pod
+from finetune_operator.queueing import held
 from finetune_operator.resources.batch_job import RETRIES
 from finetune_operator.resources.images import image_that_ran
 from finetune_operator.stages.decision import Action, Delete
-from finetune_operator.waiting import ended, evicted, phase, waits_for
+from finetune_operator.waiting import needs_person, waits_for
 
 Json = dict[str, Any]
 
@@ -26,27 +28,34 @@ _LAST_WORDS_SECONDS: Final = 30.0
 ABOUT_TO_START: Final = "the pod is about to start"
 # A Job's controller makes the pod within a second or two; who doesn't let it says so only in the Job's events.
 _NO_POD_SECONDS: Final = 60.0
-# What the Job's controller writes on pods; the older of two labels, which all versions write.
-JOB_NAME_LABEL: Final = "job-name"
+# After so long a person is told: a new node and its image take less.
+_LONG_SECONDS: Final = 1800.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodJob:
-    """`active`: it goes on, `reason` and `message` say how. `lost`: it ended well, and its result is gone.
+    """`active`: it goes on, `reason` and `message` say how; `stalled` is what only a person can mend, as of a StageDecision.
 
-    `evicted`: it has failed, and yet its controller would go on for ever: who reads this deletes the Job.
+    `lost`: it ended well, and its result is gone. `evicted` and `overdue`: it has failed, and yet its controller `goes_on` for ever: who
+    reads this deletes the Job.
     """
 
-    state: Literal["active", "done", "failed", "evicted", "lost"]
+    state: Literal["active", "done", "failed", "evicted", "overdue", "lost"]
     reason: str = ""
     message: str = ""
     result: PodResult | None = None
     image_that_ran: str | None = None
+    stalled: tuple[str, str] | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its controller would go on, although it has failed."""
+        return self.state in ("evicted", "overdue")
 
 
 def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJob:
     """What the Job has come to. `active` and `failed` are the reasons for when the pods gave none."""
-    pods = _pods(observed, job)
+    pods = observed.pods_of_job(job)
     end, moment = _end(job)
     if end == "Complete":
         return _completed(observed, pods, moment, active)
@@ -60,9 +69,39 @@ def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJo
         return PodJob(state="failed", reason=reason, message=message or _job_message(job))
     if (words := _evicted_too_often(pods)) is not None:
         return PodJob(state="evicted", reason=Reason.EVICTED, message=words)
-    if not pods and (words := _without_pod(observed, job)) is not None:
-        return PodJob(state="active", reason=active, message=words)
-    return _active(pods, newest, active, failed)
+    if is_held(job) and all(pod.has_ended for pod in pods):
+        return _held(observed, job)
+    words = None if pods else _without_pod(observed, job)
+    found = PodJob(state="active", reason=active, message=words) if words else _active(pods, newest, active, failed)
+    late = _overdue(observed, job, found.message)
+    return replace(found, stalled=_stalled(observed, job, pods, found.message)) if late is None else late
+
+
+def _overdue(observed: Observed, job: Json, words: str) -> PodJob | None:
+    """What a Job has come to that has taken longer than a stage may."""
+    allowed = observed.job.spec.budget.stage_deadline_seconds if observed.job else None
+    waited = _active_seconds(job, observed)
+    if allowed is None or waited is None or waited < allowed:
+        return None
+    remedy = "mend what it says or raise the deadline, then raise spec.retry"
+    told = f"not done after {allowed} s (budget.stageDeadlineSeconds): {words}; {remedy}"
+    return PodJob(state="overdue", reason=Reason.DEADLINE_EXCEEDED, message=told)
+
+
+def _stalled(observed: Observed, job: Json, pods: Sequence[Pod], words: str) -> tuple[str, str] | None:
+    """Reason and message, where the pod can't start, or hasn't for so long that nobody should wait in silence."""
+    told, _ = needs_person(pods, observed.now)
+    waited = _active_seconds(job, observed)
+    starts = all(pod.phase == "Pending" for pod in pods)
+    late = starts and waited is not None and waited >= _LONG_SECONDS
+    return (Reason.PODS_WAIT, told or words) if told or late else None
+
+
+def _active_seconds(job: Json, observed: Observed) -> float | None:
+    """How long the Job has had; None while Kueue holds it back, which sets its start time anew when it lets it go."""
+    if is_held(job):
+        return None
+    return seconds_between((job.get("status") or {}).get("startTime") or job["metadata"].get("creationTimestamp"), observed.now)
 
 
 def unfinished(observed: Observed) -> tuple[Action, ...]:
@@ -71,24 +110,14 @@ def unfinished(observed: Observed) -> tuple[Action, ...]:
         Delete(kind="Job", name=job["metadata"]["name"], uid=job["metadata"]["uid"])
         for stage in (keys.PREPARATION, keys.PUBLICATION)
         for job in observed.batch_jobs(stage)
-        if "deletionTimestamp" not in job["metadata"] and _goes_on(observed, job)
+        if "deletionTimestamp" not in job["metadata"] and goes_on(observed, job)
     )
 
 
-def _goes_on(observed: Observed, job: Json) -> bool:
-    newest = _newest_result(_pods(observed, job))
+def goes_on(observed: Observed, job: Json) -> bool:
+    """Whether the Job has a pod that may run, or will make one."""
+    newest = _newest_result(observed.pods_of_job(job))
     return _end(job)[0] is None and not (newest is not None and newest.permanent)
-
-
-def _pods(observed: Observed, job: Json) -> list[Json]:
-    """Pods that the Job made, oldest first."""
-    return [pod for pod in observed.pods_of(JOB_NAME_LABEL, job["metadata"]["name"]) if _is_of(pod, job)]
-
-
-def _is_of(pod: Json, job: Json) -> bool:
-    """Whether the Job made the pod: anybody may write a label."""
-    owners = pod["metadata"].get("ownerReferences") or []
-    return any(owner.get("controller") is True and owner.get("uid") == job["metadata"]["uid"] for owner in owners)
 
 
 def _end(job: Json) -> tuple[str | None, str | None]:
@@ -107,9 +136,9 @@ def _is_recent(moment: str | None, observed: Observed) -> bool:
     return waited is not None and waited < _LAST_WORDS_SECONDS and not is_ahead(moment, observed.now)
 
 
-def _completed(observed: Observed, pods: Sequence[Json], moment: str | None, active: str) -> PodJob:
+def _completed(observed: Observed, pods: Sequence[Pod], moment: str | None, active: str) -> PodJob:
     for pod in reversed(pods):
-        found = ended(pod, keys.MAIN_CONTAINER)
+        found = pod.ended(keys.MAIN_CONTAINER)
         if found is not None and found.exit_code == 0:
             if found.result is None or found.result.outcome != "Done":
                 told = "the pod ended well, but its termination message is not a result; is spec.workers.image of another version?"
@@ -120,18 +149,17 @@ def _completed(observed: Observed, pods: Sequence[Json], moment: str | None, act
     return PodJob(state="lost", reason=active, message="its pod was deleted before its result was read; it runs again")
 
 
-def _image(pod: Json) -> str | None:
+def _image(pod: Pod) -> str | None:
     """The image that the pod's main container ran, by digest, where the node told it."""
-    told = (pod.get("status") or {}).get("containerStatuses") or []
-    main: Json = next((container for container in told if container.get("name") == keys.MAIN_CONTAINER), {})
-    found = image_that_ran(main.get("image") or "", main.get("imageID") or "")
+    main = pod.container(keys.MAIN_CONTAINER)
+    found = image_that_ran(main.image, main.image_id) if main is not None else None
     return found if found and len(found) <= LONGEST_MESSAGE else None
 
 
-def _newest_result(pods: Sequence[Json]) -> PodResult | None:
+def _newest_result(pods: Sequence[Pod]) -> PodResult | None:
     """What the newest pod that has failed said."""
     for pod in reversed(pods):
-        found = ended(pod, keys.MAIN_CONTAINER)
+        found = pod.ended(keys.MAIN_CONTAINER)
         if found is not None and found.exit_code != 0:
             if found.result is not None and found.result.outcome == "Failed":
                 return found.result
@@ -140,19 +168,19 @@ def _newest_result(pods: Sequence[Json]) -> PodResult | None:
     return None
 
 
-def _evicted_too_often(pods: Sequence[Json]) -> str | None:
+def _evicted_too_often(pods: Sequence[Pod]) -> str | None:
     """Why another pod would fare no better, when nodes have evicted as many as may fail.
 
     The Job's controller doesn't count them: it can't tell them from pods that were drained or preempted, of which there may be any number.
     """
-    told = [words for pod in pods if (words := evicted(pod)) is not None]
+    told = [words for pod in pods if (words := pod.eviction) is not None]
     if len(told) <= RETRIES:
         return None
     remedy = "give spec.cpuPods.resources requests and limits for what was short, and raise spec.retry"
     return f"nodes evicted {len(told)} pods, the last: {told[-1].rstrip('. ')}; {remedy}"
 
 
-def _told(pods: Sequence[Json], newest: PodResult | None, failed: str) -> tuple[str, str]:
+def _told(pods: Sequence[Pod], newest: PodResult | None, failed: str) -> tuple[str, str]:
     return (failed, "") if newest is None else (newest.reason or failed, newest.message or "")
 
 
@@ -162,14 +190,18 @@ def _job_message(job: Json) -> str:
     return words[0] if words else "the Job failed"
 
 
+def _held(observed: Observed, job: Json) -> PodJob:
+    """It is held back by others."""
+    metadata = job["metadata"]
+    found = held("Job", metadata["name"], observed.workloads.get(metadata["uid"]))
+    queue = (metadata.get("labels") or {}).get(keys.QUEUE_LABEL)
+    remedy = "" if queue else "; a Kueue that manages all Jobs wants spec.cpuPods.queueName"
+    return PodJob(state="active", reason=found.reason, message=f"{found.words}{remedy}", stalled=found.stalled)
+
+
 def _without_pod(observed: Observed, job: Json) -> str | None:
     """Why there is no pod, where there should be one by now."""
-    name, status = job["metadata"]["name"], job.get("status") or {}
-    if (job.get("spec") or {}).get("suspend"):
-        queue = (job["metadata"].get("labels") or {}).get(keys.QUEUE_LABEL)
-        remedy = "" if queue else "; a Kueue that manages all Jobs wants spec.cpuPods.queueName"
-        return f"Job {name} is suspended by others, as Kueue does until there is quota{remedy}"
-    waited = seconds_between(status.get("startTime") or job["metadata"].get("creationTimestamp"), observed.now)
+    name, waited = job["metadata"]["name"], _active_seconds(job, observed)
     if waited is None or waited < _NO_POD_SECONDS:
         return None
     return (
@@ -178,11 +210,11 @@ def _without_pod(observed: Observed, job: Json) -> str | None:
     )
 
 
-def _active(pods: Sequence[Json], newest: PodResult | None, active: str, failed: str) -> PodJob:
+def _active(pods: Sequence[Pod], newest: PodResult | None, active: str, failed: str) -> PodJob:
     """A pod runs, waits, or failed and will be followed by another."""
-    if pods and phase(pods[-1]) == "Running":
+    if pods and pods[-1].phase == "Running":
         again = f"; the pod before it failed: {newest.message}" if newest else ""
-        return PodJob(state="active", reason=active, message=f"pod {pods[-1]['metadata']['name']} runs{again}")
+        return PodJob(state="active", reason=active, message=f"pod {pods[-1].name} runs{again}")
     if words := waits_for(pods):
         return PodJob(state="active", reason=active, message=words)
     if newest is not None:

@@ -16,10 +16,11 @@ from finetune_operator.resources.digests import publication_digest
 from finetune_operator.resources.publication_job import publication_job
 from finetune_operator.settings import Settings
 from finetune_operator.stages.attempts import evaluation_status
-from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, observe
+from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, set_condition
+from finetune_operator.stages.evaluation import evaluated
 from finetune_operator.stages.freezing import pinned
 from finetune_operator.stages.planning import job_of
-from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, pod_job
+from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, goes_on, pod_job, unfinished
 
 
 def publication(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
@@ -27,23 +28,23 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
     job, run = job_of(observed), observed.run
     if job.spec.publish.place is None:
         told = f"spec.publish names no place; `finetune export {job.spec.checkpoints.storage}` makes a model of the newest checkpoint"
-        status = observe(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told)
+        status = set_condition(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told)
         return StageDecision(status=status, done=True, actions=_former(observed))
     if observed.run_problem:
         return replace(
             _waits(observed, status, Reason.INVALID_TRAINING_RUN, observed.run_problem),
             stalled=(Reason.INVALID_TRAINING_RUN, observed.run_problem),
         )
-    if (refrozen := _is_refrozen(observed, status)) or run is None or status.run is None:
+    if (refrozen := _is_refrozen(observed, status)) or not observed.run_text or status.run is None:
         return _waits(observed, status, Reason.WAITING, "the frozen run is awaited", *(_former(observed) if refrozen else ()))
-    if (closed := _gate(observed, status, run)) is not None:
+    if run is not None and (closed := _gate(observed, status, run)) is not None:
         return closed.after(*_former(observed))
     digest = publication_digest(status.run.digest, job)
     name = keys.publication_name(observed.owner.name, digest)
     found = observed.batch_job(name)
     former = _former(observed, name)
-    if found is None and job.spec.suspend:
-        return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former)
+    if job.spec.suspend and (found is None or goes_on(observed, found)):
+        return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former, *unfinished(observed))
     if found is None:
         create = Create(manifest=publication_job(status.run.digest, job, observed.owner, pinned(status, settings)))
         return _waits(observed, status, Reason.PUBLISHING, ABOUT_TO_START, *former, create)
@@ -54,18 +55,18 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
     if read.state == "lost":
         return _waits(observed, status, read.reason, read.message, *former, delete)
     judged = _judged(observed, status, read, digest)
-    return judged.after(delete) if read.state == "evicted" else judged
+    return judged.after(delete) if read.goes_on else judged
 
 
 def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, digest: str) -> StageDecision:
     """What the Job came to."""
     if read.state == "active":
-        return replace(_waits(observed, status, read.reason, read.message), requeue_after_seconds=30.0)
+        return replace(_waits(observed, status, read.reason, read.message), stalled=read.stalled, requeue_after_seconds=30.0)
     result = read.result.publication if read.result else None
     if read.state == "failed" or result is None:
         reason = read.reason or Reason.RESULT_UNREADABLE
         message = read.message or "the pod said that it is done, and not what it published; is the image of another version?"
-        status = observe(observed, status, ConditionType.PUBLISHED, "False", reason, message)
+        status = set_condition(observed, status, ConditionType.PUBLISHED, "False", reason, message)
         return StageDecision(status=status, failed=(reason, message))
     published = PublicationStatus(
         digest=digest,
@@ -76,13 +77,14 @@ def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, digest:
     )
     status = status.model_copy(update={"publication": published})
     if status.evaluation is None and result.evaluation_loss is not None:
-        status = status.model_copy(update={"evaluation": evaluation_status(result.step, result.evaluation_loss)})
+        # It read the checkpoint's evaluation, which the driver may not have been able to report.
+        status = evaluated(observed, status.model_copy(update={"evaluation": evaluation_status(result.step, result.evaluation_loss)}))
     told = f"{result.repository} at {result.revision}, step {result.step}"
-    return StageDecision(status=observe(observed, status, ConditionType.PUBLISHED, "True", Reason.PUBLISHED, told), done=True)
+    return StageDecision(status=set_condition(observed, status, ConditionType.PUBLISHED, "True", Reason.PUBLISHED, told), done=True)
 
 
 def _waits(observed: Observed, status: FineTuneJobStatus, reason: str, message: str, *actions: Action) -> StageDecision:
-    status = observe(observed, status, ConditionType.PUBLISHED, "False", reason, message)
+    status = set_condition(observed, status, ConditionType.PUBLISHED, "False", reason, message)
     return StageDecision(status=status, actions=actions)
 
 
@@ -98,7 +100,7 @@ def _gate(observed: Observed, status: FineTuneJobStatus, run: TrainingRun) -> St
         f"the evaluation loss of step {found.step} is {found.loss:.4f}, and spec.publish.gate.evaluationLoss.max is {allowed.max:g}; "
         "raise the gate and spec.retry to publish all the same"
     )
-    status = observe(observed, status, ConditionType.PUBLISHED, "False", Reason.GATE_CLOSED, message)
+    status = set_condition(observed, status, ConditionType.PUBLISHED, "False", Reason.GATE_CLOSED, message)
     return StageDecision(status=status, failed=(Reason.GATE_CLOSED, message))
 
 

@@ -21,6 +21,6 @@ def reporting(observed: Observed, *, again: bool = False) -> tuple[Action, ...]:
     return (
         Create(manifest=service_account(owner)),
         Create(manifest=role(owner)),
-        Create(manifest=role_binding(job, owner), update=("subjects",)),
+        Create(manifest=role_binding(job, owner)),
         *(() if known == head_service_account(job, owner) else (Create(manifest=report(job, owner), update=("spec",)),)),
     )

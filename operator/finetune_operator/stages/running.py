@@ -4,52 +4,49 @@ In: the attempt, its RayJob, its driver's report and its pods. Out: the status w
 to stop, and its ending. Deadlines are here; how it ended otherwise is judged in `failures`.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
 from finetune_api.report import ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
 from finetune_api.times import is_ahead, moment, seconds_between, timestamp
-from finetune_operator import keys
 from finetune_operator.failures import Ending, Evidence, ending, hung, overdue
 from finetune_operator.losses import noted
-from finetune_operator.observation import CLUSTER_LABEL, Observed, RayJob
+from finetune_operator.observation import Observed, RayJob
+from finetune_operator.pods import Pod
 from finetune_operator.resources.report import report as report_manifest
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts, budget
-from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, observe, sooner
+from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, set_condition, sooner
 from finetune_operator.stages.planning import job_of
-from finetune_operator.waiting import is_gone, phase, waits_for
-
-Json = dict[str, Any]
+from finetune_operator.usage import gpus, joined
+from finetune_operator.waiting import needs_person, waits_for
 
 # What a pod's end takes besides the checkpoint that it may commit.
 _STOP_MARGIN_SECONDS: Final = 60.0
+# What others say of a RayJob that they hold back is asked for, not watched.
+QUEUED_SECONDS: Final = 60.0
 _STOP_FOR_SUSPENSION: Final = "Suspended"
-# What the Job's controller writes on pods; Kubernetes 1.27 gave the older label a prefix.
-_JOB_NAME_LABELS: Final = ("batch.kubernetes.io/job-name", "job-name")
+# So many starts that failed in a row are for a person to see.
+_STALLED_STARTS: Final = 3
+# And so many that others ended before anything was kept.
+_STALLED_ATTEMPTS: Final = 10
 
 
-def _pods(observed: Observed, attempt: AttemptStatus) -> list[Json]:
+def _pods(observed: Observed, attempt: AttemptStatus) -> list[Pod]:
     """Pods of the attempt's RayCluster."""
     cluster = attempt.ray_job.cluster if attempt.ray_job else None
-    return observed.pods_of(CLUSTER_LABEL, cluster) if cluster else []
+    return observed.pods_of_cluster(cluster) if cluster else []
 
 
-def _submitters(observed: Observed, attempt: AttemptStatus) -> list[Json]:
-    """Pods that hand the driver to Ray: KubeRay makes their Job under the RayJob's name, and doesn't label them as the RayCluster's.
+def _submitters(observed: Observed, attempt: AttemptStatus) -> list[Pod]:
+    """Pods that hand the driver to Ray, from the Job that KubeRay makes under the RayJob's name.
 
-    Those that are being deleted are of an attempt before, from which others took the RayJob's RayCluster.
+    Those that are being deleted are of an attempt before, from which Kueue took the RayJob's RayCluster.
     """
     name = attempt.ray_job.name if attempt.ray_job else None
-    return [
-        pod
-        for pod in observed.pods_of(keys.STAGE_LABEL, keys.TRAINING)
-        if name in map(pod["metadata"]["labels"].get, _JOB_NAME_LABELS)
-        and CLUSTER_LABEL not in pod["metadata"]["labels"]
-        and "deletionTimestamp" not in pod["metadata"]
-    ]
+    return [pod for pod in observed.submitters_of(name) if pod.deletion_time is None] if name else []
 
 
 def _is_submitted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob) -> bool:
@@ -72,23 +69,48 @@ def running_time(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob |
     set_back = attempt.running_time is None and is_ahead(attempt.start_time, observed.now)
     if attempt.start_time is None or set_back:
         status = attempts.with_last(status, start_time=timestamp(observed.now))
-    running = [pod for pod in _pods(observed, attempt) if phase(pod) == "Running"]
-    if attempt.running_time is None and len(running) >= _expected_pods(observed):
+    running = [pod for pod in _pods(observed, attempt) if pod.phase == "Running"]
+    if attempt.running_time is None and len(running) >= _expected_pods(observed, attempt):
         status = attempts.with_last(status, running_time=timestamp(observed.now))
     return status
 
 
 def followed(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> FineTuneJobStatus:
     """The status with when the attempt ran, which pods it has, and what of them is lost."""
-    status = running_time(observed, status, rayjob)
-    attempt = status.attempts[-1]
+    status = _with_its_size(observed, running_time(observed, status, rayjob))
+    attempt, pods = status.attempts[-1], _pods(observed, status.attempts[-1])
     submitted = rayjob is not None and _is_submitted(observed, attempt, rayjob)
-    return attempts.with_last(status, **noted(observed, attempt, rayjob, _pods(observed, attempt), submitted=submitted))
+    # That all run is seen once before Ray may miss one.
+    ran_before = observed.status.attempts[-1].running_time is not None
+    status = attempts.with_last(status, pods=joined(attempt, pods, submitted=submitted and ran_before))
+    attempt = status.attempts[-1]
+    if submitted and attempt.running_time is not None:
+        status = status.model_copy(update={"failed_starts": 0})
+    status = attempts.with_last(status, **noted(observed, attempt, rayjob, pods, submitted=submitted))
+    return attempts.with_last(status, told_time=_told_time(observed, attempt))
 
 
-def _expected_pods(observed: Observed) -> int:
-    """The workers and the head."""
-    return job_of(observed).spec.workers.nodes + 1
+def _told_time(observed: Observed, attempt: AttemptStatus) -> str | None:
+    """When the driver first told how it ended: a driver that lives on may say it again and again."""
+    known, report = attempt.told_time, observed.report_of(attempt)
+    if (known is not None and not is_ahead(known, observed.now)) or report is None or not report.is_over:
+        return known
+    said = None if is_ahead(report.reported_at, observed.now) else moment(report.reported_at)
+    return timestamp(min(said or observed.now, observed.now))
+
+
+def _with_its_size(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status of an attempt that an operator of before entered, with its pods and GPUs."""
+    attempt, job = status.attempts[-1], job_of(observed)
+    if attempt.worker_pods is not None:
+        return status
+    held = gpus(job) if attempt.gpus is None else attempt.gpus
+    return attempts.with_last(status, worker_pods=job.spec.workers.nodes, gpus=held)
+
+
+def _expected_pods(observed: Observed, attempt: AttemptStatus) -> int:
+    """The workers that the attempt began with, and the head."""
+    return (attempt.worker_pods or job_of(observed).spec.workers.nodes) + 1
 
 
 def ending_of(
@@ -99,7 +121,8 @@ def ending_of(
     pods = _pods(observed, attempt)
     report = observed.report_of(attempt)
     submitters = _submitters(observed, attempt)
-    evidence = Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, submitters=submitters, now=observed.now)
+    evicted = observed.held(rayjob).evicted if rayjob is not None and rayjob.queued else None
+    evidence = Evidence(attempt=attempt, rayjob=rayjob, report=report, pods=pods, submitters=submitters, now=observed.now, evicted=evicted)
     found = ending(evidence)
     if found is not None:
         return found, None
@@ -144,32 +167,39 @@ def _stop_seconds(settings: Settings) -> float:
     return settings.stop_seconds + _STOP_MARGIN_SECONDS
 
 
-def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, pods: list[Json]) -> tuple[Ending | None, float | None]:
+def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, pods: list[Pod]) -> tuple[Ending | None, float | None]:
     """All or nothing: pods that wait longer than startDeadlineSeconds give back what the others hold."""
     pods_wait_since = _waiting_since(attempt, pods)
     since = pods_wait_since or (None if _is_submitted(observed, attempt, rayjob) else attempt.running_time)
     waited = seconds_between(since, observed.now)
     if rayjob.queued or waited is None:
-        return None, None
+        return None, QUEUED_SECONDS if rayjob.queued else None
     allowed = job_of(observed).spec.workers.start_deadline_seconds
     if waited < allowed:
         return None, allowed - waited
     words = waits_for([*pods, *_submitters(observed, attempt)])
     if pods_wait_since is not None:
-        running = sum(phase(pod) == "Running" for pod in pods)
+        running = sum(pod.phase == "Running" for pod in pods)
         words = words or f"see `kubectl describe rayjob {rayjob.name}`"
-        told = f"{running} of {_expected_pods(observed)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
+        told = f"{running} of {_expected_pods(observed, attempt)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
     else:
         words = words or f"see `kubectl describe job {rayjob.name}`"
         told = f"all pods ran, and Ray had no driver after {allowed} s (workers.startDeadlineSeconds): {words}"
-    return Ending(outcome=AttemptOutcome.NOT_STARTED, reason=Reason.START_DEADLINE_EXCEEDED, message=told), None
+    outcome, reason = AttemptOutcome.NOT_STARTED, Reason.START_DEADLINE_EXCEEDED
+    return Ending(outcome=outcome, reason=reason, message=told, node=_unfit_node(pods)), None
 
 
-def _waiting_since(attempt: AttemptStatus, pods: list[Json]) -> str | None:
+def _unfit_node(pods: list[Pod]) -> str | None:
+    """The node on which pods don't come up, if it is one only: what holds everywhere, as a wrong image, is no node's fault."""
+    nodes = {pod.node for pod in pods if pod.node is not None and pod.phase == "Pending"}
+    return nodes.pop() if len(nodes) == 1 else None
+
+
+def _waiting_since(attempt: AttemptStatus, pods: list[Pod]) -> str | None:
     """Since when pods are missing; None when none is. A pod that replaces one that ran counts from its own beginning."""
     if attempt.running_time is None:
         return attempt.start_time
-    pending = [pod["metadata"].get("creationTimestamp") for pod in pods if phase(pod) == "Pending" and not is_gone(pod)]
+    pending = [pod.created for pod in pods if pod.phase == "Pending" and not pod.is_gone]
     return min(filter(None, pending), default=None)
 
 
@@ -191,7 +221,7 @@ def stop_asked(
         withdraw: tuple[Action, ...] = (WithdrawStop(),) if asked is not None else ()
         if attempt.stop_requested is not None:
             status = attempts.with_last(status, stop_requested=None, stop_requested_time=None)
-        return status, (*made, *withdraw), budget.seconds_left(observed, status) if attempt.running_time else None
+        return status, (*made, *withdraw), budget.seconds_left(observed, status)
     if attempt.stop_requested is None or is_ahead(attempt.stop_requested_time, observed.now):
         status = attempts.with_last(status, stop_requested=attempt.stop_requested or reason, stop_requested_time=timestamp(observed.now))
     cluster = attempt.ray_job.cluster if attempt.ray_job else None
@@ -222,15 +252,53 @@ def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     elif rayjob is None or rayjob.deleting:
         reason, message = Reason.STOPPING, f"{name}: somebody deleted its RayJob; its pods may still commit a checkpoint"
     elif rayjob.queued:
-        reason, message = Reason.QUEUED, f"{name}: RayJob {rayjob.name} is suspended by others, as Kueue does until there is quota"
+        found = observed.held(rayjob)
+        reason, message = found.reason, f"{name}: {found.words}"
     elif attempt.running_time is None:
         pods = _pods(observed, attempt)
-        running = sum(phase(pod) == "Running" for pod in pods)
+        running = sum(pod.phase == "Running" for pod in pods)
         words = waits_for([*pods, *_submitters(observed, attempt)])
-        reason, message = Reason.STARTING, f"{name}: {running} of {_expected_pods(observed)} pods run" + (f"; {words}" if words else "")
+        told = "; ".join(filter(None, (attempts.told_of_avoided(attempt), words)))
+        reason, message = (
+            Reason.STARTING,
+            f"{name}: {running} of {_expected_pods(observed, attempt)} pods run" + (f"; {told}" if told else ""),
+        )
     elif not _is_submitted(observed, attempt, rayjob):
         words = waits_for([*_pods(observed, attempt), *_submitters(observed, attempt)])
         reason, message = Reason.STARTING, f"{name}: all pods run, Ray has no driver yet" + (f"; {words}" if words else "")
     else:
         reason, message = Reason.TRAINING, f"{name} runs" + (f", but {attempt.lost}" if attempt.lost else "")
-    return observe(observed, status, ConditionType.TRAINED, "False", reason, message)
+    return set_condition(observed, status, ConditionType.TRAINED, "False", reason, message)
+
+
+def stalled(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> tuple[tuple[str, str] | None, float | None]:
+    """Reason and message of what keeps an attempt from starting that only a person can mend, or when to look again."""
+    attempt = status.attempts[-1]
+    if rayjob is not None and rayjob.queued:
+        return observed.held(rayjob).stalled, None
+    if attempt.stop_requested is not None or rayjob is None or rayjob.deleting:
+        return None, None
+    if attempt.running_time is not None and _is_submitted(observed, attempt, rayjob):
+        return None, None
+    words, waits = needs_person([*_pods(observed, attempt), *_submitters(observed, attempt)], observed.now)
+    return (Reason.PODS_WAIT, words) if words else in_vain(status), waits
+
+
+def in_vain(status: FineTuneJobStatus) -> tuple[str, str] | None:
+    """Reason and message, where starts have failed, or attempts got nowhere, again and again."""
+    if status.failed_starts >= _STALLED_STARTS:
+        return Reason.START_DEADLINE_EXCEEDED, f"{status.failed_starts} starts in a row failed; the last: {last_words(status)}"
+    if status.attempts_without_progress >= _STALLED_ATTEMPTS:
+        return Reason.NO_PROGRESS, f"{without_progress(status)}; the last: {last_words(status)}"
+    return None
+
+
+def without_progress(status: FineTuneJobStatus) -> str:
+    """`12 attempts in a row ended without a new checkpoint`"""
+    count = status.attempts_without_progress
+    return f"{count} attempts in a row ended without a new checkpoint" if count > 1 else "an attempt ended without a new checkpoint"
+
+
+def last_words(status: FineTuneJobStatus) -> str:
+    """Why the newest attempt that ended did."""
+    return next((one.message for one in reversed(status.attempts) if one.outcome is not None and one.message), "nothing is known of it")

@@ -54,8 +54,9 @@ def walk(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def variables(template: Json) -> dict[str, str]:
-    """The first container's environment."""
-    return {variable["name"]: variable["value"] for variable in template["spec"]["containers"][0].get("env", [])}
+    """The first container's environment, as far as values stand there."""
+    variables = template["spec"]["containers"][0].get("env", [])
+    return {variable["name"]: variable["value"] for variable in variables if "valueFrom" not in variable}
 
 
 def mounts(template: Json) -> dict[str, Json]:
@@ -81,7 +82,7 @@ def full_job() -> FineTuneJob:
             ],
         },
         template={"systemText": f"$({MARK}) `{MARK}`; {MARK}"},
-        workers={"topologySpreadConstraints": [{"topologyKey": MARK}], **_pod_settings("w")},
+        workers={"topologySpreadConstraints": [SPREAD], "gpuResource": f"{MARK}.example/gpu", **_pod_settings("w")},
         cpuPods=_pod_settings("c"),
         checkpoints={
             "storage": f"s3://{MARK}/prefix",
@@ -94,22 +95,88 @@ def full_job() -> FineTuneJob:
     )
 
 
+VALUE_SOURCES: list[Json] = [
+    {"secretKeyRef": {"name": MARK, "key": MARK, "optional": True}},
+    {"configMapKeyRef": {"name": MARK, "key": MARK}},
+    {"fieldRef": {"fieldPath": f"metadata.labels['{MARK}']"}},
+    {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1"}},
+]
+ENV_SOURCES: list[Json] = [{"prefix": MARK, "secretRef": {"name": MARK, "optional": True}}, {"configMapRef": {"name": MARK}}]
+# As Kubernetes has them, every field set that has no default.
+_LABELS: Json = {"matchLabels": {MARK: MARK}, "matchExpressions": [{"key": MARK, "operator": "NotIn", "values": [MARK]}]}
+_NODES: Json = {"matchExpressions": [{"key": MARK, "operator": "In", "values": [MARK]}, {"key": MARK, "operator": "Exists"}]}
+_NEAR: Json = {
+    "topologyKey": MARK,
+    "labelSelector": _LABELS,
+    "namespaces": [MARK],
+    "namespaceSelector": {},
+    "matchLabelKeys": [MARK],
+    "mismatchLabelKeys": [f"{MARK}2"],
+}
+_PODS: Json = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [_NEAR],
+    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": _NEAR}],
+}
+AFFINITY: Json = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [_NODES | {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [MARK]}]}]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": _NODES}],
+    },
+    "podAffinity": _PODS,
+    "podAntiAffinity": _PODS,
+}
+SPREAD: Json = {
+    "maxSkew": 1,
+    "topologyKey": MARK,
+    "whenUnsatisfiable": "DoNotSchedule",
+    "labelSelector": _LABELS,
+    "minDomains": 2,
+    "nodeAffinityPolicy": "Ignore",
+    "nodeTaintsPolicy": "Honor",
+    "matchLabelKeys": [MARK],
+}
+
+
 def _pod_settings(letter: str) -> Json:
     """The settings of one kind of pod, every field given."""
     return {
         "image": f"{MARK}/{letter}:1",
+        "imagePullSecrets": [{"name": f"{MARK}-{letter}-registry"}],
+        "labels": {f"{MARK}.example/{letter}": MARK},
+        "annotations": {f"{MARK}.example/{letter}": f"$({MARK})"},
         "queueName": f"{MARK}-queue",
         "resources": {"requests": {"cpu": "4"}, "limits": {"memory": "8Gi", f"{MARK}.example/rdma": "1"}},
-        "env": [{"name": f"{MARK}_{letter}", "value": f"$({MARK}) $(id) ; {MARK}"}],
+        "env": [
+            {"name": f"{MARK}_{letter}", "value": f"$({MARK}) $(id) ; {MARK}"},
+            *({"name": f"{MARK}_{letter}_{index}", "valueFrom": source} for index, source in enumerate(VALUE_SOURCES)),
+        ],
+        "envFrom": ENV_SOURCES,
         "nodeSelector": {MARK: MARK},
-        "affinity": {"nodeAffinity": {MARK: []}},
+        "affinity": AFFINITY,
         "tolerations": [{"key": MARK, "operator": "Equal", "value": MARK, "effect": "NoSchedule"}],
         "schedulerName": MARK,
         "runtimeClassName": MARK,
         "priorityClassName": MARK,
         "serviceAccountName": f"{MARK}-{letter}",
         "volumes": [
-            {"name": f"{MARK}-{letter}-claim", "mountPath": f"/{MARK}/{letter}/claim", "persistentVolumeClaim": {"claimName": MARK}},
+            {
+                "name": f"{MARK}-{letter}-claim",
+                "mountPath": f"/{MARK}/{letter}/claim",
+                "subPath": f"{MARK}/{letter}",
+                "persistentVolumeClaim": {"claimName": MARK},
+            },
+            {
+                "name": f"{MARK}-{letter}-csi",
+                "mountPath": f"/{MARK}/{letter}/csi",
+                "csi": {
+                    "driver": f"{MARK}.example",
+                    "fsType": MARK,
+                    "volumeAttributes": {MARK: MARK},
+                    "nodePublishSecretRef": {"name": MARK},
+                },
+            },
             {"name": f"{MARK}-{letter}-own", "mountPath": f"/{MARK}/{letter}/own", "ephemeral": {"size": "1Gi", "storageClassName": MARK}},
             {
                 "name": f"{MARK}-{letter}-empty",

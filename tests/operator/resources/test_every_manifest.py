@@ -7,13 +7,26 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from tests.operator.builders import NAMESPACE, UID, finetunejob
-from tests.operator.resources.manifests import MARK, full_job, manifests, plain_job, templates, walk
+from tests.operator.builders import NAMESPACE, UID, finetunejob, owner, training_run
+from tests.operator.resources.manifests import (
+    AFFINITY,
+    ENV_SOURCES,
+    MARK,
+    VALUE_SOURCES,
+    full_job,
+    manifests,
+    plain_job,
+    templates,
+    variables,
+    walk,
+)
 from tests.operator.resources.pod_security import violations
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, PodSettings, Workers
 from finetune_api.pod_checks import pod_problems
 from finetune_operator import keys
+from finetune_operator.resources.run_config_map import run_config_map
+from finetune_operator.stages.freezing import executed
 
 JOBS = {
     "plain": plain_job(),
@@ -90,10 +103,23 @@ def test_ray_start_parameters_are_constants_and_whole_numbers(job: FineTuneJob, 
         assert value.isdecimal() or (name, value) == ("dashboard-host", "0.0.0.0")
 
 
-def test_secrets_are_files_and_never_variables(job: FineTuneJob) -> None:
-    forbidden = {"secretKeyRef", "envFrom", "valueFrom", "hostPath", "subPath", "privileged", "hostNetwork", "stringData"}
+def test_secrets_of_ours_are_files_and_never_variables(job: FineTuneJob) -> None:
+    forbidden = {"hostPath", "privileged", "hostNetwork", "stringData"}
+    # Only where the user says so.
+    forbidden |= set() if job.spec.workers.env else {"secretKeyRef", "envFrom", "valueFrom", "subPath"}
     for path, _ in walk(manifests(job)):
         assert path.rsplit(".", 1)[-1] not in forbidden, path
+
+
+def test_variables_are_in_pods_alone() -> None:
+    """The frozen run is a ConfigMap, and the job an annotation of pods: `view` reads both."""
+    job = finetunejob(
+        workers={"env": [{"name": "OF_WORKERS", "value": "mark"}]},
+        cpuPods={"env": [{"name": "OF_CPU_PODS", "value": "mark"}]},
+    )
+    for path, value in walk({"run": run_config_map(training_run(executed(job)).to_json(), owner()), **templates(job)}):
+        if isinstance(value, str) and "mark" in value:
+            assert ".containers.0.env." in path, path
 
 
 def test_the_same_input_gives_the_same_bytes_and_stays_as_it_was() -> None:
@@ -150,8 +176,20 @@ def test_a_pod_is_whole(job: FineTuneJob, pod: str) -> None:
 @pytest.mark.parametrize("pod", PODS)
 def test_labels_of_pods(pod: str) -> None:
     stage = {"preparation": "preparation", "publication": "publication"}.get(pod, "training")
-    labels = templates(plain_job())[pod]["metadata"]["labels"]
-    assert labels == {keys.JOB_LABEL: "starchat", keys.STAGE_LABEL: stage, keys.MANAGED_BY_LABEL: keys.MANAGED_BY}
+    ours = {keys.JOB_LABEL: "starchat", keys.STAGE_LABEL: stage, keys.MANAGED_BY_LABEL: keys.MANAGED_BY}
+    assert templates(plain_job())[pod]["metadata"]["labels"] == ours
+    key = f"{MARK}.example/{'w' if pod == 'workers' else 'c'}"
+    metadata = templates(full_job())[pod]["metadata"]
+    assert metadata["labels"] == ours | {key: MARK}
+    assert metadata["annotations"].items() >= {key: f"$({MARK})"}.items()
+
+
+@pytest.mark.parametrize(("word", "letter"), [("preparation", "c"), ("rayjob", "w"), ("publication", "c")])
+def test_labels_of_what_makes_pods(word: str, letter: str) -> None:
+    """Kueue reads priority and queue there, cost reports the rest; annotations are read on pods."""
+    metadata = manifests(full_job())[word]["metadata"]
+    assert metadata["labels"].items() >= {f"{MARK}.example/{letter}": MARK, keys.QUEUE_LABEL: f"{MARK}-queue"}.items()
+    assert f"{MARK}.example/{letter}" not in metadata.get("annotations", {})
 
 
 def test_the_head_alone_has_a_token() -> None:
@@ -169,15 +207,27 @@ def test_user_fields_reach_the_pods_that_they_are_for(pod: str) -> None:
     assert spec["nodeSelector"] == {MARK: MARK}
     assert spec["tolerations"] == [{"key": MARK, "operator": "Equal", "value": MARK, "effect": "NoSchedule"}]
     assert (spec["schedulerName"], spec["runtimeClassName"], spec["priorityClassName"]) == (MARK, MARK, MARK)
-    assert spec["affinity"]["nodeAffinity"] == {MARK: []}
+    assert spec["affinity"]["nodeAffinity"] == AFFINITY["nodeAffinity"]
+    assert spec["affinity"]["podAffinity"] == AFFINITY["podAffinity"]
+    assert spec["imagePullSecrets"] == [{"name": f"{MARK}-{letter}-registry"}]
     assert spec["containers"][0]["image"] == f"{MARK}/{letter}:1"
     if pod == "submitter":
         assert "serviceAccountName" not in spec
         assert MARK not in json.dumps(spec["volumes"]) + json.dumps(spec["containers"][0]["env"])
+        assert "envFrom" not in spec["containers"][0]
     else:
         assert spec["serviceAccountName"] == f"{MARK}-{letter}"
         assert f"{MARK}-{letter}-own" in {volume["name"] for volume in spec["volumes"]}
         assert {"name": f"{MARK}_{letter}", "value": f"$({MARK}) $(id) ; {MARK}"} in spec["containers"][0]["env"]
+        assert [variable["valueFrom"] for variable in spec["containers"][0]["env"] if "valueFrom" in variable] == VALUE_SOURCES
+        assert spec["containers"][0]["envFrom"] == ENV_SOURCES
+        volume = next(volume for volume in spec["volumes"] if volume["name"] == f"{MARK}-{letter}-csi")
+        assert volume["csi"]["volumeAttributes"] == {MARK: MARK}
+        assert next(mount for mount in spec["containers"][0]["volumeMounts"] if "subPath" in mount) == {
+            "name": f"{MARK}-{letter}-claim",
+            "mountPath": f"/{MARK}/{letter}/claim",
+            "subPath": f"{MARK}/{letter}",
+        }
 
 
 def test_the_full_job_sets_every_field_of_a_pod() -> None:
@@ -190,9 +240,11 @@ def test_the_full_job_sets_every_field_of_a_pod() -> None:
     assert added == {
         "nodes",
         "gpus_per_node",
+        "gpu_resource",
         "workers_per_node",
         "device",
         "accelerator",
+        "peak_teraflops",
         "topology_spread_constraints",
         "start_deadline_seconds",
     }
@@ -212,3 +264,15 @@ def test_image_settings_of_the_operator(pod: str) -> None:
 def test_all_that_a_job_may_ask_for_can_be_made() -> None:
     """The contract refuses what the operator couldn't put into a pod, and no more: the full job holds every field."""
     assert list(pod_problems(full_job())) == []
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_users_and_groups_may_be_the_platforms(pod: str) -> None:
+    """As OpenShift's restricted-v2 wants it: whoever names one outside of the namespace's range is refused."""
+    ids = ("runAsUser", "runAsGroup", "fsGroup")
+    fixed, assigned = (templates(full_job(), assigned_ids=choice)[pod] for choice in (False, True))
+    assert [fixed["spec"]["securityContext"].get(name) for name in ids] == [1000, 1000, 1000]
+    assert not [path for path, _ in walk(assigned) if path.rsplit(".", 1)[-1] in ids]
+    assert violations(assigned["spec"]) == []
+    # Ray and torch ask for the name of a user that the image doesn't know.
+    assert variables(assigned).items() >= {"USER": "finetune", "LOGNAME": "finetune"}.items()

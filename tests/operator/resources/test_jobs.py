@@ -93,7 +93,7 @@ def test_the_head_may_touch_one_object() -> None:
         assert rule["resourceNames"] == ["starchat"]
     assert [(rule["resources"], rule["verbs"]) for rule in made["role"]["rules"]] == [
         (["finetunereports"], ["get"]),
-        (["finetunereports/status"], ["patch", "update"]),
+        (["finetunereports/status"], ["patch"]),
     ]
     assert made["role binding"]["roleRef"]["name"] == made["role"]["metadata"]["name"] == "starchat-finetune"
 

@@ -12,6 +12,7 @@ from finetune_operator.resources.rayjob import rayjob
 
 Json = dict[str, Any]
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def made(job: FineTuneJob, attempt: int = 1, **changes: Any) -> Json:
@@ -89,6 +90,8 @@ def test_all_or_nothing() -> None:
             "8",
             {"nvidia.com/gpu": "8", "rdma/hca": "2"},
         ),
+        ({"nodes": 1, "gpusPerNode": 1, "gpuResource": "nvidia.com/mig-1g.10gb"}, "1", "1", {"nvidia.com/mig-1g.10gb": "1"}),
+        ({"nodes": 1, "gpusPerNode": 8, "gpuResource": "amd.com/gpu"}, "8", "8", {"amd.com/gpu": "8"}),
     ],
 )
 def test_a_pod_takes_exactly_its_ranks(workers: Json, ranks: str, gpus: str, limits: Json) -> None:
@@ -134,11 +137,13 @@ def test_workers_of_several_nodes_share_none() -> None:
 
 
 def test_the_users_affinity_stays() -> None:
-    theirs: Json = {"podAntiAffinity": {REQUIRED: [{"topologyKey": "rack"}], "preferred": [1]}, "nodeAffinity": {"x": 1}}
+    wish: Json = {"weight": 1, "podAffinityTerm": {"topologyKey": "rack"}}
+    nodes: Json = {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]}}
+    theirs: Json = {"podAntiAffinity": {REQUIRED: [{"topologyKey": "rack"}], PREFERRED: [wish]}, "nodeAffinity": nodes}
     affinity = templates(finetunejob(workers={"affinity": theirs}))["workers"]["spec"]["affinity"]
     assert [term["topologyKey"] for term in affinity["podAntiAffinity"][REQUIRED]] == ["rack", "kubernetes.io/hostname"]
-    assert affinity["podAntiAffinity"]["preferred"] == [1]
-    assert affinity["nodeAffinity"] == {"x": 1}
+    assert affinity["podAntiAffinity"][PREFERRED] == [wish]
+    assert affinity["nodeAffinity"] == nodes
 
 
 @pytest.mark.parametrize("seconds", [240, 10])
@@ -200,3 +205,67 @@ def test_topology_spread_is_the_workers() -> None:
     found = templates(finetunejob(workers={"topologySpreadConstraints": constraints}))
     assert found["workers"]["spec"]["topologySpreadConstraints"] == constraints
     assert "topologySpreadConstraints" not in found["head"]["spec"]
+
+
+# ---- what holds when nobody looks
+
+
+def test_without_an_operator_kuberay_ends_what_never_starts_or_lasts_too_long() -> None:
+    assert made(finetunejob())["spec"]["preRunningDeadlineSeconds"] == 1920
+    assert "activeDeadlineSeconds" not in made(finetunejob())["spec"]
+    patient = finetunejob(workers={"startDeadlineSeconds": 2**40})
+    assert made(patient)["spec"]["preRunningDeadlineSeconds"] == 2**31 - 1
+
+
+@pytest.mark.parametrize(("left", "carried"), [(3599.2, 3600), (0.0, 1), (2.0**40, 2**31 - 1)])
+def test_the_rayjob_carries_what_is_left(left: float, carried: int) -> None:
+    job = finetunejob()
+    manifest = rayjob(job, training_run(job).digest, 1, owner(), settings(), seconds_left=left)
+    assert manifest["spec"]["activeDeadlineSeconds"] == carried
+
+
+def test_who_preempts_the_head_or_the_submitter_preempts_the_workers() -> None:
+    def priorities(**spec: Any) -> dict[str, str | None]:
+        return {pod: found["spec"].get("priorityClassName") for pod, found in templates(finetunejob(**spec)).items()}
+
+    only_workers = priorities(workers={"priorityClassName": "high"})
+    assert only_workers == {"preparation": None, "head": "high", "workers": "high", "submitter": "high", "publication": None}
+    both = priorities(workers={"priorityClassName": "high"}, cpuPods={"priorityClassName": "low"})
+    assert both == {"preparation": "low", "head": "low", "workers": "high", "submitter": "low", "publication": "low"}
+
+
+# ---- nodes that are avoided
+
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+AWAY = {
+    "weight": 100,
+    "preference": {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["node-7", "node-9"]}]},
+}
+THEIRS: Json = {
+    "nodeAffinity": {
+        REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["a100"]}]}]},
+        PREFERRED: [{"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}}],
+    }
+}
+
+
+def affinities(avoided: tuple[str, ...], **spec: Any) -> dict[str, Json]:
+    job = finetunejob(**spec)
+    cluster = rayjob(job, training_run(job).digest, 3, owner(), settings(), avoided=avoided)["spec"]["rayClusterSpec"]
+    groups = {"head": cluster["headGroupSpec"], "workers": cluster["workerGroupSpecs"][0]}
+    return {name: found["template"]["spec"].get("affinity") or {} for name, found in groups.items()}
+
+
+def test_nodes_that_failed_are_avoided_by_workers_and_head() -> None:
+    found = affinities(("node-7", "node-9"))
+    assert found["head"] == {"nodeAffinity": {PREFERRED: [AWAY]}}
+    assert found["workers"]["nodeAffinity"] == {PREFERRED: [AWAY]}
+    assert REQUIRED in found["workers"]["podAntiAffinity"], "one pod a node, as ever"
+
+
+def test_avoiding_a_node_overrides_nothing_of_the_users() -> None:
+    found = affinities(("node-7", "node-9"), workers={"affinity": THEIRS}, cpuPods={"affinity": THEIRS})
+    for affinity in found.values():
+        assert affinity["nodeAffinity"][REQUIRED] == THEIRS["nodeAffinity"][REQUIRED]
+        assert affinity["nodeAffinity"][PREFERRED] == [*THEIRS["nodeAffinity"][PREFERRED], AWAY]
+    assert affinities((), workers={"affinity": THEIRS})["workers"]["nodeAffinity"] == THEIRS["nodeAffinity"]

@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault.status, Refusal(fault.status, STATUS_REASONS.get(fault.status, "InternalError")).body, headers)
         elif fault and fault.action == "page":
             self._answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
-        elif "watch=1" in self.path:
+        elif "watch=1" in self.path or "watch=true" in self.path:
             self._watch(fault.action if fault else "")
         else:
             status, answer = self.server.backend.call(self.command, self.path, body)

@@ -48,6 +48,7 @@ class MemoryApi:
         self._version = 100
         self._oldest = 0
         self.absent: set[str] = set()  # collections whose CRD isn't installed
+        self.streams = True  # whether a watch may begin with all objects
 
     def compact(self) -> None:
         """Forget all history: watches from before are too old."""
@@ -82,7 +83,17 @@ class MemoryApi:
         request = Request(target)
         if request.collection in self.absent:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
-        seen = int(request.query["resourceVersion"])
+        if "sendInitialEvents" in request.query:
+            if not self.streams:
+                raise Refusal(422, "Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled")
+            with self._changed:
+                seen = self._version
+                there = [item for key, item in sorted(self._objects.items()) if key[0] == request.collection and _matches(item, request)]
+            yield from (_line("ADDED", item) for item in there)
+            annotations = {"k8s.io/initial-events-end": "true"}
+            yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(seen), "annotations": annotations}})
+        else:
+            seen = int(request.query["resourceVersion"])
         if seen > self._version:
             raise Refusal(504, "Timeout", f"Too large resource version: {seen}, current: {self._version}")
         for _ in range(int(request.query["timeoutSeconds"]) * 10):
@@ -141,6 +152,8 @@ class MemoryApi:
         if self._key(request) in self._objects:
             raise Refusal(409, "AlreadyExists", f'{request.collection} "{request.name}" already exists')
         item["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": request.namespace}
+        if "dryRun" in request.query:
+            return item
         self._objects[self._key(request)] = item = self._stamp(request, "ADDED", item)
         return item
 
@@ -156,8 +169,8 @@ class MemoryApi:
 
     def _delete(self, request: Request, options: Json) -> Json:
         old = self._found(request)
-        if (options.get("preconditions") or {}).get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
-            raise Refusal(409, "Conflict", "the UID in the precondition differs")
+        if any(old["metadata"][name] != wanted for name, wanted in (options.get("preconditions") or {}).items()):
+            raise Refusal(409, "Conflict", "the UID or the resourceVersion in the precondition differs")
         self._stamp(request, "DELETED", old)
         del self._objects[self._key(request)]
         return {"kind": "Status", "status": "Success"}

@@ -68,7 +68,10 @@ def test_an_object_through_its_life(api: Api) -> None:
         api.replace(CONFIG_MAPS, "default", "a", patched)
     with pytest.raises(Conflict):
         api.delete(CONFIG_MAPS, "default", "a", uid="another")
-    api.delete(CONFIG_MAPS, "default", "a", uid=created["metadata"]["uid"])
+    with pytest.raises(Conflict):
+        api.delete(CONFIG_MAPS, "default", "a", resource_version=patched["metadata"]["resourceVersion"])
+    uid, version = created["metadata"]["uid"], replaced["metadata"]["resourceVersion"]
+    api.delete(CONFIG_MAPS, "default", "a", uid=uid, resource_version=version)
     with pytest.raises(NotFound):
         api.delete(CONFIG_MAPS, "default", "a")
 
@@ -193,8 +196,8 @@ def test_a_write_gives_up_when_the_permit_ends(api: Api, server: FaultyApi) -> N
         api.with_timeout(3600).fenced(lambda: 0.1).create(CONFIG_MAPS, "default", config_map("a"))
 
 
-def test_every_exchange_is_counted_by_method_and_code(server: FaultyApi, tmp_path: Path) -> None:
-    seen: list[tuple[str, str]] = []
+def test_every_exchange_is_counted_by_method_code_and_server(server: FaultyApi, tmp_path: Path) -> None:
+    seen: list[tuple[str, ...]] = []
     api = Api.connect(server.kubeconfig(tmp_path), user_agent="tests", observe=lambda *exchange: seen.append(exchange))
     server.faults.append(Fault(match="GET.*/b", action="cut"))
     api.create(CONFIG_MAPS, "default", config_map("a"))
@@ -202,7 +205,8 @@ def test_every_exchange_is_counted_by_method_and_code(server: FaultyApi, tmp_pat
         api.get(CONFIG_MAPS, "default", "a1")
     with pytest.raises(Unreachable):
         api.get(CONFIG_MAPS, "default", "b")
-    assert seen == [("POST", "201"), ("GET", "404"), ("GET", "<error>")]
+    host = server.url.removeprefix("http://")
+    assert seen == [("POST", "201", host), ("GET", "404", host), ("GET", "<error>", host)]
 
 
 # --- credentials

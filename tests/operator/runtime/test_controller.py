@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,12 +17,12 @@ from finetune_operator.runtime.workqueue import WorkQueue
 class Running:
     """A controller on a clock that stands still; `answer` decides what a reconcile does."""
 
-    def __init__(self, answer: Callable[[str], Requeue | None], workers: int = 2) -> None:
+    def __init__(self, answer: Callable[[str], Requeue | None], workers: int = 2, **more: Any) -> None:
         self.clock = FakeClock()
         self.queue: WorkQueue[str] = WorkQueue(self.clock)
         self.seen: list[str] = []
         self._answer = answer
-        self.controller = Controller(self.queue, self._reconcile, clock=self.clock, workers=workers, name="jobs")
+        self.controller = Controller(self.queue, self._reconcile, clock=self.clock, workers=workers, name="jobs", **more)
 
     def _reconcile(self, key: str) -> Requeue | None:
         self.seen.append(key)
@@ -77,6 +78,36 @@ def test_a_failure_is_logged_once_with_its_key_and_comes_back_after_its_back_off
         assert running.queue.failures("default/a") == 0, "success forgets"
     failures = [entry for entry in logs if entry["event"] == "reconcile failed"]
     assert [(entry["key"], entry["failures"], entry["exc_info"]) for entry in failures] == [("default/a", 1, True), ("default/a", 2, True)]
+
+
+class Panics:
+    """Counts what is told to be a fault of the program."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def watch(self, workers: int, active: Callable[[], int]) -> None: ...
+
+    def reconciled(self, result: str, seconds: float) -> None: ...
+
+    def panicked(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(
+    ("error", "panics"),
+    [(ValueError("who knows"), 1), (LookupError("foreseen"), 0), (KeyError("foreseen, too"), 0), (TooManyRequests("slow"), 0)],
+)
+def test_only_what_nobody_foresees_is_a_panic(error: Exception, panics: int) -> None:
+    def answer(key: str) -> None:
+        raise error
+
+    found = Panics()
+    with capture_logs() as logs, Running(answer, metrics=found, foreseen=(LookupError,)) as running:
+        running.queue.add("a")
+        running.times(1)
+    assert found.count == panics
+    assert {entry["log_level"] for entry in logs} == {"error" if panics else "warning"}
 
 
 @pytest.mark.parametrize("error", [Conflict("changed"), NotPermitted("no lease")])

@@ -19,6 +19,30 @@ class TestReflector(ReflectorCases):
     """Against the API in memory."""
 
 
+PAGES = r"GET .*configmaps\?limit"
+STREAM = r"GET .*configmaps\?sendInitialEvents"
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_everything_comes_by_a_watch_where_the_api_server_can(api: Api, server: FaultyApi, memory: MemoryApi, streams: bool) -> None:
+    memory.streams = streams
+    put(api, "a", "1")
+    with mirror(api, [NAMESPACE]) as seen:
+        seen.knows(a="1")
+        eventually(lambda: server.count(WATCH) == 1)
+    assert (server.count(STREAM), server.count(PAGES)) == (1, 0 if streams else 1)
+
+
+@pytest.mark.parametrize("action", ["end", "garbage", "half", "expired", "cut"])
+def test_a_stream_that_breaks_is_followed_by_a_list(api: Api, server: FaultyApi, action: str) -> None:
+    put(api, "a", "1")
+    server.faults.append(Fault(match=STREAM, action=action))  # type: ignore[arg-type]
+    with mirror(api, [NAMESPACE]) as seen:
+        seen.knows(a="1")
+        eventually(lambda: server.count(WATCH) == 1)
+    assert (server.count(STREAM), server.count(PAGES)) == (1, 1)
+
+
 @pytest.mark.parametrize("namespaces", [None, ["one", "two"]])
 def test_several_namespaces_or_the_whole_cluster(api: Api, server: FaultyApi, namespaces: list[str] | None) -> None:
     for namespace in ("one", "two", "three"):
@@ -83,8 +107,7 @@ def test_a_crd_that_comes_later(api: Api, server: FaultyApi, memory: MemoryApi) 
         memory.absent.clear()
         put(api, "a", "1")
         seen.knows(a="1")
-        assert not seen.reflector.absent
-        assert seen.states > states
+        eventually(lambda: not seen.reflector.absent and seen.states > states)
 
 
 def test_objects_are_believed_gone_only_when_their_crd_stays_absent(api: Api, server: FaultyApi, memory: MemoryApi) -> None:

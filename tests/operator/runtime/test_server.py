@@ -82,6 +82,7 @@ def test_a_client_that_says_nothing_holds_up_nobody(server: ProbeServer) -> None
 
 
 def test_metrics_have_controller_runtimes_names(server: ProbeServer, process: Process) -> None:
+    """Their meaning; that none is missing is shown beside a program of controller-runtime."""
     metrics = RuntimeMetrics(process.registry)
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock, metrics.queue("jobs"))
@@ -92,28 +93,40 @@ def test_metrics_have_controller_runtimes_names(server: ProbeServer, process: Pr
     queue.add_rate_limited("a")
     clock.advance(50)
     queue.done("a")
+    queue.get()
+    clock.advance(7)
+    queue.get()
+    clock.advance(1)
     controller = metrics.controller("jobs")
+    controller.watch(4, lambda: 2)
     controller.reconciled("error", 0.2)
+    controller.panicked()
     controller.reconciled("success", 0.2)
-    metrics.request("POST", "409")
+    metrics.request("POST", "409", "10.0.0.1:443")
     leading = metrics.leading("operator")
     code, text = asked(server, "/metrics")
     assert code == 200
     lines = text.splitlines()
     for line in (
-        'workqueue_depth{name="jobs"} 3.0',  # b, c, and a again
-        'workqueue_adds_total{name="jobs"} 4.0',
-        'workqueue_retries_total{name="jobs"} 1.0',
-        'workqueue_queue_duration_seconds_sum{name="jobs"} 5.0',
-        'workqueue_work_duration_seconds_sum{name="jobs"} 50.0',
+        'workqueue_depth{controller="jobs",name="jobs"} 1.0',  # a again
+        'workqueue_adds_total{controller="jobs",name="jobs"} 4.0',
+        'workqueue_retries_total{controller="jobs",name="jobs"} 1.0',
+        'workqueue_queue_duration_seconds_count{controller="jobs",name="jobs"} 3.0',
+        'workqueue_work_duration_seconds_sum{controller="jobs",name="jobs"} 50.0',
+        'workqueue_unfinished_work_seconds{controller="jobs",name="jobs"} 9.0',  # b for 8 s, c for 1 s
+        'workqueue_longest_running_processor_seconds{controller="jobs",name="jobs"} 8.0',
         'controller_runtime_reconcile_total{controller="jobs",result="error"} 1.0',
         'controller_runtime_reconcile_total{controller="jobs",result="success"} 1.0',
+        'controller_runtime_reconcile_total{controller="jobs",result="requeue"} 0.0',
         'controller_runtime_reconcile_total{controller="jobs",result="requeue_after"} 0.0',
         'controller_runtime_reconcile_errors_total{controller="jobs"} 1.0',
+        'controller_runtime_reconcile_panics_total{controller="jobs"} 1.0',
         'controller_runtime_reconcile_time_seconds_count{controller="jobs"} 2.0',
-        'rest_client_requests_total{code="409",method="POST"} 1.0',
+        'controller_runtime_max_concurrent_reconciles{controller="jobs"} 4.0',
+        'controller_runtime_active_workers{controller="jobs"} 2.0',
+        'rest_client_requests_total{code="409",host="10.0.0.1:443",method="POST"} 1.0',
         'leader_election_master_status{name="operator"} 0.0',
     ):
-        assert line in lines
+        assert line in lines, line
     leading(True)
     assert 'leader_election_master_status{name="operator"} 1.0' in asked(server, "/metrics")[1].splitlines()

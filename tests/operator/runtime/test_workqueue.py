@@ -253,3 +253,31 @@ def test_a_long_delay_ends_early_rather_than_never(queue: WorkQueue[str], clock:
     queue.add_after("a", 9_999_999_999)
     clock.advance(86_401)
     assert taken(queue) == ["a"]
+
+
+def test_what_is_urgent_comes_first(queue: WorkQueue[str]) -> None:
+    for key in ("a", "b", "c"):
+        queue.add(key, urgent=False)
+    queue.add("d")
+    queue.add("b")
+    queue.add("d", urgent=False)
+    assert len(queue) == 4
+    assert taken(queue) == ["d", "b", "a", "c"]
+
+
+def test_a_key_that_becomes_urgent_while_it_is_processed_comes_first_afterwards(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    assert queue.get() == "a"
+    queue.add("b", urgent=False)
+    queue.add("a", urgent=False)
+    queue.add("a")
+    queue.done("a")
+    assert taken(queue) == ["a", "b"]
+
+
+def test_an_hour_that_has_come_waits_for_what_is_urgent_and_a_failure_does_not(queue: WorkQueue[str], clock: FakeClock) -> None:
+    queue.add_after("due", 1)
+    queue.add_rate_limited("failed")
+    clock.advance(2)
+    queue.add("changed")
+    assert taken(queue) == ["changed", "failed", "due"]

@@ -52,6 +52,7 @@ def test_prepared_data_is_nobodys() -> None:
     """A job may be changed after its preparation, until it is trained."""
     storage = MemoryStorage()
     storage.put("prepared/0123/complete.json", b"{}")
+    storage.put("logs/preparation/fennel-prepare-0123-x/main/000000000000.log", b"{}")
     check_owner(storage, identity=OTHER, job="fennel")
     own(storage, identity=MINE, job="fennel")
 

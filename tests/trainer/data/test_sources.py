@@ -103,13 +103,13 @@ def test_an_empty_shard_among_others_is_no_error_and_nothing_but_empty_ones_is(t
     [
         ("./nothing.jsonl", "train", "./nothing.jsonl: there is no such file or folder (looked at"),
         ("./tain.jsonl", "train", "is it train.jsonl?"),
-        ("./x.txt", "train", "./x.txt: unknown format; known are .jsonl, .jsonl.gz, .json,"),
+        ("./x.txt", "train", "./x.txt: unknown format; convert it to one of .jsonl, .jsonl.gz, .json,"),
         ("./train.jsonl", "test", "a single file has only the split 'train', not 'test'"),
-        ("./docs", "train", "./docs: has 1 files, but none of a known format"),
+        ("./docs", "train", "./docs: has 1 files, but none of a known format; put files there that end in .jsonl"),
         ("./hollow", "train", "./hollow: is empty: no file of a known format"),
         ("./parts", "test", "./parts: no split 'test' or 'test_ift'; it has 'train'"),
         ("train.jsonl", "train", "train.jsonl: a local path of this name exists, and the name means a Hub data set; write ./train.jsonl"),
-        ("other.jsonl", "train", "other.jsonl: no Hub id (org/name), and a local path begins with ./, ../ or /"),
+        ("other.jsonl", "train", "other.jsonl: no Hub id (org/name); for a local path write ./other.jsonl"),
         ("a/b/c", "train", "a/b/c: no Hub id (org/name)"),
     ],
 )

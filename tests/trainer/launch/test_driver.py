@@ -76,8 +76,14 @@ class Clock:
         return self.seconds
 
 
-def followed(clock: Clock, mailbox: Mailbox, ask: Callable[[Any], Any], fit: Callable[[], None]) -> Exception | None:
-    return follow(fit, mailbox, ask, Patience(now=clock), sink=FanOut([]), stop=threading.Event(), poll_seconds=0.0)
+def nobody() -> list[str]:
+    return []
+
+
+def followed(
+    clock: Clock, mailbox: Mailbox, ask: Callable[[Any], Any], fit: Callable[[], None], gone: Callable[[], list[str]] = nobody
+) -> Exception | None:
+    return follow(fit, mailbox, ask, Patience(now=clock), gone, sink=FanOut([]), stop=threading.Event(), poll_seconds=0.0)
 
 
 def call(question: Callable[[], Any]) -> Any:
@@ -108,6 +114,22 @@ def test_a_mailbox_that_does_not_answer_ends_the_attempt_too(for_ever: Callable[
 
     with pytest.raises(NoProgress, match="for 630 s; the last was starting"):
         followed(clock, Mailbox(clock, steps=[]), late, for_ever)
+
+
+def test_a_node_that_left_ray_ends_the_attempt_though_ray_train_waits_for_it(for_ever: Callable[[], None]) -> None:
+    clock = Clock()
+    mailbox = Mailbox(clock, steps=[1, 2, 3])
+    with pytest.raises(WorkerLost, match=r"^worker-7 left Ray in the middle, and nobody said why; the same command goes on"):
+        followed(clock, mailbox, call, for_ever, lambda: ["worker-7"] if clock.seconds >= 180 else [])
+    assert mailbox.polls == 4, "seen after the third, believed after the fourth"
+
+
+def test_a_node_that_comes_back_to_ray_is_no_loss(for_ever: Callable[[], None]) -> None:
+    clock = Clock()
+    away = {120.0, 240.0}
+    assert (
+        followed(clock, Mailbox(clock, steps=[1, 2, 3, 4, 5], finishes=5), call, for_ever, lambda: ["w"] * (clock.seconds in away)) is None
+    )
 
 
 def test_workers_that_are_done_need_not_end(for_ever: Callable[[], None]) -> None:
@@ -155,7 +177,7 @@ run = run.model_copy(update={"plan": run.plan.model_copy(update={"device": "gpu"
 places = Places(model=str(folder / "base"), prepared=str(folder), base=str(folder), storage=str(folder / "storage"))
 with local_ray(num_cpus=2, num_gpus=2, dashboard=False, logs=folder / "logs"):
     try:
-        driver.train(run, places, sink=FanOut([]), stop=threading.Event())
+        driver.train(run, places, sink=FanOut([]), stop=threading.Event(), attempt="once")
     except TrainingFailed as error:
         told = error
 print(told)
@@ -175,7 +197,7 @@ def test_workers_that_were_given_gpus_and_see_none(tmp_path: Path) -> None:
 STOPPED = """
 import sys
 from finetune_trainer.launch import patience
-patience.SHORTEST_SECONDS = patience.FIRST_CPU_STEP_SECONDS = 20.0
+patience.SHORTEST_SECONDS = 20.0
 from finetune_cli.app import main
 sys.argv = ["finetune", "run", *sys.argv[1:]]
 sys.exit(main())
@@ -184,26 +206,37 @@ sys.exit(main())
 
 @pytest.mark.training
 @pytest.mark.timeout(600)
-def test_a_rank_that_is_stopped_ends_the_run_and_leaves_nothing_behind(tmp_path: Path, tiny: Tiny) -> None:
-    """SIGSTOP: alive for the kernel and for Ray, silent for ever. The other rank waits for it in a collective."""
+@pytest.mark.parametrize(
+    ("victim", "how", "told_of"),
+    [
+        # Alive for the kernel and for Ray, silent for ever. The other rank waits for it in a collective.
+        ("RayTrainWorker", signal.SIGSTOP, "no step and no progress of any other kind for"),
+        # All that Ray started on the machine ends with it.
+        ("raylet/raylet", signal.SIGKILL, "whose raylet died"),
+    ],
+    ids=["a rank is stopped", "the raylet is killed"],
+)
+def test_what_ray_does_not_survive_ends_the_run_and_leaves_nothing_behind(
+    tmp_path: Path, tiny: Tiny, victim: str, how: signal.Signals, told_of: str
+) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(tokenizer=ROOT / "examples/tiny", data=tiny.dialogues), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", STOPPED, str(job), "--run-folder", str(tmp_path / "run")]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    stopped = None
+    started: list[int] = []
     try:
-        wait_until(lambda: '"StepDone"' in read(tmp_path / "run/metrics.jsonl"), run)
-        stopped = next(rank for rank in ranks_of(run.pid))
-        os.kill(stopped, signal.SIGSTOP)
-        told, _ = run.communicate(timeout=180)
+        wait_until(lambda: read(tmp_path / "run/metrics.jsonl").count('"StepDone"') > 3, run)  # from here on patience knows a step
+        started = [*below(run.pid, "RayTrainWorker"), *below(run.pid, "raylet/raylet")]
+        os.kill(below(run.pid, victim)[0], how)
+        told, _ = run.communicate(timeout=240)
+        print(told)
     finally:
         run.kill()
-        if stopped is not None and Path(f"/proc/{stopped}").exists():
-            os.kill(stopped, signal.SIGKILL)
+        left = [process for process in started if Path(f"/proc/{process}").exists()]
+        wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in left))
     assert run.returncode == 1, told
-    assert "no step and no progress of any other kind for" in told, told
-    wait_until(lambda: not Path(f"/proc/{stopped}").exists())
+    assert told_of in told, told
 
 
 JOB = """
@@ -218,13 +251,10 @@ spec:
 """
 
 
-def ranks_of(driver: int) -> list[int]:
-    """Processes of Ray that train for this driver."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and "RayTrainWorker" in read(entry / "cmdline") and is_below(int(entry.name), driver):
-            found.append(int(entry.name))
-    return found
+def below(driver: int, word: str) -> list[int]:
+    """Processes that descend from this driver, with a word in their command."""
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [process for process in processes if word in read(Path(f"/proc/{process}/cmdline")) and is_below(process, driver)]
 
 
 def is_below(process: int, ancestor: int) -> bool:

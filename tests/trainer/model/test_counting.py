@@ -7,6 +7,8 @@ import pytest
 import transformers
 
 from finetune_api.errors import InvalidModel
+from finetune_api.model_shape import shape_from_config
+from finetune_trainer.model.counting import counted_shape
 from finetune_trainer.model.shape import read_shape
 
 # What Transformers fills in where a config.json leaves it out is part of the count: these are the configs' own numbers.
@@ -152,6 +154,40 @@ def test_windows_are_those_of_the_layers() -> None:
     }
     shape = read_shape(config, source="config.json")
     assert (shape.sliding_window, shape.sliding_layers) == (128, 2)
+
+
+WINDOWED: dict[str, dict[str, Any]] = {
+    "Mistral without a word": {"model_type": "mistral", "architectures": ["MistralForCausalLM"]},
+    "Mistral 0.3": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None},
+    "Qwen2": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "sliding_window": 32},
+    "Qwen2, used": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "max_window_layers": 5},
+    "Gemma 2": {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]},
+    "Gemma 3": {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "sliding_window": 512},
+    "Gemma 3, every third": {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 3},
+    "Gemma 3, listed": {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "layer_types": ["full_attention"] * 7},
+    "Phi-3": {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "sliding_window": 2047},
+    "StarCoder2": {"model_type": "starcoder2", "architectures": ["Starcoder2ForCausalLM"]},
+    "Llama": {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "sliding_window": 99},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_windows_by_formula_are_those_of_the_class(name: str) -> None:
+    """Where config.json leaves them out, the class has defaults, and the contract knows them without Transformers."""
+    sizes = {"num_hidden_layers": 7, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = WINDOWED[name] | sizes | {"head_dim": 16, "vocab_size": 99, "pad_token_id": 0}
+    formula, counted = shape_from_config(config), counted_shape(config, config["architectures"][0], "config.json")
+    expected = (counted.sliding_window, counted.sliding_layers) if name != "Llama" else (None, None)
+    assert (formula.sliding_window, formula.sliding_layers) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [(MIXTRAL, 2 * 14336), (QWEN3_30B, 8 * 768), (DEEPSEEK_V3, 9 * 2048), (OLMO_2_7B, 11008)],
+    ids=["Mixtral", "Qwen3 30B A3B", "DeepSeek-V3, one expert shared", "dense"],
+)
+def test_a_token_meets_the_experts_that_it_is_sent_to(config: dict[str, Any], width: int) -> None:
+    assert read_shape(config, source="config.json").intermediate_size == width
 
 
 def test_buffers_are_no_parameters() -> None:

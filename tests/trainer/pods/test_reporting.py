@@ -281,7 +281,7 @@ def test_steps_that_are_lost_do_not_count() -> None:
     assert status.evaluation is None  # of a state that is gone
     assert status.checkpoint is not None
     again = progress_after(*steps, Resumed(step=3, attempt=2), step_done(4, seconds=1.0))
-    assert (again.step, again.goodput_seconds) == (4, 10.0)
+    assert (again.first_step, again.step, again.goodput_seconds) == (3, 4, 10.0)
 
 
 def test_a_run_that_began_anew_counts_its_steps_once() -> None:

@@ -8,8 +8,9 @@ import pytest
 from tests.exported_models import base_folder, training_run
 
 from finetune_trainer.pipeline import LocalRun
-from finetune_trainer.pods.run_objects import METRICS, MetricsCopy, fetch_metrics, put_report
-from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice
+from finetune_trainer.pods.run_objects import METRICS, LiveCopies, fetch_metrics, put_report
+from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, StepDone
+from finetune_trainer.reporting.metrics import TensorBoardSink
 from finetune_trainer.run_folder import RunFolder
 
 COMMITTED = CheckpointCommitted(step=2, seconds=1.0, bytes=10, key="checkpoints/step-00000002/attempt-0001/manifest.json")
@@ -40,13 +41,61 @@ def local(tmp_path: Path) -> LocalRun:
 
 
 def test_measurements_follow_the_checkpoints(local: LocalRun, tmp_path: Path) -> None:
-    copy = MetricsCopy(local)
+    copy = LiveCopies(local)
     copy.record(Notice(message="nothing to copy for"))
     assert not (tmp_path / "storage").exists()
     copy.record(COMMITTED)
     local.folder.metrics.unlink()
     fetch_metrics(local)
     assert local.folder.metrics.read_text() == (tmp_path / "storage" / METRICS).read_text() == "{}\n"
+
+
+def step(number: int) -> StepDone:
+    numbers = {"learning_rate": 1e-4, "grad_norm": 0.5, "tokens_per_second": 2.0, "seconds": 4.0, "epoch": 0.1}
+    return StepDone(step=number, total_steps=10, loss=1.5, supervised_tokens=4, tokens=8, memory_bytes=1, **numbers)
+
+
+def test_curves_and_report_are_in_storage_while_it_trains(local: LocalRun, tmp_path: Path) -> None:
+    """Also what an attempt before this one left there stays: its event files have other names."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    storage = tmp_path / "storage"
+    (storage / "tensorboard").mkdir(parents=True)
+    (storage / "tensorboard/events.out.tfevents.1.former").write_bytes(b"")
+    curves = TensorBoardSink(local.folder.tensorboard)
+
+    def report() -> None:
+        local.folder.report.write_text("<html>running")
+
+    copies = LiveCopies(local, report=report, every_seconds=0.0)
+    for number in (1, 2, 3):
+        curves.record(step(number))
+        copies.record(step(number))
+    # The writer has a thread of its own, too: what it flushed is there.
+    curves.close()
+    copies.copy()
+    assert (storage / "report.html").read_text() == "<html>running"
+    assert len(list((storage / "tensorboard").iterdir())) == 2
+    read = EventAccumulator(str(storage / "tensorboard"))
+    read.Reload()
+    assert [scalar.step for scalar in read.Scalars("train/loss")] == [1, 2, 3]
+    copies.close()
+
+
+def test_slow_storage_holds_up_no_event(local: LocalRun) -> None:
+    """A copy is under way, and the next events don't wait for it."""
+    waits, entered = threading.Event(), threading.Event()
+
+    def report() -> None:
+        entered.set()
+        assert waits.wait(60)
+
+    copies = LiveCopies(local, report=report, every_seconds=0.0)
+    for number in (1, 2, 3):
+        copies.record(step(number))
+        assert entered.wait(60)
+    waits.set()
+    copies.close()
 
 
 def test_the_first_attempt_finds_nothing(local: LocalRun) -> None:
@@ -57,7 +106,7 @@ def test_the_first_attempt_finds_nothing(local: LocalRun) -> None:
 
 def test_a_copy_that_fails_costs_neither_the_run_nor_the_publication(local: LocalRun, tmp_path: Path) -> None:
     (tmp_path / "storage").write_text("a file, where a folder is wanted")
-    MetricsCopy(local).record(COMMITTED)
+    LiveCopies(local).record(COMMITTED)
     put_report(local)
     sink = local.sink
     assert isinstance(sink, Heard)

@@ -265,14 +265,16 @@ def test_each_answer_is_supervised_exactly_once(one: Dialogue, max_length: int, 
     tail = "\n" if masking == "blog" else ""
     learnt = [text for piece in encoded.examples for text in learnt_texts(made, piece) if not text.startswith("<|system|>")]
     assert learnt == [f"{header}{message.content}<|end|>{tail}" for message in fitting]
-    assert encoded.dropped_turns == sum(message.role == "assistant" for message in one.messages) - len(fitting)
+    left_out = encoded.dropped_turns + encoded.dropped_exchanges
+    assert left_out == sum(message.role == "assistant" for message in one.messages) - len(fitting)
     assert all(len(piece.input_ids) <= max_length for piece in encoded.examples)
 
 
 def fits(made: Encoder, one: Dialogue, index: int, max_length: int) -> bool:
-    """Whether an answer fits a row with nothing but the system message before it."""
+    """Whether an answer fits a row with its question and the system message before it."""
     system = one.messages[:1] if one.messages[0].role == "system" else ()
-    return len(made.encode_prompt([*system, one.messages[index]], generation_prompt=False)) <= max_length
+    question = [one.messages[index - 1]] if one.messages[index - 1].role == "user" else []
+    return len(made.encode_prompt([*system, *question, one.messages[index]], generation_prompt=False)) <= max_length
 
 
 @pytest.mark.parametrize(("one", "max_length"), overlong_cases()[:20])
@@ -318,10 +320,18 @@ def test_or_cut_without_its_end_and_counted() -> None:
     assert learnt_texts(made, second) == ["a2<|end|>"]
 
 
-def test_an_answer_whose_question_does_not_fit_is_counted() -> None:
+def test_an_answer_whose_question_does_not_fit_is_left_out_with_it() -> None:
+    """An answer to nothing would teach to make things up."""
     made = encoder(name="no_system", system_turn=False)
-    (encoded,) = made.encode([dialogue("word " * 100, "an answer")], max_length=40)
-    assert encoded.questions_left_out == 1
+    (encoded,) = made.encode([dialogue("word " * 100, "an answer", "q2", "a2")], max_length=40)
+    assert (encoded.dropped_exchanges, encoded.dropped_turns, encoded.questions_left_out) == (1, 0, 0)
+    assert [learnt_texts(made, piece) for piece in encoded.examples] == [["a2<|end|>"]]
+
+
+def test_or_learnt_without_it_and_counted() -> None:
+    made = encoder(name="no_system", system_turn=False)
+    (encoded,) = made.encode([dialogue("word " * 100, "an answer")], max_length=40, overlong_turns="cut")
+    assert (encoded.dropped_exchanges, encoded.questions_left_out) == (0, 1)
     assert learnt_texts(made, encoded.examples[0]) == ["an answer<|end|>"]
 
 

@@ -313,9 +313,12 @@ def test_long_dialogues_are_counted(tmp_path: Path) -> None:
     ]
     file = write_rows(tmp_path / "a.jsonl", rows)
     source = run(job([{"path": str(file)}], max_length=64), tmp_path).statistics["sources"][0]
-    assert source["dropped"] == {"answer longer than a row": 1, "question left out: it does not fit a row with its answer": 1}
+    assert source["dropped"] == {
+        "answer longer than a row": 1,
+        "question and answer left out: the two do not fit a row (spec.training.maxSequenceLength)": 1,
+    }
     assert source["split_dialogues"] == 1
-    assert source["segments"] > source["dialogues"] == 3
+    assert source["segments"] > source["dialogues"] == 2
 
 
 def test_statistics_say_what_the_data_was_like(tmp_path: Path, tiny: Tiny) -> None:

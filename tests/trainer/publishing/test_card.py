@@ -1,14 +1,15 @@
 """The card: valid for the Hub, true to the run, silent about where it ran."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from tests.exported_models import TINY, training_run
 
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.finetunejob import ControlTokens, FineTuneJob, TemplateSpec
 from finetune_api.training_run import run_identity
 from finetune_trainer.publishing.card import Licence, base_licence, card_texts, cell, is_hub_id, model_card, public_job, thinned
 from finetune_trainer.reporting.events import StepDone, evaluation_done
@@ -141,6 +142,24 @@ def test_what_is_not_known_is_shown_as_unknown() -> None:
     assert "| CPU hours | unknown (training steps only) |" in text
     assert "is unknown to this card" in text
     assert text.startswith("---\nlicense: unknown\n")
+
+
+@pytest.mark.parametrize("field", ["name", "masking", "token_order"])
+def test_every_template_has_words(field: str) -> None:
+    """Whatever a job may say of it; a model is trained by the time that the card is written."""
+    for value in get_args(TemplateSpec.model_fields[field].annotation):
+        more = {"custom": {"tokens": ControlTokens()}, "jinja": {"jinja": "x"}}.get(value, {})
+        run = training_run(TINY, **SPEC)
+        spec = run.job.spec.template.model_copy(update={field: value, **more})
+        job = run.job.model_copy(update={"spec": run.job.spec.model_copy(update={"template": spec})})
+        data = replace(report(), run=run.model_copy(update={"job": job}))
+        assert "\n- learnt: " in model_card(data, step=12), value
+
+
+def test_a_model_without_a_longest_text() -> None:
+    run = training_run(TINY, **SPEC)
+    data = replace(report(), run=run.model_copy(update={"model_shape": run.model_shape.model_copy(update={"positions": None})}))
+    assert "- It was trained on at most " in model_card(data, step=12)
 
 
 def test_a_perplexity_that_no_number_holds_is_explained() -> None:

@@ -145,10 +145,10 @@ def test_tensorboard_shows_one_run_after_a_resume(tmp_path: Path) -> None:
         second.record(event)
     second.close()
     scalars = tensorboard_scalars(tmp_path)
-    assert scalars["loss/train"] == [(1, 1.0), (2, 0.5)]
-    assert scalars["loss/evaluation"] == [(0, 2.0), (2, 2.0)]
-    assert scalars["evaluation/perplexity"][0][1] == pytest.approx(math.exp(2.0))
-    assert scalars["training/learning_rate"] == [(1, pytest.approx(1e-4)), (2, pytest.approx(1e-4))]
+    assert scalars["train/loss"] == [(1, 1.0), (2, 0.5)]
+    assert scalars["eval/loss"] == [(0, 2.0), (2, 2.0)]
+    assert scalars["eval/perplexity"][0][1] == pytest.approx(math.exp(2.0))
+    assert scalars["train/learning_rate"] == [(1, pytest.approx(1e-4)), (2, pytest.approx(1e-4))]
 
 
 def test_tensorboard_writes_nothing_before_the_first_measurement(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_template_that_strips_messages_is_followed(tmp_path: Path) -> None:
         (
             "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
-            "closes an answer with nothing",
+            "closes an answer with white space alone",
         ),
         (CHATML.replace("message['content']", "message['content'] | upper"), "leaves out, repeats or changes"),
         ("{% for message in messages[-1:] %}{{ message['content'] }}{% endfor %}", "leaves out, repeats or changes"),

@@ -86,7 +86,7 @@ def test_examples_of_one_dialogue_are_bounded_and_the_rest_is_counted() -> None:
 
 def test_tool_calls_and_reasoning_are_learnt() -> None:
     talk = with_tools()
-    thinking = replace(talk, messages=(*talk.messages[:-1], Message(role="assistant", content="It is.", reasoning="I see.")))
+    thinking = talk._replace(messages=(*talk.messages[:-1], Message(role="assistant", content="It is.", reasoning="I see.")))
     call = '\n<tool_call>\n{"name": "look_up", "arguments": {"word": "cat"}}\n</tool_call><|over|>'
     assert learnt(made("tools"), thinking) == [[call, "<think>\nI see.\n</think>\n\nIt is.<|over|>"]]
 
@@ -103,13 +103,13 @@ def test_the_word_tools_in_a_template_does_not_make_it_write_calls() -> None:
 
 def test_reasoning_that_a_template_does_not_write_is_told_with_a_count() -> None:
     talk = dialogue("first", "one")
-    thinking = replace(talk, messages=(talk.messages[0], replace(talk.messages[1], reasoning="hm")))
+    thinking = talk._replace(messages=(talk.messages[0], talk.messages[1]._replace(reasoning="hm")))
     assert one(made("chatml"), thinking).reasoning_left_out == 1
 
 
 def test_a_flag_of_a_message_comes_before_the_masking() -> None:
     talk = dialogue("first", "one", "second", "two")
-    flagged = replace(talk, messages=(talk.messages[0], replace(talk.messages[1], learnt=False), *talk.messages[2:]))
+    flagged = talk._replace(messages=(talk.messages[0], talk.messages[1]._replace(learnt=False), *talk.messages[2:]))
     assert learnt(made("chatml"), flagged) == [["two<|over|>"]]
     assert learnt(encoder(name="no_system"), flagged) == [["two<|end|>"]]
 
@@ -239,10 +239,45 @@ def test_auto_is_the_tokenizers_own_template_where_it_has_one(tmp_path: Path) ->
     own = read_tokenizer(model_folder(tmp_path))
     spec = TemplateSpec()
     assert template_from_spec(spec, own).name == "model"
-    assert template_notes(spec, template_from_spec(spec, own))[0] == "template: the chat template of the model's tokenizer"
+    assert template_notes(spec, template_from_spec(spec, own), own)[0] == "template: the chat template of the model's tokenizer"
     without = replace(own, chat_template=None)
     assert template_from_spec(spec, without).name == "default"
-    assert "default" in template_notes(spec, template_from_spec(spec, without))[0]
+    assert "default" in template_notes(spec, template_from_spec(spec, without), without)[0]
+
+
+def test_templates_beside_the_default_one_are_told(tmp_path: Path) -> None:
+    """Transformers takes `tool_use` for rows with tools, where a tokenizer has it."""
+    from tests.trainer.templates.test_framed import model_folder
+
+    listed = tmp_path / "listed"
+    listed.mkdir()
+    file = model_folder(listed, None) / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    named = [{"name": name, "template": CHATML} for name in ("default", "tool_use")]
+    file.write_text(json.dumps(config | {"chat_template": named}))
+    own = read_tokenizer(file.parent)
+    assert (own.chat_template, own.other_templates) == (CHATML, ("tool_use",))
+    spec = TemplateSpec()
+    told = " ".join(template_notes(spec, template_from_spec(spec, own), own))
+    assert "the tokenizer also has chat templates named tool_use, which are not used" in told
+    file.write_text(json.dumps(config | {"chat_template": named[1:]}))
+    assert read_tokenizer(file.parent).chat_template is None
+    beside = file.parent / "additional_chat_templates"
+    beside.mkdir()
+    (beside / "rag.jinja").write_text(CHATML)
+    assert read_tokenizer(file.parent).other_templates == ("rag", "tool_use")
+
+
+def test_an_answer_that_white_space_closes_is_told_apart_from_one_that_nothing_closes() -> None:
+    spaced = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    for text, said in {spaced: "with white space alone", spaced.replace("\n\n", ""): "with nothing"}.items():
+        with pytest.raises(InvalidModel, match=f"closes an answer {said}.*spec.template.name: plain, or give it with an end"):
+            made(text)
+    # The remedy, followed.
+    ended = spaced.replace("'\n\n'", "(eos_token if m.role == 'assistant' else '') + '\n\n'")
+    assert learnt(made(ended), dialogue("q", "a")) == [["a</s>"]]
 
 
 def test_the_users_own_template() -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 from finetune_api.errors import RunConflict
 from finetune_trainer.storage.errors import MissingObject
+from finetune_trainer.storage.kept_logs import LOGS
 from finetune_trainer.storage.protocol import Storage
 
 IDENTITY_KEY = "identity.json"
-# Named by what it was made from, and no run's own: a job may still be changed after its preparation.
-_SHARED = "prepared/"
+# No run's own, for a job may still be changed after its preparation: data, named by what it was made from, and what was printed.
+_SHARED = ("prepared/", f"{LOGS}/")
 _CLAIM_KEY = re.compile(r"claims/(\d{6})\.json")
 
 
@@ -68,7 +69,7 @@ def check_owner(storage: Storage, *, identity: str, job: str) -> None:
     if storage.exists(IDENTITY_KEY):
         _refuse_another(storage, identity=identity, job=job)
         return
-    foreign = [key for key, _ in storage.list() if not key.startswith((".finetune-", _SHARED))]
+    foreign = [key for key, _ in storage.list() if not key.startswith((".finetune-", *_SHARED))]
     if foreign and IDENTITY_KEY not in foreign:
         raise RunConflict(
             f"{_where(storage)} holds {len(foreign)} objects that no run owns, such as {foreign[0]}; name an empty prefix or directory"

@@ -4,7 +4,7 @@ In and out: nothing; these are the words that `parsing` fills and that templates
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
 Tool = dict[str, Any]  # {"type": "function", "function": {"name": str, "parameters": JSON schema, ...}}
@@ -18,8 +18,8 @@ class InvalidRow(Exception):
     """A row that can't become a dialogue. Inside the parsers only: it ends as a `Dropped` with this reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+# Of these two millions are made: tuples, for a frozen dataclass takes several times as long to make.
+class Message(NamedTuple):
     """One turn. `id` is the identity of a message that several paths of an OASST tree share.
 
     `tool_calls` and `reasoning` belong to assistants, `name` and `tool_call_id` to answers of tools; both are rendered by a model's own
@@ -37,8 +37,7 @@ class Message:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
+class Dialogue(NamedTuple):
     """At most one system message, first; then user and assistant in turn, user first; at least one assistant message.
 
     Answers of tools come between an assistant's calls and its next message. `source` is the file or the Hub id, `row` the row there,

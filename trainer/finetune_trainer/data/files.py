@@ -64,7 +64,7 @@ def _as_invalid_data(name: str) -> Iterator[None]:
     except InvalidData:
         raise
     except FileNotFoundError:
-        raise InvalidData(f"{name}: there is no such file") from None
+        raise InvalidData(f"{name}: there is no such file; correct the path") from None
     except PermissionError:
         raise InvalidData(f"{name}: permission denied; allow this user to read it") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -135,9 +135,9 @@ def _json(path: Path, name: str) -> Iterator[Row]:
         what = "the array is cut off" if not content.rstrip().endswith(b"]") else "not JSON"
         raise InvalidData(f"{name}: {what} (line {error.lineno}, column {error.colno}: {error.msg}); copy or correct it") from None
     except RecursionError:
-        raise InvalidData(f"{name}: the JSON is nested too deeply") from None
+        raise InvalidData(f"{name}: the JSON is nested too deeply; write one object a line, with rows of a known format") from None
     if not isinstance(values, list):
-        raise InvalidData(f"{name}: a {type(values).__name__}, where an array of objects, or one object a line, is expected")
+        raise InvalidData(f"{name}: a {type(values).__name__}, where an array of objects, or one object a line, is expected; write it so")
     del content
     for number, value in enumerate(values, start=1):
         yield name, number, value if isinstance(value, dict) else _no_object(value)

@@ -7,7 +7,6 @@ HTML from end to end. What an answer is about is never touched: `#include <stdio
 
 import html
 import re
-from dataclasses import replace
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -37,9 +36,9 @@ def _cleaned(message: Message, is_page: bool) -> Message:
     content = message.content
     if message.role == "assistant":
         whole = _ANSWER.match(content) or (_TAG.match(content) and _END.search(content))
-        return replace(message, content=_markdown(content)) if whole else message
+        return message._replace(content=_markdown(content)) if whole else message
     if message.role == "user" and is_page and _QUESTION.match(content):
-        return replace(message, content=_typed(content))
+        return message._replace(content=_typed(content))
     return message
 
 

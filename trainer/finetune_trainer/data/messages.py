@@ -5,7 +5,7 @@ message, counted from 1. Most messages have a role and a text and nothing else: 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from finetune_api.finetunejob import MessageProperties, RoleMapping
@@ -147,7 +147,7 @@ def _joined(before: Message, calls: Message, number: int) -> Message:
     if before.learnt is not None and calls.learnt is not None and before.learnt != calls.learnt:
         raise InvalidRow(f"message {number} (assistant): its calls and the text before them say different things about training")
     learnt = before.learnt if calls.learnt is None else calls.learnt
-    return replace(before, tool_calls=before.tool_calls + calls.tool_calls, learnt=learnt)
+    return before._replace(tool_calls=before.tool_calls + calls.tool_calls, learnt=learnt)
 
 
 def role_of(written: Any, number: int, roles: dict[str, Spoken] = ROLES) -> Spoken:

@@ -6,7 +6,7 @@ Rows with the same columns are looked at by one `Shape`, so that plain rows cost
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -240,7 +240,7 @@ def _with_reasoning(answer: Message, value: Any, column: str) -> Message:
     reasoning = text_of(value, f"column {column!r}")
     if answer.reasoning not in (None, reasoning):
         raise InvalidRow(f"column {column!r} is another reasoning than that of the answer; keep one")
-    return replace(answer, reasoning=reasoning)
+    return answer._replace(reasoning=reasoning)
 
 
 def _starts_late(messages: list[Message]) -> bool:

@@ -138,7 +138,7 @@ def _similar(path: Path) -> str:
 def _check_file(name: str, split: str) -> None:
     """Refuse a single file of unknown format, or one asked for anything but its only split."""
     if not name.endswith(SUFFIXES):
-        raise InvalidData(f"{name}: unknown format; known are {', '.join(SUFFIXES)}")
+        raise InvalidData(f"{name}: unknown format; convert it to one of {', '.join(SUFFIXES)}")
     if split != ALONE:
         raise InvalidData(
             f"{name}: a single file has only the split {ALONE!r}, not {split!r}; "
@@ -151,7 +151,7 @@ def _chosen(name: str, found: list[str], split: str, notice: Notice) -> tuple[st
     data = [file for file in found if is_data_file(file)]
     if not data:
         seen = f"has {len(found)} files, but none" if found else "is empty: no file"
-        raise InvalidData(f"{name}: {seen} of a known format ({', '.join(SUFFIXES)})")
+        raise InvalidData(f"{name}: {seen} of a known format; put files there that end in {', '.join(SUFFIXES)}, or correct the path")
     files = files_of_split(data, split)
     if isinstance(files, list):
         raise InvalidData(no_split(name, split, files))
@@ -169,7 +169,7 @@ def _refuse_shadow(name: str, base: Path) -> None:
     if (base / name).exists() or Path(name).exists():
         raise InvalidData(f"{name}: a local path of this name exists, and the name means a Hub data set; write ./{name} for the path")
     if name.count("/") > 1 or name.endswith(SUFFIXES):
-        raise InvalidData(f"{name}: no Hub id (org/name), and a local path begins with ./, ../ or /")
+        raise InvalidData(f"{name}: no Hub id (org/name); for a local path write ./{name}")
 
 
 def _open_storage(source: DataSource, url: str, *, secrets: Secrets, checkpoints: Checkpoints, field: str) -> "Storage":

@@ -5,9 +5,23 @@ Ray has time limits for answers of actors, and none for what it asks of its own 
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 Answer = TypeVar("Answer")
+
+_NAME: Final = "in-ray"
+
+
+def in_thread(call: Callable[[], object]) -> threading.Thread:
+    """Start a call that nobody has to wait for, and that `any_left` knows."""
+    thread = threading.Thread(target=call, name=_NAME, daemon=True)
+    thread.start()
+    return thread
+
+
+def any_left() -> bool:
+    """Whether such a call hasn't returned. Ray ends the whole process as soon as one finds that `ray.shutdown` was called (2.60)."""
+    return any(thread.name == _NAME for thread in threading.enumerate())
 
 
 def within(seconds: float, call: Callable[[], Answer], *, otherwise: Answer) -> Answer:
@@ -25,9 +39,7 @@ def within(seconds: float, call: Callable[[], Answer], *, otherwise: Answer) -> 
         except Exception as error:  # the caller's, who is in another thread
             raised.append(error)
 
-    thread = threading.Thread(target=ask, name="bounded", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    in_thread(ask).join(seconds)
     if raised:
         raise raised[0]
     return answers[0] if answers else otherwise

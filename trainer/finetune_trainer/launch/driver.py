@@ -15,7 +15,7 @@ from finetune_api import errors
 from finetune_api.errors import FineTuneError, InvalidSpec, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.launch import patience as limits
-from finetune_trainer.launch.bounded import within
+from finetune_trainer.launch.bounded import in_thread, within
 from finetune_trainer.launch.patience import Patience, Sign
 from finetune_trainer.reporting.events import Event, Sink, Stopping
 from finetune_trainer.training.places import Placement
@@ -36,6 +36,10 @@ ANSWER_SECONDS = 30.0
 # ranks that waited for it fail at once, and their words only say that a connection was closed.
 ENDING_SECONDS = 120.0
 NOTICE_SECONDS = 45.0
+# How often Ray's head is asked which nodes are there, and how long after it has lost one Ray Train may take to end the workers. Nothing
+# can be committed any more by then, and a pod that waits for a checkpoint would keep its GPUs for it.
+LOOK_SECONDS = 5.0
+LEFT_SECONDS = 30.0
 
 
 class Mailbox:
@@ -88,10 +92,12 @@ class Mailbox:
         return self._steps_done, self._failure
 
 
-def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading.Event, stop_files: StopFiles | None = None) -> int:
+def train(
+    run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading.Event, attempt: str, stop_files: StopFiles | None = None
+) -> int:
     """Run the workers until they are done or stopped; the number of optimizer steps that are done and committed.
 
-    `stop_files`: where each worker's pod is asked to stop; None on one machine.
+    `attempt` names the logs that are kept of it. `stop_files`: where each worker's pod is asked to stop; None on one machine.
     Raises the FineTuneError that a worker ended with, or TrainingFailed when one died without a word.
     """
     import ray
@@ -108,7 +114,7 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
     nodes = _joined(placement.nodes(run), gpu=run.plan.device == "gpu")
     trainer = TorchTrainer(
         train_on_rank,
-        train_loop_config={"run": run.to_json(), "placement": placement, "stop_files": stop_files, "mailbox": mailbox},
+        train_loop_config={"run": run.to_json(), "placement": placement, "stop_files": stop_files, "mailbox": mailbox, "attempt": attempt},
         torch_config=checked_torch_config("nccl" if run.plan.device == "gpu" else "gloo", mailbox),
         scaling_config=_scaling(run, nodes),
         # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage. Without the
@@ -128,10 +134,12 @@ def train(run: TrainingRun, placement: Placement, *, sink: Sink, stop: threading
     first_step = limits.SHORTEST_SECONDS if run.plan.device == "gpu" else limits.FIRST_CPU_STEP_SECONDS
     patience = Patience(now=time.monotonic, shortest_seconds=limits.SHORTEST_SECONDS, first_step_seconds=first_step)
     try:
-        failure = follow(trainer.fit, mailbox, ask, patience, sink=sink, stop=stop)
+        failure = follow(trainer.fit, mailbox, ask, patience, lambda: _gone(nodes), sink=sink, stop=stop)
         done, reported = ask(mailbox.outcome) or (None, None)
     except RayError as error:  # the mailbox is gone, and with it whatever ran this driver's Ray
-        raise TrainingFailed(f"Ray on the driver's node no longer answers: {_last_line(error)}") from error
+        raise TrainingFailed(
+            f"Ray on the driver's node no longer answers: {_last_line(error)}; the same command goes on from the newest checkpoint"
+        ) from error
     if failure is not None and done is None and reported is None:
         raise lost(failure, _departed(nodes, failure)) from failure
     return steps_done(done, reported, failure)
@@ -200,6 +208,7 @@ def follow(
     mailbox: Any,
     ask: Callable[[Any], Any],
     patience: Patience,
+    gone: Callable[[], list[str]],
     *,
     sink: Sink,
     stop: threading.Event,
@@ -207,7 +216,8 @@ def follow(
 ) -> Exception | None:
     """Pass events on until `fit` ends; what it raised. It runs in a thread, since Ray would take over Ctrl-C in the main one.
 
-    Also ends when the loop has ended and `fit` hasn't. Raises NoProgress when the patience is exhausted.
+    `gone`: hosts of the run that have left Ray. Also ends when the loop has ended and `fit` hasn't. Raises NoProgress when the patience
+    is exhausted, and WorkerLost when hosts are gone and `fit` waits for them.
     """
     raised: list[Exception] = []
 
@@ -217,9 +227,9 @@ def follow(
         except Exception as error:  # whatever it is, it is looked at below, in the thread that can tell the user
             raised.append(error)
 
-    thread = threading.Thread(target=fit_in_thread, name="ray-train", daemon=True)
-    thread.start()
+    thread = in_thread(fit_in_thread)
     asked, ended_at = False, None
+    looked_at, left_at = patience.now(), None
     while thread.is_alive():
         if stop.is_set() and not asked:
             sink.record(Stopping(reason="a stop was requested; a checkpoint follows this step"))
@@ -237,6 +247,11 @@ def follow(
                 break
         elif (told := patience.exhausted()) is not None:
             raise NoProgress(f"{told}; the same command goes on from the newest checkpoint")
+        elif patience.now() - looked_at >= LOOK_SECONDS:
+            looked_at, hosts = patience.now(), gone()
+            left_at = (left_at or looked_at) if hosts else None
+            if left_at is not None and looked_at - left_at >= LEFT_SECONDS:
+                raise _left(hosts)
         thread.join(poll_seconds)
     for event in ask(mailbox.take) or ():
         sink.record(event)
@@ -245,16 +260,20 @@ def follow(
 
 def _departed(nodes: Sequence[Node], failure: Exception) -> list[str]:
     """Hosts of the run that are no longer in Ray. One that ranks on others have noticed is waited for: Ray's head takes longer."""
-    import ray
-
     deadline = time.monotonic() + (NOTICE_SECONDS if len(nodes) > 1 else 0.0)
     while True:
-        # Of a head that doesn't answer nothing is known.
-        alive = {node["NodeID"] for node in within(ANSWER_SECONDS, ray.nodes, otherwise=nodes) if node.get("Alive", True)}
-        gone = [str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] not in alive]
+        gone = _gone(nodes)
         if gone or time.monotonic() >= deadline or _was_preempted(failure):
             return gone
         time.sleep(1.0)
+
+
+def _gone(nodes: Sequence[Node]) -> list[str]:
+    """Hosts of the run that are not in Ray now. Of a head that doesn't answer nothing is known."""
+    import ray
+
+    alive = {node["NodeID"] for node in within(ANSWER_SECONDS, ray.nodes, otherwise=nodes) if node.get("Alive", True)}
+    return [str(node["NodeManagerHostname"]) for node in nodes if node["NodeID"] not in alive]
 
 
 def lost(failure: Exception, departed: Sequence[str]) -> TrainingFailed:
@@ -263,9 +282,13 @@ def lost(failure: Exception, departed: Sequence[str]) -> TrainingFailed:
     again = "the same command goes on from the newest checkpoint"
     if _was_preempted(failure):
         return WorkerPreempted(f"the workers{where} were taken away by others; {again}")
-    if departed:
-        return WorkerLost(f"{', '.join(departed)} left Ray in the middle, and nobody said why; {again}")
-    return TrainingFailed(f"{_cause(failure)}; {again}")
+    return _left(departed) if departed else TrainingFailed(f"{_cause(failure)}; {again}")
+
+
+def _left(hosts: Sequence[str]) -> WorkerLost:
+    return WorkerLost(
+        f"{', '.join(hosts)} left Ray in the middle, and nobody said why; the same command goes on from the newest checkpoint"
+    )
 
 
 def _was_preempted(failure: Exception) -> bool:

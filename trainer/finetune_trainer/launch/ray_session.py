@@ -3,7 +3,8 @@
 `ray.init` starts half a dozen processes. When the process that called it is killed with SIGKILL, Ray's agents and now and
 then a worker live on (seen with Ray 2.60). So a watchdog of ours holds the reading end of a pipe; when the pipe closes, it
 ends every process of this session, by id, and removes the session's folder. It knows them by the session's mark in their
-environment, and by the session's log files that they write: Ray's agents overwrite their environment with a title.
+environment, and by the session's log files that they write: Ray's agents overwrite their environment with a title. And it tells
+of an end that nobody else can tell of: Ray, too, ends its driver without a word when the raylet is gone.
 """
 
 import atexit
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from finetune_api.errors import TrainingFailed
-from finetune_trainer.launch.bounded import within
+from finetune_trainer.launch.bounded import any_left, within
 
 # Set by this file for the session's processes, read by the watchdog alone.
 MARK_ENV = "FINETUNE_RAY_SESSION"
@@ -36,7 +37,7 @@ import os, shutil, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 mark, folder, driver = sys.argv[1].encode(), sys.argv[2] + "/", os.getppid()
-sys.stdin.buffer.read()
+is_told = bool(sys.stdin.buffer.read())
 def target(link):
     try:
         return os.readlink(link)
@@ -64,6 +65,15 @@ for _ in range(50):
         break
     time.sleep(0.1)
 shutil.rmtree(folder, ignore_errors=True)
+if not is_told:
+    try:
+        print(
+            "error: this process was ended from outside, or by Ray, whose raylet died (killed, or out of memory); "
+            "the same command goes on from the newest checkpoint",
+            file=sys.stderr,
+        )
+    except OSError:
+        pass
 """
 
 
@@ -101,6 +111,10 @@ class _StartedTooSlowly(Exception):
     """Ray's processes were not up in time."""
 
 
+# Watchdogs whose pipes are to stay open until this process ends.
+_ACTING_LATER: "list[subprocess.Popen[bytes]]" = []
+
+
 @contextmanager
 def _session(num_cpus: int, num_gpus: int, *, dashboard: bool, logs: Path, seconds: float) -> Iterator[str]:
     """One start of Ray, in a folder of its own, which a watchdog clears away however it ends."""
@@ -127,9 +141,16 @@ def _session(num_cpus: int, num_gpus: int, *, dashboard: bool, logs: Path, secon
     finally:
         os.environ.pop(MARK_ENV, None)
         assert watchdog.stdin is not None
-        watchdog.stdin.close()
-        watchdog.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # somebody killed it
+            watchdog.stdin.write(b"this process tells how it ends")
+            watchdog.stdin.flush()
+        if any_left():  # without a raylet this process would end at once, and has to tell why first: the watchdog acts when it has ended
+            _ACTING_LATER.append(watchdog)
+        else:
+            with suppress(OSError):
+                watchdog.stdin.close()
+            watchdog.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path, seconds: float) -> Iterator[str]:
@@ -160,8 +181,14 @@ def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs
 
 
 def shut_down(seconds: float = _SHUTDOWN_SECONDS) -> bool:
-    """End this process's part of Ray; False when that takes longer, as it may for ever where Ray's head or raylet hangs."""
+    """End this process's part of Ray; False when that takes longer, as it may for ever where Ray's head or raylet hangs.
+
+    Also False, and nothing is done, where a call to Ray was given up and is still there: Ray would end this process before it has told why.
+    """
     import ray
+
+    if any_left():
+        return False
 
     def ends() -> bool:
         ray.shutdown()

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import ModelShape
+from finetune_api.model_shape import sliding_window
 from finetune_trainer.model.build import quietly, without_memory
 
 # One thing, many names: the first one that a config has counts.
@@ -24,6 +25,8 @@ NAMES = {
 }
 _INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_OF_EXPERT = ("moe_intermediate_size", "expert_ffn_hidden_size")
+_SHARED = ("shared_expert_intermediate_size", "shared_intermediate_size")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k", "top_k_experts")
 
 
@@ -44,7 +47,7 @@ def counted_shape(config: Mapping[str, Any], name: str, source: str) -> ModelSha
         architecture=name,
         layers=_number(made, "layers", source),
         hidden_size=hidden,
-        intermediate_size=_first(made, _INTERMEDIATE) or 4 * hidden,
+        intermediate_size=_intermediate(made, hidden),
         attention_heads=heads or 1,  # none in a state space model: a head of width 1 costs next to nothing
         key_value_heads=_first(made, ("num_key_value_heads", "num_kv_heads")) or heads or 1,
         head_size=_head_size(made, hidden, heads),
@@ -57,13 +60,15 @@ def counted_shape(config: Mapping[str, Any], name: str, source: str) -> ModelSha
     )
 
 
-def sliding_window(config: Mapping[str, Any], layers: int) -> tuple[int | None, int | None]:
-    """Tokens that layers with a window see, and how many layers these are; both None without any."""
-    window, kinds = config.get("sliding_window"), config.get("layer_types")
-    if not isinstance(window, int) or window < 1 or not isinstance(kinds, list):
-        return None, None
-    windowed = sum(kind == "sliding_attention" for kind in kinds[:layers])
-    return (window, windowed) if windowed else (None, None)
+def _intermediate(config: Any, hidden: int) -> int:
+    """Width of the feed-forward layer that one token meets, the widest layer's: of all experts that it is sent to, and of shared ones."""
+    width = _first(config, _INTERMEDIATE) or 4 * hidden
+    chosen = _first(config, _CHOSEN) if _first(config, _EXPERTS) else None
+    if not chosen:
+        return width
+    of_expert = _first(config, _OF_EXPERT) or width
+    shared = _first(config, _SHARED) or of_expert * (_first(config, ("n_shared_experts",)) or 0)
+    return max(width, chosen * of_expert + shared)
 
 
 def _active(config: Any, parameters: int, experts: int) -> int | None:

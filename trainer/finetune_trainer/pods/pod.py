@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_api.errors import InvalidTrainingRun, StorageFailed
@@ -21,9 +22,12 @@ from finetune_trainer.model.hub import ModelUnreachable
 from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.publishing.changes import GateClosed
 from finetune_trainer.reporting.bars import bars_on_a_terminal_only
-from finetune_trainer.reporting.events import Event, to_json
+from finetune_trainer.reporting.events import Event, Notice, to_json
 from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import no_room
+from finetune_trainer.storage.kept_logs import LogPlace, kept, printed_to, teed
+from finetune_trainer.storage.protocol import Storage
 
 JOB_FILE = Path("/etc/finetune/job/job.json")
 RUN_ENV = "FINETUNE_RUN"
@@ -39,12 +43,37 @@ class Pod:
     job_file: Path = JOB_FILE
     run_file: Path | None = None
     termination_log: Path = TERMINATION_LOG
+    # Where the pod's log is kept, once that is known to be the job's place.
+    log_place: LogPlace = field(default_factory=LogPlace)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Pod":
         """As the operator set it."""
         run = environment.get(RUN_ENV)
         return cls(scratch=Path(environment.get(SCRATCH_ENV, "/var/lib/finetune")), run_file=Path(run) if run else None)
+
+    @contextmanager
+    def logged(self, folder: str) -> Iterator[None]:
+        """While the block runs, what this process prints is also kept as `logs/<folder>/` in the job's storage, from `keep_log` on."""
+        with ExitStack() as stack:
+            files = printed_to()
+            if not files:
+                log = self.scratch / "log"
+                stack.enter_context(teed(log))
+                files = [log]
+            stack.enter_context(
+                kept(
+                    self.log_place,
+                    {folder: files},
+                    masked=Secrets().masked,
+                    warn=lambda text: JsonLines().record(Notice(message=text)),
+                )
+            )
+            yield
+
+    def keep_log(self, storage: Storage) -> None:
+        """From now on the log goes to this storage, with what was printed before."""
+        self.log_place.storage = storage
 
     def job(self) -> FineTuneJob:
         """The job as it is now. Raises InvalidSpec."""
@@ -61,6 +90,11 @@ class Pod:
         return LocalRun(
             job=job, base=self.scratch, folder=RunFolder(self.scratch / "run"), sink=JsonLines(), stop=stop or threading.Event()
         )
+
+
+def pod_name(environment: Mapping[str, str] = os.environ) -> str:
+    """The pod that we are in; Kubernetes makes its name the host's."""
+    return environment.get("HOSTNAME") or "pod"
 
 
 class JsonLines:

@@ -4,11 +4,12 @@ A pod that comes after another one, or a job that is applied again, finds the da
 nobody's business here: their headers are read where they are.
 """
 
+from finetune_api.keys import PREPARATION
 from finetune_api.pod_result import PodResult, PreparationResult
 from finetune_api.training_run import DataShape
 from finetune_trainer.model.resolve import ModelFiles
 from finetune_trainer.pipeline import LocalRun, base_model, check_places, try_architecture
-from finetune_trainer.pods.pod import Pod, run_stage
+from finetune_trainer.pods.pod import Pod, pod_name, run_stage
 from finetune_trainer.pods.prepared_objects import prepared_key, upload_prepared, uploaded_meta
 from finetune_trainer.pods.run_objects import storage_of
 from finetune_trainer.preparation.prepare import find_data, shape_of, tokenise, vocabulary
@@ -22,6 +23,7 @@ def prepared(pod: Pod) -> PodResult:
     local = pod.local(job)
     pod.scratch.mkdir(parents=True, exist_ok=True)
     check_places(local)
+    pod.keep_log(storage_of(local))
     with answered_before():
         model = base_model(local, fetches_weights=False)
         data = _data(local, model)
@@ -54,4 +56,6 @@ def _data(local: LocalRun, model: ModelFiles) -> DataShape:
 
 def main() -> int:
     """`python -m finetune_trainer.pods prepare`."""
-    return run_stage(prepared, Pod.from_environment())
+    pod = Pod.from_environment()
+    with pod.logged(f"{PREPARATION}/{pod_name()}/main"):
+        return run_stage(prepared, pod)

@@ -2,11 +2,12 @@
 
 import threading
 
+from finetune_api.keys import PUBLICATION
 from finetune_api.pod_result import PodResult, PublicationResult
 from finetune_trainer.model.resolve import check_same
 from finetune_trainer.pipeline import base_model, export_model, publish_model, write_run_report
-from finetune_trainer.pods.pod import Pod, run_stage
-from finetune_trainer.pods.run_objects import fetch_metrics, put_report
+from finetune_trainer.pods.pod import Pod, pod_name, run_stage
+from finetune_trainer.pods.run_objects import fetch_metrics, put_report, storage_of
 from finetune_trainer.storage.errors import answered_before
 
 
@@ -15,6 +16,7 @@ def published(pod: Pod) -> PodResult:
     run = pod.run()
     local = pod.local(run.job, threading.Event())
     fetch_metrics(local)
+    pod.keep_log(storage_of(local))
     with answered_before():
         model = base_model(local, run.model_revision, fetches_weights=False)
     # Its tokenizer and config become part of what is published.
@@ -31,4 +33,6 @@ def published(pod: Pod) -> PodResult:
 
 def main() -> int:
     """`python -m finetune_trainer.pods publish`."""
-    return run_stage(published, Pod.from_environment())
+    pod = Pod.from_environment()
+    with pod.logged(f"{PUBLICATION}/{pod_name()}/main"):
+        return run_stage(published, pod)

@@ -74,7 +74,7 @@ class Progress:
         self._forget_after(step)
         beyond = [kept for kept in ("evaluation", "checkpoint") if (one := getattr(self.status, kept)) is not None and one.step > step]
         measured = ("loss", "tokens_per_second", "eta_seconds")
-        self._set(step=step, goodput_seconds=round(self._goodput, 3), **dict.fromkeys((*beyond, *measured)))
+        self._set(first_step=step, step=step, goodput_seconds=round(self._goodput, 3), **dict.fromkeys((*beyond, *measured)))
 
     def _forget_after(self, step: int) -> None:
         self._seconds = {done: seconds for done, seconds in self._seconds.items() if done <= step}

@@ -1,14 +1,22 @@
-"""What of a run's folder outlives its pods: measurements and report, beside the checkpoints in the job's storage."""
+"""What of a run's folder outlives its pods: measurements, TensorBoard's files and report, beside the checkpoints in the job's storage."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from finetune_api.errors import FineTuneError
 from finetune_trainer.checkpoints.job_storage import job_storage
 from finetune_trainer.pipeline import LocalRun
-from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Notice, StepDone
 from finetune_trainer.storage.errors import MissingObject
 from finetune_trainer.storage.protocol import Storage
 
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
+TENSORBOARD = "tensorboard"
+# How old what people read in storage may be. TensorBoard itself looks every half minute.
+LIVE_SECONDS = 30.0
 
 
 def storage_of(local: LocalRun) -> Storage:
@@ -25,30 +33,56 @@ def fetch_metrics(local: LocalRun) -> None:
         pass
 
 
-class MetricsCopy:
-    """A sink that copies metrics.jsonl to storage with every checkpoint: the two say the same about steps that count.
+class LiveCopies:
+    """A sink that keeps what people read beside the checkpoints up to date: metrics.jsonl, TensorBoard's files, the report.
 
-    A copy that fails is a notice: measurements are worth less than the run.
+    metrics.jsonl goes with every checkpoint, before anything else happens: the two say the same about steps that count. All of it
+    goes once in a while in a thread of its own, so that storage that is slow holds up nobody. What fails is a notice: measurements
+    are worth less than the run.
     """
 
-    def __init__(self, local: LocalRun) -> None:
+    def __init__(self, local: LocalRun, *, report: Callable[[], None] = lambda: None, every_seconds: float = LIVE_SECONDS) -> None:
+        """`report` writes the report as it would be now."""
         self._local = local
+        self._report = report
+        self._every_seconds = every_seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="live-copies")
+        self._under_way: Future[None] | None = None
+        self._last = float("-inf")
 
     def record(self, event: Event) -> None:
-        """A checkpoint is the moment."""
+        """A checkpoint is the moment for the measurements, a step or an evaluation that for all of it, unless that was just now."""
         if isinstance(event, CheckpointCommitted):
-            self.copy()
+            self._copy(self._local.folder.metrics, METRICS)
+        elif isinstance(event, StepDone | EvaluationDone) and self._due():
+            self._last = time.monotonic()
+            self._under_way = self._thread.submit(self._copy_all)
+
+    def _due(self) -> bool:
+        idle = self._under_way is None or self._under_way.done()
+        return idle and time.monotonic() - self._last >= self._every_seconds
 
     def copy(self) -> None:
-        """Copy now."""
+        """Copy all of it now."""
+        self._thread.submit(self._copy_all).result()
+
+    def _copy_all(self) -> None:
+        self._copy(self._local.folder.metrics, METRICS)
+        for file in sorted(self._local.folder.tensorboard.glob("events.*")):
+            self._copy(file, f"{TENSORBOARD}/{file.name}")
+        self._report()
+        self._copy(self._local.folder.report, REPORT)
+
+    def _copy(self, path: Path, key: str) -> None:
         try:
-            if self._local.folder.metrics.exists():
-                storage_of(self._local).put_file(METRICS, self._local.folder.metrics)
+            if path.exists():
+                storage_of(self._local).put_file(key, path)
         except (OSError, FineTuneError) as error:
-            self._local.sink.record(Notice(message=f"{METRICS} was not copied to storage: {error}"))
+            self._local.sink.record(Notice(message=f"{key} was not copied to storage: {error}"))
 
     def close(self) -> None:
-        """Nothing to close."""
+        """End the thread."""
+        self._thread.shutdown()
 
 
 def put_report(local: LocalRun) -> None:

@@ -11,16 +11,19 @@ import threading
 from types import FrameType
 
 from finetune_api.errors import TrainingFailed
+from finetune_api.keys import TRAINING
 from finetune_api.pod_result import PodResult
 from finetune_api.report import ReportOutcome
 from finetune_trainer.launch import driver
-from finetune_trainer.pipeline import checkpoints_of
+from finetune_trainer.pipeline import checkpoints_of, write_run_report
 from finetune_trainer.pods.nodes import PodPlaces
 from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
 from finetune_trainer.pods.reporting import Reporter
-from finetune_trainer.pods.run_objects import MetricsCopy, fetch_metrics
+from finetune_trainer.pods.run_objects import LiveCopies, fetch_metrics, storage_of
 from finetune_trainer.reporting.events import FanOut, Notice, Sink
 from finetune_trainer.reporting.metrics import MetricsFile
+from finetune_trainer.reporting.trackers import trackers
+from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.training.rank import check_same_inputs
 from finetune_trainer.training.stop_files import StopFiles
 
@@ -28,8 +31,8 @@ _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 30.0
 
 
-def trained(pod: Pod) -> PodResult:
-    """Train to the end or to a stop. Whatever happens is reported, and then ends in the pod's result."""
+def trained(pod: Pod, attempt: str) -> PodResult:
+    """Train to the end or to a stop. Whatever happens is reported, and then ends in the pod's result. `attempt` names its kept logs."""
     stop, files, lines = threading.Event(), StopFiles(), JsonLines()
     files.clear()
     files.say_running()
@@ -44,7 +47,7 @@ def trained(pod: Pod) -> PodResult:
 
     reporter = Reporter.in_pod(os.environ, on_stop=asked, warn=lambda text: lines.record(Notice(message=text)))
     try:
-        result = _train(pod, lines, reporter, stop)
+        result = _train(pod, attempt, lines, reporter, stop)
         if reporter is not None:
             stopped = result.outcome == "Stopped"
             outcome = ReportOutcome.STOPPED if stopped else ReportOutcome.FINISHED
@@ -60,10 +63,11 @@ def trained(pod: Pod) -> PodResult:
     return result
 
 
-def _train(pod: Pod, lines: Sink, reporter: Reporter | None, stop: threading.Event) -> PodResult:
+def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop: threading.Event) -> PodResult:
     run = pod.run()
     local = pod.local(run.job, stop)
     fetch_metrics(local)
+    pod.keep_log(storage_of(local))
     total_steps = run.plan.total_steps
     assert total_steps is not None, "the final plan knows the number of steps"
     newest = checkpoints_of(local).newest_verified()
@@ -71,13 +75,19 @@ def _train(pod: Pod, lines: Sink, reporter: Reporter | None, stop: threading.Eve
         check_same_inputs(newest, run)
     if newest is not None and newest.step >= total_steps:
         return PodResult(outcome="Done", message=f"all {total_steps} steps were done already: checkpoint {newest.key}")
-    copy = MetricsCopy(local)
-    sinks = FanOut([lines, MetricsFile(local.folder.metrics), copy, *([reporter] if reporter is not None else [])])
+    copies = LiveCopies(local, report=lambda: write_run_report(local, run, lines, outcome="running"))
+    kept: list[Sink] = [MetricsFile(local.folder.metrics), *trackers(run.job, os.environ, local.folder.tensorboard), copies]
+    sinks = FanOut([lines, *kept, *([reporter] if reporter is not None else [])])
     if stop.is_set():
         return PodResult(outcome="Stopped", message=f"stopped before training; {newest.key if newest else 'no step'} is what there is")
     _connect()
-    done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles())
-    copy.copy()
+    try:
+        done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles(), attempt=attempt)
+    finally:
+        for sink in kept[:-1]:
+            sink.close()
+        copies.copy()
+        copies.close()
     if done < total_steps:
         return PodResult(outcome="Stopped", message=f"stopped after step {done} of {total_steps}; its checkpoint is committed")
     return PodResult(outcome="Done")
@@ -110,7 +120,9 @@ def _on_signal(stop: threading.Event, number: int, frame: FrameType | None) -> N
 
 def main() -> int:
     """`python -m finetune_trainer.pods train`."""
-    code = run_stage(trained, Pod.from_environment())
+    pod, attempt = Pod.from_environment(), attempt_name()
+    with pod.logged(f"{TRAINING}/{attempt}/driver"):
+        code = run_stage(lambda pod: trained(pod, attempt), pod)
     # Ray's own end may wait for what is gone; all that matters has been told.
     leave = threading.Timer(_LEAVE_SECONDS, os._exit, (code,))
     leave.daemon = True

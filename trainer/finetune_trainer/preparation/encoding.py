@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ class EncodedChunk:
     empty: list[int]  # that gave none
     dropped_turns: list[int]
     cut_turns: list[int]
+    dropped_exchanges: list[int]
     questions_left_out: list[int]
     refused: list[tuple[int, str]]  # dialogues that the template can't take, and why
     told: dict[str, list[int]]  # what the template does to dialogues, by the count's name in `Encoded`
@@ -128,6 +130,7 @@ def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedC
     for example, start in zip(examples, (np.cumsum(lengths) - lengths).tolist(), strict=True):
         for span in example.supervised:
             supervised[start + span.start : start + span.stop] = 1
+    counted = [(position, each) for position, each in enumerate(encoded) if any(_counts(each))]
     return EncodedChunk(
         ids=ids,
         supervised=supervised,
@@ -135,11 +138,12 @@ def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedC
         dialogues=sum(copies for each, copies in zip(encoded, chunk.copies, strict=True) if each.examples),
         split=sum(len(each.examples) > 1 for each in encoded),
         empty=[position for position, each in enumerate(encoded) if not each.examples and each.refused is None],
-        dropped_turns=_positions(encoded, "dropped_turns"),
-        cut_turns=_positions(encoded, "cut_turns"),
-        questions_left_out=_positions(encoded, "questions_left_out"),
+        dropped_turns=_positions(counted, "dropped_turns"),
+        cut_turns=_positions(counted, "cut_turns"),
+        dropped_exchanges=_positions(counted, "dropped_exchanges"),
+        questions_left_out=_positions(counted, "questions_left_out"),
         refused=[(position, each.refused) for position, each in enumerate(encoded) if each.refused is not None],
-        told={name: _positions(encoded, name) for name in TOLD},
+        told={name: _positions(counted, name) for name in TOLD},
     )
 
 
@@ -153,8 +157,12 @@ def _encoded(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> list[Encoded
     return encode_without_turns(others, encoder.tokenizer, encoding.end_of_text, max_length=length, overlong_turns=overlong)
 
 
-def _positions(encoded: list[Encoded], what: str) -> list[int]:
-    return [position for position, each in enumerate(encoded) for _ in range(getattr(each, what))]
+# Nearly every dialogue has none of them.
+_counts = attrgetter("dropped_turns", "cut_turns", "dropped_exchanges", "questions_left_out", *TOLD)
+
+
+def _positions(counted: list[tuple[int, Encoded]], what: str) -> list[int]:
+    return [position for position, each in counted for _ in range(getattr(each, what))]
 
 
 # What a worker works with: each process has its own, and so has the one thread of a process without others.

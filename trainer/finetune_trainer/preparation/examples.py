@@ -5,7 +5,7 @@ In: ids and where answers are in them. Out: examples, unshifted. How ids are mad
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 from finetune_trainer.templates.turns import Masking, Rendered
@@ -13,8 +13,7 @@ from finetune_trainer.templates.turns import Masking, Rendered
 OverlongTurns = Literal["drop", "cut"]
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """Tokens of a dialogue, or of a piece of one, and the ranges of them that are learnt: ascending, apart, not empty."""
 
     input_ids: list[int]
@@ -39,7 +38,8 @@ class Encoded:
     refused: str | None = None  # why the template can't take the dialogue: a bad row
     dropped_turns: int = 0  # answers longer than a row, left out
     cut_turns: int = 0  # answers longer than a row, cut
-    questions_left_out: int = 0  # answers that fit a row, while the question before them does not
+    dropped_exchanges: int = 0  # answers that fit a row, but not with their question, left out with it
+    questions_left_out: int = 0  # such answers that are learnt without their question
     beyond_bound: int = 0  # answers left out because each needs an example of its own, and a dialogue may have so many
     seams: int = 0  # answers whose first token an engine would merge with the prompt's last, once they are in its past
     altered: int = 0  # messages that the template writes otherwise than they are
@@ -71,8 +71,7 @@ def labels_from_spans(input_ids: Sequence[int], supervised: Sequence[range]) -> 
     return labels
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedDialogue:
+class EncodedDialogue(NamedTuple):
     """A dialogue, or the beginning of one, as ids."""
 
     ids: list[int]

@@ -6,7 +6,6 @@ makes here is a token prefix of what was trained. Rows, files and tensors are un
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tokenizers import Tokenizer
 
@@ -16,6 +15,7 @@ from finetune_trainer.preparation.examples import Encoded, EncodedDialogue, Over
 from finetune_trainer.preparation.pieces import Pieces
 from finetune_trainer.preparation.texts import TextEncoder
 from finetune_trainer.preparation.turn_encoder import TurnEncoder, is_plain
+from finetune_trainer.preparation.words import WordEncoder
 from finetune_trainer.templates.registry import add_control_tokens
 from finetune_trainer.templates.tokenizer import control_tokens
 from finetune_trainer.templates.turns import Masking, Rendered, Template, Tools, Unrendered
@@ -29,8 +29,9 @@ class Encoder:
         self.template = add_control_tokens(tokenizer, template)
         self.tokenizer = tokenizer
         control = control_tokens(tokenizer, self.template.chat_template())
-        self._texts = TextEncoder(tokenizer, control, self.template.turn_tokens)
-        self._turns = TurnEncoder.of(tokenizer, self.template)
+        words = WordEncoder.of(tokenizer)
+        self._texts = TextEncoder(tokenizer, control, self.template.turn_tokens, words)
+        self._turns = TurnEncoder.of(tokenizer, self.template, words)
 
     def encode_prompt(self, messages: Sequence[Message], tools: Tools = (), generation_prompt: bool = True) -> list[int]:
         """What the model is given to answer `messages`: a prefix of what it was trained on. Raises InvalidData."""
@@ -93,7 +94,7 @@ class Encoder:
                 encoded.examples += [example] if targets and example.num_supervised else []
             elif targets:
                 count = max(targets) + 1 if len(texts) > 1 else len(dialogue.messages)
-                part = replace(dialogue, messages=dialogue.messages[:count])
+                part = dialogue._replace(messages=dialogue.messages[:count])
                 Pieces(self._piece, part, text, targets, max_length, overlong_turns, self.template).add_to(encoded)
             encoded.seams += text.seams
             if text.rendered is not None:

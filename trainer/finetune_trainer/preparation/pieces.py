@@ -37,7 +37,7 @@ class Pieces:
         """Add examples and counts. Raises Unrendered."""
         roles = [message.role for message in self.dialogue.messages[self._before :]]
         targets = [target - self._before for target in self.targets]
-        alone = self.template.answers_stand_alone
+        alone = self.template.answers_stand_alone and self.overlong_turns == "cut"
         for piece in pieces(roles, targets, self._length, self.max_length, alone=alone):
             found = self._fitting(piece, roles) if piece.fits else None
             if found is not None:
@@ -46,6 +46,8 @@ class Pieces:
             elif self.overlong_turns == "cut" and (cut := self._cut(piece)):
                 encoded.examples.append(cut)
                 encoded.cut_turns += 1
+            elif self._length(piece.start, piece.stop) <= self.max_length:
+                encoded.dropped_exchanges += 1
             else:
                 encoded.dropped_turns += 1
 

@@ -4,10 +4,11 @@ In: a FineTuneJob and the base model's folder. Out: a store, and the shape of th
 runs before there is one, and neither torch nor transformers is loaded. Told in `prepare`; what is written is in `prepared`.
 """
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -35,6 +36,8 @@ from finetune_trainer.templates.tokenizer import TokenizerFiles, read_tokenizer
 
 # Raised when the same job would be written differently.
 _FORMAT: Final = 3
+# Objects that are made before the collector comes, 700 by default.
+_COLLECTED_AFTER: Final = 20_000
 _IN_EVALUATION: Final = "its conversation is in the evaluation split"
 # Fields of the dataset that say how it is fetched, not what it is.
 _FETCHING_FIELDS: Final = {"processes": True, "sources": {"__all__": {"token_secret", "credentials_secret"}}}
@@ -71,6 +74,7 @@ class FoundData:
     encoder: Encoder
     parts: tuple[_Part, ...]
     fingerprint: str
+    notes: tuple[str, ...]  # what is to be known of the template
 
 
 def prepare(
@@ -104,20 +108,27 @@ def find_data(
     )
     encoder = Encoder(files.tokenizer, template_from_spec(spec.template, files, encoding.day))
     parts = _parts(job, base, secrets, on_progress)
-    return FoundData(job=job, encoding=encoding, encoder=encoder, parts=tuple(parts), fingerprint=_fingerprint(job, files, parts))
+    return FoundData(
+        job=job,
+        encoding=encoding,
+        encoder=encoder,
+        parts=tuple(parts),
+        fingerprint=_fingerprint(job, files, parts),
+        notes=tuple(template_notes(spec.template, encoder.template, files)),
+    )
 
 
 def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepared:
     """Read, divide, encode and store. Raises as `prepare` does."""
     job, encoder, fingerprint, parts = found.job, found.encoder, found.fingerprint, list(found.parts)
     on_progress(StageStarted(stage="preparation", unit="dialogues"))
-    for text in template_notes(job.spec.template, encoder.template):
+    for text in found.notes:
         on_progress(Notice(message=text))
     statistics = Statistics(parts=[PartStatistics(name=part.name) for part in parts])
     chunks = _chunks(job, parts, statistics, on_progress)
     encoded_chunks = encode_chunks(chunks, found.encoding, encoder, job.spec.dataset.processes)
     refused = _Refused(job.spec.dataset.max_invalid_rows, statistics)
-    with write_store(folder, fingerprint) as store, closing(encoded_chunks) as results:
+    with write_store(folder, fingerprint) as store, _seldom_collected(), closing(encoded_chunks) as results:
         done = 0
         for chunk, encoded in results:
             supervised_tokens = store.append(chunk.side, encoded.ids, encoded.supervised, encoded.lengths, encoded.dialogues)
@@ -137,6 +148,19 @@ def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepare
     written = prepared_earlier(folder, fingerprint)
     assert written is not None
     return replace(written, reused=False)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Rows by the thousand set off the garbage collector, and hold no cycles: it comes less often, and leaves out what was imported."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def prepared_earlier(folder: Path, fingerprint: str) -> Prepared | None:
@@ -281,7 +305,9 @@ def _chunks(job: FineTuneJob, parts: list[_Part], statistics: Statistics, on_pro
         if side is None or uses == 0:
             continue
         statistics.add_dialogue(side, item)
-        chunk = open_chunks.setdefault((index, side), Chunk(side=side, part=index))
+        chunk = open_chunks.get((index, side))
+        if chunk is None:
+            chunk = open_chunks[index, side] = Chunk(side=side, part=index)
         chunk.dialogues.append(item)
         chunk.copies.append(uses)
         chunk.known.append(once.known(item) if once and isinstance(item, Dialogue) else frozenset())

@@ -16,8 +16,8 @@ from finetune_trainer.templates.turns import Rendered
 
 _MOST_HEADERS = 4096
 
-# (token, where it begins, where it ends, the text) -> whether a message wrote it
-IsForeign = Callable[[str, int, int, Rendered], bool]
+# (token, where it begins, where it ends) -> whether a message wrote it
+IsForeign = Callable[[str, int, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +33,16 @@ class EncodedText:
 class SegmentEncoder:
     """For one tokenizer, which must not change afterwards."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        writing = Tokenizer.from_str(tokenizer.to_str())
-        writing.encode_special_tokens = True
-        self._words = WordEncoder(writing)
+    def __init__(self, tokenizer: Tokenizer, words: WordEncoder) -> None:
+        self._words = words
         self._headers: dict[str, list[int]] = {}
         self._ids = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
         # Longest first: of tokens that begin at the same place, tokenizers take the longest.
         self._token = re.compile("|".join(re.escape(token) for token in sorted(self._ids, key=len, reverse=True)) or r"(?!)")
 
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "SegmentEncoder | None":
-        """None where a text has to be encoded as a whole."""
-        if any(token.lstrip or token.rstrip or token.single_word for token in tokenizer.get_added_tokens_decoder().values()):
-            return None
-        made = cls(tokenizer)
-        return made if made._words.by_word else None
-
-    def encode(self, texts: Sequence[Rendered], is_foreign: IsForeign) -> list[EncodedText | None]:
+    def encode(self, texts: Sequence[Rendered], foreign: Callable[[Rendered], IsForeign]) -> list[EncodedText | None]:
         """None for a text that has to be encoded as a whole."""
-        divided = [self._divided(each, is_foreign) for each in texts]
+        divided = [self._divided(each, foreign(each)) for each in texts]
         segments = list(dict.fromkeys(segment for each in divided if each for segment in each.segments))
         ids = dict(zip(segments, self._words.encode(segments), strict=True))
         return [None if each is None else self._joined(each, ids) for each in divided]
@@ -66,15 +56,17 @@ class SegmentEncoder:
         return self._headers[text]
 
     def _divided(self, rendered: Rendered, is_foreign: IsForeign) -> "_Divided | None":
+        text = rendered.text
         segments, starts, tokens, position = [], [], [], 0
-        for found in self._token.finditer(rendered.text):
-            if is_foreign(found.group(), found.start(), found.end(), rendered):
+        for found in self._token.finditer(text):
+            token, (start, stop) = found.group(), found.span()
+            if is_foreign(token, start, stop):
                 return None
-            segments.append(rendered.text[position : found.start()])
+            segments.append(text[position:start])
             starts.append(position)
-            tokens.append(self._ids[found.group()])
-            position = found.end()
-        return _Divided(rendered, [*segments, rendered.text[position:]], [*starts, position], tokens)
+            tokens.append(self._ids[token])
+            position = stop
+        return _Divided(rendered, [*segments, text[position:]], [*starts, position], tokens)
 
     def _joined(self, divided: "_Divided", ids: dict[str, list[int]]) -> EncodedText | None:
         joined: list[int] = []

@@ -24,6 +24,7 @@ OTHER_REASONS = "other reasons"
 OVERLONG_ANSWER = "answer longer than a row"
 CUT_ANSWER = "answer longer than a row, cut"
 QUESTION_LEFT_OUT = "question left out: it does not fit a row with its answer"
+EXCHANGE_LEFT_OUT = "question and answer left out: the two do not fit a row (spec.training.maxSequenceLength)"
 
 _KEPT_REASONS = 40  # reasons that name a position in a row could be many
 _KEPT_PLACES = 3  # of each reason
@@ -68,10 +69,11 @@ class PartStatistics:
         known = [position for position in encoded.empty if chunk.known[position]]
         concerned = (
             (TAUGHT_ELSEWHERE, known),
-            (NOTHING_TO_LEARN, sorted(set(encoded.empty) - set(known) - set(encoded.dropped_turns))),
+            (NOTHING_TO_LEARN, sorted(set(encoded.empty) - set(known) - set(encoded.dropped_turns) - set(encoded.dropped_exchanges))),
             (OVERLONG_ANSWER, encoded.dropped_turns),
             (CUT_ANSWER, encoded.cut_turns),
             (QUESTION_LEFT_OUT, encoded.questions_left_out),
+            (EXCHANGE_LEFT_OUT, encoded.dropped_exchanges),
         )
         for reason, positions in concerned:
             for position in positions:

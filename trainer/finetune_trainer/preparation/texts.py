@@ -10,12 +10,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
-from finetune_trainer.preparation.segments import EncodedText, SegmentEncoder
+from finetune_trainer.preparation.segments import EncodedText, IsForeign, SegmentEncoder
+from finetune_trainer.preparation.words import WordEncoder
 from finetune_trainer.templates.turns import Answer, Rendered, Unrendered, Written
 
 # Noncharacters, around the number of a token: how the template's own tokens are written where a message holds their text.
@@ -23,16 +23,13 @@ _ALIAS_FROM, _ALIAS_TO = "\ufdd2", "\ufdd3"
 _MOST_HEADERS = 4096
 
 
-_stop = attrgetter("stop")
-
-
 class TextEncoder:
     """For one tokenizer, which must not change afterwards, and one template's control tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, control: Sequence[str], turn_tokens: frozenset[str] | None) -> None:
-        """`turn_tokens`: those that stay text in answers; None: all control tokens."""
+    def __init__(self, tokenizer: Tokenizer, control: Sequence[str], turn_tokens: frozenset[str] | None, words: WordEncoder | None) -> None:
+        """`turn_tokens`: those that stay text in answers; None: all control tokens. `words`: None where a text is encoded as a whole."""
         self._plain = _Encoding(tokenizer, {})
-        self._segments = SegmentEncoder.of(tokenizer)
+        self._segments = None if words is None else SegmentEncoder(tokenizer, words)
         self._control = frozenset(control)
         self._turn_tokens = (
             self._control
@@ -48,7 +45,7 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[Rendered]) -> list[EncodedText | Unrendered]:
         """Unrendered, not raised, for a text with a control token in a message that this tokenizer can't read as text."""
-        fast = self._segments.encode(texts, self._is_foreign) if self._segments is not None else [None] * len(texts)
+        fast = self._segments.encode(texts, self._foreign) if self._segments is not None else [None] * len(texts)
         whole = [each.text for each, done in zip(texts, fast, strict=True) if done is None]
         encodings = iter(self._plain.tokenizer.encode_batch(whole, add_special_tokens=False))
         found: list[EncodedText | Unrendered] = []
@@ -62,12 +59,12 @@ class TextEncoder:
     def _encoded(self, rendered: Rendered, encoding: Any) -> EncodedText:
         ids, offsets = encoding.ids, encoding.offsets
         places = [index for index, token_id in enumerate(ids) if token_id in self._texts]
-        own, foreign = [], False
+        own, foreign, is_foreign = [], False, self._foreign(rendered)
         for index in places:
             token = self._texts[ids[index]]
             if token in self._control:
                 start, stop = self._core(rendered.text, offsets[index], token)
-                if self._is_foreign(token, start, stop, rendered):
+                if is_foreign(token, start, stop):
                     foreign = True
                 else:
                     own.append((start, stop, token))
@@ -80,17 +77,22 @@ class TextEncoder:
         at = text.find(token, *offset)
         return (at, at + len(token)) if at >= 0 else offset
 
-    def _is_foreign(self, token: str, start: int, stop: int, rendered: Rendered) -> bool:
-        """Whether a message wrote the control token, or a part of it."""
-        if token not in self._control:
+    def _foreign(self, rendered: Rendered) -> IsForeign:
+        """Tells whether a message of the text wrote a control token, or a part of it."""
+        control, turn_tokens, written = self._control, self._turn_tokens, rendered.written
+        stops = [each.stop for each in written]
+
+        def is_foreign(token: str, start: int, stop: int) -> bool:
+            if token not in control:
+                return False
+            first = bisect_right(stops, start)
+            while first < len(written) and written[first].start < stop:
+                if written[first].role != "assistant" or token in turn_tokens:
+                    return True
+                first += 1
             return False
-        written = rendered.written
-        first = bisect_right(written, start, key=_stop)
-        while first < len(written) and written[first].start < stop:
-            if written[first].role != "assistant" or token in self._turn_tokens:
-                return True
-            first += 1
-        return False
+
+        return is_foreign
 
     def _with_aliases(self, rendered: Rendered, own: Sequence[tuple[int, int, str]]) -> EncodedText:
         text, aliased = rendered.text, self._aliased

@@ -25,30 +25,26 @@ def is_plain(dialogue: Dialogue) -> bool:
 class TurnEncoder:
     """Encodes turns, and remembers words and frames."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: Template, words: WordEncoder) -> None:
         self._template = template
-        self._framing = tokenizer
-        # A copy that splits control tokens as any other text: nobody can write one into a message.
-        writing = Tokenizer.from_str(tokenizer.to_str())
-        writing.encode_special_tokens = True
-        self._words = WordEncoder(writing)
-        self._frames: dict[str, list[int]] = {}
+        self._words = words
+        self._frames = _Frames(tokenizer)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, template: Template) -> "TurnEncoder | None":
+    def of(cls, tokenizer: Tokenizer, template: Template, words: WordEncoder | None) -> "TurnEncoder | None":
         """None where a text has to be encoded as a whole."""
-        if not template.new_tokens:
-            return None
-        made = cls(tokenizer, template)
-        flags = tokenizer.get_added_tokens_decoder().values()
-        takes_more = any(token.lstrip or token.rstrip or token.single_word for token in flags)
-        return made if made._words.by_word and not takes_more else None
+        return cls(tokenizer, template, words) if words is not None and template.new_tokens else None
 
     def encode(self, dialogues: Sequence[Sequence[Message]]) -> list[list[EncodedDialogue]]:
         """One text for each dialogue. Raises Unrendered."""
         turns = [self._template.turns(messages) or [] for messages in dialogues]
-        texts = list(dict.fromkeys(text for its_turns in turns for turn in its_turns for text in (turn.content, _text(turn))))
-        contents = dict(zip(texts, self._words.encode(texts), strict=True))
+        texts: dict[str, None] = {}  # each once: paths of a tree share messages
+        for its_turns in turns:
+            for turn in its_turns:
+                texts[turn.content] = None
+                if turn.content[:1].isspace():
+                    texts[f"\n{turn.content}"] = None
+        contents = dict(zip(texts, self._words.encode(list(texts)), strict=True))
         return [
             [self._joined(its_turns, len(its_turns) - len(messages), contents)]
             for its_turns, messages in zip(turns, dialogues, strict=True)
@@ -60,31 +56,35 @@ class TurnEncoder:
         answers: list[tuple[int, range]] = []
         starts: dict[int, int] = {}
         is_blog = self._template.masking == "blog"
-        seams = 0
-        for index, turn in enumerate(turns, start=-before):
-            start = len(ids)
-            text = turn.content if turn.role == "assistant" else _text(turn)
-            ids += self._frame(turn.header if text is turn.content else turn.header[:-1])
-            content = len(ids)
-            ids += contents[text]
-            ids += self._frame(turn.end)
+        frames, seams = self._frames, 0
+        for index, (role, header, content, end, tail, _) in enumerate(turns, start=-before):
+            start = starts[index] = len(ids)
+            if role != "assistant" and content[:1].isspace():  # the newline before it and its first characters may merge
+                ids += frames[header[:-1]]
+                ids += contents[f"\n{content}"]
+            else:
+                ids += frames[header]
+                answer = len(ids)
+                ids += contents[content]
+            ids += frames[end]
             stop = len(ids)
-            ids += self._frame(turn.tail)
-            starts[index] = start
-            if turn.role == "assistant":
-                answers.append((index, range(start, len(ids)) if is_blog else range(content, stop)))
-                seams += turn.content[:1].isspace() and contents[f"\n{turn.content}"] != self._frame("\n") + contents[turn.content]
-            elif is_blog and turn.role == "system":
+            ids += frames[tail]
+            if role == "assistant":
+                answers.append((index, range(start, len(ids)) if is_blog else range(answer, stop)))
+                seams += content[:1].isspace() and contents[f"\n{content}"] != frames["\n"] + contents[content]
+            elif is_blog and role == "system":
                 answers.append((-1, range(start, len(ids))))
         return EncodedDialogue(ids=ids, answers=answers, starts=starts, seams=seams)
 
-    def _frame(self, text: str) -> list[int]:
-        """The ids of a text that the template writes."""
-        if text not in self._frames:
-            self._frames[text] = self._framing.encode(text, add_special_tokens=False).ids
-        return self._frames[text]
 
+class _Frames(dict[str, list[int]]):
+    """The ids of each text that the template writes, encoded when it is first asked for."""
 
-def _text(turn: Turn) -> str:
-    """The content, with the newline before it where the two may merge."""
-    return f"\n{turn.content}" if turn.content[:1].isspace() else turn.content
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        self[text] = ids
+        return ids

@@ -2,8 +2,7 @@
 
 In: a tokenizer and texts. Out: exactly the ids that the tokenizer gives for each text. That is so because byte-level BPE divides a
 text by a regular expression first and never merges across its parts, and because that expression always begins a new part at a
-space which stands between a visible ASCII character and an ASCII letter. A tokenizer that is not known to work like this encodes
-whole texts.
+space which stands between a visible ASCII character and an ASCII letter. A tokenizer that is not known to work like this has none here.
 """
 
 import json
@@ -23,19 +22,23 @@ _MOST_KEPT = 1 << 17
 
 
 class WordEncoder:
-    """Encodes texts without special tokens, and remembers words. Not for several threads at once."""
+    """Encodes texts in which control tokens are text, and remembers words. Not for several threads at once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """`tokenizer` must not change afterwards."""
-        self._tokenizer = tokenizer
-        self.by_word = divides_at_words(tokenizer)
+        """`tokenizer` divides at words, and must not change afterwards."""
+        # A copy that splits control tokens as any other text: nobody can write one into a message.
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = True
         self._first: dict[str, list[int]] = {}  # ids of what a text begins with
         self._later: dict[str, list[int]] = {}  # ids of a word and the space before it, by the word
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "WordEncoder | None":
+        """None where a text has to be encoded as a whole."""
+        return cls(tokenizer) if divides_at_words(tokenizer) else None
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
-        if not self.by_word:
-            return self._encode_whole(texts)
         divided = [_BETWEEN_WORDS.split(text) for text in texts]
         first = {words[0] for words in divided} - self._first.keys()
         later = set(chain.from_iterable(islice(words, 1, None) for words in divided)) - self._later.keys()
@@ -70,8 +73,9 @@ def divides_at_words(tokenizer: Tokenizer) -> bool:
         or tokenizer.pre_tokenizer is None
     ):
         return False
-    if not (tokenizer.encode_special_tokens and all(token.special for token in tokenizer.get_added_tokens_decoder().values())):
-        return False
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if not token.special or token.lstrip or token.rstrip or token.single_word:
+            return False
     settings = json.loads(tokenizer.pre_tokenizer.__getstate__())
     *before, last = settings["pretokenizers"] if settings["type"] == "Sequence" else [settings]
     is_byte_level = last["type"] == "ByteLevel" and last["use_regex"] and not last["add_prefix_space"]

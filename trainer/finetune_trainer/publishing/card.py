@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CURVE_POINTS = 12
 # Parts of the spec that say what was learnt and how; the others say where, for whom and with which Secrets.
 _PUBLIC = ("model", "dataset", "template", "training", "evaluation", "generation")
-_PUBLIC_WORKERS = ("nodes", "gpusPerNode", "workersPerNode", "device", "accelerator")
+_PUBLIC_WORKERS = ("nodes", "gpusPerNode", "workersPerNode", "device", "accelerator", "peakTeraflops")
 _PRIVATE = {"tokenSecret", "credentialsSecret", "cache"}
 
 
@@ -211,12 +211,21 @@ def _dropped(data: "ReportData") -> list[tuple[str, str, int]]:
     ]
 
 
+# Templates whose tokens are new to the tokenizer, in the order that the job says.
+_WITH_TOKENS = ("auto", "default", "no_system", "custom")
+_TOKEN_ORDERS = {"blog": "system, assistant, user, end", "published": "system, user, assistant, end"}
+_LEARNT = {
+    "assistant": "the assistant's text and its end token, nothing else",
+    "last_assistant": "the last answer of each dialogue and its end token, nothing else",
+    "all": "every token",
+    "blog": "everything but user turns",
+}
+
+
 def _template_rows(run: TrainingRun) -> list[tuple[str, str]]:
     spec = run.job.spec.template
-    order = {"blog": "system, assistant, user, end", "published": "system, user, assistant, end"}[spec.token_order]
-    learnt = {"assistant": "the assistant's text and its end token, nothing else", "blog": "everything but user turns"}[spec.masking]
-    tokens = [("token order", f"`{spec.token_order}` ({order})")] if spec.name not in ("model", "alpaca") else []
-    return [("name", f"`{spec.name}`"), *tokens, ("learnt", learnt)]
+    tokens = [("token order", f"`{spec.token_order}` ({_TOKEN_ORDERS[spec.token_order]})")] if spec.name in _WITH_TOKENS else []
+    return [("name", f"`{spec.name}`"), *tokens, ("learnt", _LEARNT[spec.masking])]
 
 
 def _training_rows(run: TrainingRun) -> Iterable[tuple[str, object]]:

@@ -347,7 +347,9 @@ def _failure(error: BaseException, remote: _Remote) -> FineTuneError:
         if status in (402, 403):
             return InvalidPublication(f"{where}: the token may not write there ({said}); give one that may, or choose another repository")
         if status < 500 and status not in _PASSING_STATUS:
-            return InvalidPublication(f"{where}: the Hub refuses ({status}: {said})")
+            return InvalidPublication(
+                f"{where}: the Hub refuses ({status}: {said}); mend what it names, then publish again with `finetune publish`"
+            )
     if not remote.sending:
         return PublicationFailed(f"{where} can't be reached: {said}; nothing was sent to it, try again when it answers")
     return PublicationFailed(f"{where} failed in the middle: {said}; the exported model is kept, publish again with `finetune publish`")

@@ -109,12 +109,10 @@ class TensorBoardSink:
         """Write a measurement's scalars."""
         if isinstance(event, Resumed):
             self._hide_after(event.step)
-        elif isinstance(event, StepDone):
-            self._scalars(event.step, _step_scalars(event))
-        elif isinstance(event, EvaluationDone):
-            perplexity = {} if event.perplexity is None else {"evaluation/perplexity": event.perplexity}
-            self._scalars(event.step, {"loss/evaluation": event.loss} | perplexity)
-            self._writer.flush()
+        elif isinstance(event, Measurement):
+            self._scalars(event.step, scalars(event))
+            if isinstance(event, EvaluationDone):
+                self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the event file."""
@@ -145,13 +143,16 @@ class TensorBoardSink:
         self._writer.add_event(TensorBoardEvent(wall_time=self._clock(), **fields))
 
 
-def _step_scalars(event: StepDone) -> dict[str, float]:
-    """Tag -> value: one chart each, grouped by what comes before the slash."""
+def scalars(event: Measurement) -> dict[str, float]:
+    """Tag -> value: one chart each. Those of `train` and `eval` have the names that Transformers' Trainer gives them (5.23, and TRL
+    with it), so that curves of both lie in one chart."""
+    if isinstance(event, EvaluationDone):
+        return {"eval/loss": event.loss} | ({} if event.perplexity is None else {"eval/perplexity": event.perplexity})
     return {
-        "loss/train": event.loss,
-        "training/learning_rate": event.learning_rate,
-        "training/grad_norm": event.grad_norm,
-        "training/epoch": event.epoch,
+        "train/loss": event.loss,
+        "train/learning_rate": event.learning_rate,
+        "train/grad_norm": event.grad_norm,
+        "train/epoch": event.epoch,
         "speed/tokens_per_second": event.tokens_per_second,
         "speed/step_seconds": event.seconds,
         "speed/memory_gib": event.memory_bytes / 2**30,

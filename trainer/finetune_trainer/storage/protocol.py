@@ -1,6 +1,7 @@
 """What storage is: objects by key.
 
-The places are in `directory.py` and `s3.py`. Whoever reads or writes objects takes a `Storage` and does not know which it is.
+The places are in `directory.py`, `s3.py`, `gcs.py` and `azure.py`; `places.py` opens the one that an address names.
+Whoever reads or writes objects takes a `Storage` and does not know which it is.
 """
 
 from collections.abc import Callable, Iterable

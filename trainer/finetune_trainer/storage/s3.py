@@ -29,7 +29,7 @@ from finetune_trainer.storage.errors import (
     tls_error,
     unreachable,
 )
-from finetune_trainer.storage.streams import PART_BYTES, in_order, parts
+from finetune_trainer.storage.streams import PART_BYTES, at_once, in_order, parts
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -222,7 +222,7 @@ class S3Storage:
             return name if below.get("Contents") else None
         return None
 
-    def _holds(self, key: str, data: bytes) -> bool:
+    def _holds(self, key: str, data: Bytes) -> bool:
         """Whether the object is there with these bytes; waits for a writer that is at it (S3 says 409 meanwhile)."""
         for seconds in (0.1, 0.3, 1.0, 3.0):
             try:
@@ -363,13 +363,10 @@ class _Upload:
 
     def send(self, parts: Iterable[Bytes]) -> int:
         """Upload parts, several at a time, and make the object appear; its size in bytes."""
-        sizes = []
-        done = []
-        for number, etag, size in in_order(self._send_part, enumerate(parts, 1), self._connection.limits.parallel):
-            done.append({"PartNumber": number, "ETag": etag})
-            sizes.append(size)
-        self._complete(done, sum(sizes))
-        return sum(sizes)
+        sent = at_once(self._send_part, enumerate(parts, 1), self._connection.limits.parallel)
+        size = sum(part_size for _, _, part_size in sent)
+        self._complete([{"PartNumber": number, "ETag": etag} for number, etag, _ in sent], size)
+        return size
 
     def _send_part(self, numbered: tuple[int, Bytes]) -> tuple[int, str, int]:
         number, part = numbered
@@ -395,6 +392,6 @@ class _Upload:
         self._connection.call(f"giving up {self._key}", lambda s3: s3.abort_multipart_upload(**self._target))
 
 
-def _as_body(data: Bytes) -> bytes:
-    """What boto3 takes as a body: bytes, or a copy as bytes."""
-    return data if isinstance(data, bytes) else bytes(data)
+def _as_body(data: Bytes) -> Any:
+    """What boto3 takes as a body: bytes and bytearrays (its types know only the first) as they are, a copy of a memoryview."""
+    return bytes(data) if isinstance(data, memoryview) else data

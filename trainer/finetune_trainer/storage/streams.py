@@ -1,5 +1,6 @@
-"""Large objects a few pieces at a time: blocks joined to parts, and an ordered map over threads. Knows no storage."""
+"""Large objects a few pieces at a time: blocks joined to parts, and two maps over threads. Knows no storage."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,7 @@ def parts(blocks: Iterable[Bytes]) -> Iterator[Bytes]:
 
 
 def in_order(action: Callable[[A], B], items: Iterable[A], parallel: int) -> Iterator[B]:
-    """`map(action, items)` on threads, at most `parallel` items at a time; the first error ends it."""
+    """`map(action, items)` on threads, for large results: at most `parallel` are under way or wait to be taken. The first error ends it."""
     pending: deque[Future[B]] = deque()
     with ThreadPoolExecutor(parallel, thread_name_prefix="storage") as threads:
         try:
@@ -46,4 +47,34 @@ def in_order(action: Callable[[A], B], items: Iterable[A], parallel: int) -> Ite
                 yield pending.popleft().result()
         finally:
             for one in pending:
+                one.cancel()
+
+
+def at_once(action: Callable[[A], B], items: Iterable[A], parallel: int) -> list[B]:
+    """`map(action, items)` on threads, for large items: `parallel` are under way, and two more wait, so that no thread does.
+
+    An item that takes long holds up none after it. The first error ends it.
+    """
+    room, failed = threading.Semaphore(parallel + 1), threading.Event()
+
+    def run(item: A) -> B:
+        try:
+            return action(item)
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            room.release()
+
+    started: list[Future[B]] = []
+    with ThreadPoolExecutor(parallel, thread_name_prefix="storage") as threads:
+        try:
+            for item in items:
+                room.acquire()
+                if failed.is_set():
+                    break
+                started.append(threads.submit(run, item))
+            return [one.result() for one in started]
+        finally:
+            for one in started:
                 one.cancel()

@@ -9,6 +9,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from finetune_trainer.data.dialogues import Message
@@ -72,7 +74,7 @@ def variants(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((text, without, text.lstrip(), text.rstrip(), text.strip("\n"), *quoted)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Skeleton:
     """A marked text, in pieces."""
 
@@ -80,43 +82,56 @@ class Skeleton:
     fixed: tuple[str, ...]  # what the template wrote: before each mark, and after the last one
     marks: tuple[tuple[str, int], ...]  # kind and message
     starts: tuple[int, ...]  # where each mark begins
+    stops: tuple[int, ...]  # and where it ends
 
     @classmethod
     def of(cls, text: str) -> "Skeleton":
         """Taken apart at its marks."""
-        fixed, marks, starts, position = [], [], [], 0
+        fixed, marks, starts, stops, position = [], [], [], [], 0
         for found in _MARK.finditer(text):
-            fixed.append(text[position : found.start()])
+            start, stop = found.span()
+            fixed.append(text[position:start])
             marks.append((found[1], int(found[2])))
-            starts.append(found.start())
-            position = found.end()
-        return cls(text, (*fixed, text[position:]), tuple(marks), tuple(starts))
+            starts.append(start)
+            stops.append(stop)
+            position = stop
+        return cls(text, (*fixed, text[position:]), tuple(marks), tuple(starts), tuple(stops))
 
     def laid_over(self, real: str, messages: Sequence[Message]) -> "Overlay":
         """`real` is the same rendering with texts instead of marks. Raises Unrendered where it says something else."""
-        marked_at, real_at, written, altered = [0], [0], [], 0
-        position = 0
-        for number, ((kind, index), start) in enumerate(zip(self.marks, self.starts, strict=True)):
-            if not real.startswith(self.fixed[number], position):
-                raise self._changed(number, messages)
-            position += len(self.fixed[number])
-            message, following = messages[index], self.fixed[number + 1]
+        real_at, written, altered = [0], [], 0
+        if not real.startswith(self.fixed[0]):
+            raise self._changed(0, messages)
+        position = len(self.fixed[0])
+        for number, ((kind, index), following) in enumerate(zip(self.marks, self.fixed[1:], strict=True)):
+            message = messages[index]
             text = message.content if kind == "c" else message.reasoning or ""
-            for variant in variants(text):
-                if real.startswith(variant, position) and real.startswith(following, position + len(variant)):
-                    break
-            else:
-                raise self._changed(number + 1, messages)
-            altered += variant != text
-            written.append(Written(position, position + len(variant), message.role, index))
-            marked_at.append(start)
-            real_at.append(position)
-            position += len(variant)
-            marked_at.append(start + len(mark("c", index)))
-            real_at.append(position)
-        if real[position:] != self.fixed[-1]:
+            stop = position + len(text)
+            if not (real.startswith(text, position) and real.startswith(following, stop)):
+                stop = self._otherwise(real, position, text, following)
+                if stop < 0:
+                    raise self._changed(number + 1, messages)
+                altered += 1
+            written.append(Written(position, stop, message.role, index))
+            real_at += (position, stop)
+            position = stop + len(following)
+        if position != len(real):
             raise self._changed(len(self.marks), messages)
-        return Overlay(tuple(marked_at), tuple(real_at), tuple(written), altered)
+        return Overlay(self, tuple(real_at), tuple(written), altered)
+
+    @cached_property
+    def bounds(self) -> tuple[int, ...]:
+        """The text's beginning, and each mark's beginning and end."""
+        return (0, *chain.from_iterable(zip(self.starts, self.stops, strict=True)))
+
+    @staticmethod
+    def _otherwise(real: str, position: int, text: str, following: str) -> int:
+        """Where `text` ends that the template writes otherwise than it is; -1: it isn't there."""
+        for variant in variants(text):
+            stop = position + len(variant)
+            if real.startswith(variant, position) and real.startswith(following, stop):
+                return stop
+        return -1
 
     def _changed(self, number: int, messages: Sequence[Message]) -> Unrendered:
         index = self.marks[max(number - 1, 0)][1] if self.marks else 0
@@ -127,12 +142,13 @@ class Skeleton:
 class Overlay:
     """Positions of a marked text in the real one."""
 
-    marked_at: tuple[int, ...]
-    real_at: tuple[int, ...]
+    skeleton: Skeleton
+    real_at: tuple[int, ...]  # where the bounds of the skeleton are
     written: tuple[Written, ...]
     altered: int
 
     def real(self, position: int) -> int:
         """Where `position` of the marked text, which is in no mark, is in the real one."""
-        index = bisect_right(self.marked_at, position) - 1
-        return self.real_at[index] + position - self.marked_at[index]
+        bounds = self.skeleton.bounds
+        index = bisect_right(bounds, position) - 1
+        return self.real_at[index] + position - bounds[index]

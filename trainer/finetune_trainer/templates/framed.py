@@ -100,20 +100,20 @@ class FramedTemplate:
 
     def turns(self, messages: Sequence[Message], generation_prompt: bool = False) -> list[Turn]:
         """A leading system message replaces the template's system text. `begin` belongs to the first header. Raises Unrendered."""
-        turns = [self._turn(message.role, message.content) for message in messages]
+        frames = {role: self._frame(role) for role in {message.role for message in messages}}
+        turns = [_turn(message.role, message.content, frames[message.role]) for message in messages]
         if self.system_text is not None and (not messages or messages[0].role != "system"):
-            turns.insert(0, self._turn("system", self.system_text))
+            turns.insert(0, _turn("system", self.system_text, self.frame("system")))
         if generation_prompt:
             turns.append(Turn("assistant", self.frame("assistant").header, "", "", ""))
         if self.begin and turns:
             turns[0] = turns[0]._replace(header=self.begin + turns[0].header)
         return turns
 
-    def _turn(self, role: Role, content: str) -> Turn:
+    def _frame(self, role: Role) -> Frame:
         if role == "tool":
             raise Unrendered(f"template {self.name} has no tool calls; one of the model's own may have: set spec.template.name: model")
-        header, end, tail, lead = self.frame(role)
-        return Turn(role, header, content, end, tail, lead)
+        return self.frame(role)
 
     def renderings(self, messages: Sequence[Message], tools: Tools, targets: Sequence[int]) -> list[Rendered]:
         """One text. Raises Unrendered."""
@@ -168,6 +168,10 @@ class FramedTemplate:
             "begin": self.begin,
         }
         return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _turn(role: Role, content: str, frame: Frame) -> Turn:
+    return Turn(role, frame.header, content, frame.end, frame.tail, frame.lead)
 
 
 def _alpaca_frame(role: Role, end_of_text: str) -> Frame:

@@ -19,6 +19,7 @@ from finetune_trainer.templates.rendering import TemplateRefused, without_marks
 from finetune_trainer.templates.spans import Proof
 
 REMEDY = "use one of our templates, for example spec.template.name: default"
+_ENDS = "use one whose answers end with a token, such as spec.template.name: plain, or give it with an end as spec.template.jinja"
 _CALL = {"type": "function", "id": "call00001", "function": {"name": "sentinel_name", "arguments": {"sentinel_key": "sentinel_value"}}}
 _TOOL = {
     "type": "function",
@@ -49,7 +50,9 @@ def probed(source: Source, tokens: Sequence[str]) -> Facts:
     followed = _followed(source, exchange)
     end = find_end(skeleton.fixed[-1], followed, pattern)
     if end is None and not marks:
-        raise InvalidModel(f"the chat template closes an answer with nothing, so the model would never stop; {REMEDY}")
+        closes = f"{skeleton.fixed[-1]}{followed or ''}"
+        with_what = "white space alone" if closes[: len(closes) - len(closes.lstrip())] else "nothing"
+        raise InvalidModel(f"the chat template closes an answer with {with_what}, so the model would never stop; {_ENDS}")
     end = end or End(token=skeleton.fixed[-1].strip())
     facts = Facts(
         end=end,

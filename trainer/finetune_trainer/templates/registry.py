@@ -51,10 +51,15 @@ def template_from_spec(spec: TemplateSpec, files: TokenizerFiles, day: date | No
     )
 
 
-def template_notes(spec: TemplateSpec, template: Template) -> list[str]:
+def template_notes(spec: TemplateSpec, template: Template, files: TokenizerFiles) -> list[str]:
     """What a user should know of the template before training: which one it is, where the job leaves that open, and what it does."""
+    names = ", ".join(files.other_templates)
+    unused = (
+        f"the tokenizer also has chat templates named {names}, which are not used, for rows with tools either; one of them can be given "
+    )
+    others = [f"{unused}as spec.template.jinja with name: jinja"] if names and template.name != "jinja" else []
     chosen = {"model": "the chat template of the model's tokenizer", "default": "default, for the tokenizer has no chat template"}
-    return [*([f"template: {chosen[template.name]}"] if spec.name == "auto" else []), *template.notes]
+    return [*([f"template: {chosen[template.name]}"] if spec.name == "auto" else []), *others, *template.notes]
 
 
 def _jinja_template(name: str, spec: TemplateSpec, files: TokenizerFiles, day: date) -> ModelTemplate:

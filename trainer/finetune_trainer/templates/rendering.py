@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jinja2
@@ -25,6 +26,7 @@ _LEARNT = re.compile(f"[{LEARNT_FROM}{LEARNT_TO}]")
 _MOST_CHARACTERS = 1 << 20  # beside what a conversation explains
 _CHARACTERS_FOR_ONE = 64  # characters of output that one character of a conversation explains
 _SECONDS = 60.0
+_PIECES = 64  # of a rendering, between two looks at its size and at the time
 
 
 class TemplateRefused(Exception):
@@ -98,17 +100,19 @@ def render(
         return datetime(day.year, day.month, day.day).strftime(form)
 
     limit = _MOST_CHARACTERS + _CHARACTERS_FOR_ONE * (sum(len(str(message)) for message in conversation) + len(str(tools)))
-    written, size, deadline = [], 0, time.monotonic() + _SECONDS
+    written: list[str] = []
+    size, deadline = 0, time.monotonic() + _SECONDS
     try:
-        for piece in _compiled(source).generate(
+        pieces = _compiled(source).generate(
             **{"strftime_now": strftime_now, **variables},
             messages=conversation,
             tools=tools or None,
             documents=None,
             add_generation_prompt=generation_prompt,
-        ):
-            written.append(piece)
-            size += len(piece)
+        )
+        while some := list(islice(pieces, _PIECES)):
+            written += some
+            size += sum(map(len, some))
             if size > limit:
                 raise TemplateRefused(f"it writes more than {limit:,} characters")
             if time.monotonic() > deadline:

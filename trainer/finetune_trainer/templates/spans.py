@@ -73,7 +73,7 @@ class Proof:
             return None
         stop = end_of(until, len(prompt), self.end, self.tokens)
         if stop is None or stop == len(prompt):
-            self.reasons[target] = "the template closes an answer with nothing, so the model would never stop"
+            self.reasons[target] = "the template closes this answer with no token, so the model would never stop"
             return None
         if not whole.startswith(until[:stop]):
             self.reasons[target] = "the template writes an answer otherwise when the dialogue goes on"
@@ -137,7 +137,7 @@ class _Places:
         self._length = len(skeleton.text)
         self._messages = [index for _, index in skeleton.marks]
         self._starts = skeleton.starts
-        self._stops = [skeleton.text.index("\ue001", start) + 1 for start in skeleton.starts]
+        self._stops = skeleton.stops
 
     def _around(self, target: int) -> tuple[int, int, int, int]:
         """Where the text before ends; where the answer's own marks begin and end; where the text after begins."""

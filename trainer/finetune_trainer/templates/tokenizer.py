@@ -32,6 +32,7 @@ class TokenizerFiles:
     named_tokens: dict[str, str]  # "bos_token", "eos_token", ...: their text
     chat_template: str | None
     digest: str  # SHA-256 (hex) of the vocabulary file and of all that is above
+    other_templates: tuple[str, ...] = ()  # names of chat templates beside the default one, such as tool_use: they are not used
 
     @property
     def end_of_text(self) -> str | None:
@@ -83,9 +84,11 @@ def read_tokenizer(path: Path) -> TokenizerFiles:
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     known = [token for token in dict.fromkeys(named.values()) if token not in added and tokenizer.token_to_id(token) is not None]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known])
-    chat_template = _chat_template(path, settings) if path.is_dir() else None
+    chat_template, others = _chat_template(path, settings) if path.is_dir() else (None, ())
     digest = hashlib.sha256(json.dumps([text, named, chat_template], sort_keys=True).encode()).hexdigest()
-    return TokenizerFiles(path=path, tokenizer=tokenizer, named_tokens=named, chat_template=chat_template, digest=digest)
+    return TokenizerFiles(
+        path=path, tokenizer=tokenizer, named_tokens=named, chat_template=chat_template, digest=digest, other_templates=others
+    )
 
 
 def _read(file: Path) -> str:
@@ -114,12 +117,15 @@ def _token_text(value: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The template from its own file, or from tokenizer_config.json, where several may be listed by name."""
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return _read(file)
+def _chat_template(folder: Path, settings: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """The default template, from its own file or from tokenizer_config.json, and the names of others that are kept beside it."""
+    beside = folder / "additional_chat_templates"
+    names = {file.stem for file in beside.glob("*.jinja")} if beside.is_dir() else set()
     value = settings.get("chat_template")
     if isinstance(value, list):
-        value = {entry["name"]: entry["template"] for entry in value}.get("default")
-    return value if isinstance(value, str) else None
+        listed = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        names |= {str(name) for name in listed}
+        value = listed.get("default")
+    file = folder / "chat_template.jinja"
+    default = _read(file) if file.exists() else value if isinstance(value, str) else None
+    return default, tuple(sorted(names - {"default"}))

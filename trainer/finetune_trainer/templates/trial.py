@@ -6,6 +6,7 @@ with it. The process loads nothing but Jinja. `python -m finetune_trainer.templa
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from datetime import date
@@ -18,25 +19,28 @@ from finetune_trainer.templates.rendering import TemplateRefused, render
 if TYPE_CHECKING:
     from finetune_trainer.templates.model import Source  # the process of its own starts without it
 
+# Of processor time: a busy machine refuses no template. Templates wait for nothing, so the other limit is for a machine that stands.
 _SECONDS = 20
+_LONGEST_WAIT_SECONDS = 600
 _BYTES = 1 << 30
 _CONVERSATION = [{"role": role, "content": "text"} for role in ("user", "assistant", "user", "assistant")]
 
 
 def try_out(source: "Source") -> None:
     """Raises InvalidModel when the template does not come to an end within the limits. Whether it takes dialogues is not asked here."""
-    _tried(json.dumps({"text": source.text, "variables": dict(source.variables), "day": source.day.isoformat()}, sort_keys=True))
+    request = {"text": source.text, "variables": dict(source.variables), "day": source.day.isoformat(), "seconds": _SECONDS}
+    _tried(json.dumps(request, sort_keys=True))
 
 
 @lru_cache(maxsize=64)
 def _tried(request: str) -> None:
     command = [sys.executable, "-m", "finetune_trainer.templates.trial"]
     try:
-        ended = subprocess.run(command, input=request, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        ended = subprocess.run(command, input=request, capture_output=True, text=True, timeout=_LONGEST_WAIT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise InvalidModel(
-            f"the chat template does not come to an end within {_SECONDS} s; correct it, or use one of our templates"
-        ) from None
+        raise InvalidModel(f"the chat template was not tried within {_LONGEST_WAIT_SECONDS} s on this busy machine; try again") from None
+    if ended.returncode == -signal.SIGXCPU:
+        raise InvalidModel(f"the chat template does not come to an end within {_SECONDS} s; correct it, or use one of our templates")
     if ended.returncode != 0:
         said = (ended.stderr.strip().splitlines() or ["no message"])[-1]
         raise InvalidModel(
@@ -48,6 +52,7 @@ def main() -> None:
     """Render a few conversations. Ends with 0 whether the template takes them or not."""
     request = json.loads(sys.stdin.read())
     resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
     for count in (1, 2, 3, 4):
         for generation_prompt in (False, True):
             try:

@@ -8,6 +8,7 @@ processes take turns by a lock of the kernel's, which ends with its process, and
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +25,34 @@ def compiled_ops_folder() -> Path:
     """Where torch keeps ops that it compiled. One folder an environment: torch compiles anew when its files have another path."""
     if named := os.environ.get("TORCH_EXTENSIONS_DIR"):
         return Path(named)
+    return _in_cache(sys.prefix)
+
+
+def _in_cache(made_for: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "finetune/torch_extensions" / hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    return cache / "finetune/torch_extensions" / hashlib.sha256(made_for.encode()).hexdigest()[:12]
+
+
+def writable_ops_folder() -> Path:
+    """That folder, or a copy of it in this user's cache where it is another's: torch takes a lock beside an op that it loads.
+
+    So it is in an image whose user and group are replaced by a platform's. Times are copied too, or ninja would build anew.
+    """
+    folder = compiled_ops_folder()
+    if all(os.access(path, os.W_OK) for path in (folder, *folder.glob("*/"))) or not folder.exists():
+        return folder
+    copy = _in_cache(str(folder))
+    with turn(copy.parent):
+        if not copy.exists():
+            unfinished = copy.with_suffix(".unfinished")
+            shutil.copytree(folder, unfinished, dirs_exist_ok=True)
+            unfinished.rename(copy)
+    return copy
 
 
 def load_cpu_op() -> None:
     """Load the op into this process, compiled first where it isn't (about 90 s on 2 cores). On a CPU, before DeepSpeed is started."""
-    folder = compiled_ops_folder()
+    folder = writable_ops_folder()
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     os.environ["DS_ACCELERATOR"] = "cpu"
     # This environment's own ninja first: another version rebuilds what is already there.

@@ -6,7 +6,9 @@ Nothing here depends on where Ray runs: a laptop and a pod run this file unchang
 """
 
 import math
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from finetune_trainer.preparation.store import META, PreparedData, Side
 from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, Resumed, StepDone, evaluation_done
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
+from finetune_trainer.storage.kept_logs import LogPlace, kept, printed_to
 from finetune_trainer.training.batches import BatchPlan
 from finetune_trainer.training.collectives import Ranks
 from finetune_trainer.training.loop import Milestones, run_steps
@@ -42,16 +45,32 @@ Tell = Callable[[Event], None]
 def train_on_rank(config: dict[str, Any]) -> None:
     """Train until done or stopped. Collective: Ray Train calls it on every rank, with torch.distributed initialised."""
     mailbox, run = config["mailbox"], TrainingRun.from_json(config["run"])
-    try:
-        with _until_stopped(config["stop_files"]) as asked:
-            steps_done = _train(run, config["placement"], mailbox, asked)
-            if steps_done is not None:
-                # Before the pod may go, when it was asked to.
-                _wait_for(mailbox.finish.remote(steps_done))
-    except FineTuneError as error:
-        # Before Ray ends the other ranks, whose errors would only say that this one is gone.
-        _wait_for(mailbox.fail.remote(error.reason, str(error)))
-        raise
+    with _log_kept(config["attempt"]) as log:
+        try:
+            with _until_stopped(config["stop_files"]) as asked:
+                steps_done = _train(run, config["placement"], mailbox, asked, log)
+                if steps_done is not None:
+                    # Before the pod may go, when it was asked to.
+                    _wait_for(mailbox.finish.remote(steps_done))
+        except FineTuneError as error:
+            # Before Ray ends the other ranks, whose errors would only say that this one is gone.
+            _wait_for(mailbox.fail.remote(error.reason, str(error)))
+            raise
+
+
+@contextmanager
+def _log_kept(attempt: str) -> Iterator[LogPlace]:
+    """What this rank prints while the block runs, also how it fails, is kept in the place that the block gives."""
+    import ray.train
+
+    folder = f"training/{attempt}/rank-{ray.train.get_context().get_world_rank()}"
+    place = LogPlace()
+    with kept(place, {folder: printed_to()}, masked=Secrets().masked, warn=lambda text: print(text, file=sys.stderr)):
+        try:
+            yield place
+        except Exception:
+            traceback.print_exc()
+            raise
 
 
 @contextmanager
@@ -73,7 +92,7 @@ def _until_stopped(files: StopFiles | None) -> Iterator[Callable[[], bool]]:
         files.say_stopped()
 
 
-def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable[[], bool]) -> int | None:
+def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable[[], bool], log: LogPlace) -> int | None:
     """Steps that are done, on rank 0; None on the others."""
     ranks = Ranks()
     _check_order(ranks)
@@ -86,6 +105,7 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
     signs = Signs(mailbox)
     with signs.while_reading("fetching the model and the data"):
         places = placement.here(run)
+    log.storage = _checkpoints(run, places).storage
 
     # The data, memory-mapped, and with it the rows of every optimizer step.
     batches = batch_plan(run, places, "train")
@@ -266,9 +286,13 @@ def _engine(run: TrainingRun, places: Places, ranks: Ranks, tell: Tell) -> Any:
     return Engine(model, training, precision=run.plan.precision, method=method)
 
 
+def _checkpoints(run: TrainingRun, places: Places) -> CheckpointStore:
+    return job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
+
+
 def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> CheckpointStore:
     """One claim for all ranks: rank 0 takes it, and earlier attempts write nothing from now on."""
-    store = job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
+    store = _checkpoints(run, places)
 
     def claimed() -> dict[str, Any]:
         claim = store.claimed().claim

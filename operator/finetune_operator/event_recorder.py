@@ -25,7 +25,7 @@ _MOST_KEPT: Final = 20
 _PASSING: Final = (TooManyRequests, ServerError, Unreachable)
 
 
-class Telling:
+class EventRecorder:
     """What each job's people still have to be told. Thread-safe, as long as no job is told of twice at once."""
 
     def __init__(self, api: Api, clock: Clock, *, instance: str) -> None:
@@ -37,7 +37,7 @@ class Telling:
         # When its newest try began, while some are left.
         self._tried: dict[tuple[str, str], float] = {}
 
-    def tell(self, owner: Owner, events: tuple[Event, ...]) -> float | None:
+    def record(self, owner: Owner, events: tuple[Event, ...]) -> float | None:
         """Make the job's events, former ones first. Seconds until another call would make those that are left; None: none is.
 
         Calls before that make none: a look shouldn't wait again for what didn't answer just now.

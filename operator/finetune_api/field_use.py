@@ -1,0 +1,144 @@
+"""What each field of a spec decides, and when it may change: one table, from which digests, the API server's rules and a page are made.
+
+In: nothing. Out: `FIELDS`. A row holds for its field and for all below it that has no row of its own.
+
+`python -m finetune_api.field_use` prints the table as Markdown, for docs/operator.md.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from finetune_api.finetunejob import FineTuneJobSpec
+
+
+class Change(StrEnum):
+    """When a field may change after the first attempt began; before that everything may."""
+
+    NEVER = "never"
+    WHILE_STOPPED = "when suspended or failed"
+    ALWAYS = "at any time"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A row. `path` is that of YAML, `[]` after a list.
+
+    `identity`: another value gives another result, and storage belongs to that. `preparation`, `publication`: another value is another Job.
+    `run`: attempts execute it; another value makes another run once nothing runs.
+    """
+
+    path: str
+    identity: bool
+    preparation: bool
+    run: bool
+    publication: bool
+    change: Change
+
+    def covers(self, path: str) -> bool:
+        """Whether the field of that path is this one or below it."""
+        return path == self.path or _below(path, self.path)
+
+
+def _use(path: str, reads: str, change: Change = Change.ALWAYS) -> Use:
+    """`reads`: i, p, r and P, for identity, preparation, run and publication, where they read it."""
+    identity, preparation, run, publication = (letter in reads for letter in "iprP")
+    return Use(path, identity, preparation, run, publication, change)
+
+
+FIELDS: Final = (
+    _use("model", "ipr", Change.NEVER),
+    _use("model.tokenSecret", "pr"),
+    _use("model.cache", "pr"),
+    _use("model.shape", "pr", Change.NEVER),
+    _use("dataset", "ipr", Change.NEVER),
+    _use("dataset.sources[].tokenSecret", "pr"),
+    _use("dataset.sources[].credentialsSecret", "pr"),
+    _use("dataset.processes", "pr", Change.NEVER),
+    _use("template", "ipr", Change.NEVER),
+    _use("training", "ipr", Change.NEVER),
+    # They change memory and speed, and a run may go on with others: its folder or its storage, in another job.
+    _use("training.deepspeed", "pr", Change.NEVER),
+    _use("training.microBatchSize", "pr", Change.NEVER),
+    _use("training.activationCheckpointing", "pr", Change.NEVER),
+    _use("training.logEverySteps", "pr", Change.NEVER),
+    _use("workers", "r", Change.WHILE_STOPPED),
+    # CPU pods take them over.
+    _use("workers.image", "prP", Change.WHILE_STOPPED),
+    _use("workers.imagePullSecrets", "prP", Change.WHILE_STOPPED),
+    _use("workers.serviceAccountName", "prP", Change.WHILE_STOPPED),
+    _use("cpuPods", "prP"),
+    _use("checkpoints", "prP"),
+    _use("checkpoints.storage", "prP", Change.NEVER),
+    _use("checkpoints.endpoint", "prP", Change.NEVER),
+    _use("checkpoints.region", "prP", Change.NEVER),
+    _use("checkpoints.every", "r"),
+    _use("checkpoints.keep", "r"),
+    _use("evaluation", "r"),
+    _use("generation", "rP"),
+    # Whether a repository may be written to is tried before anything is trained.
+    _use("publish", "prP"),
+    # Whether a tracker can be used is tried before anything is trained.
+    _use("reportTo", "pr"),
+    _use("failurePolicy", ""),
+    _use("budget", ""),
+    _use("suspend", ""),
+    # Raising it tries again what failed.
+    _use("retry", "pP"),
+    _use("ttlSecondsAfterFinished", ""),
+)
+
+
+def use_of(path: str) -> Use:
+    """The row that holds for a field.
+
+    >>> use_of("dataset.sources[].path").path, use_of("dataset.sources[].tokenSecret").change.value
+    ('dataset', 'at any time')
+    """
+    return max((use for use in FIELDS if use.covers(path)), key=lambda use: len(use.path))
+
+
+def selected(spec: FineTuneJobSpec, wanted: Callable[[Use], bool], *, defaults: bool = False) -> dict[str, Any]:
+    """The spec as JSON, with the fields that are wanted alone; values that are defaults are left out unless `defaults`."""
+    whole = spec.model_dump(mode="json", by_alias=True, exclude_defaults=not defaults)
+    return {name: part for name, value in whole.items() if (part := _selected(value, name, wanted)) is not _NOTHING}
+
+
+_NOTHING: Final = object()
+
+
+def _selected(value: Any, path: str, wanted: Callable[[Use], bool]) -> Any:
+    """What of the value at that path is wanted."""
+    if _is_divided(path) and isinstance(value, dict):
+        parts = {name: part for name, inner in value.items() if (part := _selected(inner, f"{path}.{name}", wanted)) is not _NOTHING}
+        return parts if parts or wanted(use_of(path)) else _NOTHING
+    if not wanted(use_of(path)):
+        return _NOTHING
+    return [_selected(item, f"{path}[]", wanted) for item in value] if _is_divided(path) and isinstance(value, list) else value
+
+
+def _is_divided(path: str) -> bool:
+    """Whether a field below that one has a row of its own."""
+    return any(_below(use.path, path) for use in FIELDS)
+
+
+def _below(path: str, other: str) -> bool:
+    return path.startswith((f"{other}.", f"{other}["))
+
+
+def table() -> str:
+    """The table as Markdown."""
+    return "\n".join(_rows())
+
+
+def _rows() -> Iterator[str]:
+    yield "| `spec.` | result | preparation | run | publication | may change after the first attempt began |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for use in FIELDS:
+        marks = ("x" if read else "" for read in (use.identity, use.preparation, use.run, use.publication))
+        yield f"| `{use.path}` | {' | '.join(marks)} | {use.change} |"
+
+
+if __name__ == "__main__":
+    print(table())

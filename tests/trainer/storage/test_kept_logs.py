@@ -1,0 +1,214 @@
+"""Logs that are kept: whole lines, each byte once, no secret, and no harm where storage fails."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from finetune_api.errors import StorageFailed
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage import kept_logs as module
+from finetune_trainer.storage.directory import DirectoryStorage
+from finetune_trainer.storage.kept_logs import LogPlace, attempt_name, kept, kept_logs, teed
+
+
+def text_of(storage: DirectoryStorage, stage: str) -> dict[str, dict[str, bytes]]:
+    found = kept_logs(storage, stage)
+    return {run: {who: b"".join(storage.get(key) for key in keys) for who, keys in of.items()} for run, of in found.items()}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    return DirectoryStorage(tmp_path / "storage")
+
+
+def test_what_is_written_before_and_while_it_is_followed_is_kept_once(storage: DirectoryStorage, tmp_path: Path) -> None:
+    log, place = tmp_path / "log", LogPlace()
+    log.write_bytes(b"before\n")
+    warned: list[str] = []
+    with kept(place, {"training/1/rank-0": [log]}, masked=lambda text: text, warn=warned.append, every_seconds=0.01):
+        with log.open("ab") as file:
+            for number in range(2000):
+                file.write(b"line %d\n" % number)
+                file.flush()
+                if number == 1000:
+                    place.storage = storage
+        with log.open("ab") as file:
+            file.write(b"no end")
+    assert text_of(storage, "training") == {"1": {"rank-0": log.read_bytes()}}
+    assert warned == []
+
+
+def test_pieces_end_with_a_line(storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 64)
+    log = tmp_path / "log"
+    log.write_bytes(b"".join(b"some line %03d\n" % number for number in range(100)))
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=pytest.fail):
+        pass
+    keys = kept_logs(storage, "training")["1"]["rank-0"]
+    assert len(keys) > 10
+    assert all(storage.get(key).endswith(b"\n") for key in keys)
+    assert text_of(storage, "training") == {"1": {"rank-0": log.read_bytes()}}
+
+
+def test_a_line_longer_than_a_piece_is_kept(storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 64)
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * 1000 + b"\nend\n")
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=pytest.fail):
+        pass
+    assert text_of(storage, "training") == {"1": {"rank-0": log.read_bytes()}}
+
+
+def test_a_log_without_end_is_cut_and_says_so(storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 64)
+    monkeypatch.setattr(module, "MOST_BYTES", 256)
+    log = tmp_path / "log"
+    log.write_bytes(b"some line\n" * 100)
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=pytest.fail):
+        pass
+    found = text_of(storage, "training")["1"]["rank-0"]
+    assert found.startswith(b"some line\n" * 20)
+    assert len(found) < 400
+    assert found.endswith(b"are kept)\n")
+
+
+def test_secrets_are_not_kept(storage: DirectoryStorage, tmp_path: Path) -> None:
+    (tmp_path / "secrets" / "hub").mkdir(parents=True)
+    (tmp_path / "secrets" / "hub" / "token").write_text("hf_0123456789\n")
+    secrets = Secrets(
+        {"FINETUNE_SECRETS": str(tmp_path / "secrets"), "AWS_SECRET_ACCESS_KEY": "a-long-secret", "AWS_ACCESS_KEY_ID": "an-id"}
+    )
+    log = tmp_path / "log"
+    log.write_bytes(b"token hf_0123456789 and a-long-secret of an-id\n")
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=secrets.masked, warn=pytest.fail):
+        pass
+    assert text_of(storage, "training") == {"1": {"rank-0": b"token *** and *** of an-id\n"}}
+
+
+SECRET = b"hf_0123456789abcdefghij"
+
+
+def mask(text: bytes) -> bytes:
+    return text.replace(SECRET, b"***")
+
+
+@pytest.mark.parametrize("before", range(40, 66))
+@pytest.mark.parametrize("ends", [True, False], ids=["a line that ends", "a line without end"])
+def test_a_secret_across_the_end_of_a_piece_is_not_kept(
+    storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, ends: bool
+) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 64)
+    monkeypatch.setattr(module, "LONGEST_SECRET_BYTES", 32)
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * before + SECRET + b"y" * 500 + SECRET + b"z" * 20 + (b"\n" if ends else b""))
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail):
+        pass
+    assert text_of(storage, "training") == {"1": {"rank-0": mask(log.read_bytes())}}
+    keys = kept_logs(storage, "training")["1"]["rank-0"]
+    assert len(keys) > 5, "and the pieces aren't endless"
+
+
+def test_a_secret_across_the_border_of_four_mebibytes_is_not_kept(storage: DirectoryStorage, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * (module.PIECE_BYTES - 5) + SECRET + b"\n")
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail):
+        pass
+    found = text_of(storage, "training")["1"]["rank-0"]
+    assert found.endswith(b"xxxxx***\n")
+    assert len(found) == module.PIECE_BYTES - 5 + 4
+
+
+def test_secrets_side_by_side_are_not_kept(storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 64)
+    monkeypatch.setattr(module, "LONGEST_SECRET_BYTES", 32)
+    log = tmp_path / "log"
+    log.write_bytes(SECRET * 20)
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail):
+        pass
+    assert text_of(storage, "training") == {"1": {"rank-0": b"***" * 20}}
+
+
+def test_a_secret_that_is_being_written_is_not_kept(storage: DirectoryStorage, tmp_path: Path) -> None:
+    """What has no end of a line yet waits for it, or for the end of the program."""
+    log, rounds = tmp_path / "log", threading.Semaphore(0)
+
+    class Counted(LogPlace):
+        @property
+        def storage(self) -> DirectoryStorage:  # type: ignore[override]
+            rounds.release()
+            return storage
+
+        @storage.setter
+        def storage(self, value: object) -> None: ...
+
+    log.write_bytes(b"")
+    with kept(Counted(), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail, every_seconds=0.01):
+        for part in (b"token ", SECRET[:9], SECRET[9:15], SECRET[15:] + b" 50%\r", b" 60%", b"\nend"):
+            with log.open("ab") as file:
+                file.write(part)
+            while rounds.acquire(blocking=False):
+                pass
+            for _ in range(2):  # the second round began after what was written
+                assert rounds.acquire(timeout=60)
+    assert text_of(storage, "training") == {"1": {"rank-0": b"token *** 50%\r 60%\nend"}}
+
+
+def test_storage_that_fails_is_told_once_and_caught_up_with(
+    storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures, asked = [StorageFailed("away"), StorageFailed("away")], threading.Event()
+    put = DirectoryStorage.put
+
+    def sometimes(self: DirectoryStorage, key: str, data: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        asked.set()
+        put(self, key, data)
+
+    monkeypatch.setattr(DirectoryStorage, "put", sometimes)
+    log, warned = tmp_path / "log", list[str]()
+    log.write_bytes(b"a\nb\n")
+    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=warned.append, every_seconds=0.01):
+        assert asked.wait(10)
+    assert text_of(storage, "training") == {"1": {"rank-0": b"a\nb\n"}}
+    assert warned == ["the log is not kept in storage for now: away"]
+
+
+PRINTS = """
+import os, sys, signal
+from pathlib import Path
+from finetune_trainer.storage.kept_logs import teed
+with teed(Path(sys.argv[1])):
+    print("out", flush=True)
+    print("err", file=sys.stderr)
+    os.write(1, b"raw\\n")
+    os.system("echo child")
+    if len(sys.argv) > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+print("after")
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_teed_keeps_what_a_killed_process_printed(tmp_path: Path, killed: bool) -> None:
+    arguments = [sys.executable, "-c", PRINTS, str(tmp_path / "log"), *(["kill"] if killed else [])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ))
+    assert (tmp_path / "log").read_text() == "out\nerr\nraw\nchild\n"
+    assert done.stdout == "out\nerr\nraw\nchild\n" + ("" if killed else "after\n")
+
+
+def test_attempts_sort_by_time_and_name_their_cluster() -> None:
+    name = attempt_name({"RAY_CLUSTER_NAME": "starchat-1-abcde"})
+    assert name.endswith("Z-starchat-1-abcde")
+    assert attempt_name({}).endswith("-here")
+
+
+def test_teed_works_in_this_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with teed(tmp_path / "deep" / "log"):
+        os.write(1, b"raw\n")
+    assert (tmp_path / "deep" / "log").read_text() == "raw\n"
+    assert capfd.readouterr().out == "raw\n"

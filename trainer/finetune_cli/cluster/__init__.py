@@ -1,0 +1,1 @@
+"""Commands that look at jobs on a cluster and change them."""
