@@ -193,14 +193,13 @@ class Jobs:
             time.sleep(1)
 
     def wait_for(self, name: str, kind: str, status: str = "True", seconds: float = 600.0) -> dict[str, Any]:
-        """The condition once it has that status."""
-        deadline = time.monotonic() + seconds
-        while (found := self.condition(name, kind)).get("status") != status:
-            failed = any(self.condition(name, ended).get("status") == "True" for ended in ("Failed", "Stalled") if ended != kind)
-            if failed or time.monotonic() > deadline:
-                raise AssertionError(f"{name} is not {kind}={status}:\n{self.told(name)}")
-            time.sleep(1)
-        return found
+        """The condition once it has that status; fails at once when the job has failed."""
+
+        def has(found: dict[str, Any]) -> bool:
+            return any(one["type"] == kind and one["status"] == status for one in found.get("conditions", []))
+
+        conditions: list[dict[str, Any]] = self.wait(name, has, seconds)["status"]["conditions"]
+        return next(one for one in conditions if one["type"] == kind)
 
     def wait_until_trains(self, name: str, attempt: int) -> int:
         """A step of this attempt, once it has done one more than the attempt before."""
