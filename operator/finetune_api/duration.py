@@ -39,10 +39,10 @@ class Duration:
     gpu_hours: float | None = None
 
 
-def run_steps(spec: FineTuneJobSpec, data: DataShape | None) -> Steps:
-    """Steps of a run. The last step of an epoch may be short; none is dropped."""
+def run_steps(spec: FineTuneJobSpec, data: DataShape | None, batch_size: int) -> Steps:
+    """Steps of a run with that many rows in each. The last step of an epoch may be short; none is dropped."""
     rows = data.train.rows if data else None
-    per_epoch = max(1, ceil(rows / spec.training.global_batch_size)) if rows is not None else None
+    per_epoch = max(1, ceil(rows / batch_size)) if rows is not None else None
     epochs, total = spec.training.effective_epochs, spec.training.max_steps
     if total is None and epochs is not None and per_epoch is not None:
         total = epochs * per_epoch
@@ -111,6 +111,7 @@ def run_duration(
     data: DataShape | None,
     peak: float | None,
     steps: Steps,
+    batch_size: int,
 ) -> Duration:
     """Computing time from operations, peak and efficiency; only where a peak is known."""
     if shape is None:
@@ -120,7 +121,7 @@ def run_duration(
         return Duration(flops_per_token=each)
     gpus = spec.workers.world_size if device(spec) == "gpu" else 0
     speed = spec.workers.world_size * peak * EFFICIENCY
-    per_step = spec.training.global_batch_size * spec.training.max_sequence_length * each / speed
+    per_step = batch_size * spec.training.max_sequence_length * each / speed
     tokens = _tokens(spec, data, steps)
     if tokens is None:
         seconds = per_step * steps.total if steps.total else None  # full rows: the most it can be

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from finetune_api.accelerators import ACCELERATORS, Accelerator, accelerator, nearest_name, slice_of
+from finetune_api.batch_size import FEWEST_STEPS, SIZES, chosen_size, global_batch_size, micro_batch_size
 from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
 from finetune_api.duration import EFFICIENCY, Duration, Steps, peak_flops, run_duration, run_steps
@@ -45,18 +46,20 @@ def plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape
     card = slice_of(card, spec.workers.gpu) if card else None
     precision = _precision(spec, card, machine)
     problems += _precision_problems(spec, card) + _length_problems(spec, shape)
-    steps = run_steps(spec, data_shape)
+    batch_size = global_batch_size(spec, data_shape)
+    steps = run_steps(spec, data_shape, batch_size)
     problems += _warmup_problems(spec, steps)
     if spec.workers.world_size == 0:
         raise InvalidSpec(in_spec_order(problems))
-    problems += _batch_problems(spec)
-    needed = _memory(spec, shape, card, machine, precision) if shape else None
+    batch = _batch(spec, batch_size)
+    problems += _batch_problems(spec, batch)
+    needed = _memory(spec, shape, batch, card, machine, precision) if shape else None
     if shape and needed and not problems:
-        found = fit_problem(_load(spec, shape, precision), _batch(spec), needed, _capacity_name(spec, card, machine))
+        found = fit_problem(_load(spec, shape, batch, precision), batch, needed, _capacity_name(spec, batch, card, machine))
         problems += [found] if found else []
     if problems:
         raise InvalidSpec(in_spec_order(problems))
-    return _plan(spec, shape, data_shape, card, machine, precision, steps, needed)
+    return _plan(spec, shape, data_shape, batch, card, machine, precision, steps, needed)
 
 
 def cluster_plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape | None) -> Plan:
@@ -83,6 +86,7 @@ def _plan(
     spec: FineTuneJobSpec,
     shape: ModelShape | None,
     data: DataShape | None,
+    batch: Batch,
     card: Accelerator | None,
     machine: Machine,
     precision: Literal["bf16", "fp32"],
@@ -92,7 +96,7 @@ def _plan(
     """The value, once nothing is wrong."""
     training, world = spec.training, spec.workers.world_size
     peak = peak_flops(spec, card, precision)
-    duration = run_duration(spec, shape, data, peak, steps)
+    duration = run_duration(spec, shape, data, peak, steps, batch.global_batch_size)
     weight_bytes = 2 if precision == "bf16" else 4
     return Plan(
         device=_device(spec),
@@ -100,11 +104,11 @@ def _plan(
         precision=precision,
         world_size=world,
         nodes=spec.workers.nodes,
-        micro_batch_size=training.micro_batch_size,
-        micro_steps=training.global_batch_size // (training.micro_batch_size * world),
-        global_batch_size=training.global_batch_size,
+        micro_batch_size=batch.micro_batch_size,
+        micro_steps=batch.global_batch_size // (batch.micro_batch_size * world),
+        global_batch_size=batch.global_batch_size,
         max_sequence_length=training.max_sequence_length,
-        tokens_per_step=training.global_batch_size * training.max_sequence_length,
+        tokens_per_step=batch.global_batch_size * training.max_sequence_length,
         rows_per_epoch=steps.rows_per_epoch,
         steps_per_epoch=steps.steps_per_epoch,
         epochs=steps.epochs,
@@ -120,7 +124,7 @@ def _plan(
         seconds=duration.seconds,
         gpu_hours=duration.gpu_hours,
         unknown=tuple(_unknown(spec, shape, data, card, machine, needed, peak)),
-        notes=tuple(_notes(spec, shape, data, steps, duration)),
+        notes=tuple(_notes(spec, shape, data, batch, steps, duration)),
     )
 
 
@@ -140,29 +144,40 @@ def _device(spec: FineTuneJobSpec) -> Literal["cpu", "gpu"]:
 # ---- batches
 
 
-def _batch(spec: FineTuneJobSpec) -> Batch:
+def _batch(spec: FineTuneJobSpec, batch_size: int) -> Batch:
     training, workers = spec.training, spec.workers
     return Batch(
         nodes=workers.nodes,
         workers_per_node=workers.world_size // workers.nodes,
-        micro_batch_size=training.micro_batch_size,
-        global_batch_size=training.global_batch_size,
+        micro_batch_size=micro_batch_size(spec, batch_size),
+        global_batch_size=batch_size,
         max_sequence_length=training.max_sequence_length,
     )
 
 
-def _batch_problems(spec: FineTuneJobSpec) -> list[Problem]:
+def _batch_problems(spec: FineTuneJobSpec, batch: Batch) -> list[Problem]:
     """Every rank has to get whole micro-batches."""
-    size, world = spec.training.global_batch_size, spec.workers.world_size
-    unit = spec.training.micro_batch_size * world
-    if size % unit == 0:
+    if batch.divides():
         return []
+    size, world = batch.global_batch_size, spec.workers.world_size
+    unit = batch.micro_batch_size * world
+    if spec.training.global_batch_size is None:
+        return [_no_share(size, world, unit)]
     near = [str(multiple) for multiple in (size // unit * unit, (size // unit + 1) * unit) if multiple]
     remedy = f"use {' or '.join(near)}"
     if size % world == 0:
         micro = next(m for m in range(min(spec.training.micro_batch_size, MOST_ROWS), 0, -1) if size // world % m == 0)
         remedy += f", or microBatchSize {micro}"
     return [Problem("spec.training.globalBatchSize", f"{size} is not a multiple of microBatchSize*worldSize={unit}", remedy)]
+
+
+def _no_share(size: int, world: int, unit: int) -> Problem:
+    """A size that we chose, and that the workers can't divide among them."""
+    return Problem(
+        "spec.training.globalBatchSize",
+        f"is absent, and the {size} that leave {FEWEST_STEPS} steps are not a multiple of the {world} workers",
+        f"set it to a multiple of microBatchSize*worldSize={unit}",
+    )
 
 
 def _warmup_problems(spec: FineTuneJobSpec, steps: Steps) -> list[Problem]:
@@ -239,7 +254,7 @@ def _precision_problems(spec: FineTuneJobSpec, card: Accelerator | None) -> list
     return [Problem("spec.training.precision", f"bf16 is not in {card.name}", "use auto or fp32")]
 
 
-def _load(spec: FineTuneJobSpec, shape: ModelShape, precision: Literal["bf16", "fp32"]) -> Load:
+def _load(spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, precision: Literal["bf16", "fp32"]) -> Load:
     training = spec.training
     return Load(
         shape=shape,
@@ -247,27 +262,27 @@ def _load(spec: FineTuneJobSpec, shape: ModelShape, precision: Literal["bf16", "
         device=_device(spec),
         precision=precision,
         world_size=spec.workers.world_size,
-        tokens=training.micro_batch_size * training.max_sequence_length,
+        tokens=batch.micro_batch_size * training.max_sequence_length,
         checkpointing=training.activation_checkpointing,
     )
 
 
 def _memory(
-    spec: FineTuneJobSpec, shape: ModelShape, card: Accelerator | None, machine: Machine, precision: Literal["bf16", "fp32"]
+    spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, card: Accelerator | None, machine: Machine, precision: Literal["bf16", "fp32"]
 ) -> Memory:
     """The peak beside what a worker has: its GPU's memory, or on CPUs its share of the machine."""
     if device(spec) == "gpu":
         capacity = machine.gpu_memory_bytes or (card.memory_bytes if card else None)
     else:
-        capacity = machine.memory_bytes // _batch(spec).workers_per_node if machine.memory_bytes else None
-    return memory(_load(spec, shape, precision), capacity)
+        capacity = machine.memory_bytes // batch.workers_per_node if machine.memory_bytes else None
+    return memory(_load(spec, shape, batch, precision), capacity)
 
 
-def _capacity_name(spec: FineTuneJobSpec, card: Accelerator | None, machine: Machine) -> str:
+def _capacity_name(spec: FineTuneJobSpec, batch: Batch, card: Accelerator | None, machine: Machine) -> str:
     if device(spec) == "gpu":
         part = "" if spec.workers.gpu == GPU_RESOURCE else f" ({spec.workers.gpu})"
         return f"{card.name}{part}" if card else "this machine's GPU"
-    workers = _batch(spec).workers_per_node
+    workers = batch.workers_per_node
     if workers == 1:
         return machine.called + machine.field
     return f"its share of {machine.called}'s {gib(machine.memory_bytes or 0)} GiB{machine.field} among {workers} workers"
@@ -295,6 +310,8 @@ def _unknown(
     if data is None:
         what = "time" if spec.training.max_steps else "steps and time"
         found.append(Unknown(name=what, why="the data is not prepared yet; preparation counts its rows"))
+        if spec.training.global_batch_size is None:
+            found.append(Unknown(name="batch", why=f"globalBatchSize is absent and follows from the rows; {SIZES[0]} is assumed here"))
     if shape is not None and peak is None and device(spec) == "cpu":
         found.append(Unknown(name="seconds", why="CPUs differ too much; the first steps tell"))
     elif shape is not None and peak is None:
@@ -325,9 +342,13 @@ def _beside_the_largest(needed: Memory | None) -> str:
     return f"; a worker needs {gib(needed.total_bytes)} GiB, more than any that we know has ({largest.name}: {gib(largest.memory_bytes)})"
 
 
-def _notes(spec: FineTuneJobSpec, shape: ModelShape | None, data: DataShape | None, steps: Steps, duration: Duration) -> list[str]:
+def _notes(
+    spec: FineTuneJobSpec, shape: ModelShape | None, data: DataShape | None, batch: Batch, steps: Steps, duration: Duration
+) -> list[str]:
     """What a reader of the numbers should know."""
     notes = idle_notes(spec)
+    if spec.training.global_batch_size is None and data is not None:
+        notes.append(chosen_size(batch.global_batch_size, steps.total))
     if duration.seconds_per_step is not None:
         notes.append(
             f"Time is computing time at {EFFICIENCY:.0%} of the peak, as the recipe's published run reached, recomputation counted; "
@@ -339,24 +360,24 @@ def _notes(spec: FineTuneJobSpec, shape: ModelShape | None, data: DataShape | No
         notes.append(
             f"Steps and time follow from {data.train.tokens:,} tokens an epoch, which is an assumption until the data is prepared."
         )
-    if data is not None and data.train.rows < spec.training.global_batch_size:
-        rows, size = data.train.rows, spec.training.global_batch_size
+    if data is not None and data.train.rows < batch.global_batch_size:
+        rows, size = data.train.rows, batch.global_batch_size
         notes.append(f"An epoch has {rows} rows, fewer than globalBatchSize {size}: each epoch is one short step.")
     if spec.training.max_steps and steps.steps_per_epoch and steps.total:
         notes.append(f"{steps.total} steps are {steps.total / steps.steps_per_epoch:.2f} epochs.")
     if spec.dataset.evaluation is None:
         notes.append("Nothing is held out (dataset.evaluation is absent): there will be no evaluation loss.")
     if shape is not None and spec.workers.nodes > 1:
-        notes.append(_network_note(spec, shape, duration))
+        notes.append(_network_note(spec, shape, batch, duration))
     return notes
 
 
-def _network_note(spec: FineTuneJobSpec, shape: ModelShape, duration: Duration) -> str:
+def _network_note(spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, duration: Duration) -> str:
     """ZeRO-3 gathers weights twice and scatters gradients once per micro-step."""
-    world, training = spec.workers.world_size, spec.training
+    world = spec.workers.world_size
     moved = 3 * 2 * shape.parameters * (world - 1) / world
     note = f"Each micro-step moves {moved / 1e9:.0f} GB between the nodes"
     if duration.seconds_per_step is None:
         return note + "."
-    computing = duration.seconds_per_step * training.micro_batch_size * world / training.global_batch_size
+    computing = duration.seconds_per_step * batch.micro_batch_size * world / batch.global_batch_size
     return f"{note}: below {moved * 8 / computing / 1e9:.0f} Gb/s a node the network, not computing, sets the time."

@@ -27,6 +27,7 @@ def mapping(**spec: Any) -> dict[str, Any]:
     base = {
         "model": {"name": "org/model"},
         "dataset": {"sources": [{"path": "org/data"}]},
+        "training": {"globalBatchSize": 256},
         "workers": {"nodes": 1, "gpusPerNode": 8, "accelerator": "nvidia-a100-80gb"},
     }
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "job"}, "spec": _merged(base, spec)}

@@ -6,9 +6,9 @@ from finetune_api.plan import plan
 
 
 def test_training_follows_the_recipe():
-    training = job().spec.training
+    training = job(training={"globalBatchSize": None}).spec.training
     assert (training.method, training.sharding, training.precision) == ("full", "zero3", "auto")
-    assert (training.max_sequence_length, training.micro_batch_size, training.global_batch_size, training.seed) == (1024, 4, 256, 42)
+    assert (training.max_sequence_length, training.micro_batch_size, training.global_batch_size, training.seed) == (1024, 4, None, 42)
     optimizer = training.optimizer
     assert (optimizer.name, optimizer.learning_rate, optimizer.schedule) == ("adamw", 2e-5, "cosine")
     assert (optimizer.weight_decay, optimizer.gradient_clipping) == (0.0, 1.0)

@@ -197,6 +197,49 @@ def test_a_short_epoch_is_noted():
     assert any("An epoch has 40 rows, fewer than globalBatchSize 256" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("rows", "training", "expected"),  # (rows a step, of a micro-step, micro-steps, steps)
+    [
+        (10_000, {}, (256, 4, 8, 120)),
+        (7266, {}, (128, 4, 4, 171)),
+        (700, {}, (16, 2, 1, 132)),
+        (267, {}, (8, 1, 1, 102)),
+        (19, {}, (8, 1, 1, 9)),
+        (19, {"epochs": 100}, (16, 2, 1, 200)),
+        (700, {"maxSteps": 30}, (16, 2, 1, 30)),
+        (10_000, {"microBatchSize": 3}, (256, 2, 16, 120)),
+    ],
+)
+def test_an_absent_batch_size_leaves_a_hundred_steps(rows, training, expected):
+    """Of 8 workers; the micro-batch is cut to a worker's share."""
+    found = plan(job(training={"globalBatchSize": None, **training}), STARCODERBASE, data_shape(rows=rows))
+    assert (found.global_batch_size, found.micro_batch_size, found.micro_steps, found.total_steps) == expected
+    assert found.notes[0].startswith(f"globalBatchSize is absent: {found.global_batch_size} rows a step, the ")
+
+
+def test_an_absent_batch_size_is_the_same_whatever_the_workers():
+    """Other workers go on with the same steps."""
+    sizes = {
+        plan(job(training={"globalBatchSize": None}, workers={"nodes": nodes}), STARCODERBASE, data_shape(rows=3000)).global_batch_size
+        for nodes in (1, 2, 4)
+    }
+    assert sizes == {64}
+
+
+def test_an_absent_batch_size_that_workers_cannot_share_is_told_to_be_set():
+    (found,) = problems(training={"globalBatchSize": None}, workers={"nodes": 2}, data=data_shape(rows=19))
+    assert found == (
+        "spec.training.globalBatchSize: is absent, and the 8 that leave 100 steps are not a multiple of the 16 workers; "
+        "set it to a multiple of microBatchSize*worldSize=64"
+    )
+
+
+def test_an_absent_batch_size_is_assumed_until_the_data_is_known():
+    found = plan(job(training={"globalBatchSize": None}), STARCODERBASE, None)
+    assert found.global_batch_size == 256
+    assert [unknown.name for unknown in found.unknown] == ["steps and time", "batch"]
+
+
 LARGEST = 2**63 - 1
 
 

@@ -8,6 +8,7 @@ from tests.api.jobs import STARCODERBASE, data_shape, job, mapping
 from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, Vocabulary, run_identity
 from finetune_cli.app import main
+from finetune_trainer.machine import this_machine
 
 TINY_CONFIG = {
     "architectures": ["GPTBigCodeForCausalLM"], "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 256, "vocab_size": 512,
@@ -185,6 +186,16 @@ def test_a_file_for_a_cluster_or_for_this_machine_is_told_of_no_refusal(folder, 
     for arguments in (stored, ["--here"]):
         assert main(["plan", "job.yaml", *arguments]) == 0
         assert "refuses" not in capsys.readouterr().out
+
+
+def test_here_a_job_without_workers_gets_those_of_this_machine(folder, capsys):
+    bare = mapping(model={"shape": {**STARCODERBASE.model_dump(by_alias=True), "layers": 2, "parameters": 150_000}})
+    del bare["spec"]["workers"]
+    (folder / "bare.yaml").write_text(yaml.safe_dump(bare))
+    gpus = this_machine().gpus
+    found = planned(capsys, "bare.yaml", "--here")
+    assert (found["device"], found["worldSize"]) == (("gpu", gpus) if gpus else ("cpu", 1))
+    assert planned(capsys, "bare.yaml")["worldSize"] == 8
 
 
 def test_this_machine_is_compared_when_asked(folder, capsys):

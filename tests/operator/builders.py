@@ -55,7 +55,7 @@ def spec_mapping(**spec: Any) -> Json:
     base = {
         "model": {"name": "org/model"},
         "dataset": {"sources": [{"path": "org/data"}]},
-        "training": {"epochs": 1},
+        "training": {"epochs": 1, "globalBatchSize": 256},
         "workers": {"nodes": 2, "gpusPerNode": 8},
         "checkpoints": {"storage": "s3://bucket/starchat", "credentialsSecret": {"name": "s3"}},
     }

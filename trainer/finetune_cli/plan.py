@@ -30,7 +30,9 @@ def plan(
     price: Annotated[
         float | None, typer.Option("--price", min=0.0, metavar="AMOUNT", help="Price of a GPU hour, in any currency, for the cost.")
     ] = None,
-    here: Annotated[bool, typer.Option("--here", help="Compare CPU workers with the memory of this machine.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="On this machine: its workers where the job names none, its memory for CPU workers.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a job needs (memory, steps, time, GPU hours) before anything is started, and what doesn't fit.
@@ -40,7 +42,7 @@ def plan(
     from finetune_api.jobfile import load_job
     from finetune_api.plan import plan as planned
 
-    spec = load_job(job, overrides or ())
+    spec = _on_this_machine(load_job(job, overrides or ())) if here else load_job(job, overrides or ())
     shape, note = _shape(spec, job.parent)
     data = _data(spec, tokens)
     result = planned(spec, shape, data, _this_machine() if here else None)
@@ -166,6 +168,12 @@ def _data(job: "FineTuneJob", tokens: int | None) -> "DataShape | None":
     except (OSError, InvalidTrainingRun):
         return None
     return earlier.data if earlier.identity == run_identity(job) else None
+
+
+def _on_this_machine(job: "FineTuneJob") -> "FineTuneJob":
+    from finetune_trainer.machine import this_machine, with_workers_of
+
+    return with_workers_of(this_machine(), job)
 
 
 def _this_machine() -> "Machine":

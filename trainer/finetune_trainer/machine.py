@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from finetune_api.accelerators import accelerator
+from finetune_api.finetunejob import FineTuneJob, Workers
 from finetune_api.plan import Machine
 from finetune_trainer.model.precision import cpu_flags, resolve_precision
 
@@ -32,6 +33,15 @@ def this_machine() -> ThisMachine:
         fast_bf16=None if gpus else resolve_precision("auto", gpu_bf16=None, cpu_flags=cpu_flags()) == "bf16",
         cpus=len(os.sched_getaffinity(0)),
     )
+
+
+def with_workers_of(machine: ThisMachine, job: FineTuneJob) -> FineTuneJob:
+    """The job, with workers as `machine` has them where it says nothing of workers: one a GPU, else one that uses all CPUs."""
+    if "workers" in job.spec.model_fields_set:
+        return job
+    on_cpus = Workers(device="cpu", gpus_per_node=0, workers_per_node=1)
+    workers = Workers(device="gpu", gpus_per_node=machine.gpus) if machine.gpus else on_cpus
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"workers": workers})})
 
 
 def hardware_text() -> str:

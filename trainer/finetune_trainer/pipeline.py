@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from finetune_api.batch_size import chosen_size
 from finetune_api.checks import cluster_only_fields, is_path
 from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, RunConflict
 from finetune_api.finetunejob import FineTuneJob
@@ -24,7 +25,7 @@ from finetune_trainer.checkpoints.manifest import Manifest
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.launch import driver
 from finetune_trainer.launch.ray_session import local_ray
-from finetune_trainer.machine import hardware_text, library_versions, this_machine
+from finetune_trainer.machine import hardware_text, library_versions, this_machine, with_workers_of
 from finetune_trainer.model.resolve import ModelFiles, read_config, resolve_model
 from finetune_trainer.preparation.prepare import Prepared, prepare, prepared_earlier, vocabulary
 from finetune_trainer.publishing.card import base_licence, card_texts
@@ -73,6 +74,7 @@ class LocalRun:
 def run_job(local: LocalRun) -> Finished:
     """Prepare, train, export, publish, report. Raises Interrupted after a stop, with a checkpoint committed if there was a step."""
     began = time.monotonic()
+    local = replace(local, job=with_workers_of(this_machine(), local.job))
     plan(local.job, local.job.spec.model.shape, None, this_machine())
     with local.folder.locked():
         frozen = local.folder.frozen_run()
@@ -213,6 +215,8 @@ def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prep
         data=prepared.data_shape,
         plan=plan(local.job, model.shape, prepared.data_shape, machine),
     )
+    if frozen is None and local.job.spec.training.global_batch_size is None:
+        local.sink.record(Notice(message=chosen_size(run.plan.global_batch_size, run.plan.total_steps)))
     if frozen is not None:
         for what, then, now in (
             (f"the base model {local.job.spec.model.name}", frozen.model_revision, run.model_revision),
@@ -240,7 +244,8 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
     if local.stop.is_set():
         raise Interrupted("stopped before training; nothing is lost, the same command goes on")
     places = Places(model=str(model.folder), prepared=str(prepared.folder), base=str(local.base), storage=str(local.folder.storage))
-    sink.record(Notice(message=f"starting Ray and {run.plan.world_size} workers, which takes about a minute on two cores"))
+    workers = f"{run.plan.world_size} {run.plan.device.upper()} worker{'s' if run.plan.world_size > 1 else ''}"
+    sink.record(Notice(message=f"starting Ray and {workers}, which takes about a minute on two cores"))
     sink.record(StageStarted(stage="training", total=total_steps, unit="steps"))
     machine = this_machine()
     with local_ray(

@@ -65,8 +65,14 @@ class Training(Spec):
     max_sequence_length: Annotated[int, Field(ge=8, le=LARGEST_INTEGER), BeforeValidator(whole)] = Field(
         default=1024, description="Tokens in a packed row."
     )
-    micro_batch_size: Positive = Field(default=4, description="Rows per worker and micro-step.")
-    global_batch_size: Positive = Field(default=256, description="Rows per optimizer step, over all workers.")
+    micro_batch_size: Positive = Field(
+        default=4, description="Rows per worker and micro-step; fewer where globalBatchSize is absent and a worker's share is smaller."
+    )
+    global_batch_size: Positive | None = Field(
+        default=None,
+        description="Rows per optimizer step, over all workers. Absent is the largest power of two from 8 to 256 that leaves 100 steps, "
+        "found once the data is prepared, and frozen with the run.",
+    )
     optimizer: Optimizer = Field(default=Optimizer(), description="The optimizer and its schedule.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",

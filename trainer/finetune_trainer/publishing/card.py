@@ -236,7 +236,7 @@ def _training_rows(run: TrainingRun) -> Iterable[tuple[str, object]]:
     return [
         ("method", f"{training.method}, DeepSpeed {training.sharding.replace('zero', 'ZeRO-')}"),
         ("length", f"{length}, {plan.total_steps or UNKNOWN} steps"),
-        ("rows per step", f"{training.global_batch_size} packed rows of {training.max_sequence_length} tokens"),
+        ("rows per step", f"{plan.global_batch_size} packed rows of {training.max_sequence_length} tokens"),
         ("batch", f"{plan.world_size} workers x {plan.micro_batch_size} rows x {plan.micro_steps} micro-steps"),
         ("optimizer", f"AdamW, beta {optimizer.beta1:g} and {optimizer.beta2:g}, epsilon {optimizer.epsilon:g}"),
         (

@@ -162,14 +162,19 @@ def batch_plan(run: TrainingRun, places: Places, side: Side) -> BatchPlan:
     """The plan of batches of one side of the split; evaluation goes through the rows in their own order."""
     training = run.job.spec.training
     data = PreparedData.open(Path(places.prepared), side)
-    evaluation_rows = run.plan.world_size * (run.job.spec.evaluation.micro_batch_size or training.micro_batch_size)
+    evaluation_rows = run.plan.world_size * evaluation_micro_batch_size(run)
     return BatchPlan(
         examples=data,
         packing=pack(data.lengths, training.max_sequence_length),
         supervised_counts=np.asarray(data.supervised_counts),
-        global_batch_size=training.global_batch_size if side == "train" else evaluation_rows,
+        global_batch_size=run.plan.global_batch_size if side == "train" else evaluation_rows,
         seed=training.seed if side == "train" else None,
     )
+
+
+def evaluation_micro_batch_size(run: TrainingRun) -> int:
+    """Rows per worker and forward pass over held-out data."""
+    return run.job.spec.evaluation.micro_batch_size or run.plan.micro_batch_size
 
 
 def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
@@ -330,7 +335,7 @@ class TrainingRank:
             total_steps=plan.total_steps or 0,
         )
         num_supervised = self.batches.supervised_of_step(step)
-        micro_batches = self.batches.micro_batches(step, self.ranks.rank, self.ranks.world_size, training.micro_batch_size)
+        micro_batches = self.batches.micro_batches(step, self.ranks.rank, self.ranks.world_size, plan.micro_batch_size)
         told = self.signs.of_each(f"micro-batches of step {step + 1}", micro_batches)
         result = self.engine.train_step(told, num_supervised=num_supervised, learning_rate=rate)
         if step == 0 or (step + 1) % training.log_every_steps == 0 or step + 1 == plan.total_steps:
@@ -355,7 +360,7 @@ class TrainingRank:
     def evaluate(self, step: int) -> float:
         """Loss per supervised token over all held-out rows."""
         assert self.held_out is not None, "the milestones ask for no evaluation without held-out data"
-        micro_batch_size = self.run.job.spec.evaluation.micro_batch_size or self.run.job.spec.training.micro_batch_size
+        micro_batch_size = evaluation_micro_batch_size(self.run)
         loss_sum, count = 0.0, 0
         for index in range(self.held_out.steps_per_epoch):
             micro_batches = self.held_out.micro_batches(index, self.ranks.rank, self.ranks.world_size, micro_batch_size)
