@@ -15,6 +15,7 @@ from tests.cluster.operator import SYSTEM, Jobs, chart_values, helm
 from tests.conftest import ROOT, Tiny
 from tests.pages import with_table
 from tests.testcluster.cluster import Cluster, cluster
+from tests.testcluster.host_python import check_place
 from tests.testcluster.images import trainer_image
 from tests.testcluster.operator_image import built_image
 from tests.upgrade.former import CHART, former_tree
@@ -33,6 +34,7 @@ FORMER_TRAINER = "cluster.test/former-trainer:1"
 
 
 def main() -> int:
+    check_place()
     with tempfile.TemporaryDirectory(prefix="finetune-former-") as place:
         former = former_tree(Path(place), "Dockerfile", ".dockerignore", "requirements", "operator", "trainer", CHART)
         images = [built_image("operator", root=former), built_image("operator")]
