@@ -254,7 +254,10 @@ class Jobs:
     def told(self, name: str) -> str:
         """Everything a person would look at."""
         kubectl = self.cluster.kubectl
-        told = [json.dumps(self.get(name).get("status", {}), indent=1)]
+        try:
+            told = [json.dumps(self.get(name).get("status", {}), indent=1)]
+        except RuntimeError as error:  # it isn't there, which is part of the story
+            return str(error)
         for arguments in (("get", "pods,jobs,rayjobs,rayclusters", "-o=wide"), ("get", "events", "--sort-by=.lastTimestamp")):
             with contextlib.suppress(RuntimeError):
                 told.append(kubectl(*arguments, f"--namespace={self.namespace}"))

@@ -193,7 +193,7 @@ def test_whoever_takes_its_pods_away_it_commits_and_loses_no_step(operator: AnyC
     jobs.patch("rayjob", "long-1", suspend=False)
 
     step = jobs.wait_until_trains("long", attempt=2)
-    jobs.delete("rayjob", "long-2")
+    jobs.delete("rayjob", jobs.get("long")["status"]["attempts"][1]["rayJob"]["name"])  # the first one's, which went on
     assert_committed(jobs, "long", attempt=2, outcome="Deleted", since=step)
 
     if drains := isinstance(operator, Cluster):
