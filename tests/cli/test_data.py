@@ -270,7 +270,7 @@ def test_export_tokenized_divides_long_dialogues_as_training_does(tmp_path: Path
         (["--output", "x.jsonl", "--tokenized"], "--tokenized and --tokenizer PATH go together"),
         (["--output", "x.jsonl", "--tokenizer", "examples/tiny"], "--tokenized and --tokenizer PATH go together"),
         (["--output", "x.jsonl", "--max-length", "9"], "--max-length with both"),
-        (["--output", "x.parquet"], "the name must end with .jsonl"),
+        (["--output", "x.txt"], "the name must end with .jsonl or .parquet"),
         (["--output", "x.csv", "--tokenized", "--tokenizer", "examples/tiny"], "the name must end with .jsonl or .parquet"),
         (["--output", "nowhere/x.jsonl"], "there is no folder nowhere; make it"),
     ],

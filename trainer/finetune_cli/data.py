@@ -37,8 +37,7 @@ from finetune_cli.data_rows import (
     print_invalid,
     print_not_used,
     refuse_nothing,
-    row_object,
-    source_of,
+    sources_of,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def preview(
     """
     encoding = encoding_of(tokenizer, template, masking, token_order, no_system_turn, system_text, jinja, variables, max_examples)
     count = Count()
-    found = islice(parsed_rows([source_of(path, data_format, settings) for path in sources], split, count), limit)
+    found = islice(parsed_rows(sources_of(sources, data_format, settings), split, count), limit)
     shown = encoded_rows(found, encoding, count, max_length)
     if as_json:
         for one in shown:
@@ -87,6 +86,8 @@ def preview(
 
 
 def _object(shown: Shown) -> dict[str, Any]:
+    from finetune_assistant.curation.rows import row_object
+
     item = shown.item
     row = {"source": item.source, "row": item.row, **row_object(item)}
     beside = {"left_out": list(shown.left_out), "not_read": list(item.told)}
@@ -122,6 +123,8 @@ def _print_text(shown: Iterator[Shown], encoder: "Encoder", count: Count, limit:
 
 def _beside(shown: Shown) -> list[str]:
     """What a row holds beside its text, and what of it is not used."""
+    from finetune_assistant.curation.rows import row_object
+
     row = row_object(shown.item)
     tools = [f"tools: {', '.join(tool['function']['name'] for tool in row['tools'])}"] if "tools" in row else []
     thinks = sum("reasoning_content" in message for message in row.get("messages", []))

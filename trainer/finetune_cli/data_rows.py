@@ -1,9 +1,10 @@
-"""What `finetune data preview` and `finetune data export` share: rows read as a job reads them, encoded, and counted."""
+"""What the commands of `finetune data` share: rows read as a job reads them, encoded, and counted."""
 
 import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,8 @@ from finetune_cli.environment_storage import open_from_environment
 
 if TYPE_CHECKING:
     from finetune_api.finetunejob import DataSource
-    from finetune_trainer.data.dialogues import Message, Parsed
+    from finetune_trainer.data.dialogues import Parsed
+    from finetune_trainer.data.rows import Item
     from finetune_trainer.preparation.examples import Encoded, Example
     from finetune_trainer.preparation.labels import Encoder
     from finetune_trainer.storage.protocol import Storage
@@ -24,7 +26,10 @@ Format = Literal["auto", "messages", "prompt-completion", "oasst", "sharegpt", "
 
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, objects at s3://, gs:// or az://, or Hub data sets.")]
 DataFormat = Annotated[Format, typer.Option("--format", help="Schema of the rows; auto takes that of the first row that fits one.")]
-_SETTINGS = "A field of the sources, as in a job: columns.messages=turns, roles.assistant=[bot], html=keep; repeatable."
+_SETTINGS = (
+    "A field of the sources, as in a job: columns.messages=turns, roles.assistant=[bot], html=keep; "
+    "of the first source alone: sources.0.weight=0.5; repeatable."
+)
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=_SETTINGS)]
 Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Split to read.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N dialogues.")]
@@ -50,6 +55,9 @@ MaxLength = Annotated[
 
 _CHUNK = 32  # small: `| head` should not wait
 _SHOWN_INVALID = 20
+_WRONG_ROW = "wrong row"
+_NOT_DRAWN = "not drawn for its source's weight"
+_OF_ONE_SOURCE = re.compile(r"(?:spec\.)?(?:dataset\.)?sources\.(\d+)\.(.+)", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -63,14 +71,23 @@ class Count:
     dropped: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)  # what the template does to messages
     first: dict[str, str] = field(default_factory=dict)  # where each reason was met first
-    invalid: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)  # the first wrong rows; `dropped` counts all
     left_out: dict[tuple[str, int], list[str]] = field(default_factory=dict)  # by row, until its dialogue is shown
 
     def drop(self, reason: str, source: str, row: int) -> None:
         """Count something of a row that is not used."""
         self.dropped[reason] += 1
         self.first.setdefault(reason, f"{source} row {row}")
+        if (source, row) not in self.left_out:  # what is dropped of a row comes right before its dialogue, if it has one
+            self.left_out.clear()
         self.left_out.setdefault((source, row), []).append(reason)
+
+    def refuse(self, reason: str, source: str, row: int) -> None:
+        """Count a wrong row, and name it if it is among the first."""
+        self.dropped[_WRONG_ROW] += 1
+        self.first.setdefault(_WRONG_ROW, f"{source} row {row}")
+        if len(self.invalid) < _SHOWN_INVALID:
+            self.invalid.append(f"{source} row {row}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,39 +149,91 @@ def _object_of(text: str) -> dict[str, Any]:
     return value
 
 
-def source_of(path: str, data_format: Format, settings: list[str] | None) -> "DataSource":
-    """A name that exists here is a file or folder, also without `./` before it. Raises InvalidSpec."""
+def sources_of(paths: list[str], data_format: Format, settings: list[str] | None) -> "list[DataSource]":
+    """A name that exists here is a file or folder, also without `./` before it. Raises InvalidSpec.
+
+    A setting `sources.1.weight=2` is for the second source alone, as in a job.
+    """
     from finetune_api.finetunejob.places import is_hub_place
     from finetune_api.jobfile import data_source
 
-    is_bare = is_hub_place(path)
-    return data_source(f"./{path}" if is_bare and Path(path).exists() else path, [f"format={data_format}", *(settings or ())])
+    found = []
+    for index, path in enumerate(paths):
+        own = [text for setting in settings or () if (text := _setting_for(index, setting, len(paths))) is not None]
+        is_bare = is_hub_place(path)
+        found.append(data_source(f"./{path}" if is_bare and Path(path).exists() else path, [f"format={data_format}", *own]))
+    return found
+
+
+def _setting_for(index: int, setting: str, num_sources: int) -> str | None:
+    """What a setting says to one source: one without a number is for all of them."""
+    match = _OF_ONE_SOURCE.fullmatch(setting)
+    if match is None:
+        return setting
+    if int(match[1]) >= num_sources:
+        raise typer.BadParameter(f"--set {setting}: there are {num_sources} sources, and the first is sources.0; correct the number")
+    return match[2] if int(match[1]) == index else None
 
 
 def parsed_rows(sources: "list[DataSource]", split: str, count: Count) -> "Iterator[Parsed]":
     """Everything that can be learnt from; what is dropped is counted, and wrong rows are named."""
+    for source in sources:
+        for item in _kept(_items_of(source, split, _note), count):
+            yield item
+            count.left_out.clear()
+
+
+def mixed_rows(sources: "list[DataSource]", split: str, count: Count, seed: int) -> "Iterator[tuple[Parsed, int]]":
+    """Each row and how often its source's weight uses it, drawn by tree as a job draws; what is not drawn is counted.
+
+    A source with a weight is read twice, the first time for the names of its trees.
+    """
     from finetune_trainer.data.dialogues import Dropped
+    from finetune_trainer.data.mixture import copies
+
+    for source in sources:
+        uses: dict[str, int] | None = None
+        if source.weight != 1.0:
+            items = _items_of(source, split, lambda text: None)
+            uses = copies((item.tree for item in items if not isinstance(item, Dropped)), source.weight, seed)
+        for item in _kept(_items_of(source, split, _note), count):
+            number = 1 if uses is None else uses[item.tree]
+            if number:
+                yield item, number
+            else:
+                count.drop(_NOT_DRAWN, item.source, item.row)
+            count.left_out.clear()
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _items_of(source: "DataSource", split: str, notice: Callable[[str], None]) -> "Iterator[Item]":
+    """The source's rows up to its limit, parsed."""
+    from finetune_trainer.data.mixture import limited
     from finetune_trainer.data.parsing import parse
     from finetune_trainer.data.sources import read
     from finetune_trainer.secrets import Secrets
 
-    def note(text: str) -> None:
-        print(f"note: {text}", file=sys.stderr)
-
     def opened(url: str) -> "Storage":
         return open_from_environment(url, "SOURCE")
 
-    for source in sources:
-        rows = read(source, split, base=Path(), secrets=Secrets(), open_storage=opened, notice=note)
-        for item in parse(rows, source, notice=note):
-            if not isinstance(item, Dropped):
-                yield item
-                count.left_out.clear()
-            elif item.kind == "invalid":
-                count.dropped["wrong row"] += 1
-                count.invalid.append(f"{item.source} row {item.row}: {item.reason}")
-            else:
-                count.drop(item.reason, item.source, item.row)
+    rows = read(source, split, base=Path(), secrets=Secrets(), open_storage=opened, notice=notice)
+    items = parse(rows, source, notice=notice)
+    return items if source.limit is None else limited(items, source.limit)
+
+
+def _kept(items: "Iterable[Item]", count: Count) -> "Iterator[Parsed]":
+    from finetune_trainer.data.dialogues import Dropped
+
+    for item in items:
+        if not isinstance(item, Dropped):
+            yield item
+        elif item.kind == "invalid":
+            count.refuse(item.reason, item.source, item.row)
+        else:
+            count.drop(item.reason, item.source, item.row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +251,10 @@ def encoded_rows(items: "Iterable[Parsed]", encoding: Encoding, count: Count, ma
 
     remaining = iter(items)
     while chunk := [(item, tuple(count.left_out.get((item.source, item.row), ()))) for item in islice(remaining, _CHUNK)]:
-        results = _encoded([item for item, _ in chunk], encoding, max_length)
+        results = encoded_items([item for item, _ in chunk], encoding, max_length)
         for (item, left_out), result in zip(chunk, results, strict=True):
             if result.refused is not None:
-                count.dropped["wrong row"] += 1
-                count.invalid.append(f"{item.source} row {item.row}: {result.refused}")
+                count.refuse(result.refused, item.source, item.row)
                 continue
             for name, told in TOLD.items():
                 count.told[told] += getattr(result, name)
@@ -201,7 +269,7 @@ def encoded_rows(items: "Iterable[Parsed]", encoding: Encoding, count: Count, ma
                 yield Shown(item, example, (*left_out, *not_learnt))
 
 
-def _encoded(items: "list[Parsed]", encoding: Encoding, max_length: int | None) -> "Iterator[Encoded]":
+def encoded_items(items: "list[Parsed]", encoding: Encoding, max_length: int | None) -> "Iterator[Encoded]":
     """By the template, or as they are where there are no turns; in the order of the rows."""
     from finetune_trainer.data.dialogues import Dialogue
     from finetune_trainer.preparation.documents import encode_without_turns
@@ -219,31 +287,6 @@ def _not_learnt(result: "Encoded") -> list[tuple[str, int]]:
 
     turns = [(OVERLONG_ANSWER, result.dropped_turns), (EXCHANGE_LEFT_OUT, result.dropped_exchanges)]
     return turns if result.examples or any(times for _, times in turns) else [("nothing to learn from", 1)]
-
-
-def row_object(item: "Parsed") -> dict[str, Any]:
-    """A row in the words of Transformers and TRL; what it hasn't is left out."""
-    from finetune_trainer.data.dialogues import Dialogue, Document
-
-    found: dict[str, Any] = {}
-    if isinstance(item, Dialogue):
-        found["messages"] = [_message_object(message) for message in item.messages]
-        if item.tools:
-            found["tools"] = list(item.tools)
-    elif isinstance(item, Document):
-        found["text"] = item.text
-    return found
-
-
-def _message_object(message: "Message") -> dict[str, Any]:
-    beside = {
-        "reasoning_content": message.reasoning,
-        "tool_calls": list(message.tool_calls) or None,
-        "name": message.name,
-        "tool_call_id": message.tool_call_id,
-        "train": message.learnt,
-    }
-    return {"role": message.role, "content": message.content} | {name: value for name, value in beside.items() if value is not None}
 
 
 def print_not_used(count: Count) -> None:
@@ -264,10 +307,10 @@ def not_used(count: Count) -> list[str]:
 
 def print_invalid(count: Count) -> None:
     """Wrong rows, on stderr: a job refuses them unless it allows some."""
-    for line in count.invalid[:_SHOWN_INVALID]:
+    for line in count.invalid:
         print(line, file=sys.stderr)
-    if len(count.invalid) > _SHOWN_INVALID:
-        print(f"and {len(count.invalid) - _SHOWN_INVALID:,} more wrong rows", file=sys.stderr)
+    if (more := count.dropped[_WRONG_ROW] - len(count.invalid)) > 0:
+        print(f"and {more:,} more wrong rows", file=sys.stderr)
 
 
 def refuse_nothing(sources: list[str], count: Count) -> None:
@@ -275,5 +318,6 @@ def refuse_nothing(sources: list[str], count: Count) -> None:
     from finetune_api.errors import InvalidData
 
     if count.dialogues == 0:
+        first = f" (the first wrong row is {count.invalid[0]})" if count.invalid else ""
         reasons = "".join(f"; {number:,} x {reason}" for reason, number in count.dropped.most_common(_SHOWN_INVALID))
-        raise InvalidData(f"{', '.join(sources)}: no dialogue to learn from{reasons}; look at --format and --split")
+        raise InvalidData(f"{', '.join(sources)}: no dialogue to learn from{reasons}; look at --format and --split{first}")
