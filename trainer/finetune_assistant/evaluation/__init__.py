@@ -1,0 +1,1 @@
+"""Proof that a model is better: benchmarks, perplexity, comparison, and the results as values."""

@@ -1,0 +1,68 @@
+"""Did the model learn the questions? Words that a benchmark's documents share with what a run was trained on.
+
+In: a run folder and files of evaluation documents. Out: hits, by the same 13 words in a row as `finetune data inspect` finds, and a
+sentence. A number on a benchmark that was in the training data measures memory. What is done about it is the reader's decision.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from finetune_api.errors import FineTuneError, InvalidData
+from finetune_assistant.curation.contamination import EvaluationSets, Hit, read_evaluation_sets
+from finetune_assistant.curation.texts import spoken
+from finetune_assistant.curation.words import word_hashes
+from finetune_trainer.data.dialogues import Dialogue, Document
+from finetune_trainer.run_folder import RunFolder
+
+
+def contamination_notes(run_folder: Path, evaluation_files: Sequence[Path]) -> list[str]:
+    """A sentence for each set of documents that the run's training data holds, or one that says why it couldn't be looked at."""
+    sets = _sets(evaluation_files)
+    if not sets:
+        return []
+    try:
+        found = [hit for text in training_texts(run_folder) for hit in _hits(sets, *text)]
+    except FineTuneError as error:
+        return [f"{run_folder}: whether its training data holds these benchmarks is unknown: {error}"]
+    return [_sentence(run_folder, each, hits) for each in sets if (hits := [hit for hit in found if hit.evaluation_set == each.names[0]])]
+
+
+def training_texts(run_folder: Path) -> Iterator[tuple[str, int, str]]:
+    """Source, row and text of every dialogue and document that the run was trained on. Raises FineTuneError where they can't be read."""
+    from finetune_trainer.data.parsing import parse
+    from finetune_trainer.data.sources import read
+    from finetune_trainer.secrets import Secrets
+
+    folder = RunFolder(run_folder)
+    run = folder.frozen_run()
+    base = Path(folder.origin.read_text(encoding="utf-8").strip()) if folder.origin.is_file() else Path()
+    for source in run.job.spec.dataset.sources if run is not None else ():
+        for item in parse(read(source, source.split, base=base, secrets=Secrets()), source):
+            if isinstance(item, Dialogue | Document):
+                yield item.source, item.row, "\n".join(spoken(item))
+
+
+def _sets(files: Iterable[Path]) -> list[EvaluationSets]:
+    """One a file, so that each is told apart; short questions, which have no 13 words, can't be looked for."""
+    found = []
+    for file in files:
+        try:
+            found.append(read_evaluation_sets([file]))
+        except InvalidData:
+            continue
+    return found
+
+
+def _hits(sets: Sequence[EvaluationSets], source: str, row: int, text: str) -> list[Hit]:
+    hashes = word_hashes(text)
+    return [hit for each in sets for hit in each.hits(source, row, text, hashes)]
+
+
+def _sentence(run_folder: Path, sets: EvaluationSets, hits: Sequence[Hit]) -> str:
+    documents = len({hit.document for hit in hits})
+    first = hits[0]
+    task = Path(first.evaluation_set).parent.name
+    return (
+        f"{run_folder} was trained on words of {task}: {documents} of {sets.documents[0]} documents share 13 words in a row with its data, "
+        f"so that the number measures memory, too (first: {first.source} row {first.row}: {' '.join(first.words.split()[:13])})"
+    )
