@@ -112,3 +112,21 @@ def test_the_oldest_exchanges_go_first_and_the_system_text_stays(messages: list[
 def test_a_question_that_alone_is_too_long_is_refused() -> None:
     with pytest.raises(InvalidData, match="the question is 5 tokens long with what frames it, and 4 fit; shorten it"):
         fitted([SYSTEM, *TALK], lambda kept: words(list(kept)), 4)
+
+
+STUBBORN = """{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}
+{%- for m in messages %}{{ m.content[:1] }}{{ m.content[1:] | upper }}{% endfor %}"""
+
+
+def test_a_template_that_our_encoder_cant_follow_is_rendered_by_transformers_and_control_tokens_are_refused(tmp_path: Path) -> None:
+    """It changes what people write, so that no part of the text can be told to be theirs."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(tmp_path / "model", "llama"))
+    tokenizer.chat_template = STUBBORN
+    prompter = ForeignPrompter(tokenizer, "model")
+    assert prompter.decode(prompter.encode([Message(role="user", content="hello")])) == "hELLO"
+    with pytest.raises(InvalidData, match=r"message 1 holds <\|endoftext\|>, which this model would take for the end of a turn"):
+        prompter.encode([Message(role="user", content="x<|endoftext|>")])
+    with pytest.raises(InvalidData, match="the template can't take this dialogue: no system messages"):
+        prompter.encode([Message(role="system", content="s"), Message(role="user", content="hello")])

@@ -1,53 +1,139 @@
 """`finetune chat`: a conversation in the terminal, or one question a line from a pipe."""
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from finetune_assistant.chat import Answer, Chat
+from finetune_cli.chat_commands import Commands, is_command, say
+from finetune_cli.model_options import (
+    DtypeName,
+    Greedy,
+    LoadInName,
+    MaxNewTokens,
+    ModelName,
+    PromptName,
+    RepetitionPenalty,
+    Revision,
+    Seed,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    say_loading,
+)
 
-HELP = """/reset  forget the conversation
-/exit   leave (so does Ctrl-D)
-/help   this text
-Ctrl-C  stop the answer"""
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from finetune_assistant.chat import Answer, Chat
+    from finetune_cli.chat_commands import Ask
+
+_SEVERAL_LINES = '"""'
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="An exported folder, a run folder, or a model on the Hub (org/name).")],
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System text instead of the template's own.")] = None,
+    model: ModelName,
+    system: System = None,
+    prompt: PromptName = None,
     once: Annotated[str | None, typer.Option("--once", metavar="QUESTION", help="Answer one question and exit.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time: the same answer each time.")] = False,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, metavar="NUMBER", help="How freely to choose; 0 is --greedy.")
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, metavar="N", help="Longest answer, in tokens.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Makes sampled answers repeatable.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit on the Hub.")] = None,
+    greedy: Greedy = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    max_new_tokens: MaxNewTokens = None,
+    seed: Seed = None,
+    dtype: DtypeName = "auto",
+    load_in: LoadInName = None,
+    revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer.")] = False,
 ) -> None:
-    """Talk to a fine-tuned model, or to any chat model.
+    """Talk to a fine-tuned model, to any chat model, or to a base model by dialogue prompting.
 
     Reads questions from the terminal, or one a line from a pipe, as one conversation.
     """
-    from finetune_assistant.chat import Sampling, load
+    from finetune_assistant.chat import Chat
+    from finetune_assistant.loading import load
+    from finetune_assistant.sampling import Sampling
 
-    sampling = Sampling(greedy=greedy, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-    if sys.stderr.isatty() and not as_json:
-        print(f"loading {model} ...", file=sys.stderr)
-    talk = load(model, revision=revision, system=system, sampling=sampling)
+    sampling = Sampling(
+        greedy=greedy,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    say_loading(model, as_json=as_json)
+    loaded = load(model, revision=revision, prompt=prompt, dtype=dtype, load_in=load_in)
+    for note in loaded.notes:
+        say(note)
+    session = Session(Chat.of(loaded, system=system, sampling=sampling), model, as_json=as_json)
     if once is not None:
-        _answer(talk, once, as_json=as_json)
+        session.ask(once)
     elif sys.stdin.isatty():
-        _converse(talk, as_json=as_json)
+        _converse(session)
     else:
         for line in sys.stdin:
             if question := line.strip():
-                _turn(talk, question, as_json=as_json)
+                session.take(question)
 
 
-def _converse(talk: "Chat", *, as_json: bool) -> None:
+class Session:
+    """A talk and how its answers are shown."""
+
+    def __init__(self, talk: "Chat", model: str, *, as_json: bool) -> None:
+        self._talk, self._as_json = talk, as_json
+        self._commands = Commands(talk, model, self._show, at_a_terminal=sys.stdin.isatty())
+
+    def take(self, line: str) -> None:
+        """A question, or a command of the conversation."""
+        if is_command(line):
+            self._commands.run(line)
+        else:
+            self.ask(line)
+
+    def ask(self, question: str) -> None:
+        """Ask, and show the answer as it comes, or whole as JSON."""
+        self._show(question, lambda on_text: self._talk.ask(question, on_text))
+
+    def _show(self, question: str, ask: "Ask") -> None:
+        if self._as_json:
+            import json
+
+            print(json.dumps(_described(question, ask(lambda _text: None)), ensure_ascii=False), flush=True)
+            return
+        answer = _streamed(ask)
+        notes = {"interrupted": "stopped", "length": "the answer was cut at its longest", "end": ""}
+        said = [notes[answer.stopped], f"{answer.left_out} older messages did not fit" if answer.left_out else ""]
+        if note := "; ".join(filter(None, said)):
+            say(f"({note})")
+
+
+def _streamed(ask: "Ask") -> "Answer":
+    """On a terminal with its code in colour, elsewhere as it is."""
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    from finetune_cli.highlighted import Highlighter, wants_colour
+
+    if not (sys.stdout.isatty() and wants_colour(os.environ)):
+        answer = ask(lambda text: write(printable(text)))
+        print(flush=True)
+        return answer
+    highlighter = Highlighter(write)
+    try:
+        return ask(lambda text: highlighter.add(printable(text)))
+    finally:
+        highlighter.close()
+
+
+def _converse(session: Session) -> None:
     """Questions typed by a person, until /exit or the end of input."""
     from rich.console import Console
 
@@ -58,62 +144,45 @@ def _converse(talk: "Chat", *, as_json: bool) -> None:
     _enable_line_editing()
     while True:
         try:
-            question = console.input("[bold cyan]you[/]  ").strip()
+            line = _typed(console)
         except EOFError:
             console.print()
             return
         except KeyboardInterrupt:
             console.print("\n[dim]/exit or Ctrl-D leaves[/]")
             continue
-        if question == "/exit":
+        if line == "/exit":
             return
-        if question in ("/help", "/?"):
-            console.print(HELP, style="dim")
-        elif question:
-            try:
-                if not question.startswith("/"):
-                    console.print("[bold green]it[/]   ", end="")
-                _turn(talk, question, as_json=as_json)
-            except InvalidData as error:
-                console.print(f"\n[red]{str(error).replace('[', chr(92) + '[')}[/]")
+        if not line:
+            continue
+        if not is_command(line):
+            console.print("[bold green]it[/]   ", end="")
+        try:
+            session.take(line)
+        except InvalidData as error:
+            console.print(f"\n[red]{str(error).replace('[', chr(92) + '[')}[/]")
 
 
-def _turn(talk: "Chat", question: str, *, as_json: bool) -> None:
-    """A question, or a command of the conversation."""
-    if question == "/reset":
-        talk.reset()
-    elif question.startswith("/") and question.split()[0][1:].isalpha() and "/" not in question[1:]:
-        print(f"no command {question.split()[0]}; /help lists them", file=sys.stderr)
-    else:
-        _answer(talk, question, as_json=as_json)
-
-
-def _answer(talk: "Chat", question: str, *, as_json: bool) -> None:
-    """Ask, and show the answer as it comes, or whole as JSON."""
-    if as_json:
-        import json
-
-        print(json.dumps(_described(question, talk.ask(question)), ensure_ascii=False), flush=True)
-        return
-
-    def show(text: str) -> None:
-        sys.stdout.write(printable(text))
-        sys.stdout.flush()
-
-    answer = talk.ask(question, show)
-    notes = {"interrupted": "stopped", "length": "the answer was cut at its longest", "end": ""}
-    said = [notes[answer.stopped], f"{answer.left_out} older messages did not fit" if answer.left_out else ""]
-    print(flush=True)
-    if note := "; ".join(filter(None, said)):
-        print(f"({note})", file=sys.stderr)
+def _typed(console: "Console") -> str:
+    """A line, or what stands between two lines of three quotes. Raises EOFError."""
+    line = console.input("[bold cyan]you[/]  ").strip()
+    if not line.startswith(_SEVERAL_LINES):
+        return line
+    lines = [line.removeprefix(_SEVERAL_LINES)]
+    while not lines[-1].rstrip().endswith(_SEVERAL_LINES):
+        lines.append(console.input("[dim]...[/]  "))
+    return "\n".join(lines).strip().removesuffix(_SEVERAL_LINES).strip()
 
 
 def _described(question: str, answer: "Answer") -> dict[str, object]:
+    compared = {} if answer.tuned_tokens is None else {"preambleTokens": answer.preamble_tokens, "tunedPromptTokens": answer.tuned_tokens}
     return {
         "question": question,
         "answer": answer.text,
         "stopped": answer.stopped,
         "promptTokens": answer.prompt_tokens,
+        "keptTokens": answer.kept_tokens,
+        **compared,
         "newTokens": answer.new_tokens,
         "leftOut": answer.left_out,
         "seconds": round(answer.seconds, 3),
