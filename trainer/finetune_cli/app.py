@@ -25,9 +25,19 @@ from finetune_cli.cluster.usage import usage
 from finetune_cli.cluster.wait import wait
 from finetune_cli.data import preview
 from finetune_cli.data_export import export as export_data
+from finetune_cli.data_inspect import inspect as inspect_data
+from finetune_cli.data_preferences import preferences
+from finetune_cli.data_publish import publish as publish_data
+from finetune_cli.evaluate import evaluate
 from finetune_cli.example import example
 from finetune_cli.export import export
+from finetune_cli.generate import generate
+from finetune_cli.human_export import export as export_ballots
+from finetune_cli.human_import import import_votes
+from finetune_cli.init import init
+from finetune_cli.judge import judge
 from finetune_cli.plan import plan
+from finetune_cli.playground import playground
 from finetune_cli.publish import publish
 from finetune_cli.run import run
 from finetune_cli.validate import validate
@@ -47,7 +57,9 @@ app = typer.Typer(
     "Each command explains itself: finetune COMMAND --help.\n\n"
     "Exit codes: 0 done, 2 the input is wrong, 1 it failed, 130 interrupted.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data before it is used.", rich_markup_mode=None)
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, choose from it, convert and publish it.", rich_markup_mode=None)
+
+human_app = typer.Typer(no_args_is_help=True, help="Let people vote on answers, blind, and count.", rich_markup_mode=None)
 
 
 def _print_version(wanted: bool) -> None:
@@ -76,6 +88,14 @@ app.command(
     epilog=_examples("finetune example", "finetune example tiny"),
 )(example)
 app.command(
+    short_help="Draft a job from a model and rows.",
+    epilog=_examples(
+        "finetune init --model HuggingFaceTB/SmolLM2-135M-Instruct --data rows.jsonl --output job.yaml",
+        "finetune init --from axolotl.yaml --output job.yaml",
+        "finetune init --model ./base --data org/chats --cluster --hub me/assistant",
+    ),
+)(init)
+app.command(
     epilog=_examples("finetune validate job.yaml", "finetune validate examples/*.yaml --json"),
 )(validate)
 app.command(
@@ -86,8 +106,55 @@ app.command(
     epilog=_examples("finetune run job.yaml", "finetune run job.yaml --set training.epochs=1 --run-folder runs/short"),
 )(run)
 app.command(
+    short_help="Talk to a model in the terminal.",
     epilog=_examples("finetune chat runs/tiny/model", 'finetune chat runs/tiny/model --once "How do I sort a list?" --greedy'),
 )(chat)
+app.command(
+    short_help="Answer every prompt of a file.",
+    epilog=_examples(
+        "finetune generate runs/tiny/model prompts.jsonl -o samples.jsonl",
+        "finetune generate org/base prompts.jsonl -o base.jsonl --prompt coding --samples 10 --temperature 0.8",
+    ),
+)(generate)
+app.command(
+    short_help="A page in the browser to talk, compare and vote.",
+    epilog=_examples(
+        "finetune playground runs/tiny",
+        "finetune playground runs/tiny --base ./base --port 0",
+        "finetune playground org/assistant --base org/base --prompt coding --votes votes.jsonl",
+        "finetune playground org/assistant --space org/demo",
+    ),
+)(playground)
+app.command(
+    short_help="Measure models, and whether they differ.",
+    epilog=_examples(
+        "finetune evaluate --tasks list",
+        "finetune evaluate ./base runs/tiny --tasks arc_challenge,mmlu --task-data ./benchmarks --limit 100",
+        "finetune evaluate ./base runs/tiny --perplexity held-out.jsonl --output results.json",
+    ),
+)(evaluate)
+app.command(
+    short_help="Let a model judge answers, in pairs or one by one.",
+    epilog=_examples(
+        "finetune judge tuned.jsonl base.jsonl --model gpt-4o-mini --budget-tokens 500000 --output judged",
+        "finetune judge tuned.jsonl base.jsonl --base-url http://127.0.0.1:8000/v1 --model my-judge --against judged --output judged-2",
+        "finetune judge tuned.jsonl --base-url http://127.0.0.1:8000/v1 --model my-judge --output scores --json",
+    ),
+)(judge)
+human_app.command(
+    name="export",
+    short_help="Write blind ballots: a page to vote on, or a table.",
+    epilog=_examples("finetune human export tuned.jsonl base.jsonl --output ballots.html --key key.json"),
+)(export_ballots)
+human_app.command(
+    name="import",
+    short_help="Count votes, and how far voters and judges agree.",
+    epilog=_examples(
+        "finetune human import votes-ann.csv votes-bob.csv --key key.json --judge judged",
+        "finetune human import votes-ann.csv --key key.json --output votes.jsonl --json",
+    ),
+)(import_votes)
+app.add_typer(human_app, name="human")
 app.command(
     short_help="Export any checkpoint of a run as a model.",
     epilog=_examples("finetune export runs/tiny", "finetune export runs/tiny --step 8 --output ./step-8"),
@@ -104,13 +171,35 @@ data_app.command(
     ),
 )(preview)
 data_app.command(
+    name="inspect",
+    short_help="Tell what rows are like, in numbers and plots.",
+    epilog=_examples(
+        "finetune data inspect rows.jsonl --html page.html",
+        "finetune data inspect trees.jsonl.gz org/name --tokenizer ./base --decontaminate HumanEval.jsonl.gz --json",
+    ),
+)(inspect_data)
+data_app.command(
     name="export",
-    short_help="Write rows as other trainers read them.",
+    short_help="Choose, mix and write rows as other trainers read them.",
     epilog=_examples(
         "finetune data export rows.jsonl --output messages.jsonl",
+        "finetune data export a.jsonl b.jsonl --set sources.1.weight=0.5 --language en --deduplicate --shuffle --output mix.parquet",
         "finetune data export rows.jsonl --tokenized --tokenizer ./base --template model --output tokens.parquet",
     ),
 )(export_data)
+data_app.command(
+    name="publish",
+    short_help="Publish rows as a data set on the Hub or in a folder.",
+    epilog=_examples(
+        "finetune data publish rows.jsonl --license apache-2.0 --directory ./chats",
+        "finetune data publish trees.jsonl.gz --best-ranked 1 --deduplicate --license apache-2.0 --hub org/chats",
+    ),
+)(publish_data)
+data_app.command(
+    name="preferences",
+    short_help="Write what people or judges prefer, as TRL reads it.",
+    epilog=_examples("finetune data preferences ./judged votes.jsonl --output preferences.jsonl"),
+)(preferences)
 app.add_typer(data_app, name="data")
 app.command(
     epilog=_examples("finetune apply job.yaml -n ml", "finetune apply job.yaml --set workers.nodes=2 --dry-run"),
