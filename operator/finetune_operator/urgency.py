@@ -21,8 +21,9 @@ _PROGRESS_IN_REPORT: Final = (
     "goodputSeconds",
     "reportedAt",
 )
-# What of that the operator writes into a job's status. Steps of an attempt are in its entry.
-_PROGRESS_IN_STATUS: Final = ("progress", "checkpoints", "evaluation")
+# What of that the operator writes into a job's status, and the hours that it counts with it. Both are in an attempt's entry, too.
+_PROGRESS_IN_STATUS: Final = ("progress", "checkpoints", "evaluation", "usage")
+_PROGRESS_IN_ATTEMPT: Final = ("lastStep", "gpuHours", "countedTime")
 
 
 class Urgency(Enum):
@@ -54,7 +55,7 @@ def of_job(old: Json | None, new: Json | None) -> Urgency:
 
 def _but_progress(job: Json) -> Json:
     status = job.get("status") or {}
-    attempts = [_without(attempt, ("lastStep",)) for attempt in status.get("attempts") or []]
+    attempts = [_without(attempt, _PROGRESS_IN_ATTEMPT) for attempt in status.get("attempts") or []]
     return {**_without(status, _PROGRESS_IN_STATUS), "attempts": attempts}
 
 

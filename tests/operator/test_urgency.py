@@ -8,6 +8,8 @@ import pytest
 from finetune_operator.urgency import Urgency, of_job, of_report
 
 from . import builders
+from .fakes import Kubelet, World
+from .lives import running
 
 Json = dict[str, Any]
 REPORT: Json = {"metadata": {"name": "starchat"}, "spec": {}, "status": {"cluster": "a", "outcome": "Running", "step": 5, "loss": 1.0}}
@@ -72,3 +74,16 @@ def test_the_first_step_is_told_at_once() -> None:
 )
 def test_jobs(new: Json | None, expected: Urgency) -> None:
     assert of_job(JOB, new) is expected
+
+
+def test_progress_that_the_operator_wrote_is_no_news_to_itself(world: World, kubelet: Kubelet) -> None:
+    """With all that it writes beside: GPU hours grow. Looked at again at once, a thousand jobs would never be done with."""
+    running(world, kubelet)
+    for step in (1, 50, 100):
+        world.clock.advance(30)
+        kubelet.report("starchat-1-abcde", outcome="Running", step=step, totalSteps=1000, goodputSeconds=30.0)
+        before = copy.deepcopy(world.job)
+        world.settle()
+        assert world.status["progress"]["step"] == step
+        assert world.status["usage"]["gpuHours"] > 0
+        assert of_job(before, world.job) is Urgency.NONE
