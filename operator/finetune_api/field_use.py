@@ -8,9 +8,13 @@ In: nothing. Out: `FIELDS`. A row holds for its field and for all below it that 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from finetune_api.finetunejob import FineTuneJobSpec
+
+# More than the API has; what is asked for comes from users.
+_MOST_PATHS: Final = 2048
 
 
 class Change(StrEnum):
@@ -90,6 +94,7 @@ FIELDS: Final = (
 )
 
 
+@lru_cache(_MOST_PATHS)
 def use_of(path: str) -> Use:
     """The row that holds for a field.
 
@@ -118,6 +123,7 @@ def _selected(value: Any, path: str, wanted: Callable[[Use], bool]) -> Any:
     return [_selected(item, f"{path}[]", wanted) for item in value] if _is_divided(path) and isinstance(value, list) else value
 
 
+@lru_cache(_MOST_PATHS)
 def _is_divided(path: str) -> bool:
     """Whether a field below that one has a row of its own."""
     return any(_below(use.path, path) for use in FIELDS)

@@ -8,10 +8,13 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Annotated, Any, Literal, Union
+from functools import cache, lru_cache
+from typing import Annotated, Any, Final, Literal, Union
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+
+# More than the API has; what is asked for comes from users.
+_MOST_FIELDS: Final = 4096
 
 
 def key(name: str, model: type[BaseModel]) -> str:
@@ -72,6 +75,7 @@ def kind(annotation: Any) -> Kind:
     return Kind(annotation, optional, declared)
 
 
+@lru_cache(_MOST_FIELDS)
 def field_kind(model: type[BaseModel], yaml_key: str) -> Kind | None:
     """What the model's field holds; None when there is no such key."""
     name = keys(model).get(yaml_key)
