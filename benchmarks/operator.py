@@ -42,6 +42,8 @@ REPORT_SECONDS = 10.0
 # Jobs that fail, jobs that are suspended, and how long after one the next is.
 URGENT_OF_EACH = 100
 URGENT_SECONDS = 0.5
+# Every driver has reported, and a thousand first steps, each of which is urgent, are written.
+_FIRST_STEPS_SECONDS = 60.0
 # A controller that has written nothing for so long is at rest. Silent jobs are marked as stale first.
 _IDLE_AFTER_SECONDS = 5.0
 
@@ -202,7 +204,7 @@ def urgent(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         operator = controllers.ours(plane, options.operator)
         operator.settled(reconciles=options.jobs)
         with _drivers(api, options.jobs, options.jobs / REPORT_SECONDS) as wrote:
-            time.sleep(REPORT_SECONDS)  # every driver has reported
+            time.sleep(_FIRST_STEPS_SECONDS)
             before, api_server = operator.used(), controllers.api_server_seconds(plane)
             reactions = _reactions(api, random.Random(1).sample(names, 2 * URGENT_OF_EACH))
             after = operator.used()

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tests.cluster.existing import KUBECONFIG
 from tests.testcluster.binaries import CONTROL_PLANE, TESTED
@@ -26,15 +25,14 @@ from finetune_trainer.training.compiled_ops import COMPILE
 class Layer:
     """Tests that need the same parts. `minutes` is what they take on two cores, building what they need not counted.
 
-    `divided`: they run in several processes, as pytest-xdist deals them out: "worksteal" where any may run beside any other, "loadfile"
-    where those of a file share what is dear to start. `programs`: what Go builds for them.
+    `divided`: they run in several processes, so each of them may run beside any other. `programs`: what Go builds for them.
     """
 
     name: str
     markers: str
     minutes: int
     needs: str
-    divided: Literal["", "worksteal", "loadfile"] = ""
+    divided: bool = False
     programs: tuple[str, ...] = ()
     root: bool = False
 
@@ -45,7 +43,7 @@ LAYERS = (
         markers="not training and not control_plane and not cluster and not platform",
         minutes=6,
         needs="nothing else",
-        divided="worksteal",
+        divided=True,
     ),
     Layer(name="training", markers="training", minutes=11, needs="a C++ compiler"),
     Layer(
@@ -53,7 +51,6 @@ LAYERS = (
         markers="control_plane",
         minutes=14,
         needs="etcd, API server, Helm, KubeRay, Kueue, kube-state-metrics, built once with Go (a quarter of an hour, in the background)",
-        divided="loadfile",
         programs=(*CONTROL_PLANE, "helm", "kuberay-operator", "kueue", "kube-state-metrics"),
     ),
     Layer(
@@ -111,12 +108,9 @@ def _is_named(layer: Layer) -> bool:
 
 
 def processes(layer: Layer) -> tuple[str, ...]:
-    """Options of pytest: one process more than cores, since tests also wait, up to as many as memory (1.5 GB each) and starts are worth.
-
-    Those that share what is dear to start, such as an API server, are two.
-    """
-    count = min(MOST_PROCESSES, (os.cpu_count() or 1) + 1) if layer.divided == "worksteal" else 2
-    return ("--numprocesses", str(count), "--dist", layer.divided) if layer.divided else ()
+    """Options of pytest: one process more than cores, since tests also wait, up to as many as memory (1.5 GB each) and starts are worth."""
+    count = min(MOST_PROCESSES, (os.cpu_count() or 1) + 1)
+    return ("--numprocesses", str(count), "--dist", "worksteal") if layer.divided else ()
 
 
 def main(arguments: Sequence[str]) -> int:

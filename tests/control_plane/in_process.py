@@ -46,6 +46,7 @@ class ImpatientApi(Api):
         label_selector: str = "",
         timeout_seconds: float = 240,
         read_timeout_seconds: float = 90,
+        from_the_beginning: bool = False,
     ) -> Watch:
         return super().watch(
             resource,
@@ -54,6 +55,7 @@ class ImpatientApi(Api):
             label_selector=label_selector,
             timeout_seconds=timeout_seconds,
             read_timeout_seconds=SILENCE_SECONDS,
+            from_the_beginning=from_the_beginning,
         )
 
 
