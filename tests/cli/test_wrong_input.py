@@ -156,7 +156,7 @@ def test_a_chat_with_damaged_weights(finetune: Finetune, tiny: Tiny, tmp_path: P
     edited_model(tmp_path / "model", tiny, model__safetensors="cut off", chat_template__jinja="{{ messages }}")
     code, out, _ = finetune("chat", "model", "--once", "Hello?", "--json")
     assert code == 2
-    assert "model can't be loaded: " in json.loads(out)["message"]
+    assert json.loads(out)["message"] == "model/model.safetensors is damaged or cut off; download it again"
 
 
 @pytest.mark.parametrize(
