@@ -116,8 +116,12 @@ def with_defaults(job: FineTuneJob, defaults: JobDefaults) -> FineTuneJob:
 
 def _of_labels(labels: Mapping[str, str]) -> PodSettings:
     """What a FineTuneJob's labels say of everything that it makes."""
-    priority = {PRIORITY_LABEL: labels[PRIORITY_LABEL]} if PRIORITY_LABEL in labels else {}
-    return PodSettings.model_construct(queue_name=labels.get(QUEUE_LABEL), labels=priority)
+    told: dict[str, Any] = {}
+    if QUEUE_LABEL in labels:
+        told["queue_name"] = labels[QUEUE_LABEL]
+    if PRIORITY_LABEL in labels:
+        told["labels"] = {PRIORITY_LABEL: labels[PRIORITY_LABEL]}
+    return PodSettings.model_construct(**told)
 
 
 def _nodes_with(workers: Workers, accelerators: Mapping[str, Labels]) -> Labels:
@@ -150,8 +154,8 @@ def _filled(own: Object, other: BaseModel) -> Object:
 
 def _merged(own: Settings, other: PodSettings) -> Settings:
     """The settings with the other's where they have none."""
-    names = type(own).model_fields.keys() & type(other).model_fields.keys()
-    return own.model_copy(update={name: _one(name, getattr(own, name), getattr(other, name)) for name in names})
+    names = type(own).model_fields.keys() & other.model_fields_set
+    return own.model_copy(update={name: _one(name, getattr(own, name), getattr(other, name)) for name in names}) if names else own
 
 
 def _one(name: str, own: Any, other: Any) -> Any:
