@@ -28,6 +28,9 @@ TESTS: Final = {
     "chart, rights": "tests/chart/test_on_api_server.py",
     "a job's life": "tests/control_plane/test_operator.py::test_a_job_goes_from_apply_to_published_and_everything_goes_with_it",
 }
+# The Job controller of the tests is 1.34's, beside each API server. It gives Jobs a condition, SuccessCriteriaMet, that 1.30 refuses: none
+# ends there, ours or anybody's.
+NOT_SHOWN: Final = {("kube-apiserver-1.30", "a job's life")}
 Cell = str
 
 
@@ -53,7 +56,8 @@ def cells(name: str) -> list[Cell]:
     with tempfile.TemporaryDirectory(prefix="finetune-api-server-") as folder:
         # The tests take programs from there before their own.
         (Path(folder) / "kube-apiserver").symlink_to(program)
-        return [reported_version(program), *(cell(test, Path(folder)) for test in TESTS.values())]
+        shown = ("not shown" if (name, title) in NOT_SHOWN else cell(test, Path(folder)) for title, test in TESTS.items())
+        return [reported_version(program), *shown]
 
 
 def cell(test: str, programs: Path) -> Cell:
@@ -93,7 +97,7 @@ def table(rows: dict[str, list[Cell]]) -> str:
             *(f"| {' | '.join(row)} |" for row in rows.values()),
             "",
             f"Tests that passed, of those there are; {datetime.now(UTC):%-d %B %Y}, by `make api-servers`. The controller manager is",
-            "1.34's beside each.",
+            "1.34's beside each: on 1.30 it ends no Job, for that API server refuses a condition which it gives them.",
         ]
     )
 
