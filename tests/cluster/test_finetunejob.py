@@ -183,7 +183,7 @@ def test_a_job_that_is_suspended_and_deleted_loses_no_step(jobs: Jobs) -> None:
 @pytest.mark.platform
 def test_whoever_takes_its_pods_away_it_commits_and_loses_no_step(operator: AnyCluster, jobs: Jobs) -> None:
     """Its RayJob is suspended, as Kueue does, and deleted; then the node of a worker is drained, if it is one of our own."""
-    steps = 60
+    steps = 150  # so many that a quiet machine is not done before the drain
     jobs.apply("long", **LONG | {"training__maxSteps": steps})
     step = jobs.wait_until_trains("long", attempt=1)
     jobs.patch("rayjob", "long-1", suspend=True)
