@@ -30,8 +30,8 @@ DROP: Final = Fault(action="drop")
 EXPIRED: Final = Fault(action="expired")
 SILENT: Final = Fault(action="silent")
 
-# The first requests of each kind meet these, in order. A look that fails is waited for twice as long each time: more than a dozen without one
-# that succeeds would take minutes.
+# The first requests of each kind meet these, in order. A look that fails is waited for twice as long each time: more than a dozen
+# without one that succeeds would take minutes.
 FAULTS: Final = {
     "LIST finetunejobs": [BUSY],
     "LIST pods": [ERROR],
