@@ -210,14 +210,14 @@ sys.exit(main())
     ("victim", "how", "told_of"),
     [
         # Alive for the kernel and for Ray, silent for ever. The other rank waits for it in a collective.
-        ("RayTrainWorker", signal.SIGSTOP, "no step and no progress of any other kind for"),
-        # All that Ray started on the machine ends with it.
-        ("raylet/raylet", signal.SIGKILL, "whose raylet died"),
+        ("RayTrainWorker", signal.SIGSTOP, ("no step and no progress of any other kind for",)),
+        # All that Ray started on the machine ends with it. Which of two asks first is chance.
+        ("raylet/raylet", signal.SIGKILL, ("whose raylet died", "Ray on the driver's node no longer answers")),
     ],
     ids=["a rank is stopped", "the raylet is killed"],
 )
 def test_what_ray_does_not_survive_ends_the_run_and_leaves_nothing_behind(
-    tmp_path: Path, tiny: Tiny, victim: str, how: signal.Signals, told_of: str
+    tmp_path: Path, tiny: Tiny, victim: str, how: signal.Signals, told_of: tuple[str, ...]
 ) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(tokenizer=ROOT / "examples/tiny", data=tiny.dialogues), encoding="utf-8")
@@ -236,7 +236,7 @@ def test_what_ray_does_not_survive_ends_the_run_and_leaves_nothing_behind(
         left = [process for process in started if Path(f"/proc/{process}").exists()]
         wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in left))
     assert run.returncode == 1, told
-    assert told_of in told, told
+    assert any(words in told for words in told_of), told
 
 
 JOB = """
