@@ -55,7 +55,7 @@ def judge(
         int, typer.Option("--max-tokens", min=16, metavar="N", help="Longest reply; judges that think aloud need more.")
     ] = 1024,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=2.0, metavar="NUMBER", help="Of the judge.")] = 0.0,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Longest wait for a reply.")] = 120.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Longest silence of the endpoint.")] = 120.0,
     retries: Annotated[int, typer.Option("--retries", min=0, max=100, metavar="N", help="Further tries after a failed request.")] = 5,
     stop: Stop = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap intervals.")] = 0,
