@@ -100,9 +100,15 @@ def processor_seconds(pid: int) -> float:
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
+def cluster_seconds(plane: ControlPlane) -> dict[str, float]:
+    """What each program of the control plane has used of processors."""
+    records = {name: plane.processes.folder / f"{name}.json" for name in ("etcd", "kube-apiserver", "kube-controller-manager")}
+    return {name: processor_seconds(int(json.loads(record.read_text())["pid"])) for name, record in records.items()}
+
+
 def api_server_seconds(plane: ControlPlane) -> float:
     """What the API server has used of processors."""
-    return processor_seconds(int(json.loads((plane.processes.folder / "kube-apiserver.json").read_text())["pid"]))
+    return cluster_seconds(plane)["kube-apiserver"]
 
 
 def ours(plane: ControlPlane, folder: Path | None) -> Controller:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.drivers ADDRESS PORT KEYS JOBS PER_SECOND
 
-Writes until its standard input ends; then prints, as JSON, how many reports it wrote in how many seconds, and how long a write took.
+A job that its standard input names has no driver any more. Writes until that input ends; then prints, as JSON, how many reports it wrote
+in how many seconds, and how long a write took.
 """
 
 import itertools
@@ -23,15 +24,22 @@ def main() -> None:
     address, port, keys, count, pace = sys.argv[1:]
     api, names = ApiServer(address, int(port), Path(keys)), jobs.names(int(count))
     random.Random(0).shuffle(names)
-    over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    over, gone = threading.Event(), set[str]()
+
+    def listen() -> None:
+        for line in iter(sys.stdin.readline, ""):
+            gone.add(line.strip())
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     begun, took = time.monotonic(), []
 
     def report(number: int) -> None:
         over.wait(max(0.0, begun + number / float(pace) - time.monotonic()))
-        if not over.is_set():
+        name = names[number % len(names)]
+        if not over.is_set() and name not in gone:
             sent = time.monotonic()
-            jobs.report(api, names[number % len(names)], number + 1)
+            jobs.report(api, name, number + 1)
             took.append(time.monotonic() - sent)
 
     api.each(itertools.takewhile(lambda _: not over.is_set(), itertools.count()), report)

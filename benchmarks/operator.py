@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -42,6 +43,8 @@ REPORT_SECONDS = 10.0
 # Jobs that fail, jobs that are suspended, and how long after one the next is.
 URGENT_OF_EACH = 100
 URGENT_SECONDS = 0.5
+# What a driver has sent is written by then.
+_LAST_REPORT_SECONDS = 0.2
 # Every driver has reported, and a thousand first steps, each of which is urgent, are written.
 _FIRST_STEPS_SECONDS = 60.0
 # A controller that has written nothing for so long is at rest. Silent jobs are marked as stale first.
@@ -66,6 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     binaries([*CONTROL_PLANE, "trainer-controller-manager"])
     results: dict[str, Any] = {
         "jobs": options.jobs,
+        "cores": os.cpu_count() or 1,
         "trainer": _worker("trainer", options, options.jobs),
         "trainer_raised": _worker("trainer-raised", options, options.jobs),
         "life": _worker("life", options, options.jobs),
@@ -123,21 +127,25 @@ def _ours(folder: Path) -> contextlib.AbstractContextManager[tuple[ControlPlane,
     return _cluster(folder, OUR_CRDS, kuberay_crds() / "ray.io_rayjobs.yaml", served=served)
 
 
-def _until(api: ApiServer, count: int, made: Resource, act: Callable[[], Controller]) -> tuple[Controller, dict[str, Any]]:
+def _until(
+    plane: ControlPlane, api: ApiServer, count: int, made: Resource, act: Callable[[], Controller]
+) -> tuple[Controller, dict[str, Any]]:
     """Do something that lets a controller make objects; what that took until there were so many and it was at rest again.
 
-    `seconds_afterwards`: of these, those after it was done.
+    `seconds_afterwards`: of these, those after it was done. `cluster_cpu_seconds`: what the control plane's programs used up to the last.
     """
     _say(f"waiting for {count} {made.plural}")
     arrivals = Arrivals()
+    cluster = controllers.cluster_seconds(plane)
     with api.following(made, jobs.NAMESPACE, arrivals):
         started = time.monotonic()
         controller = act()
         acted = time.monotonic()
         there = arrivals.wait(count, PATIENCE_SECONDS * max(1, count / 1000))
+        used = {name: round(seconds - cluster[name], 2) for name, seconds in controllers.cluster_seconds(plane).items()}
     _say(f"{there - started:.1f} s, {there - acted:.1f} s of them afterwards")
     seconds = {"seconds": round(there - started, 2), "seconds_afterwards": round(max(there - acted, 0.0), 2)}
-    return controller, seconds | _spent(controller.settled())
+    return controller, seconds | {"cluster_cpu_seconds": used} | _spent(controller.settled())
 
 
 def _say(line: str) -> None:
@@ -163,7 +171,7 @@ def trainer(folder: Path, options: argparse.Namespace, *, raised_limits: bool = 
     """TrainJobs to JobSets."""
     with _cluster(folder, trainer_crds(), jobset_crds(), served=(jobs.RUNTIMES, jobs.TRAINJOBS, jobs.JOBSETS)) as (plane, api):
         jobs.submit_trainjobs(api, jobs.names(options.jobs))
-        _, spent = _until(api, options.jobs, jobs.JOBSETS, lambda: controllers.kubeflow_trainer(plane, raised_limits=raised_limits))
+        _, spent = _until(plane, api, options.jobs, jobs.JOBSETS, lambda: controllers.kubeflow_trainer(plane, raised_limits=raised_limits))
     return spent
 
 
@@ -175,7 +183,7 @@ def preparations(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def _prepared(plane: ControlPlane, api: ApiServer, options: argparse.Namespace) -> tuple[Controller, dict[str, Any]]:
     jobs.submit_finetunejobs(api, jobs.names(options.jobs))
-    return _until(api, options.jobs, kinds.JOBS, lambda: controllers.ours(plane, options.operator))
+    return _until(plane, api, options.jobs, kinds.JOBS, lambda: controllers.ours(plane, options.operator))
 
 
 def life(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -189,7 +197,7 @@ def life(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             jobs.complete_preparations(api)
             return operator
 
-        _, trained = _until(api, options.jobs, kinds.RAYJOBS, complete)
+        _, trained = _until(plane, api, options.jobs, kinds.RAYJOBS, complete)
         trained |= _spent(operator.used(), before)
         events = len(api.items(kinds.EVENTS, jobs.NAMESPACE, whole=False))
     return {"preparations": prepared, "rayjobs": trained, "events": events}
@@ -203,10 +211,10 @@ def urgent(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         jobs.bring(api, names, jobs.lives()[0], trains=True)
         operator = controllers.ours(plane, options.operator)
         operator.settled(reconciles=options.jobs)
-        with _drivers(api, options.jobs, options.jobs / REPORT_SECONDS) as wrote:
+        with _drivers(api, options.jobs, options.jobs / REPORT_SECONDS) as (wrote, end):
             time.sleep(_FIRST_STEPS_SECONDS)
             before, api_server = operator.used(), controllers.api_server_seconds(plane)
-            reactions = _reactions(api, random.Random(1).sample(names, 2 * URGENT_OF_EACH))
+            reactions = _reactions(api, random.Random(1).sample(names, 2 * URGENT_OF_EACH), end)
             after = operator.used()
             share = (controllers.api_server_seconds(plane) - api_server) / (after.moment - before.moment)
     return {
@@ -221,18 +229,25 @@ def urgent(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _drivers(api: ApiServer, count: int, per_second: float) -> Iterator[dict[str, Any]]:
-    """The drivers of so many jobs at work; what they did is in the mapping afterwards."""
+def _drivers(api: ApiServer, count: int, per_second: float) -> Iterator[tuple[dict[str, Any], Callable[[str], None]]]:
+    """The drivers of so many jobs at work, and what ends that of one job; what they did is in the mapping afterwards."""
     command = [sys.executable, "-m", "benchmarks.drivers", *map(str, api.place), str(count), str(per_second)]
     wrote: dict[str, Any] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as drivers:
-        yield wrote
+        orders = drivers.stdin
+        assert orders is not None
+
+        def end(name: str) -> None:
+            print(name, file=orders, flush=True)
+            time.sleep(_LAST_REPORT_SECONDS)
+
+        yield wrote, end
         told, _ = drivers.communicate()
         wrote.update(json.loads(told))
 
 
-def _reactions(api: ApiServer, names: list[str]) -> dict[str, dict[str, float]]:
-    """Fail and suspend jobs in turns, two a second: how long from before that is written until a watch shows what the operator made of it.
+def _reactions(api: ApiServer, names: list[str], end_driver: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Fail and suspend jobs in turns, about two a second: how long from before that is written until a watch shows what was made of it.
 
     `write`: the time of the call that writes, which is the API server's part.
     """
@@ -249,6 +264,7 @@ def _reactions(api: ApiServer, names: list[str]) -> dict[str, dict[str, float]]:
         for number, name in enumerate(names):
             kind, act = (("failure", jobs.fail), ("suspend", jobs.suspend))[number % 2]
             if kind == "failure":
+                end_driver(name)  # else it says, after its last words, that it trains
                 jobs.say_wrong_input(api, name)
             sent[name] = kind, time.monotonic()
             act(api, name)

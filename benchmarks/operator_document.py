@@ -14,6 +14,8 @@ MOST_IDLE_CPU = 0.02
 MOST_MEMORY_MIB = 200
 MOST_REACTION_MS = {"p50": 300.0, "p99": 1500.0}
 MOST_CALLS = {"preparations": 2.2, "rayjobs": 4.0}
+# Of the time of Kubeflow Trainer with raised limits.
+MOST_OF_RAISED = 0.7
 
 
 def with_operator(page: str, found: dict[str, Any]) -> str:
@@ -35,6 +37,8 @@ def _values(found: dict[str, Any]) -> dict[str, Any]:
         "operator_jobs": f"{found['jobs']:,}",
         "operator_goals": _goals(found),
         "operator_sides": _sides(found),
+        "operator_cores": found["cores"],
+        "operator_without_ours": f"{_cluster_seconds(life['preparations']) / found['cores']:.1f}",
         "operator_rayjobs": _table_of_rayjobs(found["jobs"], life),
         "operator_growth": _growth(found["growth"]),
         "operator_marginal": _marginal(found["growth"]),
@@ -48,11 +52,13 @@ def _values(found: dict[str, Any]) -> dict[str, Any]:
 def _goals(found: dict[str, Any]) -> str:
     life, count = found["life"], f"{found['jobs']:,}"
     ours, rayjobs, peer = life["preparations"]["seconds"], life["rayjobs"]["seconds_afterwards"], found["trainer"]["seconds"]
+    raised = MOST_OF_RAISED * found["trainer_raised"]["seconds"]
     from_first_write = life["rayjobs"]["seconds"]
     reactions = found["urgent"]["reactions_ms"]
     rows = [
         (f"{count} jobs to preparation Jobs", f"at most {MOST_PREPARATION_SECONDS:g} s", f"{ours:.1f} s", ours <= MOST_PREPARATION_SECONDS),
         ("the same, beside Trainer's defaults", f"at most {peer:.1f} s", f"{ours:.1f} s", ours <= peer),
+        (f"the same, {MOST_OF_RAISED:g} of Trainer with raised limits", f"at most {raised:.1f} s", f"{ours:.1f} s", ours <= raised),
         (
             f"from the last preparation's end to {count} RayJobs",
             f"at most {MOST_RAYJOB_SECONDS:g} s",
@@ -95,8 +101,14 @@ def _sides(found: dict[str, Any]) -> str:
         "Kubeflow Trainer": found["trainer"],
         "Kubeflow Trainer, raised limits": found["trainer_raised"],
     }
-    header = ["", "seconds", "CPU s", "calls a job", "CPU ms a call", "MiB", "others"]
-    return table(header, [[name, *_spent(found["jobs"], side), others(side)] for name, side in sides.items()])
+    header = ["", "seconds", "CPU s", "calls a job", "CPU ms a call", "MiB", "the cluster's CPU s", "others"]
+    rows = [[name, *_spent(found["jobs"], side), f"{_cluster_seconds(side):.1f}", others(side)] for name, side in sides.items()]
+    return table(header, rows)
+
+
+def _cluster_seconds(run: dict[str, Any]) -> float:
+    """What etcd, API server and controller manager used of processors until the last object was there."""
+    return float(sum(run["cluster_cpu_seconds"].values()))
 
 
 def _table_of_rayjobs(count: int, life: dict[str, Any]) -> str:

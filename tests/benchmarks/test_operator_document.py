@@ -10,6 +10,7 @@ SPENT: dict[str, Any] = {
     "cpu_seconds": 5.0,
     "peak_memory_mib": 90,
     "calls": {"POST": 20, "PATCH": 10},
+    "cluster_cpu_seconds": {"etcd": 1.0, "kube-apiserver": 7.0},
 }
 REACTIONS = {kind: {"p50": 200.0, "p99": 1600.0, "most": 1700.0} for kind in ("failure", "suspend", "write")}
 URGENT: dict[str, Any] = {
@@ -23,6 +24,7 @@ URGENT: dict[str, Any] = {
 }
 FOUND: dict[str, Any] = {
     "jobs": 10,
+    "cores": 2,
     "trainer": SPENT | {"others": 0.0},
     "trainer_raised": SPENT | {"others": None},
     "life": {"preparations": SPENT, "rayjobs": SPENT, "events": 10, "others": 0.5},
@@ -50,3 +52,9 @@ def test_another_build_stands_beside_ours() -> None:
     assert ours.startswith("| ours | 200 | 1,600 | 200 | 1,600 |")
     assert other.startswith("| 1dc2dff | 200 | 1,600 |")
     assert "| 90% |" in other
+
+
+def test_what_the_cluster_alone_takes_is_told_beside_the_goal() -> None:
+    page = with_operator("## Operator\n\nold\n\n## On a GPU\n", FOUND)
+    assert "| the same, 0.7 of Trainer with raised limits | at most 6.3 s | 9.0 s | **missed** |" in page
+    assert "need 4.0 s of both cores" in page
