@@ -99,7 +99,7 @@ def playground(
 def _serve(start: "Start", host: str, port: int, share: bool, *, as_json: bool) -> None:
     """Until Ctrl-C."""
     from finetune_assistant.playground import start as starting
-    from finetune_assistant.playground.serving import bound
+    from finetune_assistant.ports import bound
 
     votes = starting.check(start)
     if share:
@@ -142,7 +142,7 @@ def _publish(start: "Start", space: str, public: bool, *, as_json: bool) -> None
 def _need_gradio() -> None:
     from importlib.util import find_spec
 
-    from finetune_api.errors import InvalidInput
+    from finetune_api.errors import NotInstalled
 
     if find_spec("gradio") is None:
-        raise InvalidInput("the playground needs gradio; install it with `pip install 'finetune-operator[playground]'`")
+        raise NotInstalled("the playground needs gradio; install it with `pip install 'finetune-operator[playground]'`")

@@ -13,9 +13,10 @@ from tests.assistant.playground.scripted import scripted
 from finetune_assistant.playground.layout import Offer
 from finetune_assistant.playground.page import blocks
 from finetune_assistant.playground.pictures import why_not_run
-from finetune_assistant.playground.serving import bound, served
+from finetune_assistant.playground.serving import served
 from finetune_assistant.playground.talks import Talks
 from finetune_assistant.playground.votes import VoteFile
+from finetune_assistant.ports import bound
 
 
 def main(votes: Path) -> None:

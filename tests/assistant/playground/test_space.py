@@ -12,11 +12,13 @@ from tests.assistant.playground.space_repository import WRITE, SpaceHub, space_h
 from tests.trainer.hub_server import Fault
 
 from finetune_api.errors import InvalidPublication, PublicationFailed
-from finetune_assistant.playground.serving import bound
 from finetune_assistant.playground.space import MARK, PublishedSpace, publish_space
 from finetune_assistant.playground.start import Start
+from finetune_assistant.ports import bound
 from finetune_assistant.sampling import Sampling
+from finetune_trainer.publishing.hub_client import Patience
 
+IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)
 START = Start(model="org/assistant", sampling=Sampling(temperature=0.5))
 
 
@@ -30,7 +32,7 @@ def hub() -> Iterator[SpaceHub]:
 def publish(
     hub: SpaceHub, start: Start = START, repository: str = "org/demo", *, token: str | None = WRITE, private: bool = True
 ) -> PublishedSpace:
-    return publish_space(start, repository, token, private=private, endpoint=hub.url)
+    return publish_space(start, repository, token, private=private, endpoint=hub.url, patience=IMPATIENT)
 
 
 def test_a_space_is_made_with_what_the_hub_wants_to_know(hub: SpaceHub) -> None:
@@ -73,10 +75,10 @@ def test_private_models_need_a_secret(hub: SpaceHub) -> None:
     ("changes", "message"),
     [
         ({"token": None}, "no token to publish to org/demo"),
-        ({"token": "hf_read"}, "the Hub refuses"),
-        ({"token": "hf_wrong"}, "the Hub refuses"),
-        ({"repository": "eve/demo"}, "the Hub refuses"),
-        ({"repository": "a b/demo"}, "is no name of a Space"),
+        ({"token": "hf_read"}, "Space org/demo on .*: the token may not write there"),
+        ({"token": "hf_wrong"}, "the Hub does not accept the token"),
+        ({"repository": "eve/demo"}, "the token may not write there"),
+        ({"repository": "a b/demo"}, "Space a b/demo is no name of a repository"),
         ({"start": Start(model="org/nothing")}, "org/nothing is no model on the Hub that this token may read"),
         ({"start": Start(model=".")}, r"\. is a folder of this machine; publish it with `finetune publish`"),
         ({"start": Start(model="org/assistant", prompt=__file__)}, "a Space takes general or coding"),
@@ -101,8 +103,13 @@ def test_the_work_of_others_is_left_alone(hub: SpaceHub) -> None:
 
 def test_a_hub_that_fails_is_named(hub: SpaceHub) -> None:
     hub.faults.append(Fault("/commit/main", "status", times=100, status=500))
-    with pytest.raises(PublicationFailed, match=r"Space org/demo failed: .*; publish again when the Hub answers"):
+    with pytest.raises(PublicationFailed, match=r"Space org/demo on .* failed: .*; publish again when it answers"):
         publish(hub)
+
+
+def test_a_fault_passes(hub: SpaceHub) -> None:
+    hub.faults.append(Fault("/commit/main", "status", status=503))
+    assert publish(hub).created
 
 
 def test_what_was_sent_begins_by_itself(hub: SpaceHub, tmp_path: Path) -> None:
@@ -116,4 +123,4 @@ def test_what_was_sent_begins_by_itself(hub: SpaceHub, tmp_path: Path) -> None:
         environment = {**os.environ, "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
         ran = subprocess.run([sys.executable, "app.py"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     assert f"InvalidInput: --port {port} on 127.0.0.1 can't be had" in ran.stderr
-    assert str(tmp_path / "finetune_assistant/playground/serving.py") in ran.stderr
+    assert str(tmp_path / "finetune_assistant/ports.py") in ran.stderr

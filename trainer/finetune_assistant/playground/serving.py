@@ -4,7 +4,6 @@ In: gradio's Blocks and an address. Out: a server, until it is closed. What is o
 isn't used: its server gets five seconds to start and three to answer, and where a busy machine takes longer it speaks of ports and proxies.
 """
 
-import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_api.errors import InvalidInput, RunFailed
+from finetune_api.errors import RunFailed
 
 # The page may load, show and ask only what its own server has: no picture that an answer names, no font, no script.
 POLICY: Final = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; base-uri 'self'; object-src 'none'"
@@ -25,25 +24,6 @@ class Served:
 
     url: str
     public: str | None = None
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that has the port; for 0 any free one. Raises InvalidInput."""
-    bare = host.strip("[]")
-    found = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((bare, port))
-        # Without it two playgrounds could have the same port until the first of them listens.
-        found.listen()
-    except OSError as error:
-        found.close()
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise InvalidInput(f"--host {host} is no address of this machine ({error.strerror}); leave it out, or try 0.0.0.0") from error
-        raise InvalidInput(
-            f"--port {port} on {host} can't be had ({error.strerror}), perhaps for another playground; try --port 0 for any free one"
-        ) from error
-    return found
 
 
 @contextmanager

@@ -2,26 +2,25 @@
 
 In: a Start whose models are on the Hub. Out: one commit with app.py, requirements.txt, a README.md with what the Hub wants to know, and the
 packages that the page consists of, as they are here. What a Space's machine is, and what it costs, its owner chooses on the Hub.
-
-Files go by LFS or plain, never by Xet, as those of models do: see `finetune_trainer.publishing.hub`.
 """
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
+from finetune_api.errors import InvalidPublication
 from finetune_assistant.playground.layout import DISCLAIMER
 from finetune_assistant.playground.start import Start
+from finetune_trainer.publishing.hub_client import PATIENCE, Patience, hub_client, repeated
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+Result = TypeVar("Result")
 MARK: Final = "<!-- finetune playground -->"
 README: Final = "README.md"
 # What the page imports, and what an answer's program may; gradio comes with the Space.
@@ -71,7 +70,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_assistant.playground.serving import bound
+from finetune_assistant.ports import bound
 from finetune_assistant.playground.start import Start, playground
 from finetune_assistant.sampling import Sampling
 
@@ -99,20 +98,32 @@ def _packages() -> dict[str, bytes]:
     }
 
 
-def publish_space(start: Start, repository: str, token: str | None, *, private: bool = True, endpoint: str | None = None) -> PublishedSpace:
+def publish_space(
+    start: Start,
+    repository: str,
+    token: str | None,
+    *,
+    private: bool = True,
+    endpoint: str | None = None,
+    patience: Patience = PATIENCE,
+) -> PublishedSpace:
     """One commit on branch main; the Space is created where there is none. Raises InvalidPublication or PublicationFailed."""
     for name in (start.model, start.base):
         if name is not None and Path(name).exists():
             raise InvalidPublication(f"{name} is a folder of this machine; publish it with `finetune publish`, and name it as on the Hub")
     if start.prompt is not None and Path(start.prompt).exists():
         raise InvalidPublication(f"--prompt {start.prompt} is a file of this machine; a Space takes general or coding")
-    with _hub(repository, token, endpoint) as api:
-        private_models = tuple(name for name in (start.model, start.base) if name is not None and _is_private(api, name))
-        exists = _check(api, repository, private)
+    with hub_client(token, repository, endpoint) as api:
+
+        def act(do: Callable[[], Result]) -> Result:
+            return repeated(api, f"Space {repository}", patience, do)
+
+        private_models = tuple(name for name in (start.model, start.base) if name is not None and act(partial(_is_private, api, name)))
+        exists = act(partial(_check, api, repository, private))
         files = space_files(start, repository.rpartition("/")[2])
         if not exists:
-            api.create_repo(repository, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        revision = _commit(api, repository, files)
+            act(lambda: api.create_repo(repository, repo_type="space", space_sdk="gradio", private=private, exist_ok=True))
+        revision = act(lambda: _commit(api, repository, files))
         url = f"{api.endpoint}/spaces/{repository}"
     return PublishedSpace(url=url, revision=revision, created=not exists, private_models=private_models)
 
@@ -161,36 +172,3 @@ def _commit(api: "HfApi", repository: str, files: dict[str, bytes]) -> str:
         repository, [*operations, *added], commit_message="A playground", repo_type="space", revision="main", parent_commit=info.sha
     )
     return commit.oid
-
-
-@contextmanager
-def _hub(repository: str, token: str | None, endpoint: str | None) -> Iterator["HfApi"]:
-    """The Hub's client; its errors become ours, which name no token."""
-    import httpx2
-    import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    if not token:
-        raise InvalidPublication(f"no token to publish to {repository}; set HF_TOKEN, or log in with `hf auth login`")
-    xet_was_disabled = constants.HF_HUB_DISABLE_XET
-    with warnings.catch_warnings(), disable_progress_bars():
-        warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
-        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
-        constants.HF_HUB_DISABLE_XET = True
-        try:
-            yield huggingface_hub.HfApi(endpoint=endpoint, token=token)
-        except FineTuneError:
-            raise
-        except HFValidationError as error:
-            raise InvalidPublication(f"--space {repository} is no name of a Space: {error}; use name/space") from None
-        except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
-            said = " ".join(str(getattr(error, "server_message", None) or error).split()).replace(token, "***")
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-            if status in (401, 402, 403):
-                raise InvalidPublication(f"Space {repository}: the Hub refuses ({said}); give a token that may write there") from None
-            # Without its cause: a request carries the token in its headers.
-            raise PublicationFailed(f"Space {repository} failed: {said}; publish again when the Hub answers") from None
-        finally:
-            constants.HF_HUB_DISABLE_XET = xet_was_disabled

@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_api.errors import InvalidInput
-from finetune_assistant.playground.serving import bound
+from finetune_assistant.ports import bound
 
 
 def test_two_playgrounds_on_one_port_are_refused() -> None:
