@@ -13,12 +13,12 @@ TEMPLATE = (
 )
 
 
-def exported_run(folder: Path) -> Path:
+def exported_run(folder: Path, *, architecture: str = "gpt_bigcode") -> Path:
     """A run folder with an exported model of ours."""
     from finetune_trainer.publishing.card import public_job
     from finetune_trainer.publishing.export import describe, export
 
-    base = base_folder(folder / "tiny", "gpt_bigcode")
+    base = base_folder(folder / "tiny", architecture)
     run = training_run(base, generation={"maxNewTokens": 12, "repetitionPenalty": 1.0})
     (folder / "run.json").write_text(run.to_json())
     export(run, ModelWeights(source_model(base, rows=OLD_VOCABULARY + 4)), step=3, base=base, folder=folder / "model")

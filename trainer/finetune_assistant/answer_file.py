@@ -60,7 +60,7 @@ def answer_file(
 
     Raises InvalidData before anything is written: for prompts that don't fit the window, and for a file that was made otherwise.
     """
-    prompts = _encoded(loaded, rows, sampling)
+    prompts = _all_encoded(loaded, rows, sampling)
     seed = DEFAULT_SEED if sampling.seed is None else sampling.seed
     with opened(output, {**_settings(loaded, sampling, seed, samples), **(asked_with or {})}, overwrite=overwrite) as file:
         wanted = list(keys_of_rows(rows, samples))
@@ -98,22 +98,29 @@ def _row(row: PromptRow, added: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in row.fields.items() if name not in ADDED}, **added}
 
 
-def _encoded(loaded: LoadedModel, rows: Sequence[PromptRow], sampling: Sampling) -> dict[int, Prompt]:
-    """Prompts by the number of their row. Raises InvalidData, which names the first rows that can't be asked."""
-    longest = longest_answer(loaded.model, sampling, loaded.longest_answer)
-    fits = window_of(loaded.model.config) - longest
+def encoded(loaded: LoadedModel, rows: Sequence[PromptRow], sampling: Sampling) -> tuple[dict[int, Prompt], dict[int, str]]:
+    """Prompts by the number of their row, and of rows that can't be asked the reason. Raises InvalidData where no row could be."""
+    fits = window_of(loaded.model.config) - longest_answer(loaded.model, sampling, loaded.longest_answer)
     if isinstance(loaded.prompter, DialoguePrompter):
         loaded.prompter.check_window(fits)
-    found, wrong = {}, []
+    found, wrong = {}, {}
     for row in rows:
         try:
             found[row.number] = fitted(row.messages, loaded.prompter.encode, fits)
         except InvalidData as error:
-            wrong.append(f"row {row.number}: {error}")
+            wrong[row.number] = str(error)
+    return found, wrong
+
+
+def _all_encoded(loaded: LoadedModel, rows: Sequence[PromptRow], sampling: Sampling) -> dict[int, Prompt]:
+    """Prompts by the number of their row. Raises InvalidData, which names the first rows that can't be asked."""
+    found, wrong = encoded(loaded, rows, sampling)
     if wrong:
+        shown = "; ".join(f"row {number}: {why}" for number, why in list(wrong.items())[:_SHOWN_WRONG])
         more = f" (and {len(wrong) - _SHOWN_WRONG:,} more rows)" if len(wrong) > _SHOWN_WRONG else ""
-        window = f"the window of {fits + longest} tokens, of which {longest} are the answer's (--max-new-tokens)"
-        raise InvalidData(f"{'; '.join(wrong[:_SHOWN_WRONG])}{more}: {window}")
+        longest = longest_answer(loaded.model, sampling, loaded.longest_answer)
+        window = f"the window of {window_of(loaded.model.config)} tokens, of which {longest} are the answer's (--max-new-tokens)"
+        raise InvalidData(f"{shown}{more}: {window}")
     return found
 
 

@@ -50,8 +50,10 @@ def load(
     precision = _precision(dtype, load_in)
     logging.disable_progress_bar()
     try:
-        folder = Path(place) if Path(place).is_dir() else _fetched(place, revision)
-        _check_weights(Path(place))
+        if (folder := Path(place)).is_dir():
+            check_weights(folder)
+        else:
+            folder = _fetched(place, revision)
         prompter, notes = _prompter(name, place, folder, revision, few_shot)
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision, **precision)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -102,14 +104,12 @@ def _precision(dtype: Dtype, load_in: LoadIn | None) -> dict[str, Any]:
     return {"dtype": types[dtype], "quantization_config": BitsAndBytesConfig(**{f"load_in_{load_in}": True}), "device_map": {"": 0}}
 
 
-def _check_weights(folder: Path) -> None:
-    """Names the file of a local folder that is missing or cut off, which transformers reports without a name. Raises InvalidModel."""
+def check_weights(folder: Path) -> None:
+    """Names the file of safetensors that is missing or cut off, which transformers reports without a name. Raises InvalidModel."""
     import json
 
     from finetune_trainer.model.headers import INDEX, SINGLE, stored_tensors, weights_in_folder
 
-    if not folder.is_dir():
-        return
     index = None
     if (folder / INDEX).is_file():
         try:
@@ -129,6 +129,17 @@ def _longest_answer(folder: Path) -> int:
         return max(1, int(job["spec"]["generation"]["maxNewTokens"]))
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return LONGEST_ANSWER
+
+
+def release_memory() -> None:
+    """Give back what a model held that nobody refers to any more, on a GPU too."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def model_place(name: str) -> str:

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from finetune_api.batch_size import chosen_size
 from finetune_api.checks import cluster_only_fields, is_path
 from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, RunConflict
+from finetune_api.evaluation_digest import evaluation_digest
+from finetune_api.evaluation_summary import EvaluationSummary
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.model_shape import can_count
 from finetune_api.plan import plan
@@ -28,7 +31,7 @@ from finetune_trainer.launch.ray_session import local_ray
 from finetune_trainer.machine import hardware_text, library_versions, this_machine, with_workers_of
 from finetune_trainer.model.resolve import ModelFiles, read_config, resolve_model
 from finetune_trainer.preparation.prepare import Prepared, prepare, prepared_earlier, vocabulary
-from finetune_trainer.publishing.card import base_licence, card_texts
+from finetune_trainer.publishing.card import card_texts
 from finetune_trainer.publishing.changes import GateClosed, refused_by_gate
 from finetune_trainer.publishing.directory import check_directory
 from finetune_trainer.publishing.export import CheckpointWeights, describe, export, generation_text
@@ -45,6 +48,7 @@ from finetune_trainer.reporting.events import (
     StageAdvanced,
     StageStarted,
     StepDone,
+    StoppedEarly,
 )
 from finetune_trainer.reporting.metrics import MetricsFile, read_metrics
 from finetune_trainer.reporting.report import ReportData, report_data, write_report
@@ -54,6 +58,7 @@ from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
 from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.storage.probe import check_writable
+from finetune_trainer.training.early_stopping import stopped_early
 from finetune_trainer.training.places import Places
 from finetune_trainer.training.rank import best_step, check_same_inputs
 
@@ -71,8 +76,33 @@ class LocalRun:
     secrets: Secrets = field(default_factory=Secrets)
 
 
-def run_job(local: LocalRun) -> Finished:
-    """Prepare, train, export, publish, report. Raises Interrupted after a stop, with a checkpoint committed if there was a step."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A checkpoint as a model folder: its step, its evaluation loss if there is one, and the run's identity.
+
+    `base`: the base model's folder, of `base_revision`; None where it gives an architecture without weights.
+    """
+
+    folder: Path
+    step: int
+    loss: float | None
+    identity: str
+    base: Path | None
+    base_revision: str
+
+
+class EvaluationStage(Protocol):
+    """What is measured after training, by whoever may talk to models: this package can't."""
+
+    def check(self, local: LocalRun) -> None:
+        """Refuse before training what would fail after it. Nothing happens for a job that asks for no such evaluation."""
+
+    def measure(self, local: LocalRun, exported: Exported, folder: Path, digest: str, record: Callable[[Event], None]) -> EvaluationSummary:
+        """Measure an exported checkpoint, into `folder`: what an earlier call left there isn't done again. `record` ends it by raising."""
+
+
+def run_job(local: LocalRun, evaluation: EvaluationStage) -> Finished:
+    """Prepare, train, export, evaluate, publish, report. Raises Interrupted after a stop, with a checkpoint committed after any step."""
     began = time.monotonic()
     local = replace(local, job=with_workers_of(this_machine(), local.job))
     plan(local.job, local.job.spec.model.shape, None, this_machine())
@@ -82,27 +112,30 @@ def run_job(local: LocalRun) -> Finished:
             _refuse_another_run(local, frozen)
         sinks = FanOut([local.sink, MetricsFile(local.folder.metrics), *trackers(local.job, os.environ, local.folder.tensorboard)])
         try:
-            return _stages(local, frozen, sinks, began)
+            return _stages(local, frozen, evaluation, sinks, began)
         finally:
             sinks.close()
 
 
-def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: float) -> Finished:
+def _stages(local: LocalRun, frozen: TrainingRun | None, evaluation: EvaluationStage, sink: Sink, began: float) -> Finished:
     """The story; `frozen` is the run as an earlier call left it."""
     _say_what_does_not_apply(local.job, sink)
     check_places(local)
+    evaluation.check(local)
     model = base_model(local, frozen.model_revision if frozen else None)
     prepared = _prepare(local, frozen, model, sink)
     run = _freeze(local, frozen, model, prepared)
     try:
         _train(local, run, model, prepared, sink)
         try:
-            step, evaluation_loss = export_model(local, run, model, sink)
+            exported = export_model(local, run, model, sink)
         except DamagedCheckpoint as error:
             sink.record(Notice(message=f"{error}; what came after the checkpoint before it is trained again"))
             _train(local, run, model, prepared, sink, again=True)
-            step, evaluation_loss = export_model(local, run, model, sink)
-        published = publish_model(local, run, step, evaluation_loss, sink)
+            exported = export_model(local, run, model, sink)
+        if measure_model(local, run, exported, evaluation, sink) is not None:
+            _describe(local, run, model, exported.step)
+        published = publish_model(local, run, exported, sink)
     except BaseException as error:
         write_run_report(local, run, sink, outcome="stopped" if isinstance(error, Interrupted) else "failed")
         raise
@@ -111,24 +144,24 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, sink: Sink, began: floa
     finished = Finished(
         model=str(local.folder.model),
         report=str(local.folder.report),
-        step=step,
+        step=exported.step,
         loss=losses[-1] if losses else None,
-        evaluation_loss=evaluation_loss,
+        evaluation_loss=exported.loss,
         seconds=time.monotonic() - began,
     )
     sink.record(finished)
     return finished
 
 
-def base_model(local: LocalRun, revision: str | None = None, *, fetches_weights: bool = True) -> ModelFiles:
+def base_model(local: LocalRun, revision: str | None = None, *, fetches_weights: bool = True, cache: Path | None = None) -> ModelFiles:
     """The base model on this machine, fetched if need be; `revision`: the commit that a frozen run began with.
 
-    Without `fetches_weights`: what preparation and export need of it.
+    Without `fetches_weights`: what preparation and export need of it. `cache`: where it is kept, if not in the run folder.
     """
     return resolve_model(
         local.job.spec.model,
         base=local.base,
-        cache=local.folder.models,
+        cache=cache or local.folder.models,
         secrets=local.secrets,
         storage_opener=lambda url: storage_at(url, local.job, base=local.base, secrets=local.secrets),
         revision=revision,
@@ -232,7 +265,7 @@ def _freeze(local: LocalRun, frozen: TrainingRun | None, model: ModelFiles, prep
 
 
 def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepared, sink: Sink, *, again: bool = False) -> None:
-    """Train unless a checkpoint of the last step exists; `again`: even then, as it is damaged. Raises Interrupted after a stop."""
+    """Train unless a checkpoint ends the training; `again`: even then, as it is damaged. Raises Interrupted after a stop."""
     total_steps = run.plan.total_steps
     assert total_steps is not None, "the final plan knows the number of steps"
     newest = checkpoints_of(local).newest_verified()
@@ -240,6 +273,9 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
         check_same_inputs(newest, run)
     if newest is not None and newest.step >= total_steps and not again:
         sink.record(Notice(message=f"all {total_steps} steps are done already: checkpoint {newest.key}"))
+        return
+    if newest is not None and (early := stopped_early(run, newest)) is not None and not again:
+        sink.record(early)
         return
     if local.stop.is_set():
         raise Interrupted("stopped before training; nothing is lost, the same command goes on")
@@ -258,16 +294,22 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
             sink.record(Notice(message=f"Ray dashboard: {dashboard}"))
         done = driver.train(run, places, sink=sink, stop=local.stop, attempt=attempt_name())
     if done < total_steps:
-        raise Interrupted(f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there")
+        if (early := ended_early(local, run)) is None:
+            told = f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there"
+            raise Interrupted(told)
+        sink.record(early)
 
 
-def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) -> tuple[int, float | None]:
-    """The exported model of the checkpoint that is to be published: its step and its evaluation loss. Skipped if it is there."""
+def ended_early(local: LocalRun, run: TrainingRun) -> StoppedEarly | None:
+    """What to tell, if the newest checkpoint is where earlyStopping ended the training."""
+    newest = checkpoints_of(local).newest_verified()
+    return None if newest is None else stopped_early(run, newest)
+
+
+def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sink) -> Exported:
+    """The exported model of the checkpoint that is to be published. What is there already isn't written again."""
     store = checkpoints_of(local)
-    chosen = store.open(best_step(store) or 0) if local.job.spec.publish.checkpoint == "best" else store.newest_verified()
-    assert chosen is not None, "training ends with a checkpoint"
-    loss = chosen.extra.get("evaluationLoss")
-    evaluation_loss = None if loss is None else float(loss)
+    chosen = chosen_checkpoint(local)
     if not _is_exported(local, run, chosen):
         sink.record(StageStarted(stage="export", total=run.model_shape.parameters, unit="parameters"))
         record = _until_stopped(local, sink, "export")
@@ -281,11 +323,32 @@ def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sin
                 progress=lambda done, _total: record(StageAdvanced(stage="export", done=done)),
             )
     # The weights are safe; what describes them may fail and be written again.
-    data = _report_data(local, run)
-    texts = card_texts(data, step=chosen.step, licence=base_licence(model.folder), hardware=hardware_text())
-    generation = {"generation_config.json": generation_text(local.folder.model, local.job.spec.generation)}
-    describe(local.folder.model, texts | generation)
-    return chosen.step, evaluation_loss
+    _describe(local, run, model, chosen.step)
+    loss = chosen.extra.get("evaluationLoss")
+    return Exported(
+        folder=local.folder.model,
+        step=chosen.step,
+        loss=None if loss is None else float(loss),
+        identity=run.identity,
+        base=model.folder if local.job.spec.model.initialization == "pretrained" else None,
+        base_revision=model.revision,
+    )
+
+
+def chosen_checkpoint(local: LocalRun) -> Manifest:
+    """The checkpoint that is to be published: the newest, or the best as the job says."""
+    store = checkpoints_of(local)
+    chosen = store.open(best_step(store) or 0) if local.job.spec.publish.checkpoint == "best" else store.newest_verified()
+    assert chosen is not None, "training ends with a checkpoint"
+    return chosen
+
+
+def _describe(local: LocalRun, run: TrainingRun, model: ModelFiles, step: int) -> None:
+    """Card, job and generation config of the exported model, by what is known now."""
+    data, exported = _report_data(local, run), local.folder.model
+    texts = card_texts(data, step=step, base=model.folder, exported=exported, hardware=hardware_text())
+    generation = {"generation_config.json": generation_text(exported, local.job.spec.generation)}
+    describe(exported, texts | generation)
 
 
 def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
@@ -299,12 +362,23 @@ def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
     return (record.identity, record.step) == (run.identity, chosen.step)
 
 
-def publish_model(local: LocalRun, run: TrainingRun, step: int, evaluation_loss: float | None, sink: Sink) -> Published | None:
+def measure_model(local: LocalRun, run: TrainingRun, exported: Exported, stage: EvaluationStage, sink: Sink) -> EvaluationSummary | None:
+    """What the job asks to be measured of the exported model; None where it asks for nothing. Not measured again if it is there."""
+    if not run.job.spec.evaluation.has_stage:
+        return None
+    folder, kept = local.folder.evaluation(run), local.folder.summary(run)
+    if kept is not None and kept.step == exported.step:
+        sink.record(Notice(message=f"step {exported.step} is evaluated already: {folder}"))
+        return kept
+    return stage.measure(local, exported, folder, evaluation_digest(run.identity, run.job), _until_stopped(local, sink, "evaluation"))
+
+
+def publish_model(local: LocalRun, run: TrainingRun, exported: Exported, sink: Sink) -> Published | None:
     """Send the exported model where the job says, unless a gate closes."""
     publish = local.job.spec.publish
     if publish.place is None:
         return None
-    if refusal := refused_by_gate(publish.gate, evaluation_loss, step):
+    if refusal := refused_by_gate(publish.gate, exported.loss, exported.step, local.folder.summary(run)):
         raise GateClosed(
             f"not published: {refusal}; the model is kept in {local.folder.model}. "
             "Raise the gate, or train longer in a new run (--run-folder)"
@@ -329,7 +403,13 @@ def _report_data(local: LocalRun, run: TrainingRun, *, outcome: str = "finished"
         for one in checkpoints_of(local).candidates()
     ]
     return report_data(
-        local.folder.path, run=run, outcome=outcome, checkpoints=committed[::-1], versions=library_versions(), published=published
+        local.folder.path,
+        run=run,
+        outcome=outcome,
+        checkpoints=committed[::-1],
+        versions=library_versions(),
+        published=published,
+        evaluation=local.folder.summary(run),
     )
 
 

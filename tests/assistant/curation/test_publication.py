@@ -10,15 +10,15 @@ from tests.trainer.hub_server import Fault
 from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
 from finetune_assistant.curation.card import DATA_FILE, MARK
 from finetune_assistant.curation.publication import (
-    Attempts,
     PublishedData,
     check_data_directory,
     check_data_repository,
     publish_data_to_directory,
     publish_data_to_hub,
 )
+from finetune_trainer.publishing.hub_client import Patience
 
-IMPATIENT = Attempts(most=3, wait_seconds=0.01, timeout_seconds=30.0)
+IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def made(folder: Path, data: bytes) -> Path:
 
 
 def publish(hub: DatasetHub, folder: Path, *, repository: str = "ann/chats", token: str = WRITE, private: bool = True) -> PublishedData:
-    return publish_data_to_hub(folder, repository, token, private=private, endpoint=hub.url, attempts=IMPATIENT)
+    return publish_data_to_hub(folder, repository, token, private=private, endpoint=hub.url, patience=IMPATIENT)
 
 
 def test_one_commit_with_both_files_and_a_second_one_replaces_them(hub: DatasetHub, folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_refusals_send_nothing(
         hub.create(repository, files, private=True)
     for refused in (
         lambda: publish(hub, folder, token=token, repository=repository),
-        lambda: check_data_repository(repository, token, private=True, endpoint=hub.url, attempts=IMPATIENT),
+        lambda: check_data_repository(repository, token, private=True, endpoint=hub.url, patience=IMPATIENT),
     ):
         with pytest.raises(InvalidPublication) as error:
             refused()

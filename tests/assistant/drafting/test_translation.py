@@ -156,6 +156,14 @@ def test_what_an_axolotl_file_comes_to():
         ({"learning_rate": 2e-5}, "training.optimizer.learningRate", 2e-5),
         ({"per_device_eval_batch_size": 8}, "evaluation.microBatchSize", 8),
         ({"lr": "fast"}, "training.optimizer.learningRate", None),
+        ({"eval_steps": 50}, "evaluation.everySteps", 50),
+        ({"eval_steps": 50, "eval_strategy": "steps"}, "evaluation.everySteps", 50),
+        ({"eval_steps": 50, "eval_strategy": "epoch"}, "evaluation.everySteps", None),
+        ({"eval_steps": 0.1}, "evaluation.everySteps", None),
+        ({"early_stopping_patience": 3}, "evaluation.earlyStopping", {"patience": 3}),  # our default, and it asks for an early end
+        ({"early_stopping_patience": 5, "early_stopping_threshold": 0.01}, "evaluation.earlyStopping", {"patience": 5, "minDelta": 0.01}),
+        ({"early_stopping_threshold": 0.01}, "evaluation.earlyStopping", None),
+        ({"early_stopping": False}, "evaluation.earlyStopping", None),
     ],
 )
 def test_a_value_is_converted_or_its_key_is_listed(file, path, value):

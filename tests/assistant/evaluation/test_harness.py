@@ -36,7 +36,7 @@ def tasks(place: Path) -> ChosenTasks:
 @pytest.fixture(scope="module")
 def measured(place: Path, tasks: ChosenTasks) -> dict[str, list[Measurement]]:
     """Both models, one after the other, on tasks that were loaded once."""
-    loaded, settings = loaded_tasks(tasks, None), HarnessSettings(device="cpu")
+    [loaded], settings = loaded_tasks(tasks, None), HarnessSettings(device="cpu")
     found = {}
     for name in ("base", "run"):
         files = model_files(str(place / name))
@@ -113,7 +113,7 @@ def test_shots_and_limit_are_the_users_and_progress_is_told(place: Path, tasks: 
     settings = HarnessSettings(device="cpu", num_fewshot=1, limit=2, chat_template=False, dtype="bfloat16")
     files, told = model_files(str(place / "run")), list[tuple[int, int]]()
     model = language_model(files, settings, lambda done, total: told.append((done, total)), pytest.fail)
-    found = {one.task: one for one in measured_tasks(files, model, loaded_tasks(tasks, 1), settings)}
+    found = {one.task: one for one in measured_tasks(files, model, loaded_tasks(tasks, 1)[0], settings)}
     assert {
         task: (found[task].shots, found[task].documents, found[task].limit) for task in ("arc_challenge", "truthfulqa_mc2", "mmlu")
     } == {
@@ -131,7 +131,7 @@ def test_a_chat_template_that_is_not_there_is_refused(place: Path, tasks: Chosen
     files = model_files(str(place / "base"))
     model = language_model(files, settings, lambda _done, _total: None, pytest.fail)
     with pytest.raises(InvalidModel, match="has no chat template; leave --chat-template out"):
-        measured_tasks(files, model, loaded_tasks(tasks, None), settings)
+        measured_tasks(files, model, loaded_tasks(tasks, None)[0], settings)
 
 
 def test_a_window_that_is_too_short_is_told_before_anything_is_asked() -> None:
@@ -149,7 +149,7 @@ def test_a_short_window_is_told_with_the_number(place: Path, tasks: ChosenTasks,
     files, notes = model_files(str(base_model(tmp_path / "short", window=128))), list[str]()
     settings = HarnessSettings(device="cpu", limit=1)
     model = language_model(files, settings, lambda _done, _total: None, notes.append)
-    measured_tasks(files, model, loaded_tasks(tasks, None), settings)
+    measured_tasks(files, model, loaded_tasks(tasks, None)[0], settings)
     assert len(notes) == 1
     assert "its window of 128 tokens is too short" in notes[0]
     assert "arc_challenge (4)" in notes[0]

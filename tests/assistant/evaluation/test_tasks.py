@@ -6,8 +6,8 @@ import pytest
 import yaml
 from tests.assistant.evaluation.small_benchmarks import write_benchmarks
 
-from finetune_api.errors import InvalidData
-from finetune_assistant.evaluation.tasks import STANDARDS, UnknownTask, chosen_tasks, own_names, refuse_unknown
+from finetune_api.errors import InvalidData, UnknownTask
+from finetune_assistant.evaluation.tasks import STANDARDS, chosen_tasks, own_names, refuse_unknown
 
 
 @pytest.fixture(scope="module")

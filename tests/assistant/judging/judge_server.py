@@ -16,12 +16,16 @@ _BLOCK = re.compile(r"----- (?P<fence>[0-9a-f]{8}) (?P<name>[a-z0-9 ]+) -----\n(
 
 @dataclass(frozen=True)
 class Raw:
-    """An answer that is no completion: whatever a proxy or a server in trouble sends. `delay` in seconds."""
+    """An answer that is no completion: whatever a proxy or a server in trouble sends. `delay` in seconds.
+
+    `drips`: in place of the body comes a space now and then, as from proxies that keep a connection alive, until the client leaves.
+    """
 
     status: int = 200
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     delay: float = 0.0
+    drips: bool = False
 
 
 Answer = str | Raw | dict[str, Any]  # text of a reply; anything; a whole completion
@@ -67,12 +71,16 @@ class JudgeServer:
 
     def __init__(self, answer: Callable[[Sequence[Mapping[str, str]]], Answer] = longer_wins) -> None:
         self.answer = answer
+        self.on_get: Answer = Raw(status=404, body="{}")  # it has no list of models
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self._lock = threading.Lock()
         judge = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send(judge.on_get)
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with judge._lock:
@@ -87,9 +95,13 @@ class JudgeServer:
                 data = answer.body.encode()
                 try:
                     self.send_response(answer.status)
-                    for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
+                    length = {} if answer.drips else {"Content-Length": str(len(data))}
+                    for name, value in {**answer.headers, **length}.items():
                         self.send_header(name, value)
                     self.end_headers()
+                    while answer.drips:
+                        self.wfile.write(b" ")
+                        time.sleep(0.02)
                     self.wfile.write(data)
                 except (BrokenPipeError, ConnectionResetError):  # the client waited no longer
                     self.close_connection = True

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tests.assistant.judging.judge_server import KEY, JudgeServer, Raw, completion, judge_server, scripted
 
-from finetune_assistant.judging.budget import Budget, BudgetSpent, Prices
-from finetune_assistant.judging.endpoint import Endpoint, EndpointFailed, EndpointSettings, InvalidEndpoint, RequestRefused
+from finetune_api.errors import BudgetSpent, EndpointFailed, InvalidEndpoint
+from finetune_assistant.judging.budget import Budget, Prices
+from finetune_assistant.judging.endpoint import Endpoint, EndpointSettings, RequestRefused
 from finetune_assistant.judging.pace import Pace, Stopped
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -148,6 +149,16 @@ def test_an_endpoint_that_is_slow(server: JudgeServer, opened: Opened) -> None:
     server.answer = scripted(Raw(body="{}", delay=1.0))
     with pytest.raises(EndpointFailed, match=r"no reply in 0\.1 seconds"):
         opened(timeout_seconds=0.1, retries=0).ask([{"role": "user", "content": "another"}])
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_endpoint_that_drips_for_ever(server: JudgeServer, opened: Opened, status: int) -> None:
+    """Bytes come all the time, so that no silence is ever long, and a reply never."""
+    server.answer = scripted(Raw(status=status, drips=True), "8 7")
+    assert opened(reply_seconds=0.3).ask(HELLO).text == "8 7"
+    server.answer = scripted(Raw(status=status, drips=True))
+    with pytest.raises(EndpointFailed, match=r"no whole reply in 0\.3 seconds"):
+        opened(timeout_seconds=0.3, reply_seconds=0.3, retries=0).ask([{"role": "user", "content": "another"}])
 
 
 class Waits(Pace):

@@ -30,7 +30,8 @@ HELD = {
 }
 VISIBLE = frozenset({"usr", "tmp"})
 _ASK = """
-from finetune_assistant.sandbox.run import NoSandbox, execute
+from finetune_api.errors import NoSandbox
+from finetune_assistant.sandbox.run import execute
 try:
     print(execute({code!r}).stdout)
 except NoSandbox as error:

@@ -14,10 +14,13 @@ from tests.exported_models import ModelWeights, base_folder, source_model, train
 from tests.trainer.faulty_proxy import Fault, Proxy, faulty_proxy
 
 from finetune_api.errors import InvalidPublication
-from finetune_api.finetunejob import Publish, StoragePublication
+from finetune_api.evaluation_digest import evaluation_digest
+from finetune_api.evaluation_summary import EvaluationSummary, JudgeSummary, summary_key
+from finetune_api.finetunejob import Evaluation, FineTuneJob, Gate, Judge, Minimum, Publish, StoragePublication
+from finetune_api.pod_checks import job_json
 from finetune_api.pod_result import PodResult, parse_pod_result
 from finetune_api.training_run import TrainingRun
-from finetune_trainer.checkpoints.job_storage import job_checkpoints, storage_at
+from finetune_trainer.checkpoints.job_storage import job_checkpoints, job_storage, storage_at
 from finetune_trainer.checkpoints.store import Piece
 from finetune_trainer.model.resolve import resolve_model
 from finetune_trainer.pods.pod import Pod, run_stage
@@ -38,12 +41,14 @@ class Trained:
     base: Storage
     proxy: Proxy
     folder: Path
+    job: FineTuneJob | None = None  # as it is now; None: as it was frozen
 
     def publish(self, pod: str) -> tuple[int, PodResult]:
         """Exit code and result of a pod with a disk of its own."""
-        run_file, log = self.folder / "run.json", self.folder / "termination-log"
+        run_file, job_file, log = (self.folder / name for name in ("run.json", "job.json", "termination-log"))
         run_file.write_text(self.run.to_json())
-        code = run_stage(published, Pod(scratch=self.folder / pod, run_file=run_file, termination_log=log))
+        job_file.write_text(job_json(self.job or self.run.job))
+        code = run_stage(published, Pod(scratch=self.folder / pod, job_file=job_file, run_file=run_file, termination_log=log))
         result = parse_pod_result(log.read_text())
         assert result is not None
         return code, result
@@ -115,3 +120,37 @@ def test_another_tokenizer_than_the_runs_is_never_published(trained: Trained, tm
     assert f"has changed since this run was prepared: revision {trained.run.model_revision} then, " in str(result.message)
     assert "put it back" in str(result.message)
     assert not (tmp_path / "published").exists()
+
+
+def test_a_gate_is_judged_by_the_summary_in_storage(trained: Trained, tmp_path: Path) -> None:
+    spec = trained.run.job.spec
+    gate = spec.publish.model_copy(update={"gate": Gate(judge_win_rate=Minimum(min=0.6))})
+    spec = spec.model_copy(update={"evaluation": Evaluation(judge=Judge(model="m")), "publish": gate})
+    # No attempt reads what is measured after it: it isn't in the frozen run.
+    job = trained.run.job.model_copy(update={"spec": spec})
+    asked, digest = replace(trained, job=job), evaluation_digest(trained.run.identity, job)
+    storage = job_storage(job, base=tmp_path, default=tmp_path, secrets=Secrets())
+
+    def judged(low: float, step: int = 4) -> bytes:
+        verdict = JudgeSummary(model="m", prompts=20, wins=15, win_rate=0.75, low=low, high=0.9)
+        return EvaluationSummary(digest=digest, step=step, base_model="base", judge=verdict).to_json().encode()
+
+    refused = "spec.publish.gate.judgeWinRate.min=0.6, and "
+    begins = f"{refused}m preferred it to its base on 15 of 20 prompts: the rate's 95 % interval begins at 0.531"
+    for number, (content, told) in enumerate(
+        [
+            (None, f"{refused}no judge compared step 4 with its base"),
+            (b"no summary", f"{refused}no judge compared step 4 with its base"),
+            (judged(0.7, step=2), f"{refused}no judge compared step 4 with its base"),
+            (judged(0.531), begins),
+        ]
+    ):
+        if content is not None:
+            storage.put(summary_key(digest), content)
+        code, result = asked.publish(f"refused-{number}")
+        assert (code, result.reason, result.permanent) == (2, "GateClosed", True)
+        assert told in str(result.message)
+        assert not (tmp_path / "published").exists()
+    storage.put(summary_key(digest), judged(0.61))
+    assert asked.publish("passed")[0] == 0
+    assert read_exported(tmp_path / "published").step == 4

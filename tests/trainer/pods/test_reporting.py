@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tests.testcluster.certificates import Authority
 
-from finetune_api.report import FineTuneReportStatus, ReportOutcome, parse_report
+from finetune_api.report import FineTuneReportStatus, ReportedEvaluation, ReportOutcome, parse_report
 from finetune_trainer.pods.report_progress import Progress
 from finetune_trainer.pods.reporting import Pace, Reporter
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Notice, Resumed, StepDone
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Notice, Resumed, StepDone, StoppedEarly
 
 EVER = 3600.0
 PATH = "/apis/finetune.dev/v1alpha1/namespaces/team/finetunereports/chat"
@@ -232,8 +232,8 @@ def committed(step: int, attempt: int = 1, size: int = 4096) -> CheckpointCommit
     return CheckpointCommitted(step=step, seconds=0.5, bytes=size, key=key)
 
 
-def evaluated(step: int, loss: float = 1.5) -> EvaluationDone:
-    return EvaluationDone(step=step, epoch=0.1, loss=loss, perplexity=None)
+def evaluated(step: int, loss: float = 1.5, seconds: float = 0.0) -> EvaluationDone:
+    return EvaluationDone(step=step, epoch=0.1, loss=loss, perplexity=None, seconds=seconds)
 
 
 def progress_after(*events: Any) -> FineTuneReportStatus:
@@ -272,6 +272,20 @@ def test_evaluation_and_checkpoint_are_reported_with_their_steps() -> None:
     patch = status.to_patch()["status"]
     assert patch["evaluation"] == {"step": 10, "loss": 1.25}
     assert patch["checkpoint"] == {"step": 10, "attempt": 12, "bytes": 77, "committedAt": "2026-11-23T12:00:00Z"}
+
+
+def test_evaluations_are_part_of_the_time_that_is_left() -> None:
+    """60 s each 10 steps are 6 s for each of the 88 steps that are left, beside the second of the step itself."""
+    status = progress_after(evaluated(0, seconds=60.0), step_done(10, seconds=1.0), evaluated(10, seconds=60.0), step_done(12, seconds=1.0))
+    assert status.eta_seconds == 88 * 7.0
+    assert progress_after(evaluated(0, seconds=60.0), step_done(12, seconds=1.0)).eta_seconds == 88.0  # how often isn't known yet
+
+
+def test_an_early_end_is_reported_with_its_step_which_need_not_be_a_logged_one() -> None:
+    early = StoppedEarly(step=13, total_steps=100, loss=2.0, best_step=3, best_loss=1.0, message="stopped early at step 13 of 100")
+    status = progress_after(step_done(10), evaluated(13, 2.0), early)
+    assert (status.step, status.total_steps, status.eta_seconds) == (13, 100, None)
+    assert status.evaluation == ReportedEvaluation(step=13, loss=2.0)
 
 
 def test_steps_that_are_lost_do_not_count() -> None:

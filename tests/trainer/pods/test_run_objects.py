@@ -8,9 +8,10 @@ import pytest
 from tests.exported_models import base_folder, training_run
 
 from finetune_trainer.pipeline import LocalRun
-from finetune_trainer.pods.run_objects import METRICS, LiveCopies, fetch_metrics, put_report
+from finetune_trainer.pods.run_objects import METRICS, LiveCopies, fetch_metrics, fetch_statistics, put_report
 from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, StepDone
 from finetune_trainer.reporting.metrics import TensorBoardSink
+from finetune_trainer.reporting.report import report_data
 from finetune_trainer.run_folder import RunFolder
 
 COMMITTED = CheckpointCommitted(step=2, seconds=1.0, bytes=10, key="checkpoints/step-00000002/attempt-0001/manifest.json")
@@ -102,6 +103,20 @@ def test_the_first_attempt_finds_nothing(local: LocalRun) -> None:
     local.folder.metrics.unlink()
     fetch_metrics(local)
     assert not local.folder.metrics.exists()
+
+
+def test_what_was_counted_of_the_data_comes_from_the_preparations_objects(local: LocalRun, tmp_path: Path) -> None:
+    """A pod that trains nothing itself, or publishes, has no prepared data: report and card are made from meta.json alone."""
+    run = training_run(tmp_path / "base")
+    local.folder.metrics.unlink()
+    fetch_statistics(local, run)
+    assert report_data(local.folder.path, run=run).statistics.sources == []
+    kept = tmp_path / "storage" / "prepared" / run.data.fingerprint / "meta.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"statistics": {"sources": [{"name": "org/chats", "card": {"licences": ["mit"]}, "commit": "c0"}]}}')
+    fetch_statistics(local, run)
+    (source,) = report_data(local.folder.path, run=run).statistics.sources
+    assert (source.name, source.licence, source.commit) == ("org/chats", "mit", "c0")
 
 
 def test_a_copy_that_fails_costs_neither_the_run_nor_the_publication(local: LocalRun, tmp_path: Path) -> None:

@@ -2,32 +2,23 @@
 
 In: a folder with README.md and the file. Out: where it is now. A repository or folder that holds something else is refused, and what others
 put beside our two files is never touched. Models are published by `finetune_trainer.publishing`, which knows their records.
-
-Files go by LFS, never by Xet, as those of models do: see `finetune_trainer.publishing.hub`.
 """
 
-import random
 import shutil
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
+from finetune_api.errors import InvalidPublication, PublicationFailed
 from finetune_assistant.curation.card import DATA_FILE, MARK
+from finetune_trainer.publishing.hub_client import PATIENCE, SHORT_PATIENCE, Patience, hub_client, repeated
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, HfApi
 
-Result = TypeVar("Result")
 README = "README.md"
 _FILES = (README, DATA_FILE)
-# What another try may mend (RFC 9110; 412 is the Hub's "somebody else has committed").
-_PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +28,6 @@ class PublishedData:
     url: str
     revision: str = ""
     created: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempts:
-    """How often a Hub that fails is tried: waits double from `wait_seconds` up to a minute."""
-
-    most: int = 6
-    wait_seconds: float = 2.0
-    timeout_seconds: float = 300.0
 
 
 def check_data_directory(directory: Path) -> None:
@@ -73,11 +55,11 @@ def publish_data_to_directory(folder: Path, directory: Path) -> PublishedData:
 
 
 def check_data_repository(
-    repository: str, token: str | None, *, private: bool, endpoint: str | None = None, attempts: Attempts = Attempts(most=3)
+    repository: str, token: str | None, *, private: bool, endpoint: str | None = None, patience: Patience = SHORT_PATIENCE
 ) -> None:
     """Refuse what would fail after hours of reading: no token, one that may not write there, a repository of something else."""
-    with _api(token, repository, endpoint) as api:
-        _repeat(api, repository, attempts, lambda: _check(api, repository, private))
+    with hub_client(token, repository, endpoint) as api:
+        repeated(api, f"data set {repository}", patience, lambda: _check(api, repository, private))
 
 
 def publish_data_to_hub(
@@ -88,11 +70,11 @@ def publish_data_to_hub(
     private: bool = True,
     message: str | None = None,
     endpoint: str | None = None,
-    attempts: Attempts = Attempts(),
+    patience: Patience = PATIENCE,
 ) -> PublishedData:
     """One commit with both files on branch main; the repository is created when absent. Raises InvalidPublication or PublicationFailed."""
-    with _api(token, repository, endpoint) as api:
-        return _repeat(api, repository, attempts, lambda: _publish(api, folder, repository, private, message))
+    with hub_client(token, repository, endpoint) as api:
+        return repeated(api, f"data set {repository}", patience, lambda: _publish(api, folder, repository, private, message))
 
 
 def _publish(api: "HfApi", folder: Path, repository: str, private: bool, message: str | None) -> PublishedData:
@@ -152,66 +134,3 @@ def _verify(api: "HfApi", folder: Path, repository: str, commit: str) -> None:
     wrong = [name for name in _FILES if sizes.get(name) != (folder / name).stat().st_size]
     if wrong:
         raise PublicationFailed(f"{repository} at {commit[:12]} differs from what was sent in {', '.join(wrong)}; publish again")
-
-
-@contextmanager
-def _api(token: str | None, repository: str, endpoint: str | None) -> Iterator["HfApi"]:
-    """The Hub through huggingface_hub, by LFS, without its bars and its warnings to programmers."""
-    import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    if not token:
-        raise InvalidPublication(f"no token to publish to {repository}; set HF_TOKEN, or log in with `hf auth login`")
-    xet_was_disabled = constants.HF_HUB_DISABLE_XET
-    with warnings.catch_warnings(), disable_progress_bars():
-        warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
-        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
-        constants.HF_HUB_DISABLE_XET = True
-        try:
-            yield huggingface_hub.HfApi(endpoint=endpoint, token=token)
-        finally:
-            constants.HF_HUB_DISABLE_XET = xet_was_disabled
-
-
-def _repeat(api: "HfApi", repository: str, attempts: Attempts, act: Callable[[], Result]) -> Result:
-    """Do it until it succeeds, is refused, or the attempts are used up."""
-    import httpx2
-    from huggingface_hub import get_session
-    from huggingface_hub.errors import HFValidationError
-
-    for attempt in range(attempts.most):
-        get_session().timeout = httpx2.Timeout(attempts.timeout_seconds, connect=min(30.0, attempts.timeout_seconds))
-        try:
-            return act()
-        except FineTuneError:
-            raise
-        except HFValidationError as error:
-            raise InvalidPublication(f"{repository} is no name of a repository: {error}; use org/name") from None
-        except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-            failure = _failure(error, api, repository)
-        if isinstance(failure, InvalidPublication) or attempt + 1 == attempts.most:
-            raise failure from None  # without its cause: a request carries the token in its headers
-        time.sleep(min(60.0, attempts.wait_seconds * 2**attempt) * random.uniform(0.75, 1.25))
-    raise AssertionError("there is at least one attempt")
-
-
-def _failure(error: BaseException, api: "HfApi", repository: str) -> FineTuneError:
-    """InvalidPublication for what the Hub refuses, PublicationFailed for what another try may mend. Names no token."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    # Failed uploads of LFS files come wrapped in a RuntimeError.
-    while not isinstance(error, HfHubHTTPError) and error.__cause__ is not None:
-        error = error.__cause__
-    said = " ".join(str(getattr(error, "server_message", None) or error or type(error).__name__).split()).replace(str(api.token), "***")
-    where = f"data set {repository} on {api.endpoint}"
-    if isinstance(error, OfflineModeIsEnabled):
-        return InvalidPublication(f"{where} can't be reached: HF_HUB_OFFLINE is set; unset it to publish")
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status == 401:
-        return InvalidPublication(f"{where}: the Hub does not accept the token ({said}); give a valid one that may write there")
-    if status in (402, 403):
-        return InvalidPublication(f"{where}: the token may not write there ({said}); give one that may, or choose another repository")
-    if status is not None and status < 500 and status not in _PASSING_STATUS:
-        return InvalidPublication(f"{where}: the Hub refuses ({status}: {said}); mend what it names, then publish again")
-    return PublicationFailed(f"{where} failed: {said}; publish again when it answers")

@@ -188,9 +188,32 @@ def _steps_between(key: str, value: Any, file: File) -> Any:
     return value
 
 
+def _strategy(file: File) -> Any:
+    """When the file evaluates: Transformers' `epoch`, `steps` or `no`; None where it doesn't say."""
+    return file.get("eval_strategy", file.get("evaluation_strategy"))
+
+
 def _every_epochs(key: str, value: Any, file: File) -> Any:
     name = plain(key)
-    return SAME if (name == "evalsperepoch" and value == 1) or (name.endswith("strategy") and value == "epoch") else _refuse("")
+    if name.endswith("strategy") and (value == "epoch" or (value == "steps" and "eval_steps" in file)):
+        return SAME  # with steps, their number says it
+    return SAME if name == "evalsperepoch" and value == 1 else _refuse("")
+
+
+def _every_steps(key: str, value: Any, file: File) -> Any:
+    if (strategy := _strategy(file)) is not None and strategy != "steps":
+        raise Untranslatable(f"acts with eval_strategy: steps, and the file has {strategy}")
+    return _steps_between(key, value, file)
+
+
+def _patience(key: str, value: Any, file: File) -> Any:
+    return SAME if value is False else value
+
+
+def _min_delta(key: str, value: Any, file: File) -> Any:
+    if not file.get("early_stopping_patience"):
+        raise Untranslatable("acts with early_stopping_patience, which the file doesn't have")
+    return value
 
 
 def _best(key: str, value: Any, file: File) -> Any:
@@ -235,6 +258,9 @@ _BY_FIELD: Final[dict[str, Convert]] = {
     "checkpoints.every": _only_told,
     "checkpoints.every.steps": _steps_between,
     "evaluation.everyEpochs": _every_epochs,
+    "evaluation.everySteps": _every_steps,
+    "evaluation.earlyStopping.patience": _patience,
+    "evaluation.earlyStopping.minDelta": _min_delta,
     "publish.checkpoint": _best,
     "publish.hub": _push,
     "publish.hub.tokenSecret": _only_told,

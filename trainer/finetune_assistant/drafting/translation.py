@@ -24,8 +24,14 @@ NO_VALUE: Final = "no value"
 UNKNOWN: Final = "no key that we know of axolotl, TRL, Transformers or DeepSpeed; nothing was made of it"
 # Its learning rate is ten times what all parameters bear.
 _OF_AN_ADAPTER: Final = "was chosen for an adapter, and all parameters are trained here, which bear a tenth of it"
-# Fields that a draft would choose by what it finds: what the file says of them is written even where it is the default.
-_DRAFTED: Final = ("training.optimizer.learningRate", "training.maxSequenceLength", "training.microBatchSize")
+# What the file says of these is written even where it is the default: a draft would choose them by what it finds, and without a patience
+# nothing ends early.
+_WRITTEN: Final = (
+    "training.optimizer.learningRate",
+    "training.maxSequenceLength",
+    "training.microBatchSize",
+    "evaluation.earlyStopping.patience",
+)
 FOLDER: Final = "publish.directory.path"
 _FRACTION: Final = "dataset.evaluation.fraction"
 _MODEL: Final = "model."
@@ -171,7 +177,7 @@ class _Translator:
             self._left[key] = f"spec.{path} comes from {', '.join(self._origin[path])}"
         elif problem := problem_with(path, ours):
             self._left[key] = problem
-        elif path not in _DRAFTED and ours == default_of(path):
+        elif path not in _WRITTEN and ours == default_of(path):
             self._same.append(key)
         else:
             put(self._spec, path, ours)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.errors import InvalidData, InvalidModel
+from finetune_api.errors import InvalidData, InvalidModel, NoSandbox
 from finetune_assistant.dialogue_prompting import DialoguePrompter
 from finetune_assistant.evaluation.results import Measurement
 from finetune_assistant.generation import Request, answers, seed_of
@@ -20,7 +20,6 @@ from finetune_assistant.sampling import Sampling, longest_answer, window_of
 from finetune_assistant.sandbox import humaneval, plots
 from finetune_assistant.sandbox.examples import PLOT_PROMPTS
 from finetune_assistant.sandbox.humaneval import Problem
-from finetune_assistant.sandbox.limits import NoSandbox
 from finetune_assistant.sandbox.run import why_not
 from finetune_trainer.data.dialogues import Message
 
@@ -51,9 +50,14 @@ class CodeTasks:
     limit: int | None
     pictures: Path | None  # where they are written
 
+    @property
+    def names(self) -> list[str]:
+        """What was asked for, by name."""
+        return ["humaneval"] * bool(self.problems) + ["plots"] * self.wants_plots
+
 
 def code_tasks(names: Sequence[str], task_data: Path | None, samples: int, limit: int | None, pictures: Path | None) -> CodeTasks | None:
-    """None when `names` has none of ours. Before a model is loaded: raises NoSandbox, InvalidInput for what is missing, or InvalidData."""
+    """None when `names` has none of ours. Before a model is loaded: raises NoSandbox, NotInstalled, or InvalidData."""
     if not set(names) & WHAT.keys():
         return None
     if reason := why_not():

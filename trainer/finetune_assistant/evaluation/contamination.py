@@ -15,16 +15,20 @@ from finetune_trainer.data.dialogues import Dialogue, Document
 from finetune_trainer.run_folder import RunFolder
 
 
-def contamination_notes(run_folder: Path, evaluation_files: Sequence[Path]) -> list[str]:
-    """A sentence for each set of documents that the run's training data holds, or one that says why it couldn't be looked at."""
+def contamination_notes(run_folder: Path, evaluation_files: Sequence[Path], *, called: str = "") -> list[str]:
+    """A sentence for each set of documents that the run's training data holds, or one that says why it couldn't be looked at.
+
+    `called`: what the run is called there; its folder where that is empty.
+    """
+    called = called or str(run_folder)
     sets = _sets(evaluation_files)
     if not sets:
         return []
     try:
         found = [hit for text in training_texts(run_folder) for hit in _hits(sets, *text)]
     except FineTuneError as error:
-        return [f"{run_folder}: whether its training data holds these benchmarks is unknown: {error}"]
-    return [_sentence(run_folder, each, hits) for each in sets if (hits := [hit for hit in found if hit.evaluation_set == each.names[0]])]
+        return [f"{called}: whether its training data holds these benchmarks is unknown: {error}"]
+    return [_sentence(called, each, hits) for each in sets if (hits := [hit for hit in found if hit.evaluation_set == each.names[0]])]
 
 
 def training_texts(run_folder: Path) -> Iterator[tuple[str, int, str]]:
@@ -58,11 +62,11 @@ def _hits(sets: Sequence[EvaluationSets], source: str, row: int, text: str) -> l
     return [hit for each in sets for hit in each.hits(source, row, text, hashes)]
 
 
-def _sentence(run_folder: Path, sets: EvaluationSets, hits: Sequence[Hit]) -> str:
+def _sentence(run: str, sets: EvaluationSets, hits: Sequence[Hit]) -> str:
     documents = len({hit.document for hit in hits})
     first = hits[0]
     task = Path(first.evaluation_set).parent.name
     return (
-        f"{run_folder} was trained on words of {task}: {documents} of {sets.documents[0]} documents share 13 words in a row with its data, "
+        f"{run} was trained on words of {task}: {documents} of {sets.documents[0]} documents share 13 words in a row with its data, "
         f"so that the number measures memory, too (first: {first.source} row {first.row}: {' '.join(first.words.split()[:13])})"
     )

@@ -17,6 +17,7 @@ from finetune_api.errors import InvalidData, InvalidInput, InvalidModel, RunFail
 from finetune_assistant.evaluation.model_files import ModelFiles
 from finetune_assistant.evaluation.results import Measurement
 from finetune_assistant.evaluation.tasks import ChosenTasks
+from finetune_trainer.data.hub import DataUnreachable
 
 # What lm-eval's command takes where it is told nothing: for Python, NumPy, torch, and the choice of shots.
 _OWN_SEEDS = (0, 1234, 1234, 1234)
@@ -153,21 +154,30 @@ class LoadedTasks:
     loaded: Mapping[str, Any]
 
 
-def loaded_tasks(tasks: ChosenTasks, num_fewshot: int | None) -> LoadedTasks:
-    """lm-eval's tasks with their data. Raises InvalidData."""
+def loaded_tasks(tasks: ChosenTasks, num_fewshot: int | None, *, apart: bool = False) -> list[LoadedTasks]:
+    """lm-eval's tasks with their data, all together, or `apart`, each name by itself.
+
+    Raises InvalidData; its DataUnreachable where data must be fetched, and another try may go well.
+    """
+    with _quiet():
+        manager = tasks.manager()
+        return [_loaded(manager, tasks, names, num_fewshot) for names in ([(name,) for name in tasks.names] if apart else [tasks.names])]
+
+
+def _loaded(manager: Any, tasks: ChosenTasks, names: tuple[str, ...], num_fewshot: int | None) -> LoadedTasks:
     try:
-        with _quiet():
-            loaded = tasks.manager().load(list(tasks.names))
+        loaded = manager.load(list(names))
     except Exception as error:  # of many libraries: no network, no such data set, a package that a task wants
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         where = "is online" if tasks.folder is None else "has its files in --task-data, or is online"
-        raise InvalidData(f"--tasks {','.join(tasks.names)}: lm-eval can't load it ({reason}); run where it {where}") from error
+        failure = DataUnreachable if tasks.needs_own and not isinstance(error, ImportError) else InvalidData
+        raise failure(f"--tasks {','.join(names)}: lm-eval can't load it ({reason}); run where it {where}") from error
     for name, task in loaded["tasks"].items():
         defined = task.get_config("num_fewshot")
         if defined != 0:  # lm-eval's own rule: what is defined without shots is never given any
             shots = num_fewshot if num_fewshot is not None else defined
             task.set_config(key="num_fewshot", value=shots if shots is not None else tasks.shots(name) or 0)
-    return LoadedTasks(names=tasks.names, loaded=loaded)
+    return LoadedTasks(names=names, loaded=loaded)
 
 
 def _seeds(settings: HarnessSettings) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.errors import InvalidModel
-from finetune_assistant.loading import TEMPLATE_FILE, model_place
+from finetune_assistant.loading import TEMPLATE_FILE, check_weights, model_place
 
 # Each is a tokenizer by itself; the first is what nearly all models have.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -52,19 +52,14 @@ def model_files(name: str, *, revision: str | None = None) -> ModelFiles:
 
 
 def _refuse_incomplete(name: str, folder: Path) -> None:
-    import json
-
-    from finetune_trainer.model.headers import INDEX, stored_tensors, weights_in_folder
+    """Pickled weights, which a chat may load, are refused too: the digest is not over them."""
+    from finetune_trainer.model.headers import INDEX, SINGLE
 
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         raise InvalidModel(f"{name} has no tokenizer (no tokenizer.json in {folder}); copy it there from the model that it comes from")
-    if not (folder / INDEX).is_file() and not any(folder.glob(_WEIGHTS)):
-        raise InvalidModel(f"{name} has no weights (no {_WEIGHTS} in {folder}); fetch the model again")
-    try:
-        index = json.loads((folder / INDEX).read_bytes()) if (folder / INDEX).is_file() else None
-    except ValueError:
-        raise InvalidModel(f"{folder / INDEX} is no JSON; fetch the model again") from None
-    stored_tensors(weights_in_folder(folder), index)
+    if not any((folder / file).is_file() for file in (INDEX, SINGLE)):
+        raise InvalidModel(f"{name} has no weights (no {SINGLE} in {folder}); fetch the model again")
+    check_weights(folder)
 
 
 def _digest(folder: Path) -> str:

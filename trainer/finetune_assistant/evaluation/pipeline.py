@@ -3,10 +3,9 @@
 In: names, as a user types them. Out: an Evaluation. Nothing slow begins before all that can be wrong in the input has been looked at.
 """
 
-import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from finetune_assistant.evaluation.code_tasks import WHAT, CodeTasks, code_tasks
 from finetune_assistant.evaluation.compare import differences
 from finetune_assistant.evaluation.contamination import contamination_notes
 from finetune_assistant.evaluation.harness import HarnessSettings, LoadedTasks, language_model, loaded_tasks, measured_tasks, refuse_device
+from finetune_assistant.evaluation.kept_parts import KeptParts, Part
 from finetune_assistant.evaluation.model_files import ModelFiles, model_files, tokenizer_folder
 from finetune_assistant.evaluation.perplexity import encoder_of, perplexity, read_dialogues
 from finetune_assistant.evaluation.results import EvaluatedModel, Evaluation, Measurement
 from finetune_assistant.evaluation.tasks import chosen_tasks, need_harness
+from finetune_assistant.loading import release_memory
 from finetune_assistant.sampling import window_of
 from finetune_trainer.data.dialogues import Dialogue
 
@@ -29,11 +30,12 @@ Note = Callable[[str], None]
 class Wanted:
     """What is measured, of which models; the first is the base.
 
-    `task_folder`: where definitions of tasks are written. `samples`: answers to each prompt of tasks that run code; `pictures`: where
-    those that they draw go, None for nowhere.
+    `called`: what the models are called in results, where that is something else. `task_folder`: where definitions of tasks are written.
+    `samples`: answers to each prompt of tasks that run code; `pictures`: where those that they draw go, None for nowhere.
     """
 
     models: tuple[str, ...]
+    called: tuple[str, ...] = ()
     tasks: tuple[str, ...]
     task_data: Path | None
     perplexity: tuple[str, ...]
@@ -46,15 +48,17 @@ class Wanted:
 class _Asked:
     """The same, looked up and loaded."""
 
-    tasks: LoadedTasks | None
+    tasks: list[LoadedTasks]  # what is asked together
     code: CodeTasks | None
     dialogues: dict[str, list[Dialogue]]
     settings: HarnessSettings
+    kept: KeptParts | None
 
 
-def evaluation(wanted: Wanted, settings: HarnessSettings, progress: Progress, note: Note) -> Evaluation:
+def evaluation(wanted: Wanted, settings: HarnessSettings, progress: Progress, note: Note, *, kept: KeptParts | None = None) -> Evaluation:
     """Measure all models. `progress(what)` gives what to tell how far it is; `note` gets what a reader of the numbers must know.
 
+    `kept`: tasks are asked one after another, and those that are kept of a model aren't asked again. Perplexity is.
     Raises InvalidInput for what is wrong with a name, a file or a setting, RunFailed when memory ends.
     """
     notes: list[str] = []
@@ -66,7 +70,9 @@ def evaluation(wanted: Wanted, settings: HarnessSettings, progress: Progress, no
 
     refuse_device(settings.device)
     models = [model_files(name) for name in wanted.models]
-    asked = _asked(wanted, settings, models, keep)
+    if wanted.called:
+        models = [replace(files, name=name) for files, name in zip(models, wanted.called, strict=True)]
+    asked = _asked(wanted, settings, models, kept, keep)
     measured = [_measured(files, asked, progress, keep) for files in models]
     if len({one.chat_template for model in measured for one in model.results}) > 1:
         keep("models that have a chat template are asked in it, the others in plain text; --no-chat-template asks all in plain text")
@@ -74,7 +80,7 @@ def evaluation(wanted: Wanted, settings: HarnessSettings, progress: Progress, no
     return Evaluation(models=measured, differences=compared, settings=_settings(settings), notes=notes)
 
 
-def _asked(wanted: Wanted, settings: HarnessSettings, models: Sequence[ModelFiles], note: Note) -> _Asked:
+def _asked(wanted: Wanted, settings: HarnessSettings, models: Sequence[ModelFiles], kept: KeptParts | None, note: Note) -> _Asked:
     """All but models. Raises InvalidInput."""
     names = [name for name in wanted.tasks if name not in WHAT]
     if names or wanted.perplexity:
@@ -83,47 +89,84 @@ def _asked(wanted: Wanted, settings: HarnessSettings, models: Sequence[ModelFile
     code = code_tasks(wanted.tasks, wanted.task_data, wanted.samples, settings.limit, wanted.pictures)
     dialogues = read_dialogues(wanted.perplexity, settings.limit, note)
     if tasks is not None:
-        runs = [files.run_folder for files in models if files.run_folder is not None]
-        for text in (*tasks.notes, *(text for run in runs for text in contamination_notes(run, tasks.evaluation_files))):
+        found = [
+            text
+            for files in models
+            if files.run_folder is not None
+            for text in contamination_notes(files.run_folder, tasks.evaluation_files, called=files.name if wanted.called else "")
+        ]
+        for text in (*tasks.notes, *found):
             note(text)
-    loaded = None if tasks is None else loaded_tasks(tasks, settings.num_fewshot)
-    return _Asked(tasks=loaded, code=code, dialogues=dialogues, settings=settings)
+    loaded = [] if tasks is None else loaded_tasks(tasks, settings.num_fewshot, apart=kept is not None)
+    return _Asked(tasks=loaded, code=code, dialogues=dialogues, settings=settings, kept=kept)
 
 
 def _measured(files: ModelFiles, asked: _Asked, progress: Progress, note: Note) -> EvaluatedModel:
     """One model; what was loaded is gone from memory afterwards."""
-    began = time.monotonic()
-    results: list[Measurement] = []
-    model: Any = None
-    if asked.tasks is not None or asked.dialogues:
-        harness = language_model(files, asked.settings, progress(files.name), note)
-        model = harness.model
-        results += [] if asked.tasks is None else measured_tasks(files, harness, asked.tasks, asked.settings)
-        results += _perplexities(files, model, harness.max_length, asked, progress, note)
-        del harness
+    parts = _benchmarks(files, asked, progress, note)
     if asked.code is not None:
-        model = None  # its memory is needed
-        gc.collect()
-        found, model = _code(files, asked.code, asked.settings, progress)
-        results += found
-    evaluated = EvaluatedModel(
+        release_memory()  # it is needed
+        parts.append(_code(files, asked.code, asked, progress))
+    release_memory()
+    last = parts[-1]
+    return EvaluatedModel(
         model=files.name,
         digest=files.digest,
-        revision=getattr(model.config, "_commit_hash", None) or files.revision,
+        revision=last.revision or files.revision,
+        dtype=last.dtype,
+        device=last.device,
+        window=last.window,
+        seconds=sum(part.seconds for part in parts),
+        results=tuple(one for part in parts for one in part.results),
+    )
+
+
+def _benchmarks(files: ModelFiles, asked: _Asked, progress: Progress, note: Note) -> list[Part]:
+    """What lm-eval's model is asked: tasks, of which those that are kept are not asked again, and perplexity."""
+    parts: list[Part] = []
+    harness: Any = None
+    say = progress(files.name)
+    began = time.monotonic()
+
+    def loaded() -> Any:
+        nonlocal harness
+        harness = harness or language_model(files, asked.settings, lambda done, total: say(done, total), note)
+        return harness
+
+    def part(results: Sequence[Measurement]) -> Part:
+        nonlocal began
+        since, began = began, time.monotonic()
+        return _part(loaded().model, results, began - since)
+
+    for tasks in asked.tasks:
+        found = None if asked.kept is None else asked.kept.find(_identity(files), tasks.names)
+        if found is None:
+            say = progress(f"{files.name}, {', '.join(tasks.names)}") if asked.kept is not None else say
+            found = part(measured_tasks(files, loaded(), tasks, asked.settings))
+            if asked.kept is not None:
+                asked.kept.keep(_identity(files), tasks.names, found)
+        parts.append(found)
+    if asked.dialogues:
+        parts.append(part(_perplexities(files, loaded().model, loaded().max_length, asked, progress, note)))
+    return parts
+
+
+def _part(model: Any, results: Sequence[Measurement], seconds: float) -> Part:
+    return Part(
+        revision=getattr(model.config, "_commit_hash", None),
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         window=window_of(model.config),
-        seconds=time.monotonic() - began,
+        seconds=seconds,
         results=tuple(results),
     )
-    del model
-    gc.collect()
-    return evaluated
+
+
+def _identity(files: ModelFiles) -> str:
+    return files.digest or f"{files.name}@{files.revision}"
 
 
 def _perplexities(files: ModelFiles, model: Any, window: int, asked: _Asked, progress: Progress, note: Note) -> list[Measurement]:
-    if not asked.dialogues:
-        return []
     encoder = encoder_of(files.name, tokenizer_folder(files), note)
     settings = asked.settings
     return [
@@ -142,18 +185,25 @@ def _perplexities(files: ModelFiles, model: Any, window: int, asked: _Asked, pro
     ]
 
 
-def _code(files: ModelFiles, tasks: CodeTasks, settings: HarnessSettings, progress: Progress) -> tuple[list[Measurement], Any]:
-    """Loaded anew, with what talks to it. The measurements, and the model."""
+def _code(files: ModelFiles, tasks: CodeTasks, asked: _Asked, progress: Progress) -> Part:
+    """Tasks whose answers are run, of the model loaded anew with what talks to it."""
     from finetune_assistant.loading import Dtype, load
 
+    settings = asked.settings
+    if asked.kept is not None and (found := asked.kept.find(_identity(files), tasks.names)) is not None:
+        return found
+    began = time.monotonic()
     dtypes: dict[str, Dtype] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-    loaded = load(files.name, dtype=dtypes.get(settings.dtype, "auto"))
+    loaded = replace(load(files.place, revision=files.revision, dtype=dtypes.get(settings.dtype, "auto")), name=files.name)
     if settings.device is not None:
         loaded.model.to(settings.device)
     measured = measured_code(
         loaded, tasks, chat_template=settings.chat_template, batch_size=settings.batch_size, seed=settings.seed or 0, progress=progress
     )
-    return measured, loaded.model
+    part = _part(loaded.model, measured, time.monotonic() - began)
+    if asked.kept is not None:
+        asked.kept.keep(_identity(files), tasks.names, part)
+    return part
 
 
 def _settings(settings: HarnessSettings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from finetune_api.errors import InvalidData, InvalidInput
+from finetune_api.errors import InvalidData, NotInstalled, UnknownTask
 from finetune_assistant.evaluation import benchmark_files
 from finetune_assistant.evaluation.benchmark_files import Benchmark
 
@@ -48,10 +48,6 @@ _READERS: dict[str, Callable[[Path], Benchmark]] = {
 _SUBJECT = "mmlu_"
 _ASKED = ("test", "validation")  # splits; examples are drawn from the others
 _NEAR = 4  # names that an error suggests
-
-
-class UnknownTask(InvalidInput):
-    """A name that neither we nor lm-eval know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +98,11 @@ def chosen_tasks(names: Sequence[str], task_data: Path | None, folder: Path) -> 
 
 
 def need_harness() -> None:
-    """Raises InvalidInput where lm-eval isn't installed."""
+    """Raises NotInstalled where lm-eval isn't installed."""
     from importlib.util import find_spec
 
     if find_spec("lm_eval") is None:
-        raise InvalidInput("benchmarks and perplexity need lm-eval; install it with `pip install 'finetune-operator[evaluation]'`")
+        raise NotInstalled("benchmarks and perplexity need lm-eval; install it with `pip install 'finetune-operator[evaluation]'`")
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
@@ -142,7 +138,7 @@ def own_names() -> frozenset[str]:
 
 
 def _own_definitions() -> Path:
-    """lm-eval's folder of tasks, found without importing it. Raises InvalidInput where it isn't installed."""
+    """lm-eval's folder of tasks, found without importing it. Raises NotInstalled where it isn't installed."""
     from importlib.util import find_spec
 
     need_harness()

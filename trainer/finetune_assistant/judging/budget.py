@@ -9,13 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.errors import RunFailed
+from finetune_api.errors import BudgetSpent
 
 _BYTES_A_TOKEN = 3  # fewer than English text and code have, so that estimates are rather too high
-
-
-class BudgetSpent(RunFailed):
-    """The next request could cost more than is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

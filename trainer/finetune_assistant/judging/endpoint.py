@@ -14,35 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.errors import FineTuneError, InvalidInput, RunFailed
+from finetune_api.errors import EndpointFailed, InvalidEndpoint, NotInstalled
 from finetune_assistant.judging.budget import Budget, Usage
+from finetune_assistant.judging.event_loop import EventLoop
 from finetune_assistant.judging.pace import Pace
 from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.secrets import SHORTEST_SECRET
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import AsyncOpenAI
 
 Message = Mapping[str, str]
 _LONGEST_WAIT_SECONDS = 120.0  # between two tries, also where an endpoint asks for more
 _SHOWN_CHARACTERS = 200
+_SILENCES_A_REPLY = 5
 
 
-class InvalidEndpoint(InvalidInput):
-    """An endpoint that refuses the address, the key, the model or a setting: asking again won't help."""
-
-
-class EndpointFailed(RunFailed):
-    """An endpoint that is down, overloaded or answers nonsense, after all retries."""
-
-
-class RequestRefused(RunFailed):
+class RequestRefused(EndpointFailed):
     """One request that the endpoint won't answer, such as one that is too long for the model. Others may go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSettings:
-    """`base_url` ends where `/chat/completions` is added. `retries`: tries after a failed one, `backoff_seconds` later, then twice that."""
+    """`base_url` ends where `/chat/completions` is added. `retries`: tries after a failed one, `backoff_seconds` later, then twice that.
+
+    `timeout_seconds`: the longest silence. `reply_seconds`: the longest reply, which may drip; None is five of these silences.
+    """
 
     base_url: str
     model: str
@@ -51,6 +48,7 @@ class EndpointSettings:
     temperature: float = 0.0
     max_tokens: int = 1024
     timeout_seconds: float = 120.0
+    reply_seconds: float | None = None
     retries: int = 5
     backoff_seconds: float = 1.0
 
@@ -98,6 +96,8 @@ class Endpoint:
         """Replies are kept in `folder`, which is made."""
         self._settings, self._folder, self._budget, self._pace = settings, folder, budget, pace
         self._client = _client(settings)
+        self._loop = EventLoop()
+        self._reply_seconds = settings.reply_seconds or _SILENCES_A_REPLY * settings.timeout_seconds
         self._lock = threading.Lock()
         self._length_name = "max_tokens"
         self._without_temperature = False
@@ -128,7 +128,8 @@ class Endpoint:
 
     def close(self) -> None:
         """Leave connections."""
-        self._client.close()
+        self._loop.run(self._client.close())
+        self._loop.close()
 
     def _digest(self, messages: Sequence[Message]) -> str:
         settings = self._settings
@@ -184,7 +185,10 @@ class Endpoint:
         import openai
 
         try:
-            response = self._client.chat.completions.create(model=self._settings.model, messages=list(messages), **self._parameters())  # type: ignore[arg-type]
+            request = self._client.chat.completions.create(model=self._settings.model, messages=list(messages), **self._parameters())  # type: ignore[arg-type]
+            response = self._loop.run(request, seconds=self._reply_seconds)
+        except TimeoutError as error:
+            raise _TryAgain(f"no whole reply in {self._reply_seconds:g} seconds") from error
         except openai.APITimeoutError as error:
             raise _TryAgain(f"no reply in {self._settings.timeout_seconds:g} seconds") from error
         except openai.APIConnectionError as error:
@@ -263,18 +267,16 @@ class Endpoint:
         return text.replace(self._settings.api_key, "***") if len(self._settings.api_key) >= SHORTEST_SECRET else text
 
 
-def _client(settings: EndpointSettings) -> "OpenAI":
+def _client(settings: EndpointSettings) -> "AsyncOpenAI":
     try:
         import openai
     except ModuleNotFoundError as error:
         raise NotInstalled(
             "asking a judge needs the client of OpenAI-compatible endpoints; pip install 'finetune-operator[assistant]'"
         ) from error
-    return openai.OpenAI(base_url=settings.base_url, api_key=settings.api_key or "none", timeout=settings.timeout_seconds, max_retries=0)
-
-
-class NotInstalled(FineTuneError):
-    """A package that an extra of ours brings isn't there."""
+    return openai.AsyncOpenAI(
+        base_url=settings.base_url, api_key=settings.api_key or "none", timeout=settings.timeout_seconds, max_retries=0
+    )
 
 
 def _usage(usage: Any) -> Usage | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.errors import FineTuneError, Interrupted, RunFailed
+from finetune_api.errors import EndpointFailed, FineTuneError, Interrupted
 from finetune_assistant.judging.answers import Answer, Pairs
 from finetune_assistant.judging.budget import Budget
 from finetune_assistant.judging.endpoint import Endpoint, EndpointSettings
@@ -25,7 +25,7 @@ from finetune_trainer.files.atomic import write_atomically
 Progress = Callable[[int, int], None]
 
 
-class NothingReadable(RunFailed):
+class NothingReadable(EndpointFailed):
     """The judge answered, and no score could be read."""
 
 

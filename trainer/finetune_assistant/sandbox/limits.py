@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.errors import InvalidInput
-
 # Settings that forbid user namespaces: where, the value that does, what to do.
 _FORBIDDING = (
     ("kernel/unprivileged_userns_clone", "0", "set it with `sysctl -w kernel.unprivileged_userns_clone=1`"),
@@ -21,10 +19,6 @@ _FORBIDDING = (
     ),
     ("user/max_user_namespaces", "0", "set it with `sysctl -w user.max_user_namespaces=10000`"),
 )
-
-
-class NoSandbox(InvalidInput):
-    """This machine can't hold a program to the sandbox's limits, so none is run. The message says what is missing, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.errors import InvalidInput
+from finetune_api.errors import NotInstalled
 from finetune_assistant.sandbox.limits import Limits
 from finetune_assistant.sandbox.notebook import missing_imports, program
 from finetune_assistant.sandbox.parcels import WORK
@@ -53,7 +53,7 @@ class Plot:
 
 
 def draw(answer: str, *, limits: Limits = LIMITS) -> Plot:
-    """Run the answer's Python. Raises NoSandbox where it can't be confined, InvalidInput without the extra `plots`; nothing has run."""
+    """Run the answer's Python. Raises NoSandbox where it can't be confined, NotInstalled without the extra `plots`; nothing has run."""
     need_libraries()
     written = program(answer)
     if written is None:
@@ -83,10 +83,10 @@ def draw(answer: str, *, limits: Limits = LIMITS) -> Plot:
 
 
 def need_libraries() -> None:
-    """Raises InvalidInput where a library is missing that every plot may use."""
+    """Raises NotInstalled where a library is missing that every plot may use."""
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise InvalidInput(f"plots need {', '.join(missing)}; install them with `pip install 'finetune-operator[plots]'`")
+        raise NotInstalled(f"plots need {', '.join(missing)}; install them with `pip install 'finetune-operator[plots]'`")
 
 
 def _pictures(execution: Execution) -> tuple[bytes, ...]:

@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_api.errors import Interrupted
+from finetune_api.errors import Interrupted, NoSandbox
 from finetune_assistant.sandbox import parcels, places
-from finetune_assistant.sandbox.limits import Limits, NoSandbox, not_enforced, refusal
+from finetune_assistant.sandbox.limits import Limits, not_enforced, refusal
 from finetune_assistant.sandbox.parcels import FAILED, HOME, MEMORY, WALL, WORK
 
 MAIN = "main.py"

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_api.errors import InvalidTrainingRun, StorageFailed
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.field_use import use_of
+from finetune_api.fields import key
+from finetune_api.finetunejob import Evaluation, FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.pod_result import PodResult
 from finetune_api.training_run import TrainingRun
@@ -85,6 +87,21 @@ class Pod:
             raise InvalidTrainingRun(f"{RUN_ENV} is not set; it names the frozen run's file")
         return TrainingRun.from_json(self.run_file.read_bytes())
 
+    def run_as_asked(self) -> TrainingRun:
+        """The frozen run with what the job asks for now after training: attempts don't read that, so it may change after them.
+
+        Raises InvalidTrainingRun or InvalidSpec.
+        """
+        run, asked = self.run(), self.job().spec
+        after = {
+            name: getattr(asked.evaluation, name)
+            for name in Evaluation.model_fields
+            if not use_of(f"evaluation.{key(name, Evaluation)}").run
+        }
+        evaluation = run.job.spec.evaluation.model_copy(update=after)
+        spec = run.job.spec.model_copy(update={"evaluation": evaluation, "publish": asked.publish})
+        return run.model_copy(update={"job": run.job.model_copy(update={"spec": spec})})
+
     def local(self, job: FineTuneJob, stop: threading.Event | None = None) -> LocalRun:
         """The job on this pod: everything is under scratch, and events are lines of the log."""
         return LocalRun(
@@ -98,11 +115,15 @@ def pod_name(environment: Mapping[str, str] = os.environ) -> str:
 
 
 class JsonLines:
-    """A sink that writes events to the pod's log."""
+    """A sink that writes events to the pod's log: to the stdout of this moment, for libraries are given another while they would print."""
+
+    def __init__(self) -> None:
+        """The stream stays open."""
+        self._stream = sys.stdout
 
     def record(self, event: Event) -> None:
         """One line an event."""
-        print(to_json(event), flush=True)
+        print(to_json(event), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing to close."""

@@ -2,33 +2,55 @@
 
 import threading
 
+from finetune_api.evaluation_digest import evaluation_digest
+from finetune_api.evaluation_summary import LARGEST_SUMMARY_BYTES, SUMMARY_FILE, summary_key
 from finetune_api.keys import PUBLICATION
 from finetune_api.pod_result import PodResult, PublicationResult
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.files.atomic import make_folder, write_atomically
 from finetune_trainer.model.resolve import check_same
-from finetune_trainer.pipeline import base_model, export_model, publish_model, write_run_report
+from finetune_trainer.pipeline import LocalRun, base_model, export_model, publish_model, write_run_report
 from finetune_trainer.pods.pod import Pod, pod_name, run_stage
-from finetune_trainer.pods.run_objects import fetch_metrics, put_report, storage_of
-from finetune_trainer.storage.errors import answered_before
+from finetune_trainer.pods.run_objects import fetch_metrics, fetch_statistics, put_report, storage_of
+from finetune_trainer.reporting.events import Notice
+from finetune_trainer.storage.errors import MissingObject, answered_before
 
 
 def published(pod: Pod) -> PodResult:
     """Export from the newest or best checkpoint, publish, and leave the report in storage."""
-    run = pod.run()
+    run = pod.run_as_asked()
     local = pod.local(run.job, threading.Event())
     fetch_metrics(local)
+    fetch_statistics(local, run)
+    fetch_summary(local, run)
     pod.keep_log(storage_of(local))
     with answered_before():
         model = base_model(local, run.model_revision, fetches_weights=False)
     # Its tokenizer and config become part of what is published.
     check_same(run.job.spec.model, run.model_revision, model.revision)
-    step, evaluation_loss = export_model(local, run, model, local.sink)
-    done = publish_model(local, run, step, evaluation_loss, local.sink)
+    exported = export_model(local, run, model, local.sink)
+    done = publish_model(local, run, exported, local.sink)
     write_run_report(local, run, local.sink, published=done.where if done else "")
     put_report(local)
     if done is None:
         return PodResult(outcome="Done", message="spec.publish names no place")
-    publication = PublicationResult(repository=done.where, revision=done.revision, step=step, evaluation_loss=evaluation_loss)
+    publication = PublicationResult(repository=done.where, revision=done.revision, step=exported.step, evaluation_loss=exported.loss)
     return PodResult(outcome="Done", publication=publication)
+
+
+def fetch_summary(local: LocalRun, run: TrainingRun) -> None:
+    """Bring what the evaluation found into the run folder, for card, report and gate, if the job asks for one and it is there."""
+    if not run.job.spec.evaluation.has_stage:
+        return
+    key, folder = summary_key(evaluation_digest(run.identity, run.job)), local.folder.evaluation(run)
+    try:
+        # Whoever may write to the storage may have put anything there.
+        data = storage_of(local).get(key, 0, LARGEST_SUMMARY_BYTES + 1)
+    except MissingObject:
+        local.sink.record(Notice(message=f"card and report are without the evaluation: there is no {key} in the job's storage"))
+        return
+    make_folder(folder)
+    write_atomically(folder / SUMMARY_FILE, data)
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, ReportedEvaluation
 from finetune_api.times import timestamp
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone, StoppedEarly
 
 _RECENT_STEPS: Final = 20
 _ATTEMPT: Final = re.compile(r"/attempt-0*([1-9]\d*)/")
@@ -25,6 +25,8 @@ class Progress:
     _seconds: dict[int, float] = field(default_factory=dict)  # of each step that counts
     _goodput: float = 0.0  # their sum
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
+    _evaluated: int | None = None  # step of the newest evaluation of this attempt
+    _evaluating: float = 0.0  # seconds of an evaluation for each step from one to the next
 
     def take(self, event: Event) -> Literal["now", "later", "no"]:
         """Enter one event; when it should be reported."""
@@ -33,6 +35,7 @@ class Progress:
                 self._set(**self._step(event))
                 return "later"
             case EvaluationDone():
+                self._pace(event)
                 loss = _number(event.loss)
                 self._set(evaluation=None if loss is None else ReportedEvaluation(step=event.step, loss=loss))
                 return "now"
@@ -48,6 +51,9 @@ class Progress:
                 return "now"
             case Resumed():
                 self._resume(event.step)
+                return "now"
+            case StoppedEarly():  # its step may be one that isn't logged
+                self._set(step=event.step, total_steps=event.total_steps, eta_seconds=None)
                 return "now"
         return "no"
 
@@ -65,13 +71,20 @@ class Progress:
             # For kubectl's columns, which can't round; metrics.jsonl has all digits.
             "loss": _rounded(_number(event.loss), 4),
             "tokens_per_second": _rounded(_not_negative(event.tokens_per_second), 1),
-            "eta_seconds": round(left * sum(self._recent) / len(self._recent), 1),
+            "eta_seconds": round(left * (sum(self._recent) / len(self._recent) + self._evaluating), 1),
             "goodput_seconds": round(self._goodput, 3),
         }
+
+    def _pace(self, event: EvaluationDone) -> None:
+        """What evaluations add to the time that is left, once two of them tell how far they are apart."""
+        if self._evaluated is not None and event.step > self._evaluated:
+            self._evaluating = (_not_negative(event.seconds) or 0.0) / (event.step - self._evaluated)
+        self._evaluated = event.step
 
     def _resume(self, step: int) -> None:
         """What came after that step will be done again."""
         self._forget_after(step)
+        self._evaluated = None
         beyond = [kept for kept in ("evaluation", "checkpoint") if (one := getattr(self.status, kept)) is not None and one.step > step]
         measured = ("loss", "tokens_per_second", "eta_seconds")
         self._set(first_step=step, step=step, goodput_seconds=round(self._goodput, 3), **dict.fromkeys((*beyond, *measured)))

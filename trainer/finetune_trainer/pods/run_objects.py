@@ -6,8 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from finetune_api.errors import FineTuneError
+from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_storage
 from finetune_trainer.pipeline import LocalRun
+from finetune_trainer.pods.prepared_objects import prepared_key
+from finetune_trainer.preparation.store import META, store_folder
 from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Notice, StepDone
 from finetune_trainer.storage.errors import MissingObject
 from finetune_trainer.storage.protocol import Storage
@@ -30,6 +33,21 @@ def fetch_metrics(local: LocalRun) -> None:
         local.folder.path.mkdir(parents=True, exist_ok=True)
         storage_of(local).get_file(METRICS, local.folder.metrics)
     except MissingObject:
+        pass
+
+
+def fetch_statistics(local: LocalRun, run: TrainingRun) -> None:
+    """Bring what the preparation counted, and what the data's own cards say, into the run folder: for report and model card.
+
+    Of the store it is meta.json alone, in a pod that reads no data.
+    """
+    meta = store_folder(local.folder.prepared, run.data.fingerprint) / META
+    if meta.exists():
+        return
+    try:
+        meta.parent.mkdir(parents=True, exist_ok=True)
+        storage_of(local).get_file(prepared_key(run.data.fingerprint, META), meta)
+    except MissingObject:  # the card then says that it is unknown
         pass
 
 

@@ -13,17 +13,19 @@ from types import FrameType
 from finetune_api.errors import TrainingFailed
 from finetune_api.keys import TRAINING
 from finetune_api.pod_result import PodResult
+from finetune_api.reasons import Reason
 from finetune_api.report import ReportOutcome
 from finetune_trainer.launch import driver
-from finetune_trainer.pipeline import checkpoints_of, write_run_report
+from finetune_trainer.pipeline import checkpoints_of, ended_early, write_run_report
 from finetune_trainer.pods.nodes import PodPlaces
 from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
 from finetune_trainer.pods.reporting import Reporter
-from finetune_trainer.pods.run_objects import LiveCopies, fetch_metrics, storage_of
+from finetune_trainer.pods.run_objects import LiveCopies, fetch_metrics, fetch_statistics, storage_of
 from finetune_trainer.reporting.events import FanOut, Notice, Sink
 from finetune_trainer.reporting.metrics import MetricsFile
 from finetune_trainer.reporting.trackers import trackers
 from finetune_trainer.storage.kept_logs import attempt_name
+from finetune_trainer.training.early_stopping import stopped_early
 from finetune_trainer.training.rank import check_same_inputs
 from finetune_trainer.training.stop_files import StopFiles
 
@@ -51,7 +53,7 @@ def trained(pod: Pod, attempt: str) -> PodResult:
         if reporter is not None:
             stopped = result.outcome == "Stopped"
             outcome = ReportOutcome.STOPPED if stopped else ReportOutcome.FINISHED
-            reporter.ended(outcome, reason=next(iter(reasons), None) if stopped else None, message=result.message)
+            reporter.ended(outcome, reason=next(iter(reasons), None) if stopped else result.reason, message=result.message)
     except Exception as error:  # told twice: here to the operator while the cluster is up, and by run_stage in the log
         failed = failed_result(error)
         if reporter is not None:
@@ -67,6 +69,7 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
     run = pod.run()
     local = pod.local(run.job, stop)
     fetch_metrics(local)
+    fetch_statistics(local, run)
     pod.keep_log(storage_of(local))
     total_steps = run.plan.total_steps
     assert total_steps is not None, "the final plan knows the number of steps"
@@ -75,19 +78,27 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
         check_same_inputs(newest, run)
     if newest is not None and newest.step >= total_steps:
         return PodResult(outcome="Done", message=f"all {total_steps} steps were done already: checkpoint {newest.key}")
+    done, early = (newest.step, stopped_early(run, newest)) if newest is not None else (0, None)
     copies = LiveCopies(local, report=lambda: write_run_report(local, run, lines, outcome="running"))
     kept: list[Sink] = [MetricsFile(local.folder.metrics), *trackers(run.job, os.environ, local.folder.tensorboard), copies]
     sinks = FanOut([lines, *kept, *([reporter] if reporter is not None else [])])
-    if stop.is_set():
-        return PodResult(outcome="Stopped", message=f"stopped before training; {newest.key if newest else 'no step'} is what there is")
-    _connect()
+    if early is None:
+        if stop.is_set():
+            return PodResult(outcome="Stopped", message=f"stopped before training; {newest.key if newest else 'no step'} is what there is")
+        _connect()
     try:
-        done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles(), attempt=attempt)
+        if early is None:
+            done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles(), attempt=attempt)
+            early = ended_early(local, run) if done < total_steps else None
+        if early is not None:
+            sinks.record(early)
     finally:
         for sink in kept[:-1]:
             sink.close()
         copies.copy()
         copies.close()
+    if early is not None:
+        return PodResult(outcome="Done", reason=Reason.STOPPED_EARLY, message=early.message)
     if done < total_steps:
         return PodResult(outcome="Stopped", message=f"stopped after step {done} of {total_steps}; its checkpoint is committed")
     return PodResult(outcome="Done")

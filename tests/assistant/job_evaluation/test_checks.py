@@ -1,0 +1,96 @@
+"""What is known before training: the address and key of a judge, prompts, packages."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.assistant.judging.judge_server import KEY, Raw, judge_server
+from tests.exported_models import base_folder, training_run
+
+from finetune_api.errors import InvalidData, InvalidEndpoint, InvalidSpec, NotInstalled
+from finetune_api.finetunejob import FineTuneJob
+from finetune_assistant.job_evaluation import checks
+from finetune_assistant.job_evaluation.asking import GREEDY, JUDGED, SAMPLED, judge_plan, questions
+from finetune_assistant.job_evaluation.checks import check_evaluation
+from finetune_trainer.secrets import Secrets
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return base_folder(tmp_path / "base", "llama")
+
+
+def asking_for(base: Path, **evaluation: Any) -> FineTuneJob:
+    return training_run(base, evaluation=evaluation, generation={"maxNewTokens": 8, "temperature": 0.3}).job
+
+
+def check(job: FineTuneJob, base: Path, **environment: str) -> list[str]:
+    """What is told."""
+    told: list[str] = []
+    check_evaluation(job, base=base.parent, secrets=Secrets(environment), notice=told.append)
+    return told
+
+
+def test_nothing_is_looked_at_where_nothing_is_asked_for(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda _name: None)
+    assert check(asking_for(base), base) == []
+
+
+def test_an_endpoint_is_looked_at_before_training(base: Path) -> None:
+    with judge_server() as judge:
+        job = asking_for(base, judge={"baseUrl": judge.url, "model": "m"})
+        assert check(job, base) == [], "a server without a list of models, and without a key"
+        judge.on_get = Raw(status=401, body="{}")
+        with pytest.raises(InvalidEndpoint, match=r"spec\.evaluation\.judge: .* refuses the key of OPENAI_API_KEY \(401\)") as refused:
+            check(job, base, OPENAI_API_KEY=KEY)
+        assert KEY not in str(refused.value)
+        assert judge.requests == [], "no token is spent"
+    [told] = check(job, base, OPENAI_API_KEY=KEY)
+    assert told.startswith(f"nobody answers at {judge.url} now, where spec.evaluation.judge is asked after training; ")
+
+
+def test_openai_wants_a_key(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    job = asking_for(base, judge={"model": "m"})
+    with pytest.raises(
+        InvalidSpec, match=r"spec\.evaluation\.judge\.apiKeySecret: no key is named, and OPENAI_API_KEY is not set; set one"
+    ):
+        check(job, base)
+    plan = judge_plan(job, Secrets({"OPENAI_API_KEY": KEY}), {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"})
+    assert (plan.settings.base_url, plan.settings.api_key) == ("http://127.0.0.1:1/v1", KEY)
+    assert KEY not in repr(plan)
+
+
+def test_a_key_comes_from_its_secret(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "secrets/judge").mkdir(parents=True)
+    (tmp_path / "secrets/judge/token").write_text(f"{KEY}\n")
+    job = asking_for(base, judge={"baseUrl": "http://127.0.0.1:1/v1", "model": "m", "apiKeySecret": {"name": "judge", "key": "token"}})
+    secrets = Secrets({"FINETUNE_SECRETS": str(tmp_path / "secrets"), "OPENAI_API_KEY": "another-key"})
+    assert judge_plan(job, secrets).settings.api_key == KEY
+    assert secrets.masked(f"a {KEY} and another-key".encode()) == b"a *** and ***"
+
+
+def test_packages_are_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda _name: None)
+    with pytest.raises(NotInstalled, match=r"spec\.evaluation\.judge needs a package .* pip install 'finetune-operator\[assistant\]'"):
+        check(asking_for(base, judge={"model": "m"}), base)
+
+
+def test_prompts_begin_at_the_job_file(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("".join(f'{{"prompt": "{number}?"}}\n' for number in range(9)))
+    asked = questions(asking_for(base, judge={"model": "m", "prompts": "mine.jsonl", "limit": 3}, samples={"count": 2}), tmp_path)
+    assert [(each.name, len(each.rows), each.sampling.max_new_tokens) for each in asked] == [
+        (GREEDY, 2, 256),
+        (SAMPLED, 2, 256),
+        (JUDGED, 3, 8),
+    ]
+    assert [row.messages[0].content for row in asked[2].rows] == ["0?", "1?", "2?"]
+    assert (asked[0].sampling.greedy, asked[1].sampling.temperature) == (True, 0.3)
+    with pytest.raises(InvalidData, match=r"other\.jsonl"):
+        questions(asking_for(base, samples={"prompts": "./other.jsonl"}), tmp_path)
+
+
+def test_of_our_prompts_the_judge_sees_all_kinds(base: Path, tmp_path: Path) -> None:
+    [asked] = questions(asking_for(base, judge={"model": "m"}), tmp_path)
+    assert len(asked.rows) == 40
+    assert {row.fields["kind"] for row in asked.rows} == {"write", "review"}

@@ -1,0 +1,1 @@
+"""What the pods of a FineTuneJob run that talks to models: the evaluation."""
