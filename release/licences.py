@@ -31,7 +31,8 @@ WORDS: Final = {
     "Python Software Foundation License": "PSF-2.0",
 }
 
-# They ask for a notice, and MPL-2.0 for the source of its own files, which is what pip fetched. None reaches over to our code.
+# They ask for a notice, and MPL-2.0 and LGPL-2.1 for the source of their own files, which is what pip fetched, and that a library may be
+# replaced, as pip does. None reaches over to our code.
 ACCEPTED: Final = frozenset(
     {
         *(
@@ -43,6 +44,7 @@ ACCEPTED: Final = frozenset(
             "CC0-1.0",
             "CNRI-Python",
             "ISC",
+            "LGPL-2.1-or-later",
             "LLVM-exception",
             "MIT",
             "MIT-0",
@@ -53,7 +55,7 @@ ACCEPTED: Final = frozenset(
 # CUDA's libraries may be passed on with a program that uses them, by NVIDIA's own licence; in the trainer's image alone.
 NVIDIA: Final = frozenset({"LicenseRef-NVIDIA-Proprietary", "LicenseRef-Proprietary"})
 # Packages that say nothing, or that aren't installed where the tests run.
-KNOWN: Final = {"cuda-toolkit": "LicenseRef-NVIDIA-Proprietary", "wheel": "MIT"}
+KNOWN: Final = {"cuda-toolkit": "LicenseRef-NVIDIA-Proprietary", "wheel": "MIT", "word2number": "MIT"}
 
 _EXPRESSION: Final = re.compile(r"\(*[A-Za-z0-9.+-]+\)*( (AND|OR|WITH) \(*[A-Za-z0-9.+-]+\)*)*")
 
