@@ -1,6 +1,6 @@
 """Curation measured against `datasets`: rows read, measured, filtered and written; with languages and near-duplicates too.
 
-    python -m benchmarks.curation --data ../shared/data [--rows 1000000] [--repeats 3] [--ratios-of cpu_seconds]
+    python -m benchmarks.curation --data ../shared/data [--rows 1000000] [--repeats 1] [--keep FOLDER] [--page docs/benchmarks.md]
 
 The input is dialogues put together from stretches of 5 to 40 words of the OpenAssistant trees of `--data`, one in twenty of them an earlier
 one with a word more. Both sides check the order of turns, trim a last question without answer, count turns, roles and characters, leave
@@ -13,20 +13,27 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.assistant_document import curation_section
 from benchmarks.machine import Clock, least_disturbed, measured
+from benchmarks.sections import Kept, provenance, with_section
 
 KINDS = ("plain", "full")
 SIDES = ("ours", "datasets")
 LEAST_TURNS, MOST_CHARACTERS = 2, 20_000
 THRESHOLD = 0.8
+PACKAGES = ["finetune-operator", "datasets", "datasketch", "py3langid"]
 _TWINS = 0.05
+_BYTES_A_ROW = 10_000  # of the disk: the file, what `datasets` keeps of each step, and what is written
+_TAKES = "As it is it takes some 25 minutes on two quiet cores (estimated) and 10 GB of disk; `--rows 2000` tries all of it in 10 seconds."
 
 
 def main() -> None:
@@ -35,21 +42,40 @@ def main() -> None:
         print(json.dumps(_WORKERS[options.worker](Path(options.folder), options.kind)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(options, Path(folder)), indent=1))
+        if (free := shutil.disk_usage(folder).free) < options.rows * _BYTES_A_ROW:
+            wanted = options.rows * _BYTES_A_ROW / 1e9
+            sys.exit(
+                f"{wanted:.0f} GB are needed in {folder}, where {free / 1e9:.0f} are free: name another folder by TMPDIR, or fewer --rows"
+            )
+        found = measure(options, Path(folder))
+    print(json.dumps(found, indent=1))
+    if options.page:
+        options.page.write_text(with_section(options.page.read_text(encoding="utf-8"), curation_section(found)), encoding="utf-8")
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both sides on one file, plain and full. `ratios`: how many times faster than `datasets`, by time for the same file."""
-    write_rows(Path(options.data), options.rows, folder / "rows.jsonl")
+    kept = Kept(options.keep, {"rows": options.rows})
+
+    @cache
+    def rows() -> int:
+        """Bytes of the file, which is written when a measurement needs it."""
+        write_rows(Path(options.data), options.rows, folder / "rows.jsonl")
+        return (folder / "rows.jsonl").stat().st_size
+
+    def run(side: str, kind: str, repeat: int) -> dict[str, Any]:
+        return {"bytes": rows(), **_measured(side, kind, options, folder / f"{side}-{kind}-{repeat}")}
+
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for repeat, kind, side in product(range(options.repeats), options.kinds, SIDES):
-        runs.setdefault((kind, side), []).append(_measured(side, kind, options, folder / f"{side}-{kind}-{repeat}"))
-    results: dict[str, Any] = {"rows": options.rows, "bytes": (folder / "rows.jsonl").stat().st_size}
+        runs.setdefault((kind, side), []).append(kept(f"{side}-{kind}-{repeat}", partial(run, side, kind, repeat)))
+    results: dict[str, Any] = {"rows": options.rows, "repeats": options.repeats, **provenance(PACKAGES)}
     for (kind, side), its_runs in runs.items():
         results.setdefault(kind, {})[side] = _median(its_runs, options.ratios_of)
     for kind in options.kinds:
         found = results[kind]
         found["ratio"] = found["datasets"][options.ratios_of] / found["ours"][options.ratios_of]
+        results["bytes"] = found["ours"]["bytes"]
     return results
 
 
@@ -60,15 +86,17 @@ def _median(runs: list[dict[str, Any]], by: str) -> dict[str, Any]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None, epilog=_TAKES)
     parser.add_argument("--data", default=os.environ.get("FINETUNE_TEST_DATA", "../shared/data"), help="folder with the real data")
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind")
+    parser.add_argument("--repeats", type=int, default=1, help="measurements of each kind")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument(
         "--ratios-of", choices=["seconds", "cpu_seconds"], default="seconds", help="processor time where the machine is busy"
     )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep each measurement there, and take those that are kept")
+    parser.add_argument("--page", type=Path, help="file whose section about curation is written anew")
     parser.add_argument("--peers", help="not used: the peer is a library that we use, too")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)

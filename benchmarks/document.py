@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.assistant_document import curation_section, evaluation_section, generation_section
 from benchmarks.machine import MOST_OTHERS
 from benchmarks.operator_document import operator_section
 from benchmarks.tables import others, table
 from jinja2 import Environment, StrictUndefined
 
-SECTIONS = ("preparation", "training", "operator")
+SECTIONS = ("preparation", "training", "generation", "curation", "evaluation", "operator")
 FLOORS = {"1": 3.0, "2": 2.4}  # times TRL, by processes
 MOST_MEMORY_MIB = 1024
 MOST_PACKING_SECONDS = 1.0
@@ -23,7 +24,7 @@ _SIDES = {
 
 
 def document(results: dict[str, Any]) -> str:
-    """The whole file. `results`: when and where, versions, and what `preparation`, `training` and `operator` print.
+    """The whole file. `results`: when and where, versions, and what the benchmarks of SECTIONS print.
 
     Raises ValueError unless all of them were measured in one run.
     """
@@ -40,6 +41,9 @@ def document(results: dict[str, Any]) -> str:
         versions={side: ", ".join(f"{name} {number}" for name, number in its.items()) for side, its in results["versions"].items()},
         **_preparation(results["preparation"]),
         **_training(results["training"]),
+        generation=generation_section(results["generation"]).rstrip(),
+        curation=curation_section(results["curation"]).rstrip(),
+        evaluation=evaluation_section(results["evaluation"]).rstrip(),
         operator=operator_section(results["operator"]).rstrip(),
         gpu=gpu_section(),
     )

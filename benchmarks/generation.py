@@ -1,6 +1,6 @@
-"""Chat and `finetune generate` measured against plain Transformers on SmolLM2-135M. Prints one JSON object, and a table with --table.
+"""Chat and `finetune generate` measured against plain Transformers on SmolLM2-135M. Prints one JSON object.
 
-    python -m benchmarks.generation [--model ~/.cache/finetune/smollm2] [--prompts 200] [--repeats 3] [--table]
+    python -m benchmarks.generation [--model ~/.cache/finetune/smollm2] [--prompts 200] [--repeats 3] [--page docs/benchmarks.md]
 
 `make ~/.cache/finetune/smollm2/model.safetensors` makes the model. Prompts are stretches of this repository's pages, their lengths
 log-uniform between 16 and 1,024 tokens; answers are greedy and end at the model's end token, or after 128. Every measurement is a process
@@ -18,11 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.assistant_document import generation_section
 from benchmarks.machine import least_disturbed, measured
-from benchmarks.tables import others, table
+from benchmarks.sections import Kept, provenance, with_section
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORTEST, LONGEST, NEW_TOKENS, TURNS = 16, 1024, 128, 10
+PACKAGES = ["finetune-operator", "torch", "transformers"]
 QUESTIONS = [
     "What is a list in Python, and when would I use a tuple in its place?",
     "Show me how to reverse one, and say what it costs for a long list.",
@@ -35,6 +37,9 @@ QUESTIONS = [
     "How would I test the function that you wrote above, with an empty list too?",
     "Now say all of it again in one sentence for somebody who has never coded.",
 ]
+_TAKES = (
+    "As it is it takes some 80 minutes on two quiet cores (estimated); `--prompts 4 --new-tokens 8 --repeats 1` tries all of it in two."
+)
 
 
 def main() -> None:
@@ -45,18 +50,23 @@ def main() -> None:
     if not (options.model / "model.safetensors").is_file():
         sys.exit(f"no model in {options.model}: make ~/.cache/finetune/smollm2/model.safetensors")
     found = measure(options)
-    print(document(found) if options.table else json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
+    if options.page:
+        options.page.write_text(with_section(options.page.read_text(encoding="utf-8"), generation_section(found)), encoding="utf-8")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All measurements; `ratios` are what the targets are about."""
     names = ["turns", "chat", "batch", "file-ours", "file-plain", *(["file-continuous"] if options.continuous else [])]
+    settings = {name: getattr(options, name) for name in ("prompts", "batch_size", "new_tokens", "repeats")}
+    kept = Kept(options.keep, {**settings, "model": str(options.model)})
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for _ in range(options.repeats):
+    for repeat in range(options.repeats):
         for name in names:
-            runs[name].append(_measured(name, options))
+            runs[name].append(kept(f"{name}-{repeat}", lambda name=name: _measured(name, options)))  # type: ignore[misc]
     figure = {"turns": "ratio", "chat": "ratio", "batch": "ratio"}
     found: dict[str, Any] = {name: _median(its, figure.get(name, "seconds")) for name, its in runs.items()}
+    found |= {"settings": settings, **provenance(PACKAGES)}
     plain = found["file-plain"]["seconds"]
     found["ratios"] = {
         "turn_10_to_2": found["turns"]["ratio"],
@@ -66,20 +76,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **({"continuous": plain / found["file-continuous"]["seconds"]} if options.continuous else {}),
     }
     return found
-
-
-def document(found: dict[str, Any]) -> str:
-    """The figures beside their targets."""
-    ratios = found["ratios"]
-    rows = [
-        ["time to first token, turn 10 to turn 2", f"{ratios['turn_10_to_2']:.2f} x", "at most 1.5 x", others(found["turns"])],
-        ["chat, tokens/s to plain generate", f"{ratios['chat']:.3f} x", "at least 0.97 x", others(found["chat"])],
-        ["batch of 8, tokens/s to plain generate", f"{ratios['batch']:.3f} x", "at least 0.97 x", others(found["batch"])],
-        ["file of prompts, to file order", f"{ratios['file']:.2f} x", "at least 1.3 x", others(found["file-ours"])],
-    ]
-    if "continuous" in ratios:
-        rows.append(["the same by continuous batching", f"{ratios['continuous']:.2f} x", "", others(found["file-continuous"])])
-    return table(["measured", "figure", "target", "others took"], rows)
 
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -248,7 +244,7 @@ def _prompts(loaded: Any, count: int) -> list[list[int]]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None, epilog=_TAKES)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--model", type=Path, default=cache / "finetune" / "smollm2", help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--prompts", type=int, default=200, help="prompts in the file")
@@ -257,7 +253,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
     parser.add_argument("--continuous", action="store_true", help="also Transformers' continuous batching")
-    parser.add_argument("--table", action="store_true", help="print a table in place of JSON")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep each measurement there, and take those that are kept")
+    parser.add_argument("--page", type=Path, help="file whose section about generation is written anew")
     parser.add_argument("--worker", choices=list(_WORKERS), help=argparse.SUPPRESS)
     return parser.parse_args()
 

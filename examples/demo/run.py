@@ -1,7 +1,8 @@
 """The demo: a small model becomes an assistant of its own on this machine, and shows that it did. `make demo` runs it.
 
-It types what a user would: `finetune run` with an S3 server on loopback, then the same questions before and after. It ends
-with exit code 1 unless the loss on held-out dialogues fell by a fifth and the assistant knows its name.
+It types what a user would: `finetune run` with an S3 server on loopback, and the same questions to the base model, to the base model with
+a dialogue prompt, and to the assistant. It ends with exit code 1 unless the loss on held-out dialogues fell by a fifth and the assistant
+knows its name.
 """
 
 import json
@@ -13,9 +14,9 @@ import time
 from pathlib import Path
 
 import boto3
+from examples.demo.comparison import Answered, table, with_comparison
 from examples.demo.s3_server import S3Server, s3_server
 from rich.console import Console
-from rich.table import Table
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 RUN = Path("runs/demo")
@@ -38,31 +39,34 @@ def main() -> int:
     console.print(
         "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. Seven to eight minutes on two cores.\n"
     )
-    console.print("[bold]Before[/]: the model's own answers")
-    before = answers(model, questions)
+    console.print("[bold]Before[/]: the base model's own answers, and its answers after a page of example dialogues (--prompt coding)")
+    before = [answered("base", model, questions), answered("base, with a prompt", model, questions, "--prompt", "coding")]
     with s3_server(S3) as server:
         create_bucket(server)
         finetune_run(model, server)
     console.print(f"\n[bold]After[/]: {NAME}'s answers")
-    after = answers(PUBLISHED, questions)
-    show(questions, before, after)
-    passed = check(after[0])
+    sides = [*before, answered(NAME, PUBLISHED, questions)]
+    console.print(table(questions, sides))
+    report = RUN / "report.html"
+    report.write_text(with_comparison(report.read_text(encoding="utf-8"), questions, sides), encoding="utf-8")
+    passed = check(sides[-1].answers[0])
     minutes = (time.monotonic() - began) / 60
     console.print(f"\n{minutes:.1f} minutes. Next:")
     console.print(f"  .venv/bin/finetune chat {PUBLISHED}                  talk to it")
-    console.print(f"  open {RUN}/report.html                            curves, data, plan against what was seen")
+    console.print(f"  open {report}                            curves, data, plan against what was seen, and this table")
     console.print("  .venv/bin/finetune plan examples/starchat-alpha.yaml   the same for 15.5 billion parameters on eight A100s")
     return 0 if passed else 1
 
 
-def answers(model: Path, questions: list[str]) -> list[str]:
+def answered(title: str, model: Path, questions: list[str], *options: str) -> Answered:
     """Greedy answers as `finetune chat` gives them, each to a conversation of its own; one process for all."""
-    command = [finetune(), "chat", str(model), "--temperature", "0", "--max-new-tokens", "48", "--json"]
+    command = [finetune(), "chat", str(model), "--temperature", "0", "--max-new-tokens", "48", "--json", *options]
     with console.status("asking"):
         done = subprocess.run(command, input="\n/reset\n".join(questions) + "\n", capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return [json.loads(line)["answer"] for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return Answered(title=title, answers=[line["answer"] for line in lines], prompt_tokens=[line["promptTokens"] for line in lines])
 
 
 def create_bucket(server: S3Server) -> None:
@@ -91,16 +95,6 @@ def finetune_run(model: Path, server: S3Server) -> None:
 def finetune() -> str:
     """The command beside this Python."""
     return os.path.relpath(Path(sys.executable).with_name("finetune"))
-
-
-def show(questions: list[str], before: list[str], after: list[str]) -> None:
-    """The same questions, side by side."""
-    table = Table(show_lines=True)
-    for title in ("question", "before", "after"):
-        table.add_column(title, ratio=1 if title == "question" else 2)
-    for row in zip(questions, before, after, strict=True):
-        table.add_row(*row)
-    console.print(table)
 
 
 def check(first_answer: str) -> bool:

@@ -70,12 +70,6 @@ CONTRADICTIONS: Final = (
         "is the name of the branch too, and a reader who asks for it would get either",
         "name the tag otherwise, for example v1.0",
     ),
-    Rule(
-        "spec.publish.gate.evaluationLoss",
-        lambda s: s.publish.gate.evaluation_loss is not None and s.dataset.evaluation is None,
-        "a gate needs an evaluation loss, and nothing is held out",
-        "set dataset.evaluation.fraction: 0.1, or remove the gate",
-    ),
     *(
         Rule(
             f"spec.checkpoints.{yaml_path(name)}",
@@ -157,7 +151,23 @@ def _name_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         if twice := _named_twice(source.roles):
             yield Problem(f"{field}.roles", f"{', '.join(twice)}: stands for two roles", "list each name once")
     yield from _address_problems(spec)
+    yield from _evaluation_problems(spec)
     yield from _variable_problems(spec)
+
+
+def _evaluation_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Keys in the judge's address, and prompts that can't be read."""
+    judge, samples = spec.evaluation.judge, spec.evaluation.samples
+    if judge is not None and judge.base_url is not None and holds_userinfo(judge.base_url):
+        yield _userinfo_problem("spec.evaluation.judge.baseUrl", "spec.evaluation.judge.apiKeySecret")
+    for field, prompts in (("judge", judge.prompts if judge else None), ("samples", samples.prompts if samples else None)):
+        if prompts is None:
+            continue
+        if is_like_an_address(prompts):
+            told = "is an address, and prompts are a file or a Hub data set"
+            yield Problem(f"spec.evaluation.{field}.prompts", told, "write ./path, /path or org/name")
+        elif problem := _place_problem(f"spec.evaluation.{field}.prompts", prompts, "spec.model.tokenSecret"):
+            yield problem
 
 
 def _named_twice(roles: RoleMapping) -> list[str]:
@@ -249,6 +259,7 @@ def cluster_only_fields(job: FineTuneJob) -> list[str]:
         *_set_fields("spec.model", spec.model, ["cache"]),
         *_set_fields("spec.workers", spec.workers, workers),
         *_set_fields("spec.cpuPods", spec.cpu_pods, list(type(spec.cpu_pods).model_fields)),
+        *_set_fields("spec.evaluation", spec.evaluation, ["pod"]),
         *_set_fields("spec.failurePolicy", spec.failure_policy, list(type(spec.failure_policy).model_fields)),
         *_set_fields("spec.budget", spec.budget, ["gpu_hours", "active_deadline_seconds"]),
         *_set_fields("spec", spec, ["suspend", "retry", "ttl_seconds_after_finished"]),

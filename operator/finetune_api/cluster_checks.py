@@ -1,7 +1,7 @@
 """What a job needs on a cluster that `finetune run` can do without: storage that outlives pods, and paths that pods can see.
 
 A pod has only its image, the job's volumes and the network. Workers mount `workers.volumes`, the head, preparation and
-publication mount `cpuPods.volumes`; so a path that both read has to be on a volume of both.
+publication mount `cpuPods.volumes`, evaluation those and its own; so a path that several read has to be on a volume of each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from finetune_api.checks import is_path
 from finetune_api.errors import Problem
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Volume
+from finetune_api.merged_pods import evaluation_pod
 from finetune_api.pod_checks import Pods, pod_problems
 
 
@@ -41,24 +42,36 @@ def _storage_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
 
 def _shared_claim_problems(field: str, path: str, spec: FineTuneJobSpec) -> Iterator[Problem]:
     found = []
-    for pods, volumes in _volumes(spec).items():
-        volume = _volume_at(path, volumes)
+    for pods in _readers(spec):
+        volume = _volume_at(path, _volumes(spec)[pods])
         if problem := _lasting_problem(field, path, pods, volume):
             yield problem
         elif volume is not None and volume.persistent_volume_claim is not None:
             below = f", its {PurePosixPath(volume.sub_path)}" if volume.sub_path else ""
-            found.append(f"on claim {volume.persistent_volume_claim.claim_name}{below} (mounted at {PurePosixPath(volume.mount_path)})")
-    for one, other in pairwise(found):
+            place = f"on claim {volume.persistent_volume_claim.claim_name}{below} (mounted at {PurePosixPath(volume.mount_path)})"
+            found.append((place, "the workers" if pods == "workers" else pods))
+    for (one, first), (other, second) in pairwise(found):
         if one != other:
-            told = f'"{path}" is {one} in the workers, and {other} in cpuPods'
+            told = f'"{path}" is {one} in {first}, and {other} in {second}'
             yield Problem(field, told, "mount the same claim at the same path in both")
 
 
 def _read_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    """Workers and CPU pods read the model, only preparation reads the sources."""
-    yield from _source_problems("spec.model.name", spec.model.name, ("workers", "cpuPods"), spec)
+    """Workers, CPU pods and evaluation read the model, only preparation reads the sources, and evaluation its own files."""
+    yield from _source_problems("spec.model.name", spec.model.name, _readers(spec), spec)
+    yield from _evaluation_problems(spec)
     for index, source in enumerate(spec.dataset.sources):
         yield from _source_problems(f"spec.dataset.sources[{index}].path", source.path, ("cpuPods",), spec)
+
+
+def _evaluation_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    judge, samples, task_data = spec.evaluation.judge, spec.evaluation.samples, spec.evaluation.task_data
+    for field, prompts in (("judge", judge.prompts if judge else None), ("samples", samples.prompts if samples else None)):
+        if prompts is not None:
+            yield from _source_problems(f"spec.evaluation.{field}.prompts", prompts, ("evaluation.pod",), spec)
+    if task_data is not None:
+        place = task_data if is_path(task_data) else f"./{task_data}"  # always a folder, and never an id of the Hub
+        yield from _source_problems("spec.evaluation.taskData", place, ("evaluation.pod",), spec)
 
 
 def _source_problems(field: str, name: str, readers: Sequence[Pods], spec: FineTuneJobSpec) -> Iterator[Problem]:
@@ -93,7 +106,14 @@ def _publication_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
 
 
 def _volumes(spec: FineTuneJobSpec) -> dict[Pods, list[Volume]]:
-    return {"workers": spec.workers.volumes, "cpuPods": spec.cpu_pods.volumes}
+    found: dict[Pods, list[Volume]] = {"workers": spec.workers.volumes, "cpuPods": spec.cpu_pods.volumes}
+    return found | ({"evaluation.pod": evaluation_pod(spec).volumes} if spec.evaluation.has_stage else {})
+
+
+def _readers(spec: FineTuneJobSpec) -> tuple[Pods, ...]:
+    """Pods that read what all read. Evaluation has the CPU pods' volumes, and says nothing new unless it has others."""
+    own = spec.evaluation.has_stage and spec.evaluation.pod is not None and spec.evaluation.pod.volumes
+    return ("workers", "cpuPods", "evaluation.pod") if own else ("workers", "cpuPods")
 
 
 def _volume_at(path: str, volumes: Sequence[Volume]) -> Volume | None:

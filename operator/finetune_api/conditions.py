@@ -4,7 +4,7 @@ The operator writes them; users, `kubectl wait` and kstatus (Flux) read them. He
 functions that change a list of them; when one is true is decided by the operator's stages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
@@ -146,7 +146,12 @@ def with_health(conditions: Sequence[Condition], stalled: tuple[str, str] | None
     return with_condition(with_condition(conditions, reconciling), waiting)
 
 
-def stage(conditions: Sequence[Condition]) -> str:
+def open_stage(conditions: Sequence[Condition], *, passed: Collection[ConditionType] = ()) -> tuple[ConditionType, str] | None:
+    """The first stage that isn't done, with its word; None when all are. `passed`: stages that failed and hold nothing up."""
+    return next(((kind, word) for kind, word in STAGES if kind not in passed and not is_true(conditions, kind)), None)
+
+
+def stage(conditions: Sequence[Condition], *, passed: Collection[ConditionType] = ()) -> str:
     """One word for display, derived from the conditions; nothing decides by it.
 
     >>> stage(())
@@ -155,4 +160,5 @@ def stage(conditions: Sequence[Condition]) -> str:
     for ended in (ConditionType.SUCCEEDED, ConditionType.FAILED, ConditionType.SUSPENDED, ConditionType.STALLED):
         if is_true(conditions, ended):
             return ended.value
-    return next((word for kind, word in STAGES if not is_true(conditions, kind)), "Finishing")
+    found = open_stage(conditions, passed=passed)
+    return found[1] if found is not None else "Finishing"

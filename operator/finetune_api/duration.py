@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from finetune_api.accelerators import Accelerator, accelerator
 from finetune_api.checks import device
-from finetune_api.finetunejob import FineTuneJobSpec, ModelShape
+from finetune_api.finetunejob import Evaluation, FineTuneJobSpec, ModelShape
 from finetune_api.training_run import DataShape, Plan, TrainingRun
 
 # Share of the peak that useful and recomputed operations reach together. 31 % model FLOPs utilisation was reached by the
@@ -53,6 +53,24 @@ def run_steps(spec: FineTuneJobSpec, data: DataShape | None, batch_size: int) ->
     if ratio is not None and total is not None:
         warmup = ceil(ratio * total)
     return Steps(rows_per_epoch=rows, steps_per_epoch=per_epoch, epochs=epochs, total=total, warmup=warmup)
+
+
+def evaluation_interval(evaluation: Evaluation, steps_per_epoch: int) -> int:
+    """Optimizer steps between two evaluations.
+
+    >>> evaluation_interval(Evaluation(every_epochs=2), 30), evaluation_interval(Evaluation(every_steps=100), 30)
+    (60, 100)
+    """
+    return evaluation.every_steps or evaluation.every_epochs * steps_per_epoch
+
+
+def num_evaluations(spec: FineTuneJobSpec, steps: Steps) -> int | None:
+    """Evaluations of a run that goes to its last step: at step 0, then every so many steps and at the end; None is unknown."""
+    if spec.dataset.evaluation is None:
+        return 0
+    if steps.total is None or (steps.steps_per_epoch is None and spec.evaluation.every_steps is None):
+        return None
+    return 1 + ceil(steps.total / evaluation_interval(spec.evaluation, steps.steps_per_epoch or 0))
 
 
 def model_flops_per_token(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None) -> float:
@@ -99,10 +117,22 @@ def _tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> floa
 
 
 def _evaluation_tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float:
-    """Tokens of all evaluations: one at step 0, then every so many epochs and at the end."""
-    if data is None or data.evaluation is None or steps.epochs is None:
+    """Tokens of all evaluations."""
+    if data is None or data.evaluation is None:
         return 0.0
-    return data.evaluation.tokens * (1.0 + ceil(steps.epochs / spec.evaluation.every_epochs))
+    return float(data.evaluation.tokens * (num_evaluations(spec, steps) or 0))
+
+
+def evaluation_share(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float | None:
+    """Share of all operations that evaluations take, of a run that goes to its last step; None is unknown.
+
+    A forward pass is a third of a token's operations in training, and a quarter where activations are recomputed.
+    """
+    trained = _tokens(spec, data, steps)
+    if not trained:
+        return None
+    evaluated = _evaluation_tokens(spec, data, steps) / (4.0 if spec.training.activation_checkpointing else 3.0)
+    return evaluated / (trained + evaluated)
 
 
 def run_duration(

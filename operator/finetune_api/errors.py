@@ -9,7 +9,11 @@ FineTuneError
 │   ├── InvalidPublication           a repository or a token that the Hub refuses
 │   ├── InvalidTrainingRun           a run.json that is damaged or of another contract version
 │   ├── RunConflict                  a run folder or a storage prefix that belongs to another run, or is in use
-│   └── InvalidCluster               a cluster, a job on it or a right that isn't there
+│   ├── InvalidCluster               a cluster, a job on it or a right that isn't there
+│   ├── InvalidEndpoint              an address, a key or a model that an endpoint refuses
+│   ├── UnknownTask                  a task of an evaluation that nobody defines
+│   ├── NoSandbox                    code of a model that can't be confined on this machine
+│   └── NotInstalled                 a package that an extra of ours brings isn't there
 ├── RunFailed               exit 1   the input is right as far as we know, and the run failed all the same
 │   ├── StorageFailed                storage gave up in the middle: full, cut off, or its objects altered
 │   ├── TrainingFailed               a worker died or the loss is not finite
@@ -19,7 +23,9 @@ FineTuneError
 │   ├── PublicationFailed            the Hub gave up in the middle; what was exported is kept
 │   ├── JobFailed                    a job on a cluster failed
 │   ├── WaitedTooLong                a job on a cluster didn't get there in the time that was given
-│   └── ClusterFailed                the API server doesn't answer, or not as it should
+│   ├── ClusterFailed                the API server doesn't answer, or not as it should
+│   ├── EndpointFailed               the endpoint of a judge is down or overloaded, or answers what can't be used
+│   └── BudgetSpent                  the next request to an endpoint could cost more than is left
 └── Interrupted             exit 130 stopped on request, after a checkpoint
 """
 
@@ -107,6 +113,22 @@ class InvalidCluster(InvalidInput):
     """A cluster, a job on it or a right that isn't there."""
 
 
+class InvalidEndpoint(InvalidInput):
+    """An endpoint refuses the address, the key, the model or a setting: asking again won't help."""
+
+
+class UnknownTask(InvalidInput):
+    """A name of a task that is neither ours nor lm-eval's."""
+
+
+class NoSandbox(InvalidInput):
+    """This machine can't enforce the sandbox's limits; the message names which, and the remedy. Nothing has run."""
+
+
+class NotInstalled(InvalidInput):
+    """A package that an extra of ours brings isn't there; the message names the extra."""
+
+
 class RunFailed(FineTuneError):
     """The run failed for a reason that lies outside the input."""
 
@@ -145,6 +167,14 @@ class WaitedTooLong(RunFailed):
 
 class ClusterFailed(RunFailed):
     """The API server of a cluster doesn't answer, or not as it should."""
+
+
+class EndpointFailed(RunFailed):
+    """An endpoint is down, overloaded or answers nonsense, after all retries."""
+
+
+class BudgetSpent(RunFailed):
+    """The next request could cost more than is left."""
 
 
 class Interrupted(FineTuneError):

@@ -29,14 +29,17 @@ class Change(StrEnum):
 class Use:
     """A row. `path` is that of YAML, `[]` after a list.
 
-    `identity`: another value gives another result, and storage belongs to that. `preparation`, `publication`: another value is another Job.
-    `run`: attempts execute it; another value makes another run once nothing runs.
+    `identity`: another value gives another result, and storage belongs to that. `preparation`, `evaluation`, `publication`: another value
+    is another Job. `run`: attempts execute it; another value makes another run once nothing runs. `figures`: another value is another
+    evaluation, of which nothing is known yet; one that is done isn't done again for anything else.
     """
 
     path: str
     identity: bool
     preparation: bool
     run: bool
+    figures: bool
+    evaluation: bool
     publication: bool
     change: Change
 
@@ -46,15 +49,15 @@ class Use:
 
 
 def _use(path: str, reads: str, change: Change = Change.ALWAYS) -> Use:
-    """`reads`: i, p, r and P, for identity, preparation, run and publication, where they read it."""
-    identity, preparation, run, publication = (letter in reads for letter in "iprP")
-    return Use(path, identity, preparation, run, publication, change)
+    """`reads`: i, p, r, f, e and P, for identity, preparation, run, figures, evaluation and publication, where they read it."""
+    identity, preparation, run, figures, evaluation, publication = (letter in reads for letter in "iprfeP")
+    return Use(path, identity, preparation, run, figures, evaluation, publication, change)
 
 
 FIELDS: Final = (
     _use("model", "ipr", Change.NEVER),
-    _use("model.tokenSecret", "pr"),
-    _use("model.cache", "pr"),
+    _use("model.tokenSecret", "pre"),
+    _use("model.cache", "pre"),
     _use("model.shape", "pr", Change.NEVER),
     _use("dataset", "ipr", Change.NEVER),
     _use("dataset.sources[].tokenSecret", "pr"),
@@ -69,27 +72,37 @@ FIELDS: Final = (
     _use("training.logEverySteps", "pr", Change.NEVER),
     _use("workers", "r", Change.WHILE_STOPPED),
     # CPU pods take them over.
-    _use("workers.image", "prP", Change.WHILE_STOPPED),
-    _use("workers.imagePullSecrets", "prP", Change.WHILE_STOPPED),
-    _use("workers.serviceAccountName", "prP", Change.WHILE_STOPPED),
-    _use("cpuPods", "prP"),
-    _use("checkpoints", "prP"),
-    _use("checkpoints.storage", "prP", Change.NEVER),
-    _use("checkpoints.endpoint", "prP", Change.NEVER),
-    _use("checkpoints.region", "prP", Change.NEVER),
+    _use("workers.image", "preP", Change.WHILE_STOPPED),
+    _use("workers.imagePullSecrets", "preP", Change.WHILE_STOPPED),
+    _use("workers.serviceAccountName", "preP", Change.WHILE_STOPPED),
+    _use("cpuPods", "preP"),
+    _use("checkpoints", "preP"),
+    _use("checkpoints.storage", "preP", Change.NEVER),
+    _use("checkpoints.endpoint", "preP", Change.NEVER),
+    _use("checkpoints.region", "preP", Change.NEVER),
     _use("checkpoints.every", "r"),
     _use("checkpoints.keep", "r"),
     _use("evaluation", "r"),
-    _use("generation", "rP"),
+    # They decide which checkpoint is the last, and which the best.
+    *(_use(f"evaluation.{name}", "rf") for name in ("everyEpochs", "everySteps", "earlyStopping")),
+    # After training. What is published tells of it.
+    *(_use(f"evaluation.{name}", "feP") for name in ("tasks", "numFewshot", "limit", "taskData", "judge", "samples")),
+    # They change no figure, only whether and how fast it is had.
+    *(_use(f"evaluation.{name}", "e") for name in ("batchSize", "judge.apiKeySecret", "judge.maxTokens", "pod")),
+    # Sampled answers are drawn as it says.
+    _use("generation", "rfP"),
     # Whether a repository may be written to is tried before anything is trained.
     _use("publish", "prP"),
+    _use("publish.checkpoint", "prfeP"),
+    # Written with the model.
+    _use("publish.card", "rP"),
     # Whether a tracker can be used is tried before anything is trained.
     _use("reportTo", "pr"),
     _use("failurePolicy", ""),
     _use("budget", ""),
     _use("suspend", ""),
     # Raising it tries again what failed.
-    _use("retry", "pP"),
+    _use("retry", "peP"),
     _use("ttlSecondsAfterFinished", ""),
 )
 
@@ -139,10 +152,10 @@ def table() -> str:
 
 
 def _rows() -> Iterator[str]:
-    yield "| `spec.` | result | preparation | run | publication | may change after the first attempt began |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| `spec.` | result | preparation | run | figures | evaluation | publication | may change after the first attempt began |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for use in FIELDS:
-        marks = ("x" if read else "" for read in (use.identity, use.preparation, use.run, use.publication))
+        marks = ("x" if read else "" for read in (use.identity, use.preparation, use.run, use.figures, use.evaluation, use.publication))
         yield f"| `{use.path}` | {' | '.join(marks)} | {use.change} |"
 
 

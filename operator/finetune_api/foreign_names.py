@@ -47,7 +47,7 @@ base_model model_name_or_path model_name pretrained_model_name_or_path model_id 
     model.name
 base_model_config tokenizer_config tokenizer tokenizer_name tokenizer_type tokenizer_name_or_path processor_type
     -: configuration and tokenizer are those of model.name
-model_revision base_model_revision
+model_revision base_model_revision revision_of_model
     model.revision
 model_type is_llama_derived_model model.type
     -: the architecture is read from the model's config.json
@@ -64,8 +64,11 @@ datasets dataset_mixture train_dataset
     dataset.sources: a list whose items have path, split, format
 dataset_name dataset_path dataset_id data_path dataset_name_or_path train_file
     dataset.sources[].path
-dataset.name dataset.id dataset.repo sources.name sources.dataset sources.id sources.repo sources.url sources.file
+dataset.name dataset.id dataset.repo sources.dataset sources.id sources.repo sources.url sources.file
     dataset.sources[].path
+sources.name
+    dataset.sources[].path: a file, a folder or a Hub data set; the configuration of one, which others call name, is
+    dataset.sources[].config
 sources.subset sources.config_name
     dataset.sources[].config
 dataset_config dataset_config_name
@@ -116,8 +119,12 @@ field_system system_column
     dataset.sources[].columns.system
 probabilities mixture_weights
     dataset.sources[].weight: a source each; 0.5 uses half of it
-max_samples max_train_samples num_samples n_samples shards
+max_samples max_train_samples num_samples n_samples
     dataset.sources[].limit
+sources.shards
+    dataset.sources[].weight: a share of the rows: 1 / {value} for one of that many shards
+sources.shards_idx sources.preprocess_shards
+    -: rows are drawn by dataset.sources[].weight, a share of them, and not taken by shard
 dataset_num_proc preprocessing_num_workers dataset_processes num_proc
     dataset.processes
 dataset_prepared_path dataset_cache_dir overwrite_cache
@@ -127,6 +134,8 @@ length_column_name dataset_keep_in_memory streaming
     -: rows are read from memory-mapped files, packed beforehand
 shuffle_merged_datasets curriculum_sampling data_seed shuffle_seed
     training.seed: it also decides the order of the data
+strict
+    -: a key that a job doesn't have is always refused
 skip_prepare_dataset dataset_kwargs
     -: data is always prepared from its rows
 excess_length_strategy truncation truncation_mode
@@ -280,17 +289,28 @@ save_safetensors save_only_model save_on_each_node save_checkpoints
 load_best_model_at_end metric_for_best_model greater_is_better
     publish.checkpoint: best is the one with the lowest evaluation loss
 # evaluation
-eval_steps evals_per_epoch eval_strategy evaluation_strategy eval_interval eval_frequency eval_on_start eval_delay
-evaluation.steps evaluation.every
-    evaluation.everyEpochs: in epochs; step 0 and the last step are always evaluated
+eval_steps evaluation.steps eval_every_steps eval_interval
+    evaluation.everySteps: optimizer steps; step 0 and the last step are always evaluated
+evals_per_epoch eval_strategy evaluation_strategy eval_frequency eval_on_start eval_delay evaluation.every evaluation.epochs
+    evaluation.everyEpochs: in epochs, or evaluation.everySteps in steps; step 0 and the last step are always evaluated
 per_device_eval_batch_size eval_batch_size per_gpu_eval_batch_size
     evaluation.microBatchSize
 bf16_full_eval fp16_full_eval eval_accumulation_steps
     -: evaluation computes as training does
-early_stopping_patience early_stopping early_stopping_threshold
-    -: a run isn't stopped early; publish.checkpoint: best takes the best checkpoint
-eval_table_size eval_max_new_tokens eval_sample_generations do_bench_eval bench_dataset benchmarks judge benchmark tasks
-    -: benchmarks and a judge are not available in this version
+early_stopping_patience early_stopping
+    evaluation.earlyStopping.patience: evaluations in a row that were no better; publish.checkpoint: best takes the best checkpoint
+early_stopping_threshold early_stopping_min_delta
+    evaluation.earlyStopping.minDelta
+benchmarks benchmark tasks do_bench_eval bench_dataset eval_tasks
+    evaluation.tasks: a list of names, as `finetune evaluate --tasks list` has them
+num_fewshot few_shot n_shot shots
+    evaluation.numFewshot
+judge judge_model
+    evaluation.judge: baseUrl, model and apiKeySecret of an OpenAI-compatible endpoint
+eval_table_size eval_sample_generations
+    evaluation.samples.count
+eval_max_new_tokens
+    evaluation.samples.maxNewTokens
 # generation
 generation.max_length max_tokens max_new_tokens
     generation.maxNewTokens
@@ -363,6 +383,7 @@ VALUES: Final[dict[str, dict[str, str]]] = {
     "format": {
         "chattemplate": "chat_template of axolotl is format: messages; use messages",
         "conversational": "use messages",
-        "completion": "use prompt-completion",
+        "completion": "completion of axolotl, which learns documents as they are, is format: text; a prompt and its completion are "
+        "format: prompt-completion; use one of them",
     },
 }

@@ -23,6 +23,7 @@ LATER_FIELDS: Final = frozenset(
         "dataset.leadingAssistantTurns",
         "template.maxExamplesPerDialogue",
         *(f"{pods}.{name}" for pods in ("workers", "cpuPods") for name in ("imagePullSecrets", "labels", "annotations", "envFrom")),
+        *(f"evaluation.{name}" for name in ("tasks", "batchSize", "judge.limit", "judge.maxTokens")),
         "reportTo",
         *(f"failurePolicy.{name}" for name in ("maxFailedStarts", "maxAttemptsWithoutProgress")),
         "budget.stageDeadlineSeconds",

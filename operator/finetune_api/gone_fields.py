@@ -27,7 +27,6 @@ _GONE: Final[Mapping[str, Callable[[Json, Any], bool]]] = {
     "training.deepspeed.offload_param": _offloads_nothing,
     "workers.minNodes": _is_exact,
     "evaluation.benchmarks": lambda spec, value: value == [],
-    "evaluation.judge": lambda spec, value: False,
     "publish.hub.when": lambda spec, value: value == "end",
 }
 
@@ -35,8 +34,8 @@ _GONE: Final[Mapping[str, Callable[[Json, Any], bool]]] = {
 def without_gone_fields(job: Mapping[str, Any]) -> Json:
     """The job without those that do nothing; what asks for something stays, and is refused.
 
-    >>> without_gone_fields({"spec": {"workers": {"nodes": 2, "minNodes": 2}, "evaluation": {"judge": {"model": "m"}}}})
-    {'spec': {'workers': {'nodes': 2}, 'evaluation': {'judge': {'model': 'm'}}}}
+    >>> without_gone_fields({"spec": {"workers": {"nodes": 2, "minNodes": 2}, "evaluation": {"benchmarks": ["mmlu"]}}})
+    {'spec': {'workers': {'nodes': 2}, 'evaluation': {'benchmarks': ['mmlu']}}}
     """
     spec = job.get("spec")
     if not isinstance(spec, dict):
@@ -53,8 +52,8 @@ def without_gone_fields(job: Mapping[str, Any]) -> Json:
 def gone_fields_in(words: str) -> tuple[str, ...]:
     """Those that the words of a refusal name.
 
-    >>> gone_fields_in("spec.evaluation.judge: the judge is not built yet; remove it")
-    ('spec.evaluation.judge',)
+    >>> gone_fields_in("spec.evaluation.benchmarks: benchmarks are not built yet; remove it")
+    ('spec.evaluation.benchmarks',)
     """
     return tuple(f"spec.{path}" for path in _GONE if f"spec.{path}:" in words)
 

@@ -1,8 +1,7 @@
 """What jobs get where they say nothing: a platform's proxies, tolerations, queue and storage, said once in the chart or for a namespace.
 
 In: text of YAML, and a job. Out: the job with what it leaves out filled in. What the job says wins: over its Kueue labels, those over
-its namespace's defaults, those over the chart's. Objects are merged by key, `env` and `volumes` by name, tolerations and pull Secrets
-added up; an affinity is one value.
+its namespace's defaults, those over the chart's; merged_pods.py says how.
 """
 
 from collections.abc import Mapping
@@ -12,10 +11,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from finetune_api.accelerators import accelerator
 from finetune_api.errors import InvalidSpec, Problem
-from finetune_api.finetunejob import Checkpoints, FineTuneJob, NamedVolume, PodSettings, Resources, SecretName, Spec, Workers
+from finetune_api.finetunejob import Checkpoints, Evaluation, FineTuneJob, NamedVolume, PodSettings, SecretName, Spec, Workers
 from finetune_api.finetunejob.pod_placement import Labels
 from finetune_api.finetunejob.pods import GpuResource
 from finetune_api.finetunejob.types import Place, Word
+from finetune_api.merged_pods import merged
 from finetune_api.pod_checks import QUEUE_LABEL, Pods, settings_problems
 from finetune_api.spec_problems import by_field, problem
 from finetune_api.yaml_text import yaml_value
@@ -24,8 +24,8 @@ from finetune_api.yaml_text import yaml_value
 PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
 # They are kept in the status of each job that takes them.
 LARGEST_BYTES: Final = 16 * 1024
-
-Settings = TypeVar("Settings", bound=PodSettings)
+# What a platform says of workers for the nodes' sake, and holds for every pod with GPUs.
+_OF_NODES_WITH_GPUS: Final = ("node_selector", "tolerations", "runtime_class_name")
 
 
 class WorkerDefaults(PodSettings):
@@ -90,8 +90,8 @@ def over(first: JobDefaults, other: JobDefaults) -> JobDefaults:
     """Both, where they differ the first."""
     storage = first.checkpoints if first.checkpoints.storage is not None else _filled(first.checkpoints, other.checkpoints)
     return JobDefaults(
-        workers=_merged(first.workers, other.workers),
-        cpu_pods=_merged(first.cpu_pods, other.cpu_pods),
+        workers=merged(first.workers, other.workers),
+        cpu_pods=merged(first.cpu_pods, other.cpu_pods),
         checkpoints=storage,
         accelerators={**other.accelerators, **first.accelerators},
     )
@@ -100,18 +100,30 @@ def over(first: JobDefaults, other: JobDefaults) -> JobDefaults:
 def with_defaults(job: FineTuneJob, defaults: JobDefaults) -> FineTuneJob:
     """The job with what it leaves out: by its Kueue labels first, then from the defaults."""
     spec = job.spec
-    workers, cpu_pods = (_merged(settings, _of_labels(job.metadata.labels)) for settings in (spec.workers, spec.cpu_pods))
-    workers = _merged(workers, defaults.workers)
+    workers, cpu_pods = (merged(settings, _of_labels(job.metadata.labels)) for settings in (spec.workers, spec.cpu_pods))
+    workers = merged(workers, defaults.workers)
     nodes = _nodes_with(spec.workers, defaults.accelerators)
     workers = workers.model_copy(update={"node_selector": {**nodes, **workers.node_selector}})
     spec = spec.model_copy(
         update={
             "workers": workers,
-            "cpu_pods": _merged(cpu_pods, defaults.cpu_pods),
+            "cpu_pods": merged(cpu_pods, defaults.cpu_pods),
             "checkpoints": _stored(job, spec.checkpoints, defaults.checkpoints),
+            "evaluation": _on_nodes_with_gpus(spec.evaluation, nodes, defaults.workers),
         }
     )
     return job.model_copy(update={"spec": spec})
+
+
+def _on_nodes_with_gpus(evaluation: Evaluation, nodes: Labels, workers: WorkerDefaults) -> Evaluation:
+    """An evaluation that has GPUs runs where the workers' are: by the labels of such nodes, and past their taints."""
+    pod = evaluation.pod
+    if pod is None or pod.gpus == 0:
+        return evaluation
+    told = {name: getattr(workers, name) for name in _OF_NODES_WITH_GPUS if name in workers.model_fields_set}
+    placed = merged(pod, PodSettings.model_construct(**told))
+    placed = placed.model_copy(update={"node_selector": {**nodes, **placed.node_selector}})
+    return evaluation.model_copy(update={"pod": placed})
 
 
 def _of_labels(labels: Mapping[str, str]) -> PodSettings:
@@ -150,28 +162,3 @@ def _filled(own: Object, other: BaseModel) -> Object:
     """The object with the other's fields where it has none."""
     absent = {name: getattr(other, name) for name in type(other).model_fields if getattr(own, name) is None}
     return own.model_copy(update=absent)
-
-
-def _merged(own: Settings, other: PodSettings) -> Settings:
-    """The settings with the other's where they have none."""
-    names = type(own).model_fields.keys() & other.model_fields_set
-    return own.model_copy(update={name: _one(name, getattr(own, name), getattr(other, name)) for name in names}) if names else own
-
-
-def _one(name: str, own: Any, other: Any) -> Any:
-    if name == "env":
-        return [*own, *(variable for variable in other if variable.name not in {one.name for one in own})]
-    if name == "volumes":
-        taken = {one.name for one in own} | {one.mount_path for one in own}
-        return [*own, *(volume for volume in other if not {volume.name, volume.mount_path} & taken)]
-    if name == "env_from":  # of two that have a key, Kubernetes takes the later one
-        return [*(source for source in other if source not in own), *own]
-    if isinstance(own, Resources):
-        given = own.requests.keys() | own.limits.keys()
-        rest = {kind: {key: value for key, value in getattr(other, kind).items() if key not in given} for kind in ("requests", "limits")}
-        return Resources(requests=own.requests | rest["requests"], limits=own.limits | rest["limits"])
-    if isinstance(own, list):
-        return [*own, *(one for one in other if one not in own)]
-    if isinstance(own, dict):
-        return {**other, **own}
-    return other if own is None else own

@@ -16,6 +16,7 @@ STAGE_LABEL: Final = f"{GROUP}/stage"
 # Values of the stage label.
 PREPARATION: Final[Literal["preparation"]] = "preparation"
 TRAINING: Final[Literal["training"]] = "training"
+EVALUATION: Final[Literal["evaluation"]] = "evaluation"
 PUBLICATION: Final[Literal["publication"]] = "publication"
 
 # Containers that `finetune logs` reads: a stage's own, and the one in which KubeRay's submitter prints the driver's log.

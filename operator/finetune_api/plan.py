@@ -13,6 +13,7 @@ from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
 from finetune_api.duration import EFFICIENCY, Duration, Steps, peak_flops, run_duration, run_steps
 from finetune_api.errors import InvalidSpec, Problem
+from finetune_api.evaluation_notes import evaluation_notes
 from finetune_api.field_effects import idle_notes
 from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob, FineTuneJobSpec, ModelShape
 from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
@@ -365,8 +366,7 @@ def _notes(
         notes.append(f"An epoch has {rows} rows, fewer than globalBatchSize {size}: each epoch is one short step.")
     if spec.training.max_steps and steps.steps_per_epoch and steps.total:
         notes.append(f"{steps.total} steps are {steps.total / steps.steps_per_epoch:.2f} epochs.")
-    if spec.dataset.evaluation is None:
-        notes.append("Nothing is held out (dataset.evaluation is absent): there will be no evaluation loss.")
+    notes += evaluation_notes(spec, data, steps)
     if shape is not None and spec.workers.nodes > 1:
         notes.append(_network_note(spec, shape, batch, duration))
     return notes

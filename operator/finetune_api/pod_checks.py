@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from finetune_api.errors import Problem
 from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob, PodSettings, Volume, Workers
 from finetune_api.finetunejob.pod_env import is_exposed
 from finetune_api.former_words import in_words_of
 from finetune_api.keys import API_VERSION, KIND
+from finetune_api.merged_pods import Settings, evaluation_pod
 from finetune_api.quantity import number
 from finetune_api.training_run import CONTRACT_VERSION
 
@@ -59,14 +60,22 @@ LARGEST_JOB_BYTES: Final = 224 * 1024
 # nobody should read who may see ConfigMaps and pods.
 _OF_PODS_ALONE: Final = ("env", "env_from", "image_pull_secrets", "labels", "annotations")
 
-# A pod has settings of one of the two.
-Pods = Literal["workers", "cpuPods"]
+# A pod has settings of one of these, which are below spec.
+Pods = Literal["workers", "cpuPods", "evaluation.pod"]
+# What says how many GPUs a pod gets.
+_GPUS_BY: Final[dict[Pods, str]] = {
+    "workers": "workers.gpusPerNode says how many, workers.gpuResource of what",
+    "cpuPods": "CPU pods hold no GPU",
+    "evaluation.pod": "evaluation.pod.gpus says how many, workers.gpuResource of what",
+}
 
 
 def pod_problems(job: FineTuneJob) -> Iterator[Problem]:
     """Everything about a job's pods that can't be made."""
     yield from _size_problems(job)
-    pods: tuple[tuple[Pods, PodSettings], ...] = (("workers", job.spec.workers), ("cpuPods", job.spec.cpu_pods))
+    pods: list[tuple[Pods, PodSettings]] = [("workers", job.spec.workers), ("cpuPods", job.spec.cpu_pods)]
+    if job.spec.evaluation.pod is not None:
+        pods.append(("evaluation.pod", job.spec.evaluation.pod))
     for name, settings in pods:
         yield from settings_problems(name, f"spec.{name}", settings)
 
@@ -88,11 +97,14 @@ def is_reserved(variable: str) -> bool:
 def inside_pods(job: FineTuneJob) -> FineTuneJob:
     """The job as the frozen run and programs in pods have it: without what only the making of pods reads."""
     spec = job.spec
-    workers, cpu_pods = (
-        settings.model_copy(update={name: type(settings).model_fields[name].default for name in _OF_PODS_ALONE})
-        for settings in (spec.workers, spec.cpu_pods)
-    )
-    return job.model_copy(update={"spec": spec.model_copy(update={"workers": workers, "cpu_pods": cpu_pods})})
+    changes: dict[str, Any] = {"workers": _inside(spec.workers), "cpu_pods": _inside(spec.cpu_pods)}
+    if spec.evaluation.pod is not None:
+        changes["evaluation"] = spec.evaluation.model_copy(update={"pod": _inside(spec.evaluation.pod)})
+    return job.model_copy(update={"spec": spec.model_copy(update=changes)})
+
+
+def _inside(settings: Settings) -> Settings:
+    return settings.model_copy(update={name: type(settings).model_fields[name].default for name in _OF_PODS_ALONE})
 
 
 def job_json(job: FineTuneJob, contract: int = CONTRACT_VERSION) -> str:
@@ -111,7 +123,8 @@ def job_json(job: FineTuneJob, contract: int = CONTRACT_VERSION) -> str:
 
 def _size_problems(job: FineTuneJob) -> Iterator[Problem]:
     """The job travels in an annotation, beside those of the user."""
-    size = len(job_json(job).encode()) + sum(len(f"{key}{value}".encode()) for key, value in job.spec.cpu_pods.annotations.items())
+    pods = evaluation_pod(job.spec) if job.spec.evaluation.has_stage else job.spec.cpu_pods
+    size = len(job_json(job).encode()) + sum(len(f"{key}{value}".encode()) for key, value in pods.annotations.items())
     if size > LARGEST_JOB_BYTES:
         yield Problem("spec", f"has {size} bytes, and pods can be given {LARGEST_JOB_BYTES}", "shorten lists and free-form fields")
 
@@ -136,9 +149,7 @@ def _resource_problems(pods: Pods, field: str, settings: PodSettings) -> Iterato
     gpus = {GPU_RESOURCE, settings.gpu} if isinstance(settings, Workers) else {GPU_RESOURCE}
     for kind, quantities in (("requests", requests), ("limits", limits)):
         for gpu in sorted(gpus & quantities.keys()):
-            of_workers = "remove it; workers.gpusPerNode says how many, workers.gpuResource of what"
-            remedy = of_workers if pods == "workers" else "remove it; CPU pods hold no GPU"
-            yield Problem(f"{field}.{kind}", f"{gpu} is set by the operator", remedy)
+            yield Problem(f"{field}.{kind}", f"{gpu} is set by the operator", f"remove it; {_GPUS_BY[pods]}")
     for name, asked in requests.items():
         limit = limits.get(name)
         if limit is not None and number(asked) > number(limit):

@@ -1,18 +1,20 @@
 """PodResult: what a pod says with its last breath, in its termination message.
 
-Out: the trainer writes it (preparation, training, publication). In: the operator reads it, as untrusted input: whoever may
+Out: the trainer writes it (preparation, training, evaluation, publication). In: the operator reads it, as untrusted input: whoever may
 run a pod may write anything there. The kubelet keeps 4096 bytes of a message, so a result is never longer.
 """
 
 import json
-from typing import Annotated, Final, Literal
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from finetune_api.bounded_text import shortened
 from finetune_api.conditions import StatusModel
 from finetune_api.errors import FineTuneError, InvalidInput
 from finetune_api.finetunejob import ModelShape, Natural
+from finetune_api.status import MOST_TASKS, Digest, EvaluatedTask, JudgedStatus, Text
 from finetune_api.training_run import DataShape, Vocabulary
 
 # What the kubelet keeps of a container's termination message, in bytes.
@@ -46,18 +48,44 @@ class PublicationResult(StatusModel):
     evaluation_loss: float | None = Field(default=None, description="Its evaluation loss, if there is one.")
 
 
+class EvaluationResult(StatusModel):
+    """What was measured after training. `fitting` leaves out what a termination message has no room for; all of it is in `results`."""
+
+    step: Natural = Field(description="Step of the evaluated checkpoint.")
+    loss: float | None = Field(default=None, description="Its mean loss of held-out tokens, if training measured it.")
+    digest: Digest = Field(min_length=1, description="`evaluation_digest` of what was measured.")
+    tasks: Annotated[tuple[EvaluatedTask, ...], Field(max_length=MOST_TASKS)] = Field(default=(), description="Benchmarks.")
+    judge: JudgedStatus | None = Field(default=None, description="The judge's verdict, if one was asked.")
+    results: Text | None = Field(default=None, description="Place of all figures.")
+
+    @model_validator(mode="after")
+    def _the_rate_is_in_its_interval(self) -> Self:
+        if self.judge is not None and not self.judge.low <= self.judge.win_rate <= self.judge.high:
+            raise ValueError("judge.winRate is not between low and high")
+        return self
+
+    def fitting(self) -> Iterator["EvaluationResult"]:
+        """The same with ever less of what may be left out: the last tasks, and then the place."""
+        for count in range(len(self.tasks), -1, -1):
+            yield self.model_copy(update={"tasks": self.tasks[:count]})
+        yield self.model_copy(update={"tasks": (), "results": None})
+
+
 class PodResult(StatusModel):
     """How a pod's command ended. `parse_pod_result(result.to_termination_message())` equals `result`, unless it had to be cut."""
 
     contract_version: Literal[1] = Field(default=1, description="Version of this JSON.")
     outcome: Literal["Done", "Failed", "Stopped"] = Field(description="Stopped: on request, after a checkpoint was committed.")
-    reason: PodReason | None = Field(default=None, description="Class of the failure, as in finetune_api.errors.")
+    reason: PodReason | None = Field(
+        default=None, description="Class of the failure, as in finetune_api.errors; StoppedEarly of a training that is done."
+    )
     message: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = Field(
         default=None, description="What a person should know: what, where, the remedy."
     )
     permanent: bool = Field(default=False, description="Whether the same input fails again until it is changed.")
     preparation: PreparationResult | None = Field(default=None, description="Of a preparation that is done.")
     publication: PublicationResult | None = Field(default=None, description="Of a publication that is done.")
+    evaluation: EvaluationResult | None = Field(default=None, description="Of an evaluation that is done.")
 
     @classmethod
     def failed(cls, error: BaseException) -> "PodResult":
@@ -79,6 +107,10 @@ class PodResult(StatusModel):
         """JSON of at most 4096 bytes of UTF-8: a message that is too long is cut, a result that can't fit becomes a failure."""
         for longest in (LONGEST_TEXT, 512, 128, 0):
             text = self._json(longest)
+            if len(text.encode()) <= LARGEST_MESSAGE:
+                return text
+        for evaluation in self.evaluation.fitting() if self.evaluation is not None else ():
+            text = self.model_copy(update={"evaluation": evaluation})._json(0)
             if len(text.encode()) <= LARGEST_MESSAGE:
                 return text
         told = f"the result has {len(text.encode())} bytes, and a termination message holds {LARGEST_MESSAGE}"

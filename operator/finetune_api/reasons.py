@@ -18,7 +18,7 @@ class Reason(StrEnum):
     FORBIDDEN = "Forbidden"  # the API server refuses the operator an action: False and Stalled, with its words
     QUEUED = "Queued"  # False: someone else suspended the Job or RayJob, as Kueue does until there is quota; the message has its words
     DEACTIVATED = "Deactivated"  # False and Stalled: Kueue has given the Job or RayJob up; the message says what to do
-    EVICTED = "Evicted"  # False and Failed: nodes evicted the pod of preparation or publication too often; the message has their words
+    EVICTED = "Evicted"  # False and Failed: nodes evicted the pod of a stage's Job too often; the message has their words
     PODS_WAIT = "PodsWait"  # Stalled: pods can't start, or have waited for long; the message has the scheduler's or the kubelet's words
     REJECTED = "Rejected"  # the API server refuses what we make (quota, policy, validation): False, tried again; by a dry run Stalled
 
@@ -74,9 +74,21 @@ class Reason(StrEnum):
     SUBMITTER_LOST = "SubmitterLost"  # the pod that hands the driver to Ray failed or was taken, and KubeRay ended the RayJob for it
     STOP_REQUESTED = "StopRequested"  # suspended, and stopped with a checkpoint
     FINISHED = "Finished"  # all steps are done
+    STOPPED_EARLY = "StoppedEarly"  # from the driver: training is done before its last step, by evaluation.earlyStopping
 
     # ---- Evaluated
     EVALUATED = "Evaluated"  # True: there is an evaluation of the newest checkpoint
+    EVALUATING = "Evaluating"  # False: the evaluation pod was made, or waits for the GPUs of training
+    EVALUATION_FAILED = "EvaluationFailed"  # False: the pod failed and said nothing; Failed where publish.gate needs what it measures
+
+    # From the pod, until spec or retry changes.
+    INVALID_ENDPOINT = "InvalidEndpoint"  # False: the judge's endpoint refuses the address, the key or the model; the message has its words
+    UNKNOWN_TASK = "UnknownTask"  # False: evaluation.tasks names one that nobody defines
+    NO_SANDBOX = "NoSandbox"  # False: the node can't confine a model's code, which a task runs; the message has the remedy
+    NOT_INSTALLED = "NotInstalled"  # False: the image lacks a package that a task needs
+    # From the pod, tried again.
+    ENDPOINT_FAILED = "EndpointFailed"  # False: the judge's endpoint is down, overloaded, or answers what can't be used
+    BUDGET_SPENT = "BudgetSpent"  # False: the judge has taken evaluation.judge.maxTokens
 
     # ---- Published
     PUBLISHED = "Published"  # True: the model is there, verified file by file

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from finetune_api.bounded_text import shortened
-from finetune_api.conditions import NEWER_WORDS, Condition, StatusItem, StatusModel, Time
+from finetune_api.conditions import NEWER_WORDS, Condition, ConditionType, StatusItem, StatusModel, Time
 from finetune_api.duration import flops_at_full_use, model_flops_per_token
 from finetune_api.finetunejob import LARGEST_INTEGER, FineTuneJobSpec, ModelShape, Natural, Positive
-from finetune_api.finetunejob.types import FreeObject
+from finetune_api.finetunejob.types import FreeObject, Share
 from finetune_api.training_run import DataShape, Plan
 
 # Newest entries that are kept of lists that would grow for ever.
@@ -18,6 +18,8 @@ LONGEST_LIST = 20
 LONGEST_MESSAGE = 1024
 # Of an attempt that are followed one by one.
 MOST_PODS = 512
+# Numbers of benchmarks that are kept beside those in storage.
+MOST_TASKS = 16
 # Of an attempt that has ended, and of those that one avoids.
 MOST_NODES = 16
 
@@ -135,7 +137,7 @@ class RayJobReference(StatusItem):
 class AttemptOutcome(StrEnum):
     """How an attempt ended. Only Failed is charged against failurePolicy.maxFailures."""
 
-    FINISHED = "Finished"  # all steps are done
+    FINISHED = "Finished"  # all steps are done, or evaluation.earlyStopping ended it
     STOPPED = "Stopped"  # we asked it to, and it committed a checkpoint or had its time for that
     PREEMPTED = "Preempted"  # others stopped it: Kueue, the scheduler, a drained node
     HUNG = "Hung"  # it had committed a checkpoint, and then nothing got on
@@ -204,7 +206,7 @@ class AttemptStatus(StatusItem):
 
 
 class UsageStatus(StatusModel):
-    """What was used over all attempts; only grows."""
+    """What was used over all attempts, and by evaluations after them; only grows."""
 
     gpu_hours: NotNegative = Field(
         default=0.0, description="GPU hours that pods have held, from their binding to a node to their end, whether all pods ran or not."
@@ -216,12 +218,51 @@ class UsageStatus(StatusModel):
     forgiven_failures: Natural = Field(default=0, description="Those of them that were charged before `retry` was last raised.")
 
 
+class EvaluatedTask(StatusItem):
+    """One number of a benchmark: of the trained model, and of its base on the same documents."""
+
+    task: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="Name of the task.")
+    metric: Word = Field(min_length=1, description="Name of the number, such as acc_norm.")
+    value: float | None = Field(default=None, description="Of the trained model; absent where the task gave no number.")
+    standard_error: NotNegative | None = Field(default=None, description="Of value.")
+    base: float | None = Field(default=None, description="The same of the base model.")
+    shots: Natural = Field(description="Examples before each question.")
+    limit: Positive | None = Field(default=None, description="Documents that were asked for; absent is all.")
+    documents: Natural = Field(description="Documents that were asked.")
+
+
+class JudgedStatus(StatusModel):
+    """How often a judge preferred the trained model's answer to its base's, each pair seen in both orders."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)] = Field(description="The judge.")
+    win_rate: Share = Field(description="Share of the prompts that the trained model won.")
+    low: Share = Field(description="Lower end of its 95 % interval, which the gate compares.")
+    high: Share = Field(description="Upper end.")
+    prompts: Natural = Field(description="Prompts with a readable verdict.")
+
+
 class EvaluationStatus(StatusModel):
-    """The newest evaluation."""
+    """The newest evaluation: of training, and after it that of tasks, judge and samples."""
 
     step: Natural = Field(description="Step of the evaluated checkpoint.")
-    loss: float = Field(description="Mean loss of held-out tokens.")
+    loss: float | None = Field(default=None, description="Mean loss of held-out tokens; absent where none are held out.")
     perplexity: float | None = Field(default=None, description="exp(loss); absent where it is too large.")
+    digest: Digest | None = Field(
+        default=None, description="Digest of what was measured after training, and of which run; absent before that."
+    )
+    tasks: Annotated[list[EvaluatedTask], Field(max_length=MOST_TASKS)] | None = Field(
+        default=None, description=f"Benchmarks, at most {MOST_TASKS} numbers; all are in `results`."
+    )
+    judge: JudgedStatus | None = Field(default=None, description="The judge's verdict.")
+    results: Text | None = Field(default=None, description="Where all figures, answers and verdicts are.")
+    failed_job: Name | None = Field(
+        default=None, description="Job of an evaluation that failed for good: none of that name is made again. Absent once one is done."
+    )
+
+
+def passed_stages(evaluation: EvaluationStatus | None) -> tuple[ConditionType, ...]:
+    """Stages that aren't done and hold nothing up: an evaluation that failed."""
+    return (ConditionType.EVALUATED,) if evaluation is not None and evaluation.failed_job is not None else ()
 
 
 class PublicationStatus(StatusModel):
@@ -328,3 +369,24 @@ def eta_text(seconds: float) -> str:
         return f"{minutes}m"
     hours, days = minutes // 60, minutes // 1440
     return f"{hours}h{minutes % 60:02}m" if days == 0 else f"{days}d{hours % 24}h"
+
+
+def figures_text(found: EvaluationStatus) -> str:
+    """The figures of an evaluation, for display.
+
+    >>> figures_text(EvaluationStatus(step=10, loss=1.5))
+    'loss 1.5000 on held-out data at step 10'
+    >>> arc = EvaluatedTask(task="arc", metric="acc", value=0.41, base=0.38, shots=25, documents=9)
+    >>> figures_text(EvaluationStatus(step=10, tasks=[arc], judge=JudgedStatus(model="j", win_rate=0.6, low=0.4, high=0.7, prompts=40)))
+    'step 10: arc acc 0.410 (base 0.380), judge j: wins 60 % (40 to 70) of 40 prompts'
+    """
+    if found.digest is None and not found.tasks and found.judge is None:
+        return f"loss {found.loss:.4f} on held-out data at step {found.step}" if found.loss is not None else f"step {found.step}"
+    parts = [f"loss {found.loss:.4f} on held-out data"] if found.loss is not None else []
+    for task in found.tasks or []:
+        base = f" (base {task.base:.3f})" if task.base is not None else ""
+        parts.append(f"{task.task} {task.metric} " + (f"{task.value:.3f}{base}" if task.value is not None else "without a number"))
+    if (judge := found.judge) is not None:
+        low, high = judge.low * 100, judge.high * 100
+        parts.append(f"judge {judge.model}: wins {judge.win_rate * 100:.0f} % ({low:.0f} to {high:.0f}) of {judge.prompts} prompts")
+    return f"step {found.step}: {', '.join(parts) or 'done'}"

@@ -29,8 +29,8 @@ def unknown_at(loc: Sequence[str | int], value: Any, root: type[BaseModel]) -> t
 def unknown_key(name: str, section: str, value: Any, model: type[BaseModel], *, at: str = "") -> tuple[str, str]:
     """Message and remedy for the key `name` in an object of `model` below the key `section`. `at` comes before the object's own keys.
 
-    Asked in turn: what another trainer means by it here, the same word here in other letters, the same word elsewhere, another trainer's
-    word, a like one here, a like one elsewhere.
+    Asked in turn: what another trainer means by it here, the same word here in other letters, another trainer's word, the same word
+    elsewhere, a like one here, a like one elsewhere.
     """
     if meant := foreign(name, section):
         return _UNKNOWN, meant.remedy(value)
@@ -38,8 +38,6 @@ def unknown_key(name: str, section: str, value: Any, model: type[BaseModel], *, 
     if like := same.get(plain(name)):
         return _UNKNOWN, f"did you mean {at}{like}?"
     everywhere = _fields()
-    if name in everywhere and not _holds_fields(everywhere[name]):
-        return _UNKNOWN, f"did you mean {everywhere[name]}?"
     if meant := foreign(name):
         return _UNKNOWN, meant.remedy(value)
     if name in everywhere:
@@ -57,7 +55,3 @@ def _fields() -> dict[str, str]:
     for path in paths(FineTuneJobSpec):
         found.setdefault(path.rsplit(".", 1)[-1], path)
     return found
-
-
-def _holds_fields(path: str) -> bool:
-    return any(known.startswith((f"{path}.", f"{path}[].")) for known in paths(FineTuneJobSpec))

@@ -33,13 +33,14 @@ _GOOD: Final = (
     ConditionType.SUCCEEDED,
     ConditionType.SUSPENDED,
 )
-_STAGES: Final = (ConditionType.PREPARED, ConditionType.TRAINED, ConditionType.PUBLISHED)
+_STAGES: Final = (ConditionType.PREPARED, ConditionType.TRAINED, ConditionType.EVALUATED, ConditionType.PUBLISHED)
 # Reasons of a stage that isn't done yet which are no news.
 _USUAL: Final = (
     Reason.WAITING,
     Reason.PREPARING,
     Reason.STARTING,
     Reason.TRAINING,
+    Reason.EVALUATING,
     Reason.PUBLISHING,
     Reason.SUSPENDED,
     Reason.STOPPING,

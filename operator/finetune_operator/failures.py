@@ -210,7 +210,9 @@ def _said(evidence: Evidence) -> Ending | None:
     """What the driver itself said of its end, in the report or with its last breath."""
     report, result = evidence.report, _driver_result((*evidence.pods, *evidence.submitters))
     if report is not None and report.outcome is ReportOutcome.FINISHED:
-        return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.FINISHED)
+        early = report.reason == Reason.STOPPED_EARLY
+        told = (report.message or "") if early else ""
+        return Ending(outcome=AttemptOutcome.FINISHED, reason=Reason.STOPPED_EARLY if early else Reason.FINISHED, message=told)
     stopped = report is not None and report.outcome is ReportOutcome.STOPPED
     if stopped or (result is not None and result.outcome == "Stopped"):
         if evidence.attempt.stop_requested:

@@ -8,6 +8,7 @@ import re
 from typing import Final
 
 from finetune_api import pod_checks
+from finetune_api.keys import EVALUATION as EVALUATION
 from finetune_api.keys import GROUP as GROUP
 from finetune_api.keys import JOB_LABEL as JOB_LABEL
 from finetune_api.keys import MAIN_CONTAINER as MAIN_CONTAINER
@@ -47,6 +48,8 @@ _PODS: Final = ("python", "-m", "finetune_trainer.pods")
 PREPARE_COMMAND: Final = (*_PODS, "prepare")
 TRAIN_COMMAND: Final = (*_PODS, "train")
 PUBLISH_COMMAND: Final = (*_PODS, "publish")
+# Of the package above the trainer, for what it measures with; images from before the stage haven't got it.
+EVALUATE_COMMAND: Final = ("python", "-m", "finetune_assistant.pods", "evaluate")
 BEFORE_STOP_COMMAND: Final = (*_PODS, "before-stop")
 
 # ---- environment variables, read by finetune_trainer.pods unless said otherwise
@@ -110,13 +113,18 @@ def publication_name(job_name: str, publication_digest: str) -> str:
     return f"{job_name}-publish-{publication_digest[:_DIGEST_CHARACTERS]}"
 
 
+def evaluation_name(job_name: str, job_digest: str) -> str:
+    """The evaluation's Job."""
+    return f"{job_name}-evaluate-{job_digest[:_DIGEST_CHARACTERS]}"
+
+
 def is_job_name(job_name: str, name: str) -> bool:
-    """Whether a preparation or a publication of the FineTuneJob has that name.
+    """Whether a preparation, an evaluation or a publication of the FineTuneJob has that name.
 
     >>> is_job_name("starchat", "starchat-prepare-01234567"), is_job_name("starchat", "starchat-prepare-again")
     (True, False)
     """
-    return re.fullmatch(f"{re.escape(job_name)}-(prepare|publish)-[0-9a-f]{{{_DIGEST_CHARACTERS}}}", name) is not None
+    return re.fullmatch(f"{re.escape(job_name)}-(prepare|evaluate|publish)-[0-9a-f]{{{_DIGEST_CHARACTERS}}}", name) is not None
 
 
 def report_name(job_name: str) -> str:

@@ -10,9 +10,9 @@ is written before anything of the attempt is made.
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from finetune_api.conditions import STAGES, ConditionType, find, is_true
+from finetune_api.conditions import ConditionType, find, is_true, open_stage
 from finetune_api.reasons import Reason
-from finetune_api.status import AttemptOutcome, FineTuneJobStatus
+from finetune_api.status import AttemptOutcome, FineTuneJobStatus, passed_stages
 from finetune_api.times import seconds_between
 from finetune_operator.events import Event, not_cleaned_up, transitions
 from finetune_operator.failures import Ending
@@ -178,7 +178,7 @@ def _within_deadline(observed: Observed, walked: StageDecision) -> StageDecision
     if waited < allowed:
         return replace(walked, requeue_after_seconds=sooner(walked.requeue_after_seconds, allowed - waited))
     status = walked.status
-    kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.TRAINED)
+    kind = _open_stage(status) or ConditionType.TRAINED
     stage = find(status.conditions, kind)
     words = f" ({stage.message})" if stage is not None and stage.message else ""
     message = (
@@ -189,6 +189,12 @@ def _within_deadline(observed: Observed, walked: StageDecision) -> StageDecision
         status = attempts.ended(observed, status, Ending(outcome=AttemptOutcome.STOPPED, reason=failed[0], message=message))
     # What runs is deleted with the next look, when the failure is recorded.
     return StageDecision(status=set_condition(observed, status, kind, "False", *failed), failed=failed)
+
+
+def _open_stage(status: FineTuneJobStatus) -> ConditionType | None:
+    """The stage that the job is at."""
+    found = open_stage(status.conditions, passed=passed_stages(status.evaluation))
+    return found[0] if found is not None else None
 
 
 def _finished(observed: Observed) -> Decision:
@@ -224,8 +230,7 @@ def _refused(observed: Observed, settings: Settings) -> Decision:
         # One that is refused now was not planned in between.
         conditions = {"conditions": status.conditions} if refusal.planning else {}
         status = planning(observed, status, settings).status.model_copy(update=conditions)
-    kind = next((kind for kind, _ in STAGES if not is_true(status.conditions, kind)), ConditionType.PUBLISHED)
-    kind = ConditionType.PLANNED if refusal.planning else kind
+    kind = ConditionType.PLANNED if refusal.planning else _open_stage(status) or ConditionType.PUBLISHED
     message = f"{refusal.name}: {refusal.message}"
     status = set_condition(observed, status, kind, "False", refusal.reason, message)
     stalled = (refusal.reason, message) if refusal.needs_person else None

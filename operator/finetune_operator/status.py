@@ -2,7 +2,7 @@
 
 from finetune_api.conditions import STAGES, ConditionType, find, is_true, stage, with_health
 from finetune_api.reasons import Reason
-from finetune_api.status import FineTuneJobStatus, UsageStatus
+from finetune_api.status import FineTuneJobStatus, UsageStatus, passed_stages
 from finetune_api.times import timestamp
 from finetune_operator.observation import Observed, is_running
 from finetune_operator.stages.decision import set_condition
@@ -53,7 +53,8 @@ def concluded(
     status = _suspended(observed, status, at_rest and not succeeded and failed is None)
     health = with_health(status.conditions, stalled, at=timestamp(observed.now), generation=observed.generation)
     completion = (status.completion_time or timestamp(observed.now)) if succeeded or failed else None
-    return status.model_copy(update={"conditions": list(health), "stage": stage(health), "completion_time": completion})
+    word = stage(health, passed=passed_stages(status.evaluation))
+    return status.model_copy(update={"conditions": list(health), "stage": word, "completion_time": completion})
 
 
 def _unvisited(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -102,6 +102,23 @@ def _without_gone(attempt: AttemptStatus) -> AttemptStatus:
     return attempt.model_copy(update={"leaving": [one for one in attempt.leaving or () if one.until is None] or None})
 
 
+def with_gpu_hours_of(observed: Observed, status: FineTuneJobStatus, pods: Sequence[Pod]) -> FineTuneJobStatus:
+    """The status with what pods of a Job that is over have held, from their binding to their end. Once for each Job: with its outcome."""
+    hours = sum(_held_hours(pod, observed.now) for pod in pods)
+    if not hours:
+        return status
+    usage = status.usage or UsageStatus()
+    return status.model_copy(update={"usage": usage.model_copy(update={"gpu_hours": round(usage.gpu_hours + hours, 6)})})
+
+
+def _held_hours(pod: Pod, now: datetime) -> float:
+    since = moment(pod.bound_time)
+    if since is None:
+        return 0.0
+    end = _seen_end(pod, since, now) or now
+    return max((end - since).total_seconds(), 0.0) * sum(pod.devices.values()) / 3600
+
+
 def used_gpu_hours(observed: Observed, status: FineTuneJobStatus) -> float:
     """GPU hours of all attempts, up to now."""
     recorded = (status.usage or UsageStatus()).gpu_hours

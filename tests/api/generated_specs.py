@@ -34,6 +34,12 @@ BESIDE = {
         "model": {"name": "a"},
         "dataset": {"sources": [{"path": "a"}], "evaluation": {"fraction": 0.5}},
     },
+    ("FineTuneJobSpec", "publish"): {
+        "model": {"name": "a"},
+        "dataset": {"sources": [{"path": "a"}], "evaluation": {"fraction": 0.5}},
+        "evaluation": {"judge": {"model": "m"}},
+    },
+    **{("Evaluation", name): {"tasks": ["a"]} for name in ("numFewshot", "limit", "taskData", "batchSize", "pod")},
     **{
         ("Volume", source): {"name": "v", "mountPath": "/v"}
         for source in ("persistentVolumeClaim", "ephemeral", "configMap", "secret", "csi")
@@ -49,7 +55,13 @@ SELDOM_GOOD = {
     ("DataSource", "filter"),
     ("DataSource", "columns"),
     ("EnvVar", "valueFrom"),
-    *((pods, name) for pods in ("PodSettings", "Workers") for name in ("envFrom", "affinity", "topologySpreadConstraints")),
+    *(("Evaluation", name) for name in ("everyEpochs", "everySteps", "numFewshot", "limit", "taskData", "batchSize", "pod")),
+    ("Gate", "judgeWinRate"),
+    *(
+        (pods, name)
+        for pods in ("PodSettings", "Workers", "EvaluationPod")
+        for name in ("envFrom", "affinity", "topologySpreadConstraints")
+    ),
 }
 # The smallest good object where a rule asks for more than the required fields.
 SMALLEST = {

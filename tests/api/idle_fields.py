@@ -68,6 +68,22 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
     ],
     api.FineTuneJobSpec: [
         ("evaluation.every_epochs", {"evaluation": {"everyEpochs": 2}}),
+        ("evaluation.every_steps", {"evaluation": {"everySteps": 100}}),
+        ("evaluation.early_stopping", {"evaluation": {"earlyStopping": {"patience": 2}}}),
+        ("evaluation.early_stopping", {"evaluation": {"earlyStopping": {}}}),
         ("evaluation.micro_batch_size", {"evaluation": {"microBatchSize": 2}}),
+        ("publish.gate.evaluation_loss", {"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}}),
+        ("publish.gate.judge_win_rate", {"publish": {"gate": {"judgeWinRate": {"min": 0.6}}}}),
+        ("publish.gate.judge_win_rate", {"publish": {"gate": {"judgeWinRate": {"min": 0.6}}}, "evaluation": {"tasks": ["hellaswag"]}}),
+    ],
+    api.Evaluation: [
+        ("every_epochs", {"dataset": {"evaluation": {"fraction": 0.1}}, "evaluation": {"everyEpochs": 2, "everySteps": 100}}),
+        ("num_fewshot", {"evaluation": {"numFewshot": 5}}),
+        ("num_fewshot", {"evaluation": {"numFewshot": 0, "samples": {}}}),
+        ("limit", {"evaluation": {"limit": 100, "judge": {"model": "m"}}}),
+        ("task_data", {"evaluation": {"taskData": "/data", "tasks": []}}),
+        ("batch_size", {"evaluation": {"batchSize": 2}}),
+        ("pod", {"evaluation": {"pod": {"gpus": 1}}}),
+        ("pod", {"evaluation": {"pod": {}}}),
     ],
 }

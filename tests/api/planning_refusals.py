@@ -82,11 +82,6 @@ REFUSALS: Final = (
         words=("spec.publish.checkpoint: best needs an evaluation loss", "dataset.evaluation.fraction: 0.1"),
     ),
     Refusal(
-        name="gate-without-evaluation",
-        spec={"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}},
-        words=("spec.publish.gate.evaluationLoss: a gate needs an evaluation loss",),
-    ),
-    Refusal(
         name="no-worker",
         spec={"workers": {"gpusPerNode": 0, "device": "cpu"}},
         words=("spec.workers.workersPerNode: is missing, and gpusPerNode is 0",),
@@ -95,6 +90,50 @@ REFUSALS: Final = (
         name="gpu-without-gpus",
         spec={"workers": {"gpusPerNode": 0, "device": "gpu"}},
         words=("spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs",),
+    ),
+    # ---- evaluation
+    Refusal(
+        name="tasks-on-no-volume",
+        spec={"evaluation": {"tasks": ["arc_challenge"], "taskData": "/tasks"}},
+        words=('spec.evaluation.taskData: "/tasks" is on no volume of evaluation.pod', "in spec.evaluation.pod.volumes"),
+    ),
+    Refusal(
+        name="tasks-relative-to-nothing",
+        spec={"evaluation": {"tasks": ["arc_challenge"], "taskData": "benchmarks"}},
+        words=('spec.evaluation.taskData: "./benchmarks" is relative to the job file',),
+    ),
+    Refusal(
+        name="prompts-on-no-volume",
+        spec={"evaluation": {"judge": {"model": "m", "prompts": "/data/p.jsonl"}}},
+        words=('spec.evaluation.judge.prompts: "/data/p.jsonl" is on no volume of evaluation.pod',),
+    ),
+    Refusal(
+        name="prompts-at-an-address",
+        spec={"evaluation": {"samples": {"prompts": "s3://bucket/p.jsonl"}}},
+        words=("spec.evaluation.samples.prompts: is an address", "write ./path, /path or org/name"),
+    ),
+    Refusal(
+        name="key-in-the-judges-address",
+        spec={"evaluation": {"judge": {"model": "m", "baseUrl": "https://user:HIDDEN@host/v1"}}},
+        words=("spec.evaluation.judge.baseUrl: holds a user name or key", "put keys into spec.evaluation.judge.apiKeySecret"),
+    ),
+    Refusal(
+        name="gpus-of-evaluation-as-resources",
+        spec={"evaluation": {"samples": {}, "pod": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}},
+        words=("spec.evaluation.pod.resources.limits: nvidia.com/gpu is set by the operator", "evaluation.pod.gpus says how many"),
+    ),
+    Refusal(
+        name="evaluation-elsewhere",
+        spec={
+            "evaluation": {
+                "samples": {},
+                "pod": {"volumes": [{"name": "o", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "other"}}]},
+            },
+            "checkpoints": {"storage": "/data/x"},
+            "workers": {"volumes": [{"name": "d", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}]},
+            "cpuPods": {"volumes": [{"name": "d", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}]},
+        },
+        words=("is on claim data (mounted at /data) in cpuPods, and on claim other (mounted at /data) in evaluation.pod",),
     ),
     # ---- names
     Refusal(name="bucket", spec={"model": {"name": "s3://B/x"}}, words=('spec.model.name: "s3://B/x" is no address of object storage',)),

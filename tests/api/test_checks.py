@@ -13,7 +13,6 @@ CONTRADICTION_CASES = [
     ({"publish": {"hub": {**HUB, "revision": "v1", "tag": "v1"}}}, "spec.publish.hub.tag: is the name of the branch too"),
     ({"model": {"initialization": "random"}}, "spec.model.initialization: random needs a folder with config.json and tokenizer"),
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
-    ({"publish": {"gate": {"evaluationLoss": {"max": 1.3}}}}, "spec.publish.gate.evaluationLoss: a gate needs an evaluation loss"),
     (
         {"checkpoints": {"endpoint": "http://s3"}},
         "spec.checkpoints.endpoint: is given, but nothing in this job is at s3://, gs:// or az://",

@@ -56,6 +56,15 @@ def test_names_of_the_rows_are_names_of_jobs():
         {"workers": {"env": [{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "OMP_NUM_THREADS", "value": "4"}]}, "checkpoints": STORAGE},
         {"workers": {"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{}]}}}}, "checkpoints": STORAGE},
         {"workers": {"affinity": {"podAntiAffinity": {REQUIRED: []}}}, "checkpoints": STORAGE},
+        {"evaluation": {"tasks": ["arc_challenge"], "taskData": "/data/tasks"}, "cpuPods": {"volumes": [CLAIM]}, "checkpoints": STORAGE},
+        {"evaluation": {"tasks": ["mmlu"], "taskData": "/data/x", "pod": {"gpus": 1, "volumes": [CLAIM]}}, "checkpoints": STORAGE},
+        {"evaluation": {"judge": {"model": "m", "prompts": "org/prompts"}, "samples": {}}, "checkpoints": STORAGE},
+        {
+            "checkpoints": {"storage": "/data/x"},
+            "workers": {"volumes": [CLAIM]},
+            "cpuPods": {"volumes": [CLAIM]},
+            "evaluation": {"samples": {"prompts": "/tasks/p.jsonl"}, "pod": {"volumes": [{**CLAIM, "name": "t", "mountPath": "/tasks"}]}},
+        },
     ],
 )
 def test_what_a_cluster_does_not_refuse(spec):

@@ -3,7 +3,7 @@
 import pytest
 from tests.api.jobs import STARCODERBASE, data_shape, job
 
-from finetune_api.duration import model_flops_utilisation
+from finetune_api.duration import evaluation_share, model_flops_utilisation, num_evaluations, run_steps
 from finetune_api.finetunejob import ModelShape
 from finetune_api.plan import plan
 from finetune_api.training_run import DataShape, TrainingRun, Vocabulary, run_identity
@@ -66,3 +66,41 @@ def test_which_peak_counts(workers: dict[str, object], peak: float | None) -> No
     assert (run.plan.seconds is None) == (peak is None)
     assert (run.plan.gpu_hours is None) == (peak is None or run.plan.device == "cpu")
     assert ("seconds" in [unknown.name for unknown in run.plan.unknown]) == (peak is None)
+
+
+HELD_OUT = {"evaluation": {"fraction": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "count"),
+    [
+        ({}, 4),  # 3 epochs of 29 steps, and step 0
+        ({"everyEpochs": 2}, 3),  # after epochs 2 and 3
+        ({"everySteps": 20}, 6),  # 20, 40, 60, 80 and 87
+        ({"everySteps": 29}, 4),
+        ({"everySteps": 5000}, 2),  # the last step all the same
+    ],
+)
+def test_how_often_held_out_data_is_evaluated(evaluation: dict[str, object], count: int) -> None:
+    spec = job(dataset=HELD_OUT, evaluation=evaluation).spec
+    steps = run_steps(spec, data_shape(), 256)
+    assert (steps.steps_per_epoch, steps.total) == (29, 87)
+    assert num_evaluations(spec, steps) == count
+
+
+def test_without_held_out_data_nothing_is_evaluated_and_before_preparation_epochs_are_unknown() -> None:
+    assert num_evaluations(job().spec, run_steps(job().spec, data_shape(), 256)) == 0
+    unknown = job(dataset=HELD_OUT).spec
+    assert num_evaluations(unknown, run_steps(unknown, None, 256)) is None
+    in_steps = job(dataset=HELD_OUT, evaluation={"everySteps": 10}, training={"maxSteps": 100}).spec
+    assert num_evaluations(in_steps, run_steps(in_steps, None, 256)) == 11
+
+
+@pytest.mark.parametrize(("recomputed", "passes"), [(True, 4), (False, 3)])
+def test_what_evaluations_cost_beside_training(recomputed: bool, passes: int) -> None:
+    """Held out is a tenth of the data: 6 evaluations of it are 0.6 forward passes beside 3 epochs of several."""
+    spec = job(dataset=HELD_OUT, evaluation={"everySteps": 20}, training={"activationCheckpointing": recomputed}).spec
+    data = data_shape()
+    data = data.model_copy(update={"evaluation": data.train.model_copy(update={"tokens": data.train.tokens // 10})})
+    assert evaluation_share(spec, data, run_steps(spec, data, 256)) == pytest.approx(0.6 / (3 * passes + 0.6))
+    assert evaluation_share(spec, None, run_steps(spec, None, 256)) is None

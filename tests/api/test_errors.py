@@ -3,16 +3,20 @@
 import importlib
 import pickle
 import pkgutil
+import re
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
 import finetune_api
+import finetune_assistant
 import finetune_cli
+import finetune_client
 import finetune_operator
 import finetune_trainer
-from finetune_api.errors import FineTuneError, InvalidSpec, Problem
+from finetune_api import errors
+from finetune_api.errors import FineTuneError, InvalidInput, InvalidSpec, Problem, RunFailed
 
 # How to make an error of each class that takes more than a message.
 OTHERWISE = {
@@ -31,12 +35,26 @@ def _subclasses(kind: type[FineTuneError]) -> Iterator[type[FineTuneError]]:
         yield from _subclasses(one)
 
 
-def test_every_error_survives_pickling() -> None:
-    """A rank's error reaches the driver as it was: class, text, reason, exit code, and what else it carries."""
-    for package in (finetune_api, finetune_operator, finetune_cli, finetune_trainer):
+@pytest.fixture(scope="module")
+def kinds() -> set[type[FineTuneError]]:
+    """Every error of every package."""
+    for package in (finetune_api, finetune_operator, finetune_client, finetune_trainer, finetune_assistant, finetune_cli):
         for name in _modules(package):
             importlib.import_module(name)
-    kinds = {FineTuneError, *_subclasses(FineTuneError)}
+    return {FineTuneError, *_subclasses(FineTuneError)}
+
+
+def test_every_family_is_in_the_tree(kinds: set[type[FineTuneError]]) -> None:
+    """What a room defines for itself is a narrower word for one of them."""
+    branches = {FineTuneError, InvalidInput, RunFailed}
+    families = {kind for kind in kinds if kind in branches or branches & set(kind.__bases__)}
+    assert {kind.__name__ for kind in families if kind.__module__ != errors.__name__} == set()
+    drawn = re.findall(r"^[│├└─ ]*([A-Z]\w+)", str(errors.__doc__), re.MULTILINE)[1:]
+    assert sorted(drawn) == sorted(name for name, value in vars(errors).items() if isinstance(value, type) and value in kinds)
+
+
+def test_every_error_survives_pickling(kinds: set[type[FineTuneError]]) -> None:
+    """A rank's error reaches the driver as it was: class, text, reason, exit code, and what else it carries."""
     assert {"InvalidSpec", "MissingObject", "DamagedCheckpoint", "ModelUnreachable", "GateClosed"} <= {kind.__name__ for kind in kinds}
     for kind in kinds:
         error = OTHERWISE.get(kind.__name__, lambda kind: kind("spec.x=1 is wrong; use 2"))(kind)

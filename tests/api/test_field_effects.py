@@ -37,7 +37,7 @@ def conditional() -> set[str]:
         "DataSource": "spec.dataset.sources[]",
         "Dataset": "spec.dataset",
     }
-    below |= {"TemplateSpec": "spec.template", "FineTuneJobSpec": "spec"}
+    below |= {"TemplateSpec": "spec.template", "FineTuneJobSpec": "spec", "Evaluation": "spec.evaluation"}
     effects = {f"{below[model.__name__]}.{yaml_path(effect.field)}" for model in IDLE_CASES for effect in model.EFFECTS}
     return effects | {rule.field for rule in CONTRADICTIONS} | {f"spec.{yaml_path(note.field)}" for note in NOTES}
 
@@ -99,6 +99,10 @@ def test_each_condition_has_a_case():
         {"dataset": {"repeatedMessages": "once"}},
         {"dataset": {"evaluation": {"fraction": 0.1}}, "evaluation": {"everyEpochs": 2, "microBatchSize": 2}},
         {"evaluation": {"everyEpochs": 1}},
+        {"dataset": {"evaluation": {"fraction": 0.1}}, "evaluation": {"everyEpochs": 1, "everySteps": 100, "earlyStopping": {}}},
+        {"evaluation": {"tasks": ["arc_challenge", "mmlu"], "numFewshot": 0, "limit": 10, "taskData": "/data", "batchSize": 2}},
+        {"evaluation": {"judge": {"model": "m"}, "batchSize": 2, "pod": {"gpus": 1}}, "publish": {"gate": {"judgeWinRate": {"min": 1}}}},
+        {"evaluation": {"samples": {}, "pod": {}}},
         {"template": {"tokenOrder": "published", "systemText": ""}},
         {"template": {"name": "model", "systemText": "Be kind."}},
         {"template": {"name": "alpaca", "systemTurn": False}},
@@ -128,6 +132,10 @@ def test_several_of_one_object_are_all_told():
         (
             {"publish": {"gate": {"evaluationLoss": {"max": 1}}}, "dataset": {"evaluation": {"fraction": 0.1}}},
             "spec.publish.gate.evaluationLoss has no effect: it is asked by `finetune publish` alone",
+        ),
+        (
+            {"publish": {"gate": {"judgeWinRate": {"min": 0.5}}}, "evaluation": {"judge": {"model": "m"}}},
+            "spec.publish.gate.judgeWinRate has no effect: it is asked by `finetune publish` alone",
         ),
     ],
 )

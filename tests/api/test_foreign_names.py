@@ -69,7 +69,35 @@ def test_every_field_that_the_table_names_exists_and_no_name_is_there_twice():
 @pytest.mark.parametrize(
     ("section", "key", "value", "remedy"),
     [
-        ("dataset.sources", "name", "org/data", "here it is spec.dataset.sources[].path"),
+        (
+            "dataset.sources",
+            "name",
+            "english",
+            "here it is spec.dataset.sources[].path: a file, a folder or a Hub data set; the configuration of one, which others call name, "
+            "is dataset.sources[].config",
+        ),
+        (
+            "dataset.sources",
+            "shards",
+            4,
+            "here it is spec.dataset.sources[].weight: a share of the rows: 1 / 4 for one of that many shards",
+        ),
+        (
+            "dataset.sources",
+            "shards_idx",
+            0,
+            "rows are drawn by dataset.sources[].weight, a share of them, and not taken by shard; remove it",
+        ),
+        ("dataset.sources", "completion", "answer", "did you mean spec.dataset.sources[].columns.completion?"),
+        ("", "strict", False, "a key that a job doesn't have is always refused; remove it"),
+        ("model", "revision_of_model", "main", "here it is spec.model.revision"),
+        ("", "eval_steps", 100, "here it is spec.evaluation.everySteps: optimizer steps"),
+        (
+            "training",
+            "metric_for_best_model",
+            "loss",
+            "here it is spec.publish.checkpoint: best is the one with the lowest evaluation loss",
+        ),
         (
             "training",
             "gradient_accumulation_steps",
@@ -82,7 +110,9 @@ def test_every_field_that_the_table_names_exists_and_no_name_is_there_twice():
         ("training", "loraAlpha", 16, "LoRA and other adapters are not available in this version: all parameters are trained; remove it"),
         ("workers", "minNodes", 1, "elastic sizes are not available in this version: workers.nodes is exact; remove it"),
         ("training.deepspeed", "offload_param", {"device": "cpu"}, "offloading is not available in this version; remove it"),
-        ("evaluation", "judge", {"model": "m"}, "benchmarks and a judge are not available in this version; remove it"),
+        ("training", "early_stopping_patience", 3, "here it is spec.evaluation.earlyStopping.patience: evaluations in a row"),
+        ("training", "batchSize", 8, "here it is spec.training.globalBatchSize: rows per optimizer step, over all workers"),
+        ("workers", "gpus", 8, "here it is spec.workers.gpusPerNode: one process a GPU"),
         ("training", "epoch", 3, "did you mean epochs?"),
         ("training", "micro_batch_size", 3, "did you mean microBatchSize?"),
         ("", "epochs", 3, "did you mean spec.training.epochs?"),

@@ -7,6 +7,7 @@ from tests.api.jobs import job
 
 from finetune_api.errors import InvalidSpec
 from finetune_api.job_defaults import NO_DEFAULTS, JobDefaults, over, parse_defaults, with_defaults
+from finetune_api.merged_pods import evaluation_pod
 from finetune_api.training_run import run_identity
 
 TEAM = """
@@ -73,6 +74,22 @@ def test_what_the_job_says_wins():
 
 def test_a_job_on_cpus_gets_no_labels_of_gpu_nodes():
     assert filled(workers={"device": "cpu", "gpusPerNode": 0, "workersPerNode": 1}).workers.node_selector == {"pool": "gpus"}
+
+
+def test_an_evaluation_with_gpus_runs_where_the_workers_may():
+    """On nodes with such GPUs and past their taints; all else is of the CPU pods, and what the job says wins."""
+    asked = {"samples": {}, "pod": {"gpus": 1, "nodeSelector": {"pool": "own"}}}
+    pod = evaluation_pod(filled(evaluation=asked))
+    assert pod.node_selector == {"pool": "own", "nvidia.com/gpu.product": "A100"}
+    assert [toleration.key for toleration in pod.tolerations] == ["gpu"]
+    assert ([variable.name for variable in pod.env], pod.resources.requests, pod.queue_name) == (["HTTPS_PROXY"], {}, None)
+
+
+@pytest.mark.parametrize("pod", [{"gpus": 0}, {}, None], ids=str)
+def test_one_without_gpus_runs_where_cpu_pods_do(pod):
+    found = evaluation_pod(filled(evaluation={"samples": {}} | ({"pod": pod} if pod is not None else {})))
+    assert (found.gpus, found.node_selector, found.tolerations) == (0, {}, [])
+    assert [variable.name for variable in found.env] == ["HTTPS_PROXY"]
 
 
 def test_the_queue_of_a_jobs_labels_is_that_of_all_its_pods():

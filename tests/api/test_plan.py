@@ -197,6 +197,54 @@ def test_a_short_epoch_is_noted():
     assert any("An epoch has 40 rows, fewer than globalBatchSize 256" in note for note in found.notes)
 
 
+def held_out(tokens=744_000, **evaluation):
+    """Notes on the evaluations of 87 steps in 3 epochs."""
+    data = data_shape()
+    data = data.model_copy(update={"evaluation": data.train.model_copy(update={"tokens": tokens})})
+    publish = evaluation.pop("publish", {})
+    found = plan(job(dataset={"evaluation": {"fraction": 0.1}}, evaluation=evaluation, publish=publish), STARCODERBASE, data)
+    return [note for note in found.notes if "evaluat" in note]
+
+
+def test_what_evaluations_cost_is_told():
+    assert held_out() == [
+        "Held-out data is evaluated 4 times, before the first step, every 29 steps and after the last: 3.2% of the computing."
+    ]
+    assert held_out(everySteps=1, publish={"checkpoint": "best"}) == [
+        "Held-out data is evaluated 88 times, before the first step, every 1 step and after the last, each but the first with a checkpoint "
+        "(publish.checkpoint: best): 42.3% of the computing."
+    ]
+    assert held_out(everySteps=500) == [
+        "Held-out data is evaluated 2 times, before the first step and after the last: 1.6% of the computing."
+    ]
+
+
+def test_how_soon_early_stopping_may_end_the_run_is_told():
+    stops = {"everySteps": 10, "earlyStopping": {"patience": 3}}
+    _, soonest, last = held_out(**stops)
+    assert soonest == "evaluation.earlyStopping ends it after step 30 at the soonest: steps and time are the most that it takes."
+    assert last.startswith(
+        "publish.checkpoint: last is the state that evaluation.earlyStopping ends with, 3 evaluations after the best one"
+    )
+    assert len(held_out(**stops, publish={"checkpoint": "best"})) == 2
+
+
+def test_early_stopping_that_comes_too_late_is_told():
+    _, late, _ = held_out(earlyStopping={"patience": 3})
+    assert late == (
+        "evaluation.earlyStopping can't end this run: evaluation 3 after the first one comes at step 87, and there are 87; lower patience, "
+        "or evaluate more often (evaluation.everySteps)."
+    )
+
+
+def test_early_stopping_needs_held_out_data():
+    with pytest.raises(InvalidSpec) as caught:
+        job(evaluation={"earlyStopping": {"patience": 3}})
+    assert lines(caught.value) == [
+        "spec.evaluation.earlyStopping: acts on held-out data, and nothing is held out; set dataset.evaluation.fraction: 0.1, or remove it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("rows", "training", "expected"),  # (rows a step, of a micro-step, micro-steps, steps)
     [

@@ -112,6 +112,13 @@ def test_a_jobs_fence_is_accepted_and_the_operator_may_make_and_mend_it(admin: A
     admin.helm("uninstall", RELEASE, "--namespace", "fenced")
 
 
+def test_the_serving_sample_applies_and_its_pod_is_admitted(admin: Administrator) -> None:
+    restricted_namespace(admin, "serving")
+    admin.kubectl("apply", "--validate=strict", "-n", "serving", "-f", ROOT / "manifests/samples/serving/assistant.yaml")
+    assert len(admin.pods("serving", 1)) == 1
+    admin.kubectl("delete", "namespace", "serving", "--wait=false")
+
+
 def test_uninstalling_keeps_the_jobs(admin: Administrator) -> None:
     restricted_namespace(admin, "keeping")
     admin.helm("install", RELEASE, CHART, "--namespace", "keeping")

@@ -180,9 +180,15 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "in fail" in err
 
 
-def test_a_missing_package_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([], raising(ModuleNotFoundError("No module named 'torch'", name="torch"))) == 1
-    assert capsys.readouterr().err == "error: this command needs torch, which isn't installed; pip install '.[trainer]' in the repository\n"
+@pytest.mark.parametrize(("name", "extra"), [("torch", "trainer"), ("openai", "assistant"), ("lm_eval.api", "evaluation")])
+def test_a_missing_package_says_what_to_install(capsys: pytest.CaptureFixture[str], name: str, extra: str) -> None:
+    missing = raising(ModuleNotFoundError(f"No module named '{name}'", name=name))
+    assert main([], missing) == 2
+    assert (
+        capsys.readouterr().err == f"error: this command needs {name}, which isn't installed; pip install '.[{extra}]' in the repository\n"
+    )
+    assert main(["--json"], missing) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "NotInstalled"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

@@ -5,6 +5,7 @@ The checkpoints are written as a run would have left them, so none of this start
 
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from finetune_trainer.preparation.prepare import prepare
 from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
+from finetune_trainer.training.early_stopping import Evaluated, as_extra
 
 LOSSES = {4: 1.0, 8: 2.0}  # of the checkpoints that the run left; step 8 is the last one
+BEFORE = 0.5  # loss before the first step
 VOCABULARY = 837  # of the tiny tokenizer with four control tokens
 
 
@@ -54,10 +57,11 @@ def place(tmp_path: Path, tiny: Tiny, weights: dict[int, ModelWeights], monkeypa
     model = check_folder(tmp_path / "base", job.spec.model)
     data = prepare(job, base=tmp_path, model_folder=model.folder, folder=folder.prepared, secrets=Secrets({})).data_shape
     inputs = {"data": data.fingerprint, "model": model.revision}
-    for step, loss in LOSSES.items():
+    for step in LOSSES:
         store = job_checkpoints(job, base=tmp_path, default=folder.storage, secrets=Secrets({})).claimed()
         part = store.write_part(step, 0, list(pieces(weights[step])))
-        store.commit(step, [part], {"evaluationLoss": loss, "seconds": 1.0, **inputs})
+        evaluations = [Evaluated(0, BEFORE), *(Evaluated(*one) for one in LOSSES.items() if one[0] <= step)]
+        store.commit(step, [part], as_extra(step, evaluations) | {"seconds": 1.0, **inputs})
     return tmp_path
 
 
@@ -92,12 +96,31 @@ def test_the_last_or_the_best_checkpoint_is_published(finetune: Finetune, place:
     assert f"Published to {place}/out" in Path(finished["report"]).read_text()
 
 
+def test_a_run_whose_checkpoint_says_that_it_ended_early_trains_no_further(finetune: Finetune, place: Path) -> None:
+    """As after a kill between that checkpoint and what follows: no worker is needed to see that nothing is left to train."""
+    shutil.rmtree(place / "runs/demo/storage/checkpoints/step-00000008")
+    stops = {"evaluation__earlyStopping__patience": 1, "publish__directory__path": "out"}
+    for _ in range(2):
+        code, out, _ = finetune("run", "job.yaml", "--json", **stops)
+        assert code == 0
+        (early,) = (event for event in events(out) if event["kind"] == "StoppedEarly")
+        assert (early["step"], early["total_steps"], early["loss"], early["best_step"], early["best_loss"]) == (4, 8, LOSSES[4], 0, BEFORE)
+        assert early["message"].startswith(
+            "stopped early at step 4 of 8: the last evaluation wasn't better than the loss 0.5000 before the first step"
+        )
+        assert (events(out)[-1]["kind"], events(out)[-1]["step"]) == ("Finished", 4)
+    assert [json.loads(line)["kind"] for line in (place / "runs/demo/metrics.jsonl").read_text().splitlines()] == ["StoppedEarly"]
+    assert read_exported(place / "out").step == 4
+    assert "Training stopped early at step 4 of 8: the last evaluation" in (place / "out/README.md").read_text()
+    assert "Training stopped early at step 4 of 8: the last evaluation" in (place / "runs/demo/report.html").read_text()
+
+
 def test_a_gate_keeps_the_model_and_says_why(finetune: Finetune, place: Path) -> None:
     gate = {"publish__directory__path": "out", "publish__gate__evaluationLoss__max": 1.5}
     code, _, err = finetune("run", "job.yaml", **gate)
     assert code == 1
     assert "not published: spec.publish.gate.evaluationLoss.max=1.5, and the evaluation loss of step 8 is 2.0000" in err
-    assert f"the model is kept in {place}/runs/demo/model. Raise the gate, or train longer in a new run (--run-folder)" in err
+    assert f"the model is kept in {place}/runs/demo/model. Ease the gate, or train longer in a new run (--run-folder)" in err
     assert not (place / "out").exists()
     assert read_exported(place / "runs/demo/model").step == 8
     # The best checkpoint passes; nothing is trained for it.

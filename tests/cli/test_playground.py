@@ -17,7 +17,7 @@ from tests.assistant.tiny_models import exported_run, saved_folder
 from tests.cli.conftest import Finetune
 from tests.conftest import ROOT
 
-from finetune_assistant.playground.serving import bound
+from finetune_assistant.ports import bound
 
 
 def documented(word: str) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_port_that_is_taken_is_refused_before_the_model_is_loaded(folder: Path
     with bound("127.0.0.1", 0) as taken:
         code, _, err = finetune("playground", "./tiny", "--port", taken.getsockname()[1])
     assert code == 2
-    assert "perhaps for another playground; try --port 0 for any free one" in err
+    assert "perhaps for another of its kind; try --port 0 for any free one" in err
 
 
 def test_two_real_models_in_a_browser_as_documented(tmp_path: Path, finetune: Finetune) -> None:

@@ -341,6 +341,29 @@ def damage(place: Place, step: int) -> None:
     checkpoints.storage.put(key, content)
 
 
+def test_a_run_that_ends_early_ends_there_after_a_kill_too(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
+    """Evaluated every two steps; no loss falls by 100, so the second evaluation after that of step 0 is one too many."""
+    place = Place(tmp_path / "run", "early", s3)
+    stops = {"evaluation__everySteps": 2, "evaluation__earlyStopping__patience": 2, "evaluation__earlyStopping__minDelta": 100}
+    with place.running(tiny.job, **stops) as run:
+        run.until("StepDone", step=3)
+        run.process.kill()
+        run.process.wait()
+    wait_until_gone()
+    known = place.last().extra["evaluations"]
+    assert [step for step, _ in known] == [0, 2]
+    with place.running(tiny.job, **stops) as run:
+        assert run.end() == 0
+    assert [one["step"] for one in run.of_kind("EvaluationDone")] == [4]
+    (early,) = run.of_kind("StoppedEarly")
+    assert early["message"].startswith(f"stopped early at step 4 of {TOTAL_STEPS}: none of the last 2 evaluations was better than the loss")
+    last = place.last()
+    assert last.step == early["step"] == run.of_kind("Finished")[0]["step"] == 4
+    assert last.extra["evaluations"] == [*known, [4, early["loss"]]]
+    assert read_exported(place.folder / "model").step == 4
+    assert main(["get", str(place.folder), "--json"]) == 0
+
+
 def test_two_runs_at_once_in_one_folder(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
     place = Place(tmp_path / "run", "twice", s3)
     place.folder.mkdir()

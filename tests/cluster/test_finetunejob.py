@@ -10,8 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from tests.assistant.evaluation.small_benchmarks import TRUTHFULQA, base_model
+from tests.assistant.judging.judge_server import KEY as JUDGE_KEY
+from tests.assistant.judging.judge_server import judge_server, longer_wins
 from tests.cluster.operator import BUCKET, HUB_TOKEN, Jobs, installed
 from tests.conftest import REAL_FILES, Tiny
 from tests.testcluster.any_cluster import AnyCluster
@@ -130,8 +134,11 @@ def assert_has_a_dashboard(client: FineTuneClient, name: str) -> None:
             urllib.request.urlopen(f"{found.url}/api/jobs/", timeout=60)
 
 
-def assert_no_secret(jobs: Jobs, logs: str = "") -> None:
-    """Nothing of a Secret is anywhere in the namespace but in the Secret, nor in the operator's log, in `logs`, or in those of pods now."""
+def assert_no_secret(jobs: Jobs, logs: str = "", *others: str) -> None:
+    """Nothing of a Secret is anywhere in the namespace but in the Secret, nor in the operator's log, in `logs`, or in those of pods now.
+
+    `others`: values of Secrets that the test made itself.
+    """
     ours = ("finetunejobs", "finetunereports", "jobs", "pods", "configmaps", "events", "serviceaccounts", "roles", "rolebindings")
     everything = json.dumps(jobs.objects(*ours, "rayjobs", "rayclusters", "services", "leases"))
     logs += jobs.cluster.kubectl("logs", "--namespace=finetune-system", "--selector=app.kubernetes.io/name=finetune-operator", "--tail=-1")
@@ -139,7 +146,7 @@ def assert_no_secret(jobs: Jobs, logs: str = "") -> None:
         where = (pod["metadata"]["name"], f"--namespace={jobs.namespace}")
         if pod["status"]["phase"] != "Pending":  # one that waits for a Secret has no log
             logs += jobs.cluster.kubectl("logs", *where, "--all-containers", "--ignore-errors", "--tail=-1")
-    for secret in (HUB_TOKEN, WRONG_KEY, jobs.cluster.s3.secret_key):
+    for secret in (HUB_TOKEN, WRONG_KEY, jobs.cluster.s3.secret_key, *others):
         assert secret not in everything
         assert secret not in logs
 
@@ -151,6 +158,83 @@ def answer_of(hub: HubServer, repository: str, revision: str, folder: Path) -> s
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+# ---- evaluation
+
+
+def test_a_gate_refuses_and_once_eased_the_model_is_published_without_another_training_or_evaluation(
+    operator: AnyCluster, hub: HubServer, namespace: str, jobs: Jobs, tmp_path: Path
+) -> None:
+    """Benchmarks from a volume, a judge over HTTP with a key of its own, samples: figures in status, storage and card."""
+    base = base_model(tmp_path / "base")  # one that has weights, which a judge compares with
+    for path in sorted(base.iterdir()):
+        operator.s3.client().upload_file(str(path), BUCKET, f"base/weights/{path.name}")
+    operator.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "benchmarks", "namespace": namespace},
+            "data": {"TruthfulQA.csv": TRUTHFULQA},
+        },
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "judge", "namespace": namespace}, "stringData": {"token": JUDGE_KEY}},
+    )
+    with judge_server(longer_wins, host=str(urlsplit(operator.hub_url).hostname)) as judge:
+        jobs.apply(
+            "judged",
+            model={"name": f"s3://{BUCKET}/base/weights"},
+            training__maxSteps=3,
+            workers__nodes=1,
+            generation={"maxNewTokens": 8},
+            evaluation={
+                "tasks": ["truthfulqa_mc2"],
+                "taskData": "/benchmarks",
+                "limit": 2,
+                "judge": {"baseUrl": judge.url, "model": "scripted", "apiKeySecret": {"name": "judge"}, "limit": 4},
+                "samples": {"count": 2, "maxNewTokens": 8},
+                "pod": {"volumes": [{"name": "benchmarks", "mountPath": "/benchmarks", "configMap": {"name": "benchmarks"}}]},
+            },
+            publish__gate={"judgeWinRate": {"min": 0.9}},  # of four prompts, no win rate is as sure
+        )
+        jobs.wait_until_told("judged", ["GateClosed", "spec.publish.gate.judgeWinRate.min is 0.9"], seconds=900)
+        refused, asked = jobs.get("judged")["status"], len(judge.requests)
+        assert asked > 0, "the judge was asked"
+        assert set(judge.keys) == {f"Bearer {JUDGE_KEY}"}
+        made = batch_jobs(jobs, "-evaluate-")
+        assert len(made) == 1
+        assert batch_jobs(jobs, "-publish-") == {}
+
+        found = refused["evaluation"]
+        (task,) = [one for one in found["tasks"] if one["metric"] == "acc"]
+        assert (task["task"], task["limit"], task["documents"]) == ("truthfulqa_mc2", 2, 2), found
+        assert {"value", "base"} <= task.keys()
+        assert (found["judge"]["model"], found["judge"]["prompts"], found["step"]) == ("scripted", 4, 3)
+        assert found["judge"]["low"] < 0.9
+        place = f"evaluation/{found['digest']}"
+        assert found["results"] == f"s3://{BUCKET}/{namespace}/judged/{place}"
+        stored = set(jobs.stored("judged"))
+        assert {f"{place}/{name}" for name in ("summary.json", "evaluation.json", "samples.jsonl")} <= stored
+        assert [key for key in stored if key.startswith(f"{place}/judge/")]
+
+        jobs.patch("finetunejob", "judged", retry=1, publish={"gate": {"judgeWinRate": {"min": 0.0}}})
+        succeeded = ("wait", "finetunejob/judged", "--for=condition=Succeeded", "--timeout=600s", f"--namespace={namespace}")
+        operator.kubectl(*succeeded, timeout_seconds=610)
+        assert len(judge.requests) == asked, "nobody is asked twice"
+    status = jobs.get("judged")["status"]
+    assert status["evaluation"] == found
+    assert [attempt["number"] for attempt in status["attempts"]] == [1], "nothing is trained again"
+    assert batch_jobs(jobs, "-evaluate-") == made, "nor measured"
+    card = hub.files("org/judged")["README.md"].decode()
+    assert "`truthfulqa_mc2`" in card
+    assert "The judge `scripted`" in card
+    assert {who.split("/")[1] for who in jobs.kept_logs("judged")} == {"preparation", "training", "evaluation", "publication"}
+    assert_no_secret(jobs, "".join(jobs.kept_logs("judged").values()) + card, JUDGE_KEY)
+
+
+def batch_jobs(jobs: Jobs, part: str) -> dict[str, str]:
+    """Names and uids of the Jobs that have that in their name."""
+    metadata = [one["metadata"] for one in jobs.objects("jobs")]
+    return {one["name"]: one["uid"] for one in metadata if part in one["name"]}
 
 
 # ---- stops

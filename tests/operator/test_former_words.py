@@ -150,7 +150,6 @@ WITH_EFFECT: dict[str, dict[str, Any]] = {
     "spec.training.deepspeed.offload_param": {"training": {"deepspeed": {"offload_param": {"device": "nvme"}}}},
     "spec.workers.minNodes": {"workers": {"minNodes": 1}},
     "spec.evaluation.benchmarks": {"evaluation": {"benchmarks": ["humaneval"]}},
-    "spec.evaluation.judge": {"evaluation": {"judge": {"model": "judge"}}},
     "spec.publish.hub.when": {"publish": {"hub": {**HUB["hub"], "when": "everyCheckpoint"}}},
 }
 

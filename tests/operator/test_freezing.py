@@ -111,6 +111,14 @@ def test_an_older_image_can_read_what_is_frozen_again(world: World, kubelet: Kub
     assert TrainingRun.from_json(text).job.spec.checkpoints.keep == 7
 
 
+def test_pods_read_a_run_whose_gate_asks_for_a_judge(world: World, kubelet: Kubelet) -> None:
+    """Attempts read neither, and a gate on a judge that isn't there is no valid job."""
+    prepared(world, kubelet, evaluation={"judge": {"model": "m"}}, publish=HUB | {"gate": {"judgeWinRate": {"min": 0.6}}})
+    text = world.api.objects["configmaps", builders.NAMESPACE, world.status["run"]["configMap"]]["data"]["run.json"]
+    spec = TrainingRun.from_json(text).job.spec
+    assert (spec.evaluation.judge, spec.publish.gate.judge_win_rate) == (None, None)
+
+
 # A setting with a default, of which an older operator and its image would know nothing.
 UNKNOWN_BEFORE = "activationCheckpointing"
 

@@ -51,6 +51,35 @@ def test_a_gate_refuses_a_bad_model_before_any_pod(world: World, kubelet: Kubele
     assert not [name for name in world.names(kinds.JOBS) if "-publish-" in name]
 
 
+EARLY = {
+    "reason": "StoppedEarly",
+    "message": "stopped early at step 6 of 10: none of the last 2 evaluations was better than that of step 2",
+}
+
+
+def test_a_training_that_stopped_early_is_trained_and_judged_by_its_last_evaluation(world: World, kubelet: Kubelet) -> None:
+    held_out = {"sources": [{"path": "org/data"}], "evaluation": {"fraction": 0.1}}
+    stops = {"everySteps": 2, "earlyStopping": {"patience": 2}}
+    prepared(world, kubelet, dataset=held_out, evaluation=stops, publish=HUB | {"gate": {"evaluationLoss": {"max": 1.0}}})
+    kubelet.train("starchat-1", step=6, evaluation={"step": 6, "loss": 1.5}, **EARLY)
+    world.settle()
+    assert world.condition("Trained") == ("True", "Trained")
+    assert world.message("Trained") == EARLY["message"]
+    assert (world.status["attempts"][-1]["outcome"], world.status["attempts"][-1]["reason"]) == ("Finished", "StoppedEarly")
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+    assert world.condition("Failed") == ("True", "GateClosed")
+    assert "the evaluation loss of step 6 is 1.5000" in world.message("Failed")
+
+
+def test_an_early_end_whose_last_evaluation_was_not_reported_closes_no_gate(world: World, kubelet: Kubelet) -> None:
+    held_out = {"sources": [{"path": "org/data"}], "evaluation": {"fraction": 0.1}}
+    stops = {"everySteps": 2, "earlyStopping": {"patience": 2}}
+    prepared(world, kubelet, dataset=held_out, evaluation=stops, publish=HUB | {"gate": {"evaluationLoss": {"max": 1.0}}})
+    kubelet.train("starchat-1", step=6, evaluation={"step": 4, "loss": 1.5}, **EARLY)
+    world.settle()
+    assert world.condition("Published") == ("False", "Publishing")
+
+
 def test_the_evaluation_of_an_earlier_checkpoint_closes_no_gate(world: World, kubelet: Kubelet) -> None:
     """The attempt that reported it was preempted, and the one that finished couldn't report: the pod finds the loss in the storage."""
     held_out = {"sources": [{"path": "org/data"}], "evaluation": {"fraction": 0.1}}

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 README = """---
+license: [cc-by-4.0, mit]
 configs:
 - config_name: english
   data_files:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from finetune_api.errors import FineTuneError, InvalidSpec
+from finetune_api.errors import FineTuneError, InvalidSpec, NotInstalled
 from finetune_cli.chat import chat
 from finetune_cli.cluster.apply import apply
 from finetune_cli.cluster.change import delete, resume, retry, suspend
@@ -29,6 +30,7 @@ from finetune_cli.data_inspect import inspect as inspect_data
 from finetune_cli.data_preferences import preferences
 from finetune_cli.data_publish import publish as publish_data
 from finetune_cli.evaluate import evaluate
+from finetune_cli.evaluate_prompts import prompts
 from finetune_cli.example import example
 from finetune_cli.export import export
 from finetune_cli.generate import generate
@@ -40,14 +42,33 @@ from finetune_cli.plan import plan
 from finetune_cli.playground import playground
 from finetune_cli.publish import publish
 from finetune_cli.run import run
+from finetune_cli.serve import serve
 from finetune_cli.validate import validate
 from finetune_trainer.reporting.bars import bars_on_a_terminal_only
 
 # Set to 1 by a user who wants to see where an unexpected error came from.
 DEBUG_ENV = "FINETUNE_DEBUG"
+# Of packages that the extra `trainer` lacks, the one that brings them.
+_EXTRAS = {
+    **dict.fromkeys(("openai", "datasketch", "py3langid"), "assistant"),
+    "kubernetes": "cluster",
+    "lm_eval": "evaluation",
+    "gradio": "playground",
+}
+
+
+class _Commands(TyperGroup):
+    """Knows names of two words: `evaluate prompts` stands beside `evaluate`, whose arguments are models."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The longer name goes first."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+
 
 app = typer.Typer(
     name="finetune",
+    cls=_Commands,
     no_args_is_help=True,
     # Typer's rich help would cost half a second of imports at every --help.
     rich_markup_mode=None,
@@ -57,7 +78,7 @@ app = typer.Typer(
     "Each command explains itself: finetune COMMAND --help.\n\n"
     "Exit codes: 0 done, 2 the input is wrong, 1 it failed, 130 interrupted.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data, choose from it, convert and publish it.", rich_markup_mode=None)
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, choose, convert and publish it.", rich_markup_mode=None)
 
 human_app = typer.Typer(no_args_is_help=True, help="Let people vote on answers, blind, and count.", rich_markup_mode=None)
 
@@ -96,6 +117,7 @@ app.command(
     ),
 )(init)
 app.command(
+    short_help="Check jobs, before anything runs.",
     epilog=_examples("finetune validate job.yaml", "finetune validate examples/*.yaml --json"),
 )(validate)
 app.command(
@@ -103,6 +125,7 @@ app.command(
     epilog=_examples("finetune plan job.yaml", "finetune plan job.yaml --set workers.nodes=2 --set training.epochs=1"),
 )(plan)
 app.command(
+    short_help="Fine-tune: prepare, train, export, evaluate, publish.",
     epilog=_examples("finetune run job.yaml", "finetune run job.yaml --set training.epochs=1 --run-folder runs/short"),
 )(run)
 app.command(
@@ -126,6 +149,14 @@ app.command(
     ),
 )(playground)
 app.command(
+    short_help="Serve a model by OpenAI's protocol.",
+    epilog=_examples(
+        "finetune serve runs/tiny",
+        "finetune serve org/assistant --host 0.0.0.0 --port 8000 --served-model-name assistant",
+        "finetune serve s3://bucket/assistant --server vllm -- --max-model-len 4096",
+    ),
+)(serve)
+app.command(
     short_help="Measure models, and whether they differ.",
     epilog=_examples(
         "finetune evaluate --tasks list",
@@ -133,6 +164,11 @@ app.command(
         "finetune evaluate ./base runs/tiny --perplexity held-out.jsonl --output results.json",
     ),
 )(evaluate)
+app.command(
+    name="evaluate prompts",
+    short_help="Let an endpoint write new code prompts.",
+    epilog=_examples("finetune evaluate prompts --count 100 --model gpt-4o-mini --budget-tokens 200000 --output prompts.jsonl"),
+)(prompts)
 app.command(
     short_help="Let a model judge answers, in pairs or one by one.",
     epilog=_examples(
@@ -252,12 +288,13 @@ def main(arguments: Sequence[str] | None = None, application: typer.Typer = app)
         # The reader went away. Python flushes stdout once more at exit: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except Exception as caught:
+        error = NotInstalled(_not_installed(caught)) if isinstance(caught, ModuleNotFoundError) else caught
         _show(_described(error), as_json=as_json)
         if os.environ.get(DEBUG_ENV) == "1":
             import traceback
 
-            traceback.print_exception(error)
+            traceback.print_exception(caught)
         return error.exit_code if isinstance(error, FineTuneError | TyperException) else 1
 
 
@@ -280,13 +317,11 @@ def _described(error: Exception) -> dict[str, Any]:
             return {"error": error.reason, "message": str(error), "problems": []}
         case TyperException():
             return {"error": "InvalidUsage", "message": error.format_message(), "problems": []}
-        case ModuleNotFoundError():
-            return {"error": "NotInstalled", "message": _not_installed(error), "problems": []}
     return {"error": "Unexpected", "message": _unexpected(error), "problems": []}
 
 
 def _not_installed(error: ModuleNotFoundError) -> str:
-    extra = "cluster" if (error.name or "").partition(".")[0] == "kubernetes" else "trainer"
+    extra = _EXTRAS.get((error.name or "").partition(".")[0], "trainer")
     return f"this command needs {error.name}, which isn't installed; pip install '.[{extra}]' in the repository"
 
 

@@ -76,19 +76,23 @@ def _opened(run: str, base: Path | None) -> Iterator[_Source]:
 
 def _at_address(url: str, folder: Path) -> _Source:
     """What workers keep beside their checkpoints is enough."""
+    from finetune_api.evaluation_summary import SUMMARY_FILE, summary_key
     from finetune_cli.environment_storage import open_from_environment
     from finetune_trainer.checkpoints.run_record import META_KEY, fetch_base, kept_run
     from finetune_trainer.checkpoints.store import CheckpointStore
+    from finetune_trainer.run_folder import RunFolder
     from finetune_trainer.storage.errors import MissingObject
     from finetune_trainer.storage.probe import check_readable
 
     storage = open_from_environment(url, "RUN")
     check_readable(storage)
     run = kept_run(storage)
-    meta = folder / "prepared" / run.data.fingerprint / "meta.json"
-    meta.parent.mkdir(parents=True)
-    for key, path in ((META_KEY, meta), ("metrics.jsonl", folder / "metrics.jsonl")):
+    files = RunFolder(folder)
+    meta = files.prepared / run.data.fingerprint / "meta.json"
+    summary = files.evaluation(run) / SUMMARY_FILE
+    for key, path in ((META_KEY, meta), ("metrics.jsonl", files.metrics), (summary_key(summary.parent.name), summary)):
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             storage.get_file(key, path)
         except MissingObject:  # the card then says that it is unknown
             continue
@@ -130,10 +134,11 @@ def _in_folder(path: Path, base: Path | None) -> _Source:
 def _export(source: _Source, step: int | None, target: Path) -> int:
     """The step that was exported."""
     from finetune_api.errors import InvalidStorage
-    from finetune_trainer.publishing.card import base_licence, card_texts
+    from finetune_trainer.publishing.card import card_texts
     from finetune_trainer.publishing.export import CheckpointWeights, describe
     from finetune_trainer.publishing.export import export as export_model
     from finetune_trainer.reporting.report import report_data
+    from finetune_trainer.run_folder import RunFolder
 
     checkpoint = source.store.newest_verified() if step is None else source.store.open(step)
     if checkpoint is None:
@@ -141,8 +146,8 @@ def _export(source: _Source, step: int | None, target: Path) -> int:
     with source.store.reader(checkpoint) as reader, progress_bar("export") as progress:
         export_model(source.run, CheckpointWeights(reader), step=checkpoint.step, base=source.base, folder=target, progress=progress)
     # This machine need not be the one that trained: the card says of hardware and versions only what the plan knows.
-    data = report_data(source.files, run=source.run)
-    describe(target, card_texts(data, step=checkpoint.step, licence=base_licence(source.base)))
+    data = report_data(source.files, run=source.run, evaluation=RunFolder(source.files).summary(source.run))
+    describe(target, card_texts(data, step=checkpoint.step, base=source.base, exported=target))
     return checkpoint.step
 
 

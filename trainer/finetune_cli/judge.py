@@ -1,19 +1,31 @@
 """`finetune judge`: a model of your choice judges answers, in pairs with both orders, or one by one."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune_cli.endpoint_options import (
+    ApiKeyEnv,
+    BaseUrl,
+    BudgetTokens,
+    BudgetUsd,
+    MaxTokens,
+    PriceInput,
+    PriceOutput,
+    Rate,
+    ReplyTimeout,
+    Retries,
+    Temperature,
+    Timeout,
+    budget,
+    endpoint_settings,
+)
+
 if TYPE_CHECKING:
     from finetune_assistant.judging.answers import Answer
-    from finetune_assistant.judging.endpoint import EndpointSettings
-    from finetune_assistant.judging.run import Plan
-
-OPENAI = "https://api.openai.com/v1"
 
 AnswersA = Annotated[Path, typer.Argument(metavar="ANSWERS", help="Answers of your model: JSON lines with `prompt` and `answer`.")]
 AnswersB = Annotated[Path | None, typer.Argument(metavar="BASELINE", help="Answers to compare with; absent: scores one by one.")]
@@ -27,36 +39,23 @@ def judge(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where replies, results and report.html go.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The judge, as the endpoint calls it.")],
     baseline: AnswersB = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help="Any OpenAI-compatible endpoint; absent: OPENAI_BASE_URL, or OpenAI's.")
-    ] = None,
-    api_key_env: Annotated[
-        str, typer.Option("--api-key-env", metavar="NAME", help="The variable that holds the endpoint's key.")
-    ] = "OPENAI_API_KEY",
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     single: Annotated[bool, typer.Option("--single", help="Score each answer by itself, also with a baseline.")] = False,
     against: Annotated[
         list[Path] | None, typer.Option("--against", metavar="FOLDER", help="Another judge's --output: are they agreed? Repeatable.")
     ] = None,
-    budget_tokens: Annotated[
-        int | None, typer.Option("--budget-tokens", min=1, metavar="N", help="Most tokens for this folder, all its runs together.")
-    ] = None,
-    budget_usd: Annotated[
-        float | None, typer.Option("--budget-usd", min=0.0, metavar="USD", help="The same in money; needs both prices.")
-    ] = None,
-    price_input: Annotated[
-        float | None, typer.Option("--price-input", min=0.0, metavar="USD", help="Price of a million prompt tokens.")
-    ] = None,
-    price_output: Annotated[
-        float | None, typer.Option("--price-output", min=0.0, metavar="USD", help="Price of a million tokens of replies.")
-    ] = None,
-    rate: Annotated[float | None, typer.Option("--rate", min=0.1, metavar="N", help="Most requests a minute.")] = None,
+    budget_tokens: BudgetTokens = None,
+    budget_usd: BudgetUsd = None,
+    price_input: PriceInput = None,
+    price_output: PriceOutput = None,
+    rate: Rate = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, metavar="N", help="Prompts under way at once.")] = 4,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=16, metavar="N", help="Longest reply; judges that think aloud need more.")
-    ] = 1024,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=2.0, metavar="NUMBER", help="Of the judge.")] = 0.0,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Longest silence of the endpoint.")] = 120.0,
-    retries: Annotated[int, typer.Option("--retries", min=0, max=100, metavar="N", help="Further tries after a failed request.")] = 5,
+    max_tokens: MaxTokens = 1024,
+    temperature: Temperature = 0.0,
+    timeout: Timeout = 120.0,
+    reply_timeout: ReplyTimeout = None,
+    retries: Retries = 5,
     stop: Stop = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the bootstrap intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
@@ -67,14 +66,25 @@ def judge(
     goes on after any end, and asks nothing twice. The exit code is 1 when it had to stop before the last prompt.
     """
     from finetune_assistant.judging.answers import paired, read_answers
-    from finetune_assistant.judging.run import run_pairs, run_scores
+    from finetune_assistant.judging.pace import Pace
+    from finetune_assistant.judging.run import Plan, run_pairs, run_scores
     from finetune_cli.export import progress_bar
 
     if against and (single or baseline is None):
         raise typer.BadParameter("--against compares judges of pairs; give two files of answers, and leave out --single")
     files = [read_answers(path, stop=stop or ()) for path in (answers, baseline) if path is not None]
-    settings = _settings(base_url, model, api_key_env, temperature, max_tokens, timeout, retries)
-    plan = _plan(settings, budget_tokens, budget_usd, price_input, price_output, rate, concurrency, seed)
+    settings = endpoint_settings(
+        base_url,
+        model,
+        api_key_env,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        timeout=timeout,
+        reply_timeout=reply_timeout,
+        retries=retries,
+    )
+    spending = budget(budget_tokens, budget_usd, price_input, price_output)
+    plan = Plan(settings=settings, budget=spending, pace=Pace(rate), concurrency=concurrency, seed=seed)
     with progress_bar("judging") as on_progress:
         if len(files) == 2 and not single:
             pairs = paired(*files)
@@ -88,48 +98,6 @@ def judge(
         print("\n".join((_pair_lines if "winRate" in summary else _score_lines)(summary)))
         print(_spent_line(summary))
         print(f"report: {output / 'report.html'}")
-
-
-def _settings(
-    base_url: str | None, model: str, key_name: str, temperature: float, max_tokens: int, timeout: float, retries: int
-) -> "EndpointSettings":
-    from finetune_assistant.judging.endpoint import EndpointSettings
-
-    url = base_url or os.environ.get("OPENAI_BASE_URL")
-    key = os.environ.get(key_name, "").strip()
-    if not key and (url is None or key_name != "OPENAI_API_KEY"):
-        where = f"; {OPENAI} wants one, or give --base-url of another endpoint" if url is None else ""
-        raise typer.BadParameter(f"--api-key-env {key_name}: the variable is not set; set it to the endpoint's key{where}")
-    return EndpointSettings(
-        base_url=url or OPENAI,
-        model=model,
-        api_key=key,
-        key_name=key_name,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        timeout_seconds=timeout,
-        retries=retries,
-    )
-
-
-def _plan(
-    settings: "EndpointSettings",
-    tokens: int | None,
-    usd: float | None,
-    price_input: float | None,
-    price_output: float | None,
-    rate: float | None,
-    concurrency: int,
-    seed: int,
-) -> "Plan":
-    from finetune_assistant.judging.budget import Budget, Prices
-    from finetune_assistant.judging.pace import Pace
-    from finetune_assistant.judging.run import Plan
-
-    if usd is not None and (price_input is None or price_output is None):
-        raise typer.BadParameter("--budget-usd needs --price-input and --price-output, in USD for a million tokens")
-    budget = Budget(tokens=tokens, usd=usd, prices=Prices(prompt=price_input or 0.0, completion=price_output or 0.0))
-    return Plan(settings=settings, budget=budget, pace=Pace(rate), concurrency=concurrency, seed=seed)
 
 
 def _names(files: "list[list[Answer]]") -> list[str]:

@@ -10,7 +10,8 @@ from finetune_cli.environment_storage import endpoint_of_environment
 from finetune_cli.export import frozen_run, origin, progress_bar
 
 if TYPE_CHECKING:
-    from finetune_api.finetunejob import FineTuneJob, Gate, HubPublication, Publish, StoragePublication
+    from finetune_api.finetunejob import FineTuneJob, HubPublication, Publish, StoragePublication
+    from finetune_api.training_run import TrainingRun
     from finetune_trainer.publishing.changes import Publication
     from finetune_trainer.publishing.place import Place
     from finetune_trainer.run_folder import RunFolder
@@ -45,7 +46,7 @@ def publish(
     asked = {"revision": revision, "tag": tag, "message": message, "private": False if public else None}
     place = _place(frozen.job.spec.publish, hub, directory, storage, {name: value for name, value in asked.items() if value is not None})
     if not (force or hub or directory or storage):
-        _check_gate(frozen.job.spec.publish.gate, folder)
+        _check_gate(frozen, folder)
     published = _publish(folder.model, place, frozen.job, origin(folder, base))
     if as_json:
         print(json.dumps(_described(published)))
@@ -55,7 +56,7 @@ def publish(
         print(f"kept as edited there: {', '.join(published.kept)}; delete it there to get ours with the next publication")
 
 
-def _check_gate(gate: "Gate", folder: "RunFolder") -> None:
+def _check_gate(run: "TrainingRun", folder: "RunFolder") -> None:
     """The job's condition for its own place, by what was measured at the exported step. Raises PublicationFailed."""
     from finetune_api.errors import PublicationFailed
     from finetune_trainer.publishing.changes import refused_by_gate
@@ -63,11 +64,9 @@ def _check_gate(gate: "Gate", folder: "RunFolder") -> None:
     from finetune_trainer.reporting.events import EvaluationDone
     from finetune_trainer.reporting.metrics import read_metrics
 
-    if gate.evaluation_loss is None:
-        return
     step = read_exported(folder.model).step
     losses = [event.loss for event in read_metrics(folder.metrics) if isinstance(event, EvaluationDone) and event.step == step]
-    if refusal := refused_by_gate(gate, losses[-1] if losses else None, step):
+    if refusal := refused_by_gate(run.job.spec.publish.gate, losses[-1] if losses else None, step, folder.summary(run)):
         raise PublicationFailed(
             f"not published: {refusal}; the model is kept in {folder.model}. Export a better step with `finetune export`, or use --force"
         )

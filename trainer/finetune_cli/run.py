@@ -23,7 +23,7 @@ def run(
     dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard too and print its address.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
 ) -> None:
-    """Fine-tune: prepare the data, train, export and publish.
+    """Fine-tune: prepare the data, train, export, evaluate and publish.
 
     Stopped or killed at any point, the same command goes on from the newest checkpoint. The first Ctrl-C commits a
     checkpoint and ends; a second one ends at once.
@@ -33,13 +33,15 @@ def run(
 
     loaded = load_job(job, overrides or [])
     # From here on a second is spent on imports.
+    from finetune_assistant.job_evaluation.stage import JobEvaluation
     from finetune_trainer.pipeline import LocalRun, run_job
     from finetune_trainer.run_folder import RunFolder
 
     folder = RunFolder((run_folder or Path("runs") / loaded.metadata.name).resolve())
     sink = progress_sink(as_json=as_json)
     try:
-        run_job(LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop_on_signals(), dashboard=dashboard))
+        local = LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop_on_signals(), dashboard=dashboard)
+        run_job(local, JobEvaluation())
     finally:
         sink.close()
 

@@ -24,6 +24,7 @@ from finetune_trainer.reporting.events import (
     StageAdvanced,
     StageStarted,
     StepDone,
+    StoppedEarly,
     Stopping,
     to_json,
 )
@@ -205,6 +206,8 @@ def line_of(event: Event) -> Text | None:
             return _labelled("resumed", f"attempt {event.attempt} goes on after step {event.step}", "green")
         case Stopping():
             return _labelled("stopping", event.reason, "yellow")
+        case StoppedEarly():
+            return _labelled("trained", event.message, "green")
         case Published():
             return _labelled("published", f"{event.where}  revision {event.revision}", "green")
         case Finished():

@@ -19,7 +19,7 @@ from finetune_api.conditions import ConditionType, find, is_true
 from finetune_api.errors import ClusterFailed, InvalidCluster, InvalidSpec, JobFailed, Problem, WaitedTooLong
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import job_document, parse_job
-from finetune_api.keys import API_VERSION, GROUP, JOB_LABEL, KIND, PREPARATION, PUBLICATION, TRAINING
+from finetune_api.keys import API_VERSION, EVALUATION, GROUP, JOB_LABEL, KIND, PREPARATION, PUBLICATION, TRAINING
 from finetune_client.connection import ANSWER_SECONDS, SILENT_SECONDS, connect, message_of, status_of, told_plainly
 from finetune_client.forward import forwarded
 from finetune_client.jobs import Dashboard, Job, JobEvent, event_of, job_of
@@ -282,7 +282,7 @@ class FineTuneClient:
         while True:
             pods = self._pods(name)
             source = None
-            for candidate in (stage,) if stage else (PUBLICATION, TRAINING, PREPARATION):
+            for candidate in (stage,) if stage else (PUBLICATION, EVALUATION, TRAINING, PREPARATION):
                 source = source or newest_source(pods, candidate, owner=_owner(job, candidate, attempt))
             if source is not None and source.has_begun:
                 break

@@ -1,6 +1,6 @@
 """Logs of a job's pods: which container tells what.
 
-The driver's log carries every step and what ranks print; KubeRay's submitter prints it. Preparation and publication have one
+The driver's log carries every step and what ranks print; KubeRay's submitter prints it. Preparation, evaluation and publication have one
 container each.
 """
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from finetune_api.errors import InvalidCluster
-from finetune_api.keys import MAIN_CONTAINER, PREPARATION, PUBLICATION, STAGE_LABEL, SUBMITTER_CONTAINER, TRAINING
+from finetune_api.keys import EVALUATION, MAIN_CONTAINER, PREPARATION, PUBLICATION, STAGE_LABEL, SUBMITTER_CONTAINER, TRAINING
 
-Stage: TypeAlias = Literal["preparation", "training", "publication"]
-STAGES: Final[tuple[Stage, ...]] = (PREPARATION, TRAINING, PUBLICATION)
+Stage: TypeAlias = Literal["preparation", "training", "evaluation", "publication"]
+STAGES: Final[tuple[Stage, ...]] = (PREPARATION, TRAINING, EVALUATION, PUBLICATION)
 
 Json = dict[str, Any]
 

@@ -381,7 +381,7 @@ def publish_model(local: LocalRun, run: TrainingRun, exported: Exported, sink: S
     if refusal := refused_by_gate(publish.gate, exported.loss, exported.step, local.folder.summary(run)):
         raise GateClosed(
             f"not published: {refusal}; the model is kept in {local.folder.model}. "
-            "Raise the gate, or train longer in a new run (--run-folder)"
+            "Ease the gate, or train longer in a new run (--run-folder)"
         )
     sink.record(StageStarted(stage="publication", unit="bytes"))
     done = publish_to(

@@ -4,6 +4,7 @@ run.json       the frozen TrainingRun             metrics.jsonl   a line per ste
 job.yaml       the FineTuneJob as it was given    tensorboard/    the same for TensorBoard
 prepared/      tokenised data, by fingerprint     report.html     what happened, for a reader
 storage/       unless checkpoints.storage is set  model/          the exported model
+evaluation/    what was measured after training, by digest
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 import yaml
 
 from finetune_api.errors import InvalidInput, InvalidTrainingRun, RunConflict, StorageFailed
+from finetune_api.evaluation_digest import evaluation_digest
+from finetune_api.evaluation_summary import EVALUATION_FOLDER, SUMMARY_FILE, EvaluationSummary, parse_summary
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.files.locks import LockHeld, locked
@@ -69,6 +72,20 @@ class RunFolder:
     def report(self) -> Path:
         """The report of the run."""
         return self.path / "report.html"
+
+    def evaluation(self, run: TrainingRun) -> Path:
+        """Where what the run asks to be measured after training is kept: a folder a digest."""
+        return self.path / EVALUATION_FOLDER / evaluation_digest(run.identity, run.job)
+
+    def summary(self, run: TrainingRun) -> EvaluationSummary | None:
+        """What came of it; None where it isn't asked for or isn't done."""
+        if not run.job.spec.evaluation.has_stage:
+            return None
+        try:
+            data = (self.evaluation(run) / SUMMARY_FILE).read_bytes()
+        except OSError:
+            return None
+        return parse_summary(data, evaluation_digest(run.identity, run.job))
 
     @property
     def model(self) -> Path:

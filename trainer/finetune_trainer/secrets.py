@@ -24,6 +24,8 @@ LOG_IN = "set {field} or HF_TOKEN to a token that may read it, or log in with `h
 # Keys of a Secret, and variables of the environment. Where there is a choice, the libraries' own names.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 GCS_KEY = "GOOGLE_SERVICE_ACCOUNT_KEY"
+# Of an OpenAI-compatible endpoint: a variable of the environment.
+ENDPOINT_KEY = "OPENAI_API_KEY"
 # A shorter value is a user's or a bucket's name, or would be found by trying.
 SHORTEST_SECRET = 8
 AZURE_KEYS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
@@ -58,6 +60,18 @@ class Secrets:
         from huggingface_hub import get_token
 
         return get_token()
+
+    def endpoint_key(self, secret: SecretKey | None, field: str, *, is_needed: bool) -> str:
+        """The key of `field` for an endpoint: the secret's file, else OPENAI_API_KEY, else none, which is the empty text.
+
+        Raises InvalidSpec where a secret is named, or a key `is_needed`, and there is none.
+        """
+        if secret is not None:
+            return self.value(secret.name, secret.key, ENDPOINT_KEY, field)
+        found = self._environment.get(ENDPOINT_KEY, "").strip()
+        if is_needed and not found:
+            raise InvalidSpec([Problem(field, f"no key is named, and {ENDPOINT_KEY} is not set", "set one of them to the endpoint's key")])
+        return found
 
     def storage_credentials(self, url: str, secret: SecretName | None, field: str) -> Credentials | None:
         """The keys of `field` for the storage at `url`; without a secret None: the library's own chain decides.
@@ -98,7 +112,7 @@ class Secrets:
     def _known(self) -> list[bytes]:
         """Values that nobody should read, the longest first; short ones are words that may stand anywhere."""
         folder = self._environment.get(SECRETS_FOLDER_ENV)
-        names = (*S3_KEYS[1:], *AZURE_KEYS[1:], GCS_KEY, HUB_TOKEN)
+        names = (*S3_KEYS[1:], *AZURE_KEYS[1:], GCS_KEY, HUB_TOKEN, ENDPOINT_KEY)
         found = {self._environment[name].encode() for name in names if self._environment.get(name)}
         for path in Path(folder).glob("*/*") if folder else ():
             if path.name != "ca.crt" and (value := self._file(path.parent.name, path.name)):

@@ -16,14 +16,14 @@ from finetune_api.finetunejob.dataset import (
     MessageProperties,
     RoleMapping,
 )
-from finetune_api.finetunejob.evaluation import Generation
+from finetune_api.finetunejob.evaluation import EarlyStopping, Evaluation, EvaluationPod, Generation, Judge, Samples
 from finetune_api.finetunejob.job import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.finetunejob.model import BaseModelSpec, ModelShape
 from finetune_api.finetunejob.pod_env import EnvFrom, EnvVar, ValueFrom
 from finetune_api.finetunejob.pod_placement import Affinity, LabelRequirement, NodeRequirement, Toleration, TopologySpreadConstraint
 from finetune_api.finetunejob.pod_volumes import LocalObject, NamedVolume, Volume
 from finetune_api.finetunejob.pods import GPU_RESOURCE, PodSettings, Resources, Workers
-from finetune_api.finetunejob.publish import DirectoryPublication, Gate, HubPublication, Maximum, Publish, StoragePublication
+from finetune_api.finetunejob.publish import Card, DirectoryPublication, Gate, HubPublication, Maximum, Minimum, Publish, StoragePublication
 from finetune_api.finetunejob.template import ControlTokens, TemplateSpec
 from finetune_api.finetunejob.training import Optimizer, Training, ZeroOptimization
 from finetune_api.finetunejob.types import (
@@ -42,6 +42,7 @@ __all__ = [
     "Affinity",
     "BaseModelSpec",
     "Budget",
+    "Card",
     "CheckpointInterval",
     "Checkpoints",
     "Columns",
@@ -50,9 +51,12 @@ __all__ = [
     "DataSource",
     "Dataset",
     "DirectoryPublication",
+    "EarlyStopping",
     "EnvFrom",
     "EnvVar",
+    "Evaluation",
     "EvaluationData",
+    "EvaluationPod",
     "FailurePolicy",
     "FineTuneJob",
     "FineTuneJobSpec",
@@ -60,11 +64,13 @@ __all__ = [
     "Gate",
     "Generation",
     "HubPublication",
+    "Judge",
     "LabelRequirement",
     "LocalObject",
     "Maximum",
     "MessageProperties",
     "Metadata",
+    "Minimum",
     "Model",
     "ModelShape",
     "NamedVolume",
@@ -76,6 +82,7 @@ __all__ = [
     "Publish",
     "Resources",
     "RoleMapping",
+    "Samples",
     "SecretKey",
     "SecretName",
     "Spec",

@@ -45,7 +45,7 @@ class Budget(Spec):
     )
     stage_deadline_seconds: Positive = Field(
         default=21600,
-        description="Time that preparation, and later publication, may take from its pod's making, with all tries; "
+        description="Time that preparation, and later evaluation and publication each, may take from its pod's making, with all tries; "
         "not while Kueue holds it back.",
     )
 
@@ -88,7 +88,17 @@ class FineTuneJobSpec(Spec):
 
     EFFECTS: ClassVar[tuple[Effect, ...]] = (
         _with_held_out_data("evaluation.every_epochs"),
+        _with_held_out_data("evaluation.every_steps"),
+        _with_held_out_data("evaluation.early_stopping"),
         _with_held_out_data("evaluation.micro_batch_size"),
+        _with_held_out_data("publish.gate.evaluation_loss"),
+        Effect(
+            field="publish.gate.judge_win_rate",
+            acts=lambda spec: spec.evaluation.judge is not None,
+            cel="has(self.evaluation) && has(self.evaluation.judge)",
+            message="is a judge's verdict, and evaluation.judge is absent",
+            remedy="set evaluation.judge.model, or remove it",
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from finetune_api.finetunejob.effects import FieldErrors
 from finetune_api.finetunejob.hub_ids import LONGEST_PART, REPOSITORY, hub_id_problem, like_hub_id
 from finetune_api.finetunejob.places import is_like_an_address
 from finetune_api.finetunejob.pod_volumes import NamedVolume
-from finetune_api.finetunejob.types import Place, Prose, SecretKey, SecretName, Spec, Word, at_most_one
+from finetune_api.finetunejob.types import Place, Prose, SecretKey, SecretName, Share, Spec, Word, at_most_one
 
 
 class HubPublication(Spec):
@@ -72,10 +72,28 @@ class Maximum(Spec):
     max: float = Field(description="Largest value that passes.")
 
 
+class Minimum(Spec):
+    """A lower bound of a share."""
+
+    min: Share = Field(description="Smallest value that passes.")
+
+
 class Gate(Spec):
     """What must hold before a model is published."""
 
     evaluation_loss: Maximum | None = Field(default=None, description="Evaluation loss of the published checkpoint.")
+    judge_win_rate: Minimum | None = Field(
+        default=None,
+        description="Share of prompts on which evaluation.judge prefers the trained model to its base: the lower end of the 95 % interval.",
+    )
+
+
+class Card(Spec):
+    """What the model card says beside what is known of the run."""
+
+    limitations: Prose | None = Field(
+        default=None, description="What the model can't do or was not tested for, in Markdown; stands beside the known limitations."
+    )
 
 
 class Publish(Spec):
@@ -86,6 +104,7 @@ class Publish(Spec):
     directory: DirectoryPublication | None = Field(default=None, description="A directory.")
     storage: StoragePublication | None = Field(default=None, description="Object storage.")
     gate: Gate = Field(default=Gate(), description="Conditions of publication.")
+    card: Card = Field(default=Card(), description="The author's part of the model card.")
 
     @model_validator(mode="after")
     def _one_place(self) -> "Publish":

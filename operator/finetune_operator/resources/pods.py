@@ -127,7 +127,12 @@ def worker_image(job: FineTuneJob, settings: Settings) -> str:
 
 def cpu_pod_image(job: FineTuneJob, settings: Settings) -> str:
     """The image of head, preparation and publication: the workers', unless said otherwise, for Ray must be the same everywhere."""
-    return settings.image(job.spec.cpu_pods.image) if job.spec.cpu_pods.image else worker_image(job, settings)
+    return image_of(job.spec.cpu_pods, job, settings)
+
+
+def image_of(pod: PodSettings, job: FineTuneJob, settings: Settings) -> str:
+    """The image of a pod: the workers', unless it has one of its own."""
+    return settings.image(pod.image) if pod.image else worker_image(job, settings)
 
 
 def pull_policy(settings: Settings) -> Manifest:
@@ -147,9 +152,14 @@ def workers_pull(job: FineTuneJob) -> tuple[str, ...]:
 
 
 def cpu_pods_pull(job: FineTuneJob) -> tuple[str, ...]:
-    """The same for CPU pods, which run the workers' image unless they have one of their own."""
-    own = tuple(secret.name for secret in job.spec.cpu_pods.image_pull_secrets)
-    return own if job.spec.cpu_pods.image else (*own, *workers_pull(job))
+    """The same for CPU pods."""
+    return pull_of(job.spec.cpu_pods, job)
+
+
+def pull_of(pod: PodSettings, job: FineTuneJob) -> tuple[str, ...]:
+    """The same for a pod that runs the workers' image unless it has one of its own."""
+    own = tuple(secret.name for secret in pod.image_pull_secrets)
+    return own if pod.image else (*own, *workers_pull(job))
 
 
 # ---- service accounts
@@ -157,7 +167,12 @@ def cpu_pods_pull(job: FineTuneJob) -> tuple[str, ...]:
 
 def cpu_pod_service_account(job: FineTuneJob) -> str | None:
     """Whose identity preparation and publication have; None is the namespace's default."""
-    return job.spec.cpu_pods.service_account_name or job.spec.workers.service_account_name
+    return account_of(job.spec.cpu_pods, job)
+
+
+def account_of(pod: PodSettings, job: FineTuneJob) -> str | None:
+    """Whose identity a pod has: the workers', unless it has one of its own; None is the namespace's default."""
+    return pod.service_account_name or job.spec.workers.service_account_name
 
 
 def head_service_account(job: FineTuneJob, owner: Owner) -> str:
@@ -213,6 +228,12 @@ def resources(user: Resources, defaults: Mapping[str, str] | None = None) -> Man
     requests = {name: quantity for name, quantity in (defaults or {}).items() if name not in user.limits} | user.requests
     given = {"requests": dict(sorted(requests.items())), "limits": dict(sorted(user.limits.items()))}
     return {name: quantities for name, quantities in given.items() if quantities}
+
+
+def with_gpus(user: Resources, name: str, count: int) -> Resources:
+    """The resources with so many GPUs: asked for and limited alike, as Kubernetes wants of devices."""
+    gpus = {name: str(count)} if count else {}
+    return user.model_copy(update={"requests": user.requests | gpus, "limits": user.limits | gpus})
 
 
 # ---- scheduling

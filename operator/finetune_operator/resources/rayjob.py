@@ -188,9 +188,7 @@ def _worker_resources(job: FineTuneJob) -> Manifest:
     workers = job.spec.workers
     if device(job.spec) != "gpu":
         return pods.resources(workers.resources)
-    gpus = {workers.gpu: str(workers.gpus_per_node)}
-    requests, limits = dict(workers.resources.requests) | gpus, dict(workers.resources.limits) | gpus
-    return pods.resources(workers.resources.model_copy(update={"requests": requests, "limits": limits}))
+    return pods.resources(pods.with_gpus(workers.resources, workers.gpu, workers.gpus_per_node))
 
 
 def _threads(job: FineTuneJob) -> dict[str, str]:

@@ -102,6 +102,12 @@ def training_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
     return _secret_folders([*_storage_secrets(job), *_model_secrets(job)])
 
 
+def evaluation_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
+    """Evaluation reads a checkpoint and the base model, writes its figures, and asks a judge."""
+    judge = job.spec.evaluation.judge
+    return _secret_folders([*_storage_secrets(job), *_model_secrets(job), judge.api_key_secret if judge is not None else None])
+
+
 def publication_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
     """Publication reads a checkpoint and the base model's tokenizer, and writes to the Hub or to object storage."""
     return _secret_folders([*_storage_secrets(job), *_model_secrets(job), *_publication_secrets(job)])

@@ -28,6 +28,7 @@ from finetune_api.status import (
     newest,
 )
 from finetune_api.times import is_ahead, moment, seconds_between, timestamp
+from finetune_api.training_run import TrainingRun
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
 from finetune_operator.stages.budget import held_seconds
@@ -170,6 +171,12 @@ def _evaluation(known: EvaluationStatus | None, report: FineTuneReportStatus) ->
 def evaluation_status(step: int, loss: float) -> EvaluationStatus:
     """An evaluation with its perplexity, where that is a number that anybody reads."""
     return EvaluationStatus(step=step, loss=loss, perplexity=exp(loss) if loss < 50 else None)
+
+
+def trained_step(status: FineTuneJobStatus, run: TrainingRun) -> int | None:
+    """The step that the training ended with, once it has; None where an early end was told without it."""
+    last = last_attempt(status)
+    return last.last_step if last is not None and last.reason == Reason.STOPPED_EARLY else run.plan.total_steps
 
 
 def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> FineTuneJobStatus:

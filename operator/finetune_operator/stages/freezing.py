@@ -7,12 +7,13 @@ operator that would plan otherwise doesn't touch it.
 
 import json
 from dataclasses import fields
+from typing import Any, Final
 
 from finetune_api.conditions import ConditionType
 from finetune_api.errors import InvalidSpec
 from finetune_api.field_use import use_of
 from finetune_api.fields import key
-from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.finetunejob import Evaluation, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.pod_checks import inside_pods
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, RunStatus, plan_status
@@ -25,6 +26,14 @@ from finetune_operator.stages.decision import Create, StageDecision, set_conditi
 from finetune_operator.stages.facts import Facts
 from finetune_operator.stages.planning import checked_plan, job_of, refused, summary
 from finetune_operator.stages.preparation import prepared
+
+# Sections that attempts don't read; and what they don't read of the evaluation, which is measured after them.
+_UNREAD: Final = tuple(name for name in FineTuneJobSpec.model_fields if not use_of(key(name, FineTuneJobSpec)).run)
+_EVALUATION_UNREAD: Final = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in Evaluation.model_fields.items()
+    if not use_of(f"evaluation.{key(name, Evaluation)}").run
+}
 
 
 def freezing(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
@@ -76,6 +85,12 @@ def _former(observed: Observed, status: FineTuneJobStatus) -> StageDecision:
     return StageDecision(status=status, stalled=(Reason.RUN_CONFLICT, message))
 
 
+def is_refrozen(observed: Observed, status: FineTuneJobStatus) -> bool:
+    """Whether this very look has frozen another run than the observed one, which the status named until now."""
+    former, recorded = observed.status.run, status.run
+    return recorded is not None and (former is None or former.digest != recorded.digest)
+
+
 def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:
     """The settings for pods of the frozen run: its image, by digest where that is known, and that image's Ray.
 
@@ -91,8 +106,13 @@ def pinned(status: FineTuneJobStatus, settings: Settings) -> Settings:
 
 def executed(job: FineTuneJob) -> FineTuneJob:
     """The job without what only the operator reads, so that a change of it makes no other run."""
-    unread = (name for name in type(job.spec).model_fields if not use_of(key(name, type(job.spec))).run)
-    spec = inside_pods(job).spec.model_copy(update={name: type(job.spec).model_fields[name].get_default() for name in unread})
+    spec = inside_pods(job).spec
+    changes: dict[str, Any] = {name: type(spec).model_fields[name].get_default() for name in _UNREAD}
+    changes["evaluation"] = spec.evaluation.model_copy(update=_EVALUATION_UNREAD)
+    # Without evaluation.judge this gate would make the run no valid job. Publication reads it from the job.
+    gate = spec.publish.gate.model_copy(update={"judge_win_rate": None})
+    changes["publish"] = spec.publish.model_copy(update={"gate": gate})
+    spec = spec.model_copy(update=changes)
     metadata = Metadata(name=job.metadata.name, namespace=job.metadata.namespace)
     return job.model_copy(update={"spec": spec, "metadata": metadata})
 

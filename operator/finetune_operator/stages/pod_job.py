@@ -1,4 +1,4 @@
-"""What a Job of one pod has come to: preparation and publication are read the same way.
+"""What a Job of one pod has come to: preparation, evaluation and publication are read the same way.
 
 In: the Job and its pods. Out: whether it is done, failed for good, or what it waits for. The Job's controller tries failed
 pods again; the newest pod's words are shown meanwhile. What the pod says is untrusted input.
@@ -53,8 +53,8 @@ class PodJob:
         return self.state in ("evicted", "overdue")
 
 
-def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJob:
-    """What the Job has come to. `active` and `failed` are the reasons for when the pods gave none."""
+def pod_job(observed: Observed, job: Json, *, active: str, failed: str, settings: str = "spec.cpuPods") -> PodJob:
+    """What the Job has come to. `active` and `failed` are the reasons for when the pods gave none; `settings`: where the pod's are."""
     pods = observed.pods_of_job(job)
     end, moment = _end(job)
     if end == "Complete":
@@ -67,11 +67,11 @@ def pod_job(observed: Observed, job: Json, *, active: str, failed: str) -> PodJo
             return PodJob(state="active", reason=active, message="it failed; its last words are awaited")
         reason, message = _told(pods, newest, failed)
         return PodJob(state="failed", reason=reason, message=message or _job_message(job))
-    if (words := _evicted_too_often(pods)) is not None:
+    if (words := _evicted_too_often(pods, settings)) is not None:
         return PodJob(state="evicted", reason=Reason.EVICTED, message=words)
     if is_held(job) and all(pod.has_ended for pod in pods):
-        return _held(observed, job)
-    words = None if pods else _without_pod(observed, job)
+        return _held(observed, job, settings)
+    words = None if pods else _without_pod(observed, job, settings)
     found = PodJob(state="active", reason=active, message=words) if words else _active(pods, newest, active, failed)
     late = _overdue(observed, job, found.message)
     return replace(found, stalled=_stalled(observed, job, pods, found.message)) if late is None else late
@@ -105,10 +105,10 @@ def _active_seconds(job: Json, observed: Observed) -> float | None:
 
 
 def unfinished(observed: Observed) -> tuple[Action, ...]:
-    """Deletions of preparations and publications that would go on; one whose pod failed for good ends by itself, and keeps its log."""
+    """Deletions of a stage's Jobs that would go on; one whose pod failed for good ends by itself, and keeps its log."""
     return tuple(
         Delete(kind="Job", name=job["metadata"]["name"], uid=job["metadata"]["uid"])
-        for stage in (keys.PREPARATION, keys.PUBLICATION)
+        for stage in (keys.PREPARATION, keys.EVALUATION, keys.PUBLICATION)
         for job in observed.batch_jobs(stage)
         if "deletionTimestamp" not in job["metadata"] and goes_on(observed, job)
     )
@@ -168,7 +168,7 @@ def _newest_result(pods: Sequence[Pod]) -> PodResult | None:
     return None
 
 
-def _evicted_too_often(pods: Sequence[Pod]) -> str | None:
+def _evicted_too_often(pods: Sequence[Pod], settings: str) -> str | None:
     """Why another pod would fare no better, when nodes have evicted as many as may fail.
 
     The Job's controller doesn't count them: it can't tell them from pods that were drained or preempted, of which there may be any number.
@@ -176,7 +176,7 @@ def _evicted_too_often(pods: Sequence[Pod]) -> str | None:
     told = [words for pod in pods if (words := pod.eviction) is not None]
     if len(told) <= RETRIES:
         return None
-    remedy = "give spec.cpuPods.resources requests and limits for what was short, and raise spec.retry"
+    remedy = f"give {settings}.resources requests and limits for what was short, and raise spec.retry"
     return f"nodes evicted {len(told)} pods, the last: {told[-1].rstrip('. ')}; {remedy}"
 
 
@@ -190,23 +190,23 @@ def _job_message(job: Json) -> str:
     return words[0] if words else "the Job failed"
 
 
-def _held(observed: Observed, job: Json) -> PodJob:
+def _held(observed: Observed, job: Json, settings: str) -> PodJob:
     """It is held back by others."""
     metadata = job["metadata"]
     found = held("Job", metadata["name"], observed.workloads.get(metadata["uid"]))
     queue = (metadata.get("labels") or {}).get(keys.QUEUE_LABEL)
-    remedy = "" if queue else "; a Kueue that manages all Jobs wants spec.cpuPods.queueName"
+    remedy = "" if queue else f"; a Kueue that manages all Jobs wants {settings}.queueName"
     return PodJob(state="active", reason=found.reason, message=f"{found.words}{remedy}", stalled=found.stalled)
 
 
-def _without_pod(observed: Observed, job: Json) -> str | None:
+def _without_pod(observed: Observed, job: Json, settings: str) -> str | None:
     """Why there is no pod, where there should be one by now."""
     name, waited = job["metadata"]["name"], _active_seconds(job, observed)
     if waited is None or waited < _NO_POD_SECONDS:
         return None
     return (
-        f"no pod could be made: see `kubectl describe job {name}`; usual causes: the account that cpuPods.serviceAccountName names "
-        "is missing, a quota that wants cpuPods.resources.limits, a policy"
+        f"no pod could be made: see `kubectl describe job {name}`; usual causes: the account that {settings}.serviceAccountName names "
+        f"is missing, a quota that wants {settings}.resources.limits, a policy"
     )
 
 

@@ -8,24 +8,23 @@ from dataclasses import replace
 
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
-from finetune_api.status import FineTuneJobStatus, PublicationStatus
-from finetune_api.training_run import TrainingRun
+from finetune_api.status import EvaluationStatus, FineTuneJobStatus, PublicationStatus
 from finetune_operator import keys
 from finetune_operator.observation import Observed
 from finetune_operator.resources.digests import publication_digest
 from finetune_operator.resources.publication_job import publication_job
 from finetune_operator.settings import Settings
-from finetune_operator.stages.attempts import evaluation_status
+from finetune_operator.stages.attempts import evaluation_status, trained_step
 from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, set_condition
 from finetune_operator.stages.evaluation import evaluated
-from finetune_operator.stages.freezing import pinned
+from finetune_operator.stages.freezing import is_refrozen, pinned
 from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, goes_on, pod_job, unfinished
 
 
 def publication(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
     """Make the Job, wait for it, or read what it published."""
-    job, run = job_of(observed), observed.run
+    job = job_of(observed)
     if job.spec.publish.place is None:
         told = f"spec.publish names no place; `finetune export {job.spec.checkpoints.storage}` makes a model of the newest checkpoint"
         status = set_condition(observed, status, ConditionType.PUBLISHED, "True", Reason.NOT_REQUESTED, told)
@@ -35,9 +34,9 @@ def publication(observed: Observed, status: FineTuneJobStatus, settings: Setting
             _waits(observed, status, Reason.INVALID_TRAINING_RUN, observed.run_problem),
             stalled=(Reason.INVALID_TRAINING_RUN, observed.run_problem),
         )
-    if (refrozen := _is_refrozen(observed, status)) or not observed.run_text or status.run is None:
+    if (refrozen := is_refrozen(observed, status)) or not observed.run_text or status.run is None:
         return _waits(observed, status, Reason.WAITING, "the frozen run is awaited", *(_former(observed) if refrozen else ()))
-    if run is not None and (closed := _gate(observed, status, run)) is not None:
+    if (closed := _gate(observed, status)) is not None:
         return closed.after(*_former(observed))
     digest = publication_digest(status.run.digest, job)
     name = keys.publication_name(observed.owner.name, digest)
@@ -88,26 +87,44 @@ def _waits(observed: Observed, status: FineTuneJobStatus, reason: str, message: 
     return StageDecision(status=status, actions=actions)
 
 
-def _gate(observed: Observed, status: FineTuneJobStatus, run: TrainingRun) -> StageDecision | None:
-    """The refusal of a last checkpoint whose evaluation is known and too bad; the pod judges all other cases."""
-    publish, found = job_of(observed).spec.publish, status.evaluation
-    allowed = publish.gate.evaluation_loss
-    if allowed is None or found is None or publish.checkpoint != "last" or found.loss <= allowed.max:
+def _gate(observed: Observed, status: FineTuneJobStatus) -> StageDecision | None:
+    """The refusal of a model whose figures are known and too bad; the pod judges all other cases."""
+    message = _loss_refused(observed, status) or _judge_refused(observed, status)
+    if message is None:
         return None
-    if found.step != run.plan.total_steps:  # of an earlier checkpoint: the last one's was not reported
-        return None
-    message = (
-        f"the evaluation loss of step {found.step} is {found.loss:.4f}, and spec.publish.gate.evaluationLoss.max is {allowed.max:g}; "
-        "raise the gate and spec.retry to publish all the same"
-    )
     status = set_condition(observed, status, ConditionType.PUBLISHED, "False", Reason.GATE_CLOSED, message)
     return StageDecision(status=status, failed=(Reason.GATE_CLOSED, message))
 
 
-def _is_refrozen(observed: Observed, status: FineTuneJobStatus) -> bool:
-    """Whether this very look has frozen another run than the observed one, which the status named until now."""
-    former, recorded = observed.status.run, status.run
-    return recorded is not None and (former is None or former.digest != recorded.digest)
+def _loss_refused(observed: Observed, status: FineTuneJobStatus) -> str | None:
+    """What is told of a published checkpoint whose loss is too high."""
+    allowed, found = job_of(observed).spec.publish.gate.evaluation_loss, status.evaluation
+    if allowed is None or found is None or found.loss is None or found.loss <= allowed.max or not _is_of_published(observed, status, found):
+        return None
+    return (
+        f"the evaluation loss of step {found.step} is {found.loss:.4f}, and spec.publish.gate.evaluationLoss.max is {allowed.max:g}; "
+        "raise the gate and spec.retry to publish all the same"
+    )
+
+
+def _is_of_published(observed: Observed, status: FineTuneJobStatus, found: EvaluationStatus) -> bool:
+    """Whether the evaluation is of the checkpoint that is published: the last one's may not have been reported."""
+    if found.digest is not None:  # of the stage, which takes that checkpoint
+        return True
+    run, is_last = observed.run, job_of(observed).spec.publish.checkpoint == "last"
+    return run is not None and is_last and found.step == trained_step(status, run)
+
+
+def _judge_refused(observed: Observed, status: FineTuneJobStatus) -> str | None:
+    """What is told of a model that its judge doesn't prefer often enough to be sure of it."""
+    wanted, judge = job_of(observed).spec.publish.gate.judge_win_rate, status.evaluation.judge if status.evaluation else None
+    if wanted is None or judge is None or judge.low >= wanted.min:
+        return None
+    return (
+        f"the judge's win rate is {judge.win_rate:.3f} over {judge.prompts} prompts, and the lower end of its 95 % interval is "
+        f"{judge.low:.3f}, while spec.publish.gate.judgeWinRate.min is {wanted.min:g}; lower the gate and raise spec.retry to publish all "
+        "the same"
+    )
 
 
 def _former(observed: Observed, wanted: str | None = None) -> tuple[Action, ...]:

@@ -39,6 +39,8 @@ def training(observed: Observed, status: FineTuneJobStatus, settings: Settings) 
     last = last_attempt(status)
     if last is not None and last.outcome is AttemptOutcome.FINISHED:
         told = f"attempt {last.number} finished" + (f" at step {last.last_step}" if last.last_step is not None else "")
+        if last.reason == Reason.STOPPED_EARLY and last.message:
+            told = last.message
         status = set_condition(observed, status, ConditionType.TRAINED, "True", Reason.TRAINED, told)
         # A RayJob that Kueue suspended after its driver finished: let go on, it would take its GPUs for nothing.
         return StageDecision(status=status, actions=delete_stale_rayjobs(observed), done=True)

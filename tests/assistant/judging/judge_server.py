@@ -69,7 +69,7 @@ def completion(text: str, *, finish_reason: str = "stop", prompt_tokens: int = 1
 class JudgeServer:
     """`answer` may be exchanged at any time. `requests`: bodies in the order of arrival; `keys`: their Authorization."""
 
-    def __init__(self, answer: Callable[[Sequence[Mapping[str, str]]], Answer] = longer_wins) -> None:
+    def __init__(self, answer: Callable[[Sequence[Mapping[str, str]]], Answer] = longer_wins, *, host: str = "127.0.0.1") -> None:
         self.answer = answer
         self.on_get: Answer = Raw(status=404, body="{}")  # it has no list of models
         self.requests: list[dict[str, Any]] = []
@@ -109,11 +109,11 @@ class JudgeServer:
             def log_message(self, *_arguments: Any) -> None:
                 """Quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self.url = f"http://{host}:{self._server.server_address[1]}/v1"
 
     def close(self) -> None:
         """No one answers there any more."""
@@ -123,9 +123,11 @@ class JudgeServer:
 
 
 @contextmanager
-def judge_server(answer: Callable[[Sequence[Mapping[str, str]]], Answer] = longer_wins) -> Iterator[JudgeServer]:
-    """A server for the life of a block."""
-    server = JudgeServer(answer)
+def judge_server(
+    answer: Callable[[Sequence[Mapping[str, str]]], Answer] = longer_wins, *, host: str = "127.0.0.1"
+) -> Iterator[JudgeServer]:
+    """A server for the life of a block; `host`: this machine's address that its clients reach."""
+    server = JudgeServer(answer, host=host)
     try:
         yield server
     finally:

@@ -7,6 +7,7 @@ from tests.operator.builders import finetunejob, owner, settings, training_run
 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_operator.resources.access import role, role_binding, service_account
+from finetune_operator.resources.evaluation_job import evaluation_job
 from finetune_operator.resources.preparation_job import preparation_job
 from finetune_operator.resources.publication_job import publication_job
 from finetune_operator.resources.rayjob import rayjob
@@ -28,6 +29,7 @@ def manifests(job: FineTuneJob, **changes: Any) -> dict[str, Json]:
         "role": role(whose),
         "role binding": role_binding(job, whose),
         "rayjob": rayjob(job, run.digest, 1, whose, given),
+        "evaluation": evaluation_job(run.identity, run.digest, job, whose, given),
         "publication": publication_job(run.digest, job, whose, given),
     }
 
@@ -41,6 +43,7 @@ def templates(job: FineTuneJob, **changes: Any) -> dict[str, Json]:
         "head": ray["rayClusterSpec"]["headGroupSpec"]["template"],
         "workers": ray["rayClusterSpec"]["workerGroupSpecs"][0]["template"],
         "submitter": ray["submitterPodTemplate"],
+        "evaluation": made["evaluation"]["spec"]["template"],
         "publication": made["publication"]["spec"]["template"],
     }
 
@@ -90,6 +93,18 @@ def full_job() -> FineTuneJob:
             "region": MARK,
             "credentialsSecret": {"name": f"{MARK}-s3"},
             "caBundle": {"name": f"{MARK}-ca"},
+        },
+        evaluation={
+            "tasks": [MARK],
+            "taskData": f"/{MARK}/c/claim",
+            "judge": {
+                "baseUrl": f"https://{MARK}/v1",
+                "model": MARK,
+                "apiKeySecret": {"name": f"{MARK}-judge"},
+                "prompts": f"{MARK}/prompts",
+            },
+            "samples": {"prompts": f"/{MARK}/c/claim/prompts.jsonl"},
+            "pod": {"gpus": 1},  # all else is of the CPU pods
         },
         publish={"hub": {"repository": f"{MARK}/out", "message": MARK, "tokenSecret": {"name": f"{MARK}-hub"}}},
     )

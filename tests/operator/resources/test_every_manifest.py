@@ -35,7 +35,7 @@ JOBS = {
     "cpu": finetunejob(workers={"nodes": 2, "gpusPerNode": 0, "workersPerNode": 2, "device": "cpu"}),
     "longest name": finetunejob("a" * 40),
 }
-PODS = ("preparation", "head", "workers", "submitter", "publication")
+PODS = ("preparation", "head", "workers", "submitter", "evaluation", "publication")
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -96,7 +96,7 @@ def test_nothing_of_a_spec_is_in_a_command() -> None:
     assert MARK in json.dumps(manifests(full_job())["rayjob"]), "the full job has to reach the manifests for this test to mean anything"
 
 
-@pytest.mark.parametrize("word", ["preparation", "rayjob", "publication"])
+@pytest.mark.parametrize("word", ["preparation", "rayjob", "evaluation", "publication"])
 def test_ray_start_parameters_are_constants_and_whole_numbers(job: FineTuneJob, word: str) -> None:
     parameters = [value for path, value in walk(manifests(job)[word]) if path.endswith(".rayStartParams")]
     for name, value in chain.from_iterable(found.items() for found in parameters if isinstance(found, dict)):
@@ -116,6 +116,7 @@ def test_variables_are_in_pods_alone() -> None:
     job = finetunejob(
         workers={"env": [{"name": "OF_WORKERS", "value": "mark"}]},
         cpuPods={"env": [{"name": "OF_CPU_PODS", "value": "mark"}]},
+        evaluation={"samples": {}, "pod": {"env": [{"name": "OF_EVALUATION", "value": "mark"}]}},
     )
     for path, value in walk({"run": run_config_map(training_run(executed(job)).to_json(), owner()), **templates(job)}):
         if isinstance(value, str) and "mark" in value:
@@ -175,7 +176,7 @@ def test_a_pod_is_whole(job: FineTuneJob, pod: str) -> None:
 
 @pytest.mark.parametrize("pod", PODS)
 def test_labels_of_pods(pod: str) -> None:
-    stage = {"preparation": "preparation", "publication": "publication"}.get(pod, "training")
+    stage = pod if pod in ("preparation", "evaluation", "publication") else "training"
     ours = {keys.JOB_LABEL: "starchat", keys.STAGE_LABEL: stage, keys.MANAGED_BY_LABEL: keys.MANAGED_BY}
     assert templates(plain_job())[pod]["metadata"]["labels"] == ours
     key = f"{MARK}.example/{'w' if pod == 'workers' else 'c'}"
@@ -184,7 +185,7 @@ def test_labels_of_pods(pod: str) -> None:
     assert metadata["annotations"].items() >= {key: f"$({MARK})"}.items()
 
 
-@pytest.mark.parametrize(("word", "letter"), [("preparation", "c"), ("rayjob", "w"), ("publication", "c")])
+@pytest.mark.parametrize(("word", "letter"), [("preparation", "c"), ("rayjob", "w"), ("evaluation", "c"), ("publication", "c")])
 def test_labels_of_what_makes_pods(word: str, letter: str) -> None:
     """Kueue reads priority and queue there, cost reports the rest; annotations are read on pods."""
     metadata = manifests(full_job())[word]["metadata"]

@@ -1,4 +1,4 @@
-"""The Jobs of preparation and publication, the frozen run, the report, access, and the digests in their names."""
+"""The Jobs of preparation, evaluation and publication, the frozen run, the report, access, and the digests in their names."""
 
 import json
 from typing import Any
@@ -7,12 +7,13 @@ import pytest
 from tests.operator.builders import finetunejob, owner, raw_job, settings, stored, stranger, training_run
 from tests.operator.resources.manifests import manifests, mounts, templates, variables
 
+from finetune_api.evaluation_digest import evaluation_digest
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.jobfile import parse_job
 from finetune_api.report import parse_report
 from finetune_api.training_run import TrainingRun
 from finetune_operator import keys
-from finetune_operator.resources.digests import preparation_digest, publication_digest
+from finetune_operator.resources.digests import evaluation_job_digest, preparation_digest, publication_digest
 from finetune_operator.resources.owner import is_owned, owner_of
 from finetune_operator.resources.preparation_job import preparation_job
 from finetune_operator.resources.publication_job import publication_job
@@ -20,7 +21,7 @@ from finetune_operator.resources.publication_job import publication_job
 Json = dict[str, Any]
 
 
-@pytest.mark.parametrize("stage", ["preparation", "publication"])
+@pytest.mark.parametrize("stage", ["preparation", "evaluation", "publication"])
 def test_when_a_job_tries_again(stage: str) -> None:
     spec = manifests(finetunejob())[stage]["spec"]
     assert spec["backoffLimit"] == 3
@@ -34,9 +35,16 @@ def test_when_a_job_tries_again(stage: str) -> None:
     assert {rule["onExitCodes"]["containerName"] for rule in (invalid, stopped)} == {container["name"]}
 
 
-@pytest.mark.parametrize(("stage", "verb"), [("preparation", "prepare"), ("publication", "publish")])
-def test_commands(stage: str, verb: str) -> None:
-    assert templates(finetunejob())[stage]["spec"]["containers"][0]["command"] == ["python", "-m", "finetune_trainer.pods", verb]
+@pytest.mark.parametrize(
+    ("stage", "package", "verb"),
+    [
+        ("preparation", "finetune_trainer.pods", "prepare"),
+        ("evaluation", "finetune_assistant.pods", "evaluate"),
+        ("publication", "finetune_trainer.pods", "publish"),
+    ],
+)
+def test_commands(stage: str, package: str, verb: str) -> None:
+    assert templates(finetunejob())[stage]["spec"]["containers"][0]["command"] == ["python", "-m", package, verb]
 
 
 def test_names_carry_digests() -> None:
@@ -44,10 +52,11 @@ def test_names_carry_digests() -> None:
     made = manifests(job)
     assert made["preparation"]["metadata"]["name"] == f"starchat-prepare-{preparation_digest(job)[:8]}"
     assert made["publication"]["metadata"]["name"] == f"starchat-publish-{publication_digest(run.digest, job)[:8]}"
+    assert made["evaluation"]["metadata"]["name"] == f"starchat-evaluate-{evaluation_job_digest(run.identity, job)[:8]}"
     assert made["run"]["metadata"]["name"] == f"starchat-run-{run.digest[:8]}"
 
 
-@pytest.mark.parametrize("pod", ["preparation", "head", "publication"])
+@pytest.mark.parametrize("pod", ["preparation", "head", "evaluation", "publication"])
 def test_the_job_is_a_file_that_reads_back(pod: str) -> None:
     job = finetunejob(template={"systemText": 'Sie heißen "Fennel".\n'})
     template = templates(job)[pod]
@@ -56,7 +65,7 @@ def test_the_job_is_a_file_that_reads_back(pod: str) -> None:
     assert parse_job(json.loads(template["metadata"]["annotations"]["finetune.dev/job-spec"])) == job
 
 
-@pytest.mark.parametrize("stage", ["preparation", "publication"])
+@pytest.mark.parametrize("stage", ["preparation", "evaluation", "publication"])
 def test_kueue_is_told_of_the_queue_of_cpu_pods_alone(stage: str) -> None:
     queued = manifests(finetunejob(workers={"queueName": "gpus"}, cpuPods={"queueName": "cpus"}))[stage]
     assert queued["metadata"]["labels"][keys.QUEUE_LABEL] == "cpus"
@@ -125,13 +134,13 @@ def test_cpu_pods_ask_for_something_unless_told_otherwise() -> None:
     assert requests(limits={"memory": "1Gi"}) == {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}}
 
 
-@pytest.mark.parametrize("stage", ["preparation", "publication"])
+@pytest.mark.parametrize("stage", ["preparation", "evaluation", "publication"])
 def test_what_cpu_pods_are_told(stage: str) -> None:
     found = variables(templates(finetunejob())[stage])
     assert (found["FINETUNE_JOB"], found["FINETUNE_NAMESPACE"]) == ("starchat", "ml")
     assert found["FINETUNE_SECRETS"] == "/etc/finetune/secrets"
     assert found["FINETUNE_SCRATCH"] == found["HOME"] == "/var/lib/finetune"
-    assert found.get("FINETUNE_RUN") == ("/etc/finetune/run/run.json" if stage == "publication" else None)
+    assert found.get("FINETUNE_RUN") == ("/etc/finetune/run/run.json" if stage != "preparation" else None)
 
 
 CHANGES = {
@@ -150,6 +159,11 @@ CHANGES = {
     "keep": {"checkpoints": {"keep": 5}},
     "every": {"checkpoints": {"every": {"steps": 5}}},
     "nodes": {"workers": {"nodes": 1}},
+    "tasks": {"evaluation": {"tasks": ["hellaswag"]}},
+    "judge": {"evaluation": {"judge": {"model": "m"}}},
+    "samples": {"evaluation": {"samples": {}}},
+    "how often": {"dataset": {"evaluation": {"fraction": 0.1}}, "evaluation": {"everySteps": 7}},
+    "checkpoint": {"dataset": {"evaluation": {"fraction": 0.1}}, "publish": {"checkpoint": "best"}},
     "suspend": {"suspend": True},
     "ttl": {"ttlSecondsAfterFinished": 60},
 }
@@ -166,8 +180,13 @@ PREPARED_ANEW = {
     "identity",
     "publish",
     "retry",
+    "how often",
+    "checkpoint",
 }
 PUBLISHED_ANEW = {"storage", "credentials", "cpu pods", "image", "identity", "publish", "generation", "retry"}
+PUBLISHED_ANEW |= {"tasks", "judge", "samples", "checkpoint"}
+MEASURED_ANEW = {"generation", "tasks", "judge", "samples", "how often", "checkpoint"}
+EVALUATED_ANEW = MEASURED_ANEW | {"storage", "credentials", "cpu pods", "image", "identity", "retry"}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -175,6 +194,75 @@ def test_what_makes_a_new_job(change: str) -> None:
     plain, changed, run = finetunejob(), finetunejob(**CHANGES[change]), training_run()
     assert (preparation_digest(changed) != preparation_digest(plain)) == (change in PREPARED_ANEW)
     assert (publication_digest(run.digest, changed) != publication_digest(run.digest, plain)) == (change in PUBLISHED_ANEW)
+    one, other = (evaluation_digest(run.identity, job) for job in (plain, changed))
+    assert (one != other) == (change in MEASURED_ANEW)
+    one, other = (evaluation_job_digest(run.identity, job) for job in (plain, changed))
+    assert (one != other) == (change in EVALUATED_ANEW)
+
+
+@pytest.mark.parametrize(
+    ("change", "measured_anew"),
+    [
+        ({"batchSize": 1}, False),
+        ({"judge": {"maxTokens": 9}}, False),
+        ({"judge": {"apiKeySecret": {"name": "other"}}}, False),
+        ({"pod": {"gpus": 1}}, False),
+        ({"judge": {"limit": 9}}, True),
+        ({"judge": {"baseUrl": "https://other/v1"}}, True),
+        ({"numFewshot": 0}, True),
+        ({"taskData": "/data"}, True),
+        ({"samples": {"count": 1}}, True),
+    ],
+    ids=str,
+)
+def test_what_gives_other_figures(change: Json, measured_anew: bool) -> None:
+    """What gives none is another Job all the same, which finds what the former one left."""
+    asked = {"tasks": ["a"], "judge": {"model": "m"}, "samples": {}}
+    plain, changed = (
+        finetunejob(evaluation=one) for one in (asked, {**asked, **change, "judge": {"model": "m"} | change.get("judge", {})})
+    )
+    assert (evaluation_digest("run", plain) != evaluation_digest("run", changed)) == measured_anew
+    assert evaluation_job_digest("run", plain) != evaluation_job_digest("run", changed)
+    assert evaluation_digest("run", plain) != evaluation_digest("another", plain)
+
+
+def test_an_evaluation_pod_is_a_cpu_pod_with_what_it_asks_for() -> None:
+    own = {
+        "gpus": 2,
+        "image": "mine:2",
+        "imagePullSecrets": [{"name": "own"}],
+        "resources": {"requests": {"memory": "64Gi"}},
+        "env": [{"name": "OPENAI_BASE_URL", "value": "https://judge/v1"}],
+        "nodeSelector": {"pool": "evaluation"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "volumes": [{"name": "tasks", "mountPath": "/data", "readOnly": True, "configMap": {"name": "tasks"}}],
+        "serviceAccountName": "evaluator",
+        "queueName": "evaluations",
+    }
+    cpu_pods = {
+        "resources": {"requests": {"cpu": "2", "memory": "4Gi"}},
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}, {"name": "OPENAI_BASE_URL", "value": "http://other"}],
+        "nodeSelector": {"pool": "cpu", "zone": "a"},
+        "volumes": [{"name": "models", "mountPath": "/models", "persistentVolumeClaim": {"claimName": "models"}}],
+        "queueName": "cpus",
+    }
+    job = finetunejob(
+        workers={"gpuResource": "amd.com/gpu"},
+        cpuPods=cpu_pods,
+        evaluation={"tasks": ["a"], "judge": {"model": "m", "apiKeySecret": {"name": "judge"}}, "pod": own},
+        model={"name": "org/model", "cache": {"claimName": "weights"}},
+    )
+    made = manifests(job)["evaluation"]
+    spec = made["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert made["metadata"]["labels"][keys.QUEUE_LABEL] == "evaluations"
+    assert container["resources"] == {"requests": {"amd.com/gpu": "2", "cpu": "2", "memory": "64Gi"}, "limits": {"amd.com/gpu": "2"}}
+    found = variables(made["spec"]["template"])
+    assert (found["OPENAI_BASE_URL"], found["HTTPS_PROXY"]) == ("https://judge/v1", "http://proxy")
+    assert found["FINETUNE_MODEL_CACHE"] == "/var/lib/finetune/model-cache"
+    assert (container["image"], spec["imagePullSecrets"], spec["serviceAccountName"]) == ("mine:2", [{"name": "own"}], "evaluator")
+    assert spec["nodeSelector"] == {"pool": "evaluation", "zone": "a"}
+    assert {"/data", "/models", "/etc/finetune/secrets/judge", "/var/lib/finetune/model-cache"} <= mounts(made["spec"]["template"]).keys()
 
 
 def test_another_run_is_published_anew() -> None:

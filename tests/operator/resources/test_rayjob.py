@@ -180,6 +180,7 @@ def test_identities() -> None:
         "head": "starchat-finetune",
         "workers": "starchat-finetune",
         "submitter": None,
+        "evaluation": None,
         "publication": None,
     }
     assert {pod: found["spec"].get("serviceAccountName") for pod, found in templates(job).items()} == {
@@ -187,6 +188,7 @@ def test_identities() -> None:
         "head": "irsa",
         "workers": "irsa",
         "submitter": None,
+        "evaluation": "irsa",
         "publication": "irsa",
     }
 
@@ -229,9 +231,10 @@ def test_who_preempts_the_head_or_the_submitter_preempts_the_workers() -> None:
         return {pod: found["spec"].get("priorityClassName") for pod, found in templates(finetunejob(**spec)).items()}
 
     only_workers = priorities(workers={"priorityClassName": "high"})
-    assert only_workers == {"preparation": None, "head": "high", "workers": "high", "submitter": "high", "publication": None}
+    alone = {"preparation": None, "evaluation": None, "publication": None}
+    assert only_workers == {**alone, "head": "high", "workers": "high", "submitter": "high"}
     both = priorities(workers={"priorityClassName": "high"}, cpuPods={"priorityClassName": "low"})
-    assert both == {"preparation": "low", "head": "low", "workers": "high", "submitter": "low", "publication": "low"}
+    assert both == {**dict.fromkeys(alone, "low"), "head": "low", "workers": "high", "submitter": "low"}
 
 
 # ---- nodes that are avoided

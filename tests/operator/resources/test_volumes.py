@@ -25,6 +25,7 @@ def secrets(template: Json) -> dict[str, list[str]]:
         ("preparation", {"mark-secret", "mark-data", "mark-s3", "mark-ca", "mark-hub"}),
         ("head", {"mark-secret", "mark-s3", "mark-ca"}),
         ("workers", {"mark-secret", "mark-s3", "mark-ca"}),
+        ("evaluation", {"mark-secret", "mark-s3", "mark-ca", "mark-judge"}),
         ("publication", {"mark-secret", "mark-s3", "mark-ca", "mark-hub"}),
         ("submitter", set()),
     ],
@@ -61,14 +62,14 @@ def test_a_missing_secret_is_waited_for_not_left_out() -> None:
             assert volume["projected"]["defaultMode"] == 0o440
 
 
-@pytest.mark.parametrize("pod", ["preparation", "head", "workers", "publication"])
+@pytest.mark.parametrize("pod", ["preparation", "head", "workers", "evaluation", "publication"])
 def test_places_to_write(pod: str) -> None:
     found = mounts(templates(finetunejob())[pod])
     assert found["/var/lib/finetune"]["emptyDir"] == found["/tmp"]["emptyDir"] == {}
     assert found["/dev/shm"]["emptyDir"] == {"medium": "Memory"}
 
 
-@pytest.mark.parametrize("pod", ["preparation", "head", "workers", "publication"])
+@pytest.mark.parametrize("pod", ["preparation", "head", "workers", "evaluation", "publication"])
 def test_the_contract_knows_where_our_volumes_are(pod: str) -> None:
     """It refuses volumes of users there, by name and by path."""
     job = finetunejob(model={"cache": {"claimName": "weights"}}, checkpoints={"caBundle": {"name": "ca"}})
@@ -112,22 +113,30 @@ def test_workers_and_cpu_pods_have_their_own_volumes() -> None:
     workers, cpu = ({"volumes": [{"name": name, "mountPath": f"/{name}", "emptyDir": {}}]} for name in ("gpu", "cpu"))
     made = templates(finetunejob(workers=workers, cpuPods=cpu))
     users = {pod: [path for path, volume in mounts(template).items() if volume["name"] in ("gpu", "cpu")] for pod, template in made.items()}
-    assert users == {"preparation": ["/cpu"], "head": ["/cpu"], "workers": ["/gpu"], "submitter": [], "publication": ["/cpu"]}
+    assert users == {
+        "preparation": ["/cpu"],
+        "head": ["/cpu"],
+        "workers": ["/gpu"],
+        "submitter": [],
+        "evaluation": ["/cpu"],
+        "publication": ["/cpu"],
+    }
 
 
 def test_the_cache_of_weights_is_where_weights_are_read() -> None:
     """A claim that only one node can mount would bind the head and other CPU pods to the workers' node."""
     made = templates(finetunejob(model={"cache": {"claimName": "weights"}}))
     path = "/var/lib/finetune/model-cache"
-    assert mounts(made["workers"])[path]["persistentVolumeClaim"] == {"claimName": "weights"}
-    assert variables(made["workers"])["FINETUNE_MODEL_CACHE"] == path
+    for pod in ("workers", "evaluation"):
+        assert mounts(made[pod])[path]["persistentVolumeClaim"] == {"claimName": "weights"}
+        assert variables(made[pod])["FINETUNE_MODEL_CACHE"] == path
     for pod in ("preparation", "head", "submitter", "publication"):
         assert path not in mounts(made[pod])
         assert "FINETUNE_MODEL_CACHE" not in variables(made[pod])
     assert "FINETUNE_MODEL_CACHE" not in variables(templates(finetunejob())["workers"])
 
 
-@pytest.mark.parametrize("pod", ["preparation", "head", "workers", "publication"])
+@pytest.mark.parametrize("pod", ["preparation", "head", "workers", "evaluation", "publication"])
 def test_a_users_variables_never_win(pod: str) -> None:
     names = [*variables(templates(finetunejob())[pod]), "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "FINETUNE_ANYTHING"]
     env = [{"name": name, "value": "theirs"} for name in names] + [{"name": "HF_ENDPOINT", "value": "http://hub"}]

@@ -31,7 +31,8 @@ for split, source in json.loads(sys.argv[1]):
     try:
         rows = read(DataSource.model_validate(source), split, base=Path(), secrets=Secrets(), notice=notices.append)
         found = [[where, row, data["prompt"]] for where, row, data in rows]
-        answers.append({"rows": found, "split": rows.split, "identity": rows.identity(), "shown": repr(rows)})
+        answers.append({"rows": found, "split": rows.split, "identity": rows.identity(), "shown": repr(rows),
+            "readme": rows.readme()[:40]})
     except FineTuneError as error:
         answers.append({"error": type(error).__name__ + " " + str(error)})
 print(json.dumps({"answers": answers, "notices": notices}))
@@ -91,6 +92,17 @@ def test_rows_at_the_commit_of_a_branch(answers: dict[str, Any]) -> None:
     assert answers["train"]["rows"] == [["org/chats", 1, "one"], ["org/chats", 2, "two"], ["org/chats", 3, "three"]]
     assert answers["train"]["identity"] == f"hub:org/chats:english:train_ift@{COMMIT}"
     assert answers["commit"]["rows"] == [["org/chats", 1, "eins"]]
+
+
+def test_the_card_of_the_commit_is_read_with_the_token_of_the_rows(answers: dict[str, Any]) -> None:
+    for question in ("train", "commit", "private"):
+        assert answers[question]["readme"].startswith("---\nlicense: [cc-by-4.0, mit]\n"), question
+
+
+def test_a_card_that_can_not_be_had_is_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> None:
+    """Without a network, which `huggingface_hub` learns when it is imported: here from the library's own switch."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert HubRows(name="org/chats", config=None, commit=COMMIT, split="train", token=None).readme() == ""
 
 
 def test_the_splits_of_instruction_data_are_fallbacks_and_told(answers: dict[str, Any]) -> None:

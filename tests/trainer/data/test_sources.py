@@ -166,6 +166,20 @@ def test_objects_under_a_prefix(tmp_path: Path) -> None:
     assert [row[:2] for row in rows] == [("s3://bucket/chats/train/0.jsonl", 1), ("s3://bucket/chats/train/1.jsonl", 1)]
 
 
+def test_the_card_beside_the_data_of_a_folder_or_prefix(tmp_path: Path) -> None:
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "with" / "README.md").write_bytes(b"---\nlicense: mit\n---\n\xff")
+    for folder, opener in (("./", None), ("s3://bucket/", bucket(tmp_path))):
+        assert rows_of(tmp_path, f"{folder}with", open_storage=opener).readme() == "---\nlicense: mit\n---\n\ufffd"
+        assert rows_of(tmp_path, f"{folder}without", open_storage=opener).readme() == ""
+    assert rows_of(tmp_path, "./with/train.jsonl").readme() == ""
+    gone = rows_of(tmp_path, "./with")
+    (tmp_path / "with" / "README.md").unlink()
+    assert gone.readme() == ""
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -332,6 +332,16 @@ def test_statistics_say_what_the_data_was_like(tmp_path: Path, tiny: Tiny) -> No
     assert [piece["supervised"] for piece in pieces] == [False, True, False, True, False]
 
 
+def test_what_the_datas_own_cards_say_is_kept_with_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "train.jsonl", talks(4))
+    (tmp_path / "data" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    write_rows(tmp_path / "alone.jsonl", talks(4))
+    prepared = run(job([{"path": "./data"}, {"path": "./alone.jsonl"}]), tmp_path)
+    meta = json.loads((prepared.folder / "meta.json").read_text())
+    assert [source["card"]["licences"] for source in meta["statistics"]["sources"]] == [["cc-by-4.0"], []]
+
+
 def test_progress_is_told(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", [*talks(600), talk("q", "a", "open")])
     events: list[Event] = []

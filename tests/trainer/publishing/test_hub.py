@@ -16,7 +16,8 @@ from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFa
 from finetune_api.finetunejob import DirectoryPublication, Gate, HubPublication, Maximum
 from finetune_trainer.publishing.changes import Changes, RemoteFile, changes, refused_by_gate
 from finetune_trainer.publishing.directory import publication_directory, publish_to_directory
-from finetune_trainer.publishing.hub import Patience, check_hub, publish_to_hub
+from finetune_trainer.publishing.hub import check_hub, publish_to_hub
+from finetune_trainer.publishing.hub_client import Patience
 from finetune_trainer.publishing.model_folder import RECORD_NAME, ExportRecord, digest_of, digest_of_file, folder_files, folder_put_in_place
 
 IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)

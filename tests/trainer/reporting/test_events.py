@@ -21,6 +21,7 @@ from finetune_trainer.reporting.events import (
     StageAdvanced,
     StageStarted,
     StepDone,
+    StoppedEarly,
     Stopping,
     evaluation_done,
     from_json,
@@ -51,6 +52,7 @@ EVERY_EVENT: list[Event] = [
     CheckpointCommitted(step=3, seconds=1.5, bytes=123, key="checkpoints/step-00000003/attempt-0001"),
     Resumed(step=3, attempt=2),
     Stopping(reason="SIGTERM"),
+    StoppedEarly(step=9, total_steps=20, loss=1.5, best_step=3, best_loss=1.25, message="stopped early"),
     Published(where="org/name", revision="abc"),
     Finished(model="runs/x/model", report="runs/x/report.html", step=10, loss=0.5, evaluation_loss=None, seconds=99.0),
 ]

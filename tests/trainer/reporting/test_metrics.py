@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.errors import InvalidInput
-from finetune_trainer.reporting.events import EvaluationDone, Event, Notice, Resumed, StepDone, evaluation_done, to_json
+from finetune_trainer.reporting.events import EvaluationDone, Event, Notice, Resumed, StepDone, StoppedEarly, evaluation_done, to_json
 from finetune_trainer.reporting.metrics import MetricsFile, TensorBoardSink, read_metrics
 
 
@@ -34,6 +34,9 @@ def evaluation(number: int, loss: float = 2.0) -> EvaluationDone:
     return evaluation_done(step=number, epoch=number / 10, loss=loss)
 
 
+EARLY = StoppedEarly(step=3, total_steps=10, loss=2.5, best_step=2, best_loss=2.0, message="stopped early at step 3 of 10")
+
+
 def record(path: Path, *events: Event) -> None:
     sink = MetricsFile(path)
     for event in events:
@@ -48,6 +51,15 @@ def test_measurements_are_kept_and_nothing_else(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[1]["kind"] == "StepDone"
     assert {"loss", "learning_rate", "grad_norm", "supervised_tokens", "tokens_per_second", "memory_bytes"} <= set(lines[1])
+
+
+def test_an_early_end_is_kept_once_and_forgotten_when_training_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    record(path, step(1), step(2), step(3), evaluation(3, 2.5), EARLY)
+    record(path, EARLY)  # the same command again
+    assert read_metrics(path) == [step(1), step(2), step(3), evaluation(3, 2.5), EARLY]
+    record(path, Resumed(step=3, attempt=2), step(4))  # with more patience
+    assert read_metrics(path) == [step(1), step(2), step(3), evaluation(3, 2.5), step(4)]
 
 
 def test_every_line_is_on_disk_at_once(tmp_path: Path) -> None:

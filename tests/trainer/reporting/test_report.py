@@ -2,16 +2,19 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from finetune_api.evaluation_summary import EvaluationSummary, JudgeSummary, SampleSummary, TaskSummary
 from finetune_api.finetunejob import FineTuneJob, ModelShape
 from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, TrainingRun, Vocabulary
 from finetune_trainer.reporting import charts
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone, evaluation_done
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone, StoppedEarly, evaluation_done
 from finetune_trainer.reporting.metrics import Measurement, MetricsFile
 from finetune_trainer.reporting.report import (
     DataStatistics,
@@ -107,12 +110,38 @@ def measurements(total: int = 28) -> list[Measurement]:
     return [evaluations[0], *steps, evaluations[1]]
 
 
+def evaluation(text: str = "plain") -> EvaluationSummary:
+    """Of every kind something; `text` stands wherever an endpoint's, a model's or a task file's words go."""
+    numbers: dict[str, Any] = {"value": 0.33, "standard_error": 0.047, "base": 0.3, "base_standard_error": 0.046, "low": 0.01, "high": 0.05}
+    asked: dict[str, Any] = {"shots": 25, "limit": 100, "documents": 100, "documents_there": 1172}
+    return EvaluationSummary(
+        digest="e" * 8,
+        step=28,
+        base_model=text,
+        tasks=(
+            TaskSummary(task=text, metric="acc_norm", verdict="better", **numbers, **asked),
+            TaskSummary(task="mmlu_law", metric=text, group="mmlu", **asked),
+        ),
+        judge=JudgeSummary(model=text, prompts=40, wins=30, win_rate=0.75, low=0.6, high=0.86, flips=10, unreadable=1),
+        samples=(SampleSummary(prompt=text, base_greedy="", tuned_greedy=text, base_sampled=text, tuned_sampled=text),),
+        notes=(text,),
+    )
+
+
 def full_data(text: str = "plain", total: int = 28) -> ReportData:
     """A report with every part present; `text` stands wherever a user's or a data set's words go."""
     dropped = {text: 3, "longer than a row": 12}
     statistics = DataStatistics(
         sources=[
-            SourceStatistics(name=text, dialogues=160, tokens=14_000, supervised_tokens=9_000, dropped=dropped, places={text: [text]}),
+            SourceStatistics(
+                name=text,
+                dialogues=160,
+                tokens=14_000,
+                supervised_tokens=9_000,
+                dropped=dropped,
+                places={text: [text]},
+                card={"licences": [text]},
+            ),
             SourceStatistics(name="./more.jsonl", dialogues=20, tokens=2_000, supervised_tokens=500),
         ],
         lengths=[(low, low + 16, round(60 * math.exp(-(((low - 90) / 40) ** 2)))) for low in range(16, 256, 16)],
@@ -126,6 +155,7 @@ def full_data(text: str = "plain", total: int = 28) -> ReportData:
         samples=[SAMPLE, Sample(origin=text, pieces=[Piece(text=text, supervised=False), Piece(text=text, supervised=True)])],
         versions={"torch": "2.13.0", text: text},
         published=text,
+        evaluation=evaluation(text),
     )
 
 
@@ -159,6 +189,22 @@ def test_page_has_every_part() -> None:
         assert value in html
 
 
+def test_an_evaluation_stands_with_its_errors_shots_and_documents() -> None:
+    html = report_html(full_data())
+    for value in ("Benchmarks", "0.3000 ±0.0460", "0.3300 ±0.0470", "100 of 1,172", "+0.0100 to +0.0500", "1 member of a group", "unknown"):
+        assert value in html
+    assert "won 30 of 40 pairs against its base, each shown in both orders" in html
+    assert "(10 whose winner changed with the order): a win rate of 0.750, 95 % interval 0.600 to 0.860. 1 more had no readable" in html
+    assert "an empty answer" in html
+    assert "95 %: 60% to 86%, 40 pairs" in html
+
+
+def test_a_report_without_an_evaluation_has_no_part_of_it() -> None:
+    html = report_html(ReportData(run=training_run(), job_text="", measurements=[]))
+    for part in ("Benchmarks", "Judged", "Base beside tuned", "To be known"):
+        assert part not in html
+
+
 def test_page_loads_nothing_and_runs_nothing() -> None:
     page = Page(report_html(full_data(HOSTILE)))
     tags = {tag for tag, _ in page.tags}
@@ -184,8 +230,16 @@ def test_control_characters_and_surrogates_do_not_break_the_file(tmp_path: Path)
     sample = Sample(origin="row 1", pieces=[Piece(text="a\x00b\x1bc\ud800d", supervised=True)])
     write_report(ReportData(run=training_run(), job_text="", measurements=[], samples=[sample]), path)
     text = path.read_text(encoding="utf-8")
-    assert "a\u2400b\u241bc?d" in text
+    assert "a\u2400b\u241bc\ufffdd" in text
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_no_text_of_others_is_hidden_or_turned_around() -> None:
+    """Names of models and tasks, too: U+202E would show the rest of a line from right to left."""
+    html = report_html(full_data("a\x00\x1b[31m\u202eb"))
+    assert "\u202e" not in html
+    assert "\x1b" not in html
+    assert "a\u2400\u241b[31m\ufffdb at aaaaaaaaaaaa" in html
 
 
 def test_charts_are_well_formed_xml() -> None:
@@ -218,6 +272,19 @@ def test_plan_against_seen() -> None:
     assert rows["memory of a worker"].share == pytest.approx(0.5)
     assert rows["time in steps"].seen == "4 min 40 s"
     assert (rows["checkpoint"].planned, rows["checkpoint"].seen) == ("unknown", "not measured")
+
+
+def test_a_run_that_was_stopped_early_says_where_why_and_what_was_best() -> None:
+    early = StoppedEarly(step=23, total_steps=28, loss=1.2, best_step=12, best_loss=0.875, message="stopped early at step 23 of 28: <why>")
+    data = ReportData(run=training_run(), job_text="", measurements=[*(step_done(step) for step in range(1, 21)), early])
+    rows = {row.what: row for row in plan_against_seen(data)}
+    assert (rows["optimizer steps"].planned, rows["optimizer steps"].seen) == ("28", "23")  # 23 is none of the logged ones
+    assert rows["time a step"].seen == "10.0 s"
+    evaluated = replace(data, measurements=[evaluation_done(step=0, epoch=0.0, loss=3.0), *data.measurements])
+    page = report_html(evaluated)
+    assert "<b>23</b><span>of 28, stopped early</span>" in page
+    assert '<span class="label">best evaluation loss</span><b>0.875</b><span>after step 12</span>' in page
+    assert "Training stopped early at step 23 of 28: &lt;why&gt;." in page
 
 
 def test_steps_that_were_not_logged_are_counted_at_the_mean() -> None:

@@ -28,6 +28,8 @@ def describe(name: JobName, namespace: Namespace = None, cluster_context: Cluste
 def _show(job: "Job", events: "list[JobEvent]") -> None:
     from rich.text import Text
 
+    from finetune_api.status import figures_text
+
     status, screen = job.status, console()
     screen.print(Text.assemble((job.name, "bold"), f" in {job.namespace}: {job.stage}"))
     if why := job.why():
@@ -36,7 +38,7 @@ def _show(job: "Job", events: "list[JobEvent]") -> None:
         "model": f"{job.spec.get('model', {}).get('name', '')}" + (f" at {status.run.model_revision[:12]}" if status.run else ""),
         "progress": _progress(job),
         "checkpoint": f"step {status.checkpoints.latest.step}" if status.checkpoints and status.checkpoints.latest else "",
-        "evaluation": f"loss {status.evaluation.loss:.4f} at step {status.evaluation.step}" if status.evaluation else "",
+        "evaluation": figures_text(status.evaluation) if status.evaluation else "",
         "published": f"{status.publication.repository} at {status.publication.revision[:12]}" if status.publication else "",
         "used": f"{job.gpu_hours:.2f} GPU hours, {status.usage.charged_failures} failures charged" if status.usage else "",
     }

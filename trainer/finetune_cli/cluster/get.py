@@ -93,24 +93,27 @@ def row_of(job: "Job") -> Row:
 def row_of_run(run: str) -> Row:
     """A run's row, by what it measured. Raises RunConflict where there is no run."""
     from finetune_api.errors import RunConflict
-    from finetune_trainer.reporting.events import StepDone
+    from finetune_trainer.reporting.events import StepDone, StoppedEarly
     from finetune_trainer.reporting.metrics import read_metrics
 
     with metrics_file(run) as path:
         if not path.exists():
             raise RunConflict(f"{run}: there is no metrics.jsonl, so no run trains or trained there; a job's name has no slash in it")
-        steps = [event for event in read_metrics(path) if isinstance(event, StepDone)]
+        events = read_metrics(path)
+    steps = [event for event in events if isinstance(event, StepDone)]
+    early = next((event for event in events if isinstance(event, StoppedEarly)), None)
     if not steps:
         return Row(name=run, namespace="", stage="Starting")
     last = steps[-1]
     return Row(
         name=run,
         namespace="",
-        stage="Trained" if last.step >= last.total_steps else "Training",
-        step=last.step,
+        stage="Trained" if early is not None or last.step >= last.total_steps else "Training",
+        step=last.step if early is None else early.step,
         total_steps=last.total_steps,
         loss=last.loss,
         tokens_per_second=last.tokens_per_second,
+        message="" if early is None else early.message,
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finetune_client import Job
     from finetune_trainer.storage.protocol import Storage
 
-Stage: TypeAlias = Literal["preparation", "training", "publication"]
+Stage: TypeAlias = Literal["preparation", "training", "evaluation", "publication"]
 
 
 def logs(
@@ -128,7 +128,7 @@ def _kept(storage: "Storage", stage: Stage | None, attempt: int | None, rank: in
     from finetune_client.logs import lines
     from finetune_trainer.storage.kept_logs import STDERR, kept_logs
 
-    stages: tuple[Stage, ...] = (stage,) if stage else ("publication", "training", "preparation")
+    stages: tuple[Stage, ...] = (stage,) if stage else ("publication", "evaluation", "training", "preparation")
     runs = next((found for each in stages if (found := kept_logs(storage, each))), {})
     names = list(runs)
     if cluster is not None:

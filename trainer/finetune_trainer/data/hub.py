@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource
 from finetune_trainer.data.arrow import BATCH_ROWS, table_rows
+from finetune_trainer.data.cards import LONGEST_README, README
 from finetune_trainer.data.files import Row
 from finetune_trainer.data.splits import FALLBACK, fallback, no_split
 from finetune_trainer.secrets import LOG_IN
@@ -76,6 +78,20 @@ class HubRows:
     def identity(self) -> str:
         """Name, config, split and commit."""
         return f"hub:{self.name}:{self.config or ''}:{self.split}@{self.commit}"
+
+    def readme(self) -> str:
+        """The data set's card at that commit."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library, whichever that is
+
+        if self.commit is None:
+            return ""
+        try:
+            path = hf_hub_download(self.name, README, repo_type="dataset", revision=self.commit, token=self.token or False)
+            with Path(path).open(encoding="utf-8", errors="replace") as file:
+                return file.read(LONGEST_README)
+        except (HTTPError, OSError, ValueError, RuntimeError):  # there is none, or the Hub is away; the rows are what counts
+            return ""
 
 
 class DataUnreachable(InvalidData):

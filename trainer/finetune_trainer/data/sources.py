@@ -15,9 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
-from finetune_api.errors import InvalidData
+from finetune_api.errors import FineTuneError, InvalidData
 from finetune_api.finetunejob import Checkpoints, DataSource
 from finetune_api.finetunejob.places import is_address
+from finetune_trainer.data.cards import LONGEST_README, README
 from finetune_trainer.data.files import Row, Unreadable, file_rows
 from finetune_trainer.data.splits import ALONE, SUFFIXES, fallback, files_of_split, is_data_file, no_split
 from finetune_trainer.secrets import Secrets
@@ -42,8 +43,17 @@ class Rows(Protocol):
         """The split that is read: another than the one asked for when `train` fell back to `train_ift`."""
         ...
 
+    @property
+    def commit(self) -> str | None:
+        """Of a Hub data set."""
+        ...
+
     def identity(self) -> str:
         """What the content is, for fingerprints: a digest of the files, or name and commit of a Hub data set."""
+        ...
+
+    def readme(self) -> str:
+        """The text of the README.md beside the data; empty where there is none, or where it can't be had."""
         ...
 
     def __iter__(self) -> Iterator[Row]: ...
@@ -83,6 +93,8 @@ class FileRows:
     name: str
     split: str
     files: tuple[tuple[str, LocalCopy], ...]  # each with its name for messages
+    described_by: LocalCopy | None = None  # README.md of a folder
+    commit: None = None
 
     def __iter__(self) -> Iterator[Row]:
         row = None
@@ -100,6 +112,16 @@ class FileRows:
             with local() as path, _read_errors(name), path.open("rb") as file:
                 whole.update(f"{''.join(path.suffixes[-2:])} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return f"sha256:{whole.hexdigest()}"
+
+    def readme(self) -> str:
+        """Of a folder or a prefix."""
+        if self.described_by is None:
+            return ""
+        try:
+            with self.described_by() as path, path.open(encoding="utf-8", errors="replace") as file:
+                return file.read(LONGEST_README)
+        except (OSError, FineTuneError):  # it says something of the data, and is none of it
+            return ""
 
 
 @contextmanager
@@ -121,7 +143,7 @@ def _local_rows(name: str, path: Path, split: str, notice: Notice) -> Rows:
         found = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     chosen, paths = _chosen(name, found, split, notice)
     files = tuple((f"{name.rstrip('/')}/{file}", _in_place(path / file)) for file in paths)
-    return FileRows(name=name, split=chosen, files=files)
+    return FileRows(name=name, split=chosen, files=files, described_by=_in_place(path / README) if README in found else None)
 
 
 def _in_place(path: Path) -> LocalCopy:
@@ -204,7 +226,8 @@ def _s3_rows(url: str, split: str, open_storage: OpenStorage, notice: Notice) ->
     with _first_contact(storage):
         found = [key for key, _ in storage.list()]
     chosen, keys = _chosen(url, found, split, notice)
-    return FileRows(name=url, split=chosen, files=tuple((f"{url.rstrip('/')}/{key}", partial(_fetched, storage, key)) for key in keys))
+    files = tuple((f"{url.rstrip('/')}/{key}", partial(_fetched, storage, key)) for key in keys)
+    return FileRows(name=url, split=chosen, files=files, described_by=partial(_fetched, storage, README) if README in found else None)
 
 
 @contextmanager

@@ -41,13 +41,16 @@ def from_hub(
     spec: BaseModelSpec,
     revision: str,
     *,
-    cache: Path,
+    cache: Path | None,
     token: str | None,
     endpoint: str | None,
     patterns: Sequence[str],
     fetches_weights: bool,
 ) -> HubModel:
-    """Fetch the files that `patterns` name. Files that are there already are not fetched again. Raises InvalidModel."""
+    """Fetch the files that `patterns` name into `cache`, None: the library's own. What is there already is not fetched again.
+
+    Raises InvalidModel.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     with _as_invalid_model(spec.name, revision):

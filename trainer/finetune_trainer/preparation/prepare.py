@@ -7,7 +7,7 @@ runs before there is one, and neither torch nor transformers is loaded. Told in 
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -20,6 +20,7 @@ import tokenizers
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource, FineTuneJob, TemplateSpec
 from finetune_api.training_run import DataShape, SplitShape, Vocabulary
+from finetune_trainer.data.cards import hub_card
 from finetune_trainer.data.dialogues import Dialogue, Dropped, Parsed
 from finetune_trainer.data.mixture import NAMED_ROWS, copies, held_out, limited, too_many, within_limit
 from finetune_trainer.data.parsing import parse
@@ -124,7 +125,7 @@ def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepare
     on_progress(StageStarted(stage="preparation", unit="dialogues"))
     for text in found.notes:
         on_progress(Notice(message=text))
-    statistics = Statistics(parts=[PartStatistics(name=part.name) for part in parts])
+    statistics = Statistics(parts=_described(parts))
     chunks = _chunks(job, parts, statistics, on_progress)
     encoded_chunks = encode_chunks(chunks, found.encoding, encoder, job.spec.dataset.processes)
     refused = _Refused(job.spec.dataset.max_invalid_rows, statistics)
@@ -148,6 +149,11 @@ def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepare
     written = prepared_earlier(folder, fingerprint)
     assert written is not None
     return replace(written, reused=False)
+
+
+def _described(parts: Sequence[_Part]) -> list[PartStatistics]:
+    """What is counted of each part, with what its own card says: a publication, which may come much later, does not look again."""
+    return [PartStatistics(name=part.name, card=hub_card(part.rows.readme()), commit=part.rows.commit) for part in parts]
 
 
 @contextmanager

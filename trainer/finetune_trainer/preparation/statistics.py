@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from finetune_trainer.data.cards import HubCard
 from finetune_trainer.data.dialogues import Dropped, Parsed
 from finetune_trainer.preparation.encoding import Chunk, EncodedChunk
 from finetune_trainer.preparation.examples import TOLD
@@ -37,6 +38,8 @@ class PartStatistics:
     """One source, on one reading."""
 
     name: str
+    card: HubCard = field(default_factory=HubCard)  # what its own README.md says of it
+    commit: str | None = None  # of the Hub
     dialogues: int = 0
     segments: int = 0
     tokens: int = 0
@@ -89,6 +92,8 @@ class PartStatistics:
         """One entry of `sources`."""
         return {
             "name": self.name,
+            "card": self.card.to_json(),
+            "commit": self.commit,
             "dialogues": self.dialogues,
             "segments": self.segments,
             "tokens": self.tokens,

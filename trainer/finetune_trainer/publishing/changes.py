@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from finetune_api.errors import InvalidPublication, PublicationFailed
+from finetune_api.evaluation_summary import EvaluationSummary
 from finetune_api.finetunejob import Gate
 from finetune_trainer.publishing.model_folder import ExportRecord, FileDigest, is_weights
 
@@ -83,18 +84,29 @@ def changes(
     )
 
 
-def refused_by_gate(gate: Gate, evaluation_loss: float | None, step: int) -> str | None:
-    """Why the model of `step` may not be published; None when it may. A loss that was not measured, or is NaN, passes no gate.
+def refused_by_gate(gate: Gate, evaluation_loss: float | None, step: int, evaluation: EvaluationSummary | None = None) -> str | None:
+    """Why the model of `step` may not be published; None when it may. What was not measured, or is NaN, passes no gate.
 
-    >>> from finetune_api.finetunejob import Maximum
+    `evaluation`: what was measured after training; that of another step says nothing.
+
+    >>> from finetune_api.finetunejob import Maximum, Minimum
     >>> refused_by_gate(Gate(evaluation_loss=Maximum(max=1.5)), 2.0, 8)
     'spec.publish.gate.evaluationLoss.max=1.5, and the evaluation loss of step 8 is 2.0000'
+    >>> refused_by_gate(Gate(judge_win_rate=Minimum(min=0.6)), None, 8)
+    'spec.publish.gate.judgeWinRate.min=0.6, and no judge compared step 8 with its base'
     """
     allowed = gate.evaluation_loss
-    if allowed is None or (evaluation_loss is not None and evaluation_loss <= allowed.max):
+    if allowed is not None and not (evaluation_loss is not None and evaluation_loss <= allowed.max):
+        measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
+        return f"spec.publish.gate.evaluationLoss.max={allowed.max:g}, and the evaluation loss of step {step} {measured}"
+    wanted = gate.judge_win_rate
+    judge = evaluation.judge if evaluation is not None and evaluation.step == step else None
+    if wanted is None or (judge is not None and judge.low >= wanted.min):
         return None
-    measured = "was not measured" if evaluation_loss is None else f"is {evaluation_loss:.4f}"
-    return f"spec.publish.gate.evaluationLoss.max={allowed.max:g}, and the evaluation loss of step {step} {measured}"
+    if judge is None:
+        return f"spec.publish.gate.judgeWinRate.min={wanted.min:g}, and no judge compared step {step} with its base"
+    found = f"{judge.model} preferred it to its base on {judge.wins} of {judge.prompts} prompts"
+    return f"spec.publish.gate.judgeWinRate.min={wanted.min:g}, and {found}: the rate's 95 % interval begins at {judge.low:.3f}"
 
 
 def check_owner(repository: str, remote: Iterable[str], previous: ExportRecord | None, job: str) -> None:

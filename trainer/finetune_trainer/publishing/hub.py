@@ -1,28 +1,21 @@
 """Publication: an exported folder goes to a Hub repository or to a directory, and is compared with what arrived there.
 
-The only room that publishes to the Hub. One commit holds all files of a model; files that the remote has already are not sent
+One commit holds all files of a model; files that the remote has already are not sent
 again, so a publication that was cut off goes on where it stopped. Files that others put into a repository are never touched.
 Whether a model is good enough to be published is the caller's question.
-
-Large files go by LFS, never by Xet: LFS is the protocol that our tests run over the wire, it needs no compiled client, and it
-resumes by file. Shards are new weights each time, so Xet's deduplication of chunks would save nothing (huggingface_hub 2.4).
 """
 
-import json
-import random
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from finetune_api.errors import FineTuneError, InvalidPublication, PublicationFailed
+from finetune_api.errors import InvalidPublication, PublicationFailed
 from finetune_api.finetunejob import HubPublication
 from finetune_trainer.publishing.changes import Changes, Publication, RemoteFile, changes, check_owner, matches
+from finetune_trainer.publishing.hub_client import PATIENCE, SHORT_PATIENCE, Patience, hub_client, repeated
 from finetune_trainer.publishing.model_folder import (
     RECORD_NAME,
     ExportRecord,
@@ -34,21 +27,10 @@ from finetune_trainer.publishing.model_folder import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-Result = TypeVar("Result")
-# What huggingface_hub's own retries give up on, and what another try may mend (RFC 9110; 412 is the Hub's "somebody else has committed").
-_PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504, 507, 509)
+_NO_TOKEN = "set spec.publish.hub.tokenSecret or HF_TOKEN"
 
 Progress = Callable[[int, int], None]
 """Called with (bytes sent, bytes to send)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long a Hub that fails is tried again: waits double from `wait_seconds` up to a minute."""
-
-    attempts: int = 8
-    wait_seconds: float = 2.0
-    timeout_seconds: float = 300.0
 
 
 def check_hub(hub: HubPublication, token: str | None, *, endpoint: str | None = None) -> None:
@@ -56,8 +38,9 @@ def check_hub(hub: HubPublication, token: str | None, *, endpoint: str | None = 
 
     Nothing is created. PublicationFailed when the Hub can't be reached.
     """
-    with _hub(hub, token, endpoint, Patience(attempts=3, timeout_seconds=30.0)) as remote:
-        _repeat(remote, remote.check)
+    with hub_client(token, hub.repository, endpoint, remedy=_NO_TOKEN) as api:
+        remote = _Remote(api, hub)
+        repeated(api, hub.repository, SHORT_PATIENCE, remote.check, tell=remote.told)
 
 
 def publish_to_hub(
@@ -67,7 +50,7 @@ def publish_to_hub(
     *,
     endpoint: str | None = None,
     progress: Progress = lambda _sent, _total: None,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
 ) -> Publication:
     """Publish an exported folder as one commit and compare every file with the remote. Without `token`, the one of `hf auth login`.
 
@@ -75,8 +58,9 @@ def publish_to_hub(
     holds another model; PublicationFailed when it gave up in the middle. Publishing the same model twice makes one commit.
     """
     record = checked_exported(folder)
-    with _hub(hub, token, endpoint, patience) as remote:
-        return _repeat(remote, lambda: remote.publish(folder, record, progress))
+    with hub_client(token, hub.repository, endpoint, remedy=_NO_TOKEN) as api:
+        remote = _Remote(api, hub)
+        return repeated(api, hub.repository, patience, lambda: remote.publish(folder, record, progress), tell=remote.told)
 
 
 def _total(files: Mapping[str, FileDigest], paths: Iterable[str]) -> int:
@@ -84,14 +68,19 @@ def _total(files: Mapping[str, FileDigest], paths: Iterable[str]) -> int:
 
 
 class _Remote:
-    """One repository on the Hub, as this token sees it. Errors are huggingface_hub's own; `_repeat` translates them."""
+    """One repository on the Hub, as this token sees it. Errors are huggingface_hub's own; `repeated` translates them."""
 
-    def __init__(self, api: "HfApi", hub: HubPublication, patience: Patience) -> None:
+    def __init__(self, api: "HfApi", hub: HubPublication) -> None:
         self.api = api
         self.hub = hub
-        self.patience = patience
         self.created = False
         self.sending = False
+
+    def told(self, said: str) -> str:
+        """What a failure left behind."""
+        if not self.sending:
+            return f"can't be reached: {said}; nothing was sent to it, try again when it answers"
+        return f"failed in the middle: {said}; the exported model is kept, publish again with `finetune publish`"
 
     def check(self) -> None:
         """Refuse a token that may not write to the repository, or to its namespace when there is no repository yet."""
@@ -272,84 +261,3 @@ class _MeteredFile(BufferedReader):
         data = super().read(size)
         self._meter.at(self._path, self.tell())
         return data
-
-
-@contextmanager
-def _hub(hub: HubPublication, token: str | None, endpoint: str | None, patience: Patience) -> Iterator[_Remote]:
-    """The repository through huggingface_hub, by LFS, without its progress bars and its warnings to programmers."""
-    import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    if not token:
-        raise InvalidPublication(
-            f"no token to publish to {hub.repository}; set spec.publish.hub.tokenSecret or HF_TOKEN, or log in with `hf auth login`"
-        )
-    xet_was_disabled = constants.HF_HUB_DISABLE_XET
-    with warnings.catch_warnings(), disable_progress_bars():
-        # httpx2 asks huggingface_hub 2.4 to rename an argument; and the Hub remarks on metadata of cards.
-        warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
-        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
-        # Read at each upload; the environment variable would be read only once, perhaps before us.
-        constants.HF_HUB_DISABLE_XET = True
-        try:
-            yield _Remote(huggingface_hub.HfApi(endpoint=endpoint, token=token), hub, patience)
-        finally:
-            constants.HF_HUB_DISABLE_XET = xet_was_disabled
-
-
-def _repeat(remote: _Remote, act: Callable[[], Result]) -> Result:
-    """Do it until it succeeds, is refused, or patience is at its end. What arrived in an earlier try is not sent again."""
-    import httpx2
-    from huggingface_hub import get_session
-    from huggingface_hub.errors import HFValidationError
-
-    for attempt in range(remote.patience.attempts):
-        # The client has no time limits of its own (huggingface_hub 2.4): a half-open connection would hold us for ever.
-        get_session().timeout = httpx2.Timeout(remote.patience.timeout_seconds, connect=min(30.0, remote.patience.timeout_seconds))
-        try:
-            return act()
-        except FineTuneError:
-            raise
-        except HFValidationError as error:
-            raise InvalidPublication(f"{remote.hub.repository} is no name of a repository: {error}; use org/name") from None
-        except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-            failure = _failure(error, remote)
-            # A 5xx page that should have been JSON may pass; any other ValueError is about what we sent.
-            lasting = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
-        if lasting or isinstance(failure, InvalidPublication) or attempt + 1 == remote.patience.attempts:
-            # Without its cause: a request carries the token in its headers.
-            raise failure from None
-        wait = min(60.0, remote.patience.wait_seconds * 2**attempt)
-        time.sleep(wait * random.uniform(0.75, 1.25))
-    raise AssertionError("patience is at least one attempt")
-
-
-def _failure(error: BaseException, remote: _Remote) -> FineTuneError:
-    """InvalidPublication for what the Hub refuses, PublicationFailed for what another try may mend. Names no token."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    where = f"{remote.hub.repository} on {remote.api.endpoint}"
-    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
-        said = " ".join(str(error).split())
-        return InvalidPublication(f"{where}: {said}; mend the metadata at the head of README.md in the exported folder")
-    # Failed uploads of LFS files come wrapped in a RuntimeError.
-    while not isinstance(error, HfHubHTTPError) and error.__cause__ is not None:
-        error = error.__cause__
-    said = " ".join(str(getattr(error, "server_message", None) or error or type(error).__name__).split())
-    said = said.replace(str(remote.api.token), "***")
-    if isinstance(error, OfflineModeIsEnabled):
-        return InvalidPublication(f"{where} can't be reached: HF_HUB_OFFLINE is set; unset it to publish")
-    if isinstance(error, HfHubHTTPError) and str(error.response.url).startswith(remote.api.endpoint):
-        status = error.response.status_code
-        if status == 401:
-            return InvalidPublication(f"{where}: the Hub does not accept the token ({said}); give a valid one that may write there")
-        if status in (402, 403):
-            return InvalidPublication(f"{where}: the token may not write there ({said}); give one that may, or choose another repository")
-        if status < 500 and status not in _PASSING_STATUS:
-            return InvalidPublication(
-                f"{where}: the Hub refuses ({status}: {said}); mend what it names, then publish again with `finetune publish`"
-            )
-    if not remote.sending:
-        return PublicationFailed(f"{where} can't be reached: {said}; nothing was sent to it, try again when it answers")
-    return PublicationFailed(f"{where} failed in the middle: {said}; the exported model is kept, publish again with `finetune publish`")

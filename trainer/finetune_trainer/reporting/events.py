@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-Stage: TypeAlias = Literal["preparation", "training", "export", "publication"]
+Stage: TypeAlias = Literal["preparation", "training", "export", "evaluation", "publication"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,10 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDone:
-    """Loss per supervised token of the held-out dialogues after `step` steps; `note` says why perplexity is None."""
+    """Loss per supervised token of the held-out dialogues after `step` steps; `note` says why perplexity is None.
+
+    `seconds`: the time that training waited for it.
+    """
 
     kind: ClassVar[str] = "EvaluationDone"
     step: int
@@ -72,9 +75,10 @@ class EvaluationDone:
     loss: float
     perplexity: float | None
     note: str = ""
+    seconds: float = 0.0
 
 
-def evaluation_done(*, step: int, epoch: float, loss: float) -> EvaluationDone:
+def evaluation_done(*, step: int, epoch: float, loss: float, seconds: float = 0.0) -> EvaluationDone:
     """The event for a measured loss, with its perplexity; one that no float can hold is None, with a note.
 
     >>> evaluation_done(step=0, epoch=0.0, loss=0.0).perplexity
@@ -83,12 +87,13 @@ def evaluation_done(*, step: int, epoch: float, loss: float) -> EvaluationDone:
     'perplexity exp(1000) is too large for a number'
     """
     if not math.isfinite(loss):
-        return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=None, note="the loss is not finite, so it has no perplexity")
-    try:
-        return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=math.exp(loss))
-    except OverflowError:
-        note = f"perplexity exp({loss:g}) is too large for a number"
-        return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=None, note=note)
+        perplexity, note = None, "the loss is not finite, so it has no perplexity"
+    else:
+        try:
+            perplexity, note = math.exp(loss), ""
+        except OverflowError:
+            perplexity, note = None, f"perplexity exp({loss:g}) is too large for a number"
+    return EvaluationDone(step=step, epoch=epoch, loss=loss, perplexity=perplexity, note=note, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,22 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedEarly:
+    """Training is done after `step` of `total_steps` steps, by evaluation.earlyStopping; `loss` is that of the last evaluation.
+
+    `message` says why, in a sentence. `best_loss` is the lowest of all evaluations; `best_step` 0 is the base model.
+    """
+
+    kind: ClassVar[str] = "StoppedEarly"
+    step: int
+    total_steps: int
+    loss: float
+    best_step: int
+    best_loss: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """The model is at `where` (a repository or a directory) as `revision` (a commit, or the digest of its files)."""
 
@@ -142,13 +163,24 @@ class Finished:
 
 
 Event: TypeAlias = (
-    StageStarted | StageAdvanced | Notice | StepDone | EvaluationDone | CheckpointCommitted | Resumed | Stopping | Published | Finished
+    StageStarted
+    | StageAdvanced
+    | Notice
+    | StepDone
+    | EvaluationDone
+    | CheckpointCommitted
+    | Resumed
+    | Stopping
+    | StoppedEarly
+    | Published
+    | Finished
 )
 
 _TYPES: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, Resumed, Stopping, Published, Finished
+        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, Resumed, Stopping, StoppedEarly, Published,
+        Finished,
     )
 }  # fmt: skip
 

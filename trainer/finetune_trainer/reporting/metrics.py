@@ -11,20 +11,22 @@ from typing import Any, TextIO
 
 from finetune_api.errors import InvalidInput
 from finetune_trainer.files.atomic import write_atomically
-from finetune_trainer.reporting.events import EvaluationDone, Event, Resumed, StepDone, from_json, to_json
+from finetune_trainer.reporting.events import EvaluationDone, Event, Resumed, StepDone, StoppedEarly, from_json, to_json
 
 Measurement = StepDone | EvaluationDone
+# What metrics.jsonl keeps.
+Kept = Measurement | StoppedEarly
 
 
-def read_metrics(path: Path) -> list[Measurement]:
+def read_metrics(path: Path) -> list[Kept]:
     """Every measurement of a metrics.jsonl, in order; none when the file is absent.
 
     A last line that a crash cut short is left out. Any other line that is no measurement raises InvalidInput with its number.
     """
-    return list(_measurements(path)) if path.exists() else []
+    return list(_kept(path)) if path.exists() else []
 
 
-def _measurements(path: Path) -> Iterator[Measurement]:
+def _kept(path: Path) -> Iterator[Kept]:
     text = path.read_text(encoding="utf-8", errors="replace")
     whole, _, _cut_line = text.rpartition("\n")
     for number, line in enumerate(whole.split("\n") if whole else [], start=1):
@@ -32,12 +34,12 @@ def _measurements(path: Path) -> Iterator[Measurement]:
             event = from_json(line)
         except ValueError as error:
             raise InvalidInput(f"{path}, line {number}: {error}; move the file away, and the same command starts a new one") from error
-        if isinstance(event, Measurement):
+        if isinstance(event, Kept):
             yield event
 
 
 class MetricsFile:
-    """A sink that appends StepDone and EvaluationDone to metrics.jsonl.
+    """A sink that appends StepDone, EvaluationDone and StoppedEarly to metrics.jsonl.
 
     On `Resumed(step)` later lines are dropped; a step that is done again without it (the run began anew) drops them too.
     """
@@ -49,6 +51,7 @@ class MetricsFile:
         kept = read_metrics(path)
         self._last_step = max((event.step for event in kept if isinstance(event, StepDone)), default=0)
         self._evaluated = {event.step for event in kept if isinstance(event, EvaluationDone)}
+        self._stopped_early = any(isinstance(event, StoppedEarly) for event in kept)
         self._file: TextIO | None = None
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             self._rewrite(kept)
@@ -66,6 +69,9 @@ class MetricsFile:
             # The same state has the same loss: an evaluation repeated after a resume adds nothing.
             self._evaluated.add(event.step)
             self._append(event)
+        elif isinstance(event, StoppedEarly) and not self._stopped_early:
+            self._stopped_early = True
+            self._append(event)
 
     def close(self) -> None:
         """Close the file."""
@@ -73,7 +79,7 @@ class MetricsFile:
             self._file.close()
             self._file = None
 
-    def _append(self, event: Measurement) -> None:
+    def _append(self, event: Kept) -> None:
         if self._file is None:
             self._file = self._path.open("a", encoding="utf-8")
         self._file.write(to_json(event) + "\n")
@@ -82,12 +88,13 @@ class MetricsFile:
     def _drop_after(self, step: int) -> None:
         self._last_step = min(self._last_step, step)
         self._evaluated = {evaluated for evaluated in self._evaluated if evaluated <= step}
-        measurements = read_metrics(self._path)
-        kept = [event for event in measurements if event.step <= step]
-        if len(kept) < len(measurements):
+        self._stopped_early = False  # whoever goes on after that step wasn't stopped there
+        before = read_metrics(self._path)
+        kept: list[Kept] = [event for event in before if event.step <= step and not isinstance(event, StoppedEarly)]
+        if len(kept) < len(before):
             self._rewrite(kept)
 
-    def _rewrite(self, events: list[Measurement]) -> None:
+    def _rewrite(self, events: list[Kept]) -> None:
         """Replace the file in one move: a crash leaves the old one or the new one."""
         self.close()
         write_atomically(self._path, "".join(to_json(event) + "\n" for event in events))

@@ -1,4 +1,19 @@
-"""Numbers for reading: bytes, seconds and counts as short text, the same in the terminal, the report and the model card."""
+"""For reading: bytes, seconds and counts as short text, and texts of others, the same in the terminal, the report and the model card."""
+
+# Control characters other than tab and newline have pictures in Unicode; browsers would drop them or stop. Half a surrogate pair can't be
+# written at all, and what turns the direction of a line would let it read as another one.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)} | {0x7F: 0x2421}
+_REPLACED = dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
+_VISIBLE = _PICTURES | _REPLACED
+
+
+def visible(text: str) -> str:
+    """A text in which nothing is hidden: a picture or U+FFFD in the place of each character that would not show.
+
+    >>> print(visible("a\\x00b\\x1b[31m"), visible("\\u202e") == "\\ufffd")
+    a␀b␛[31m True
+    """
+    return text.translate(_VISIBLE)
 
 
 def size(num_bytes: float) -> str:

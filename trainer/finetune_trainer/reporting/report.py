@@ -14,24 +14,25 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from finetune_api.evaluation_summary import EvaluationSummary
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.reporting.charts import Series, histogram, line_chart, smoothed
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone
-from finetune_trainer.reporting.metrics import Measurement, read_metrics
-from finetune_trainer.reporting.readable import count, duration, size
+from finetune_trainer.reporting.evaluated import UNKNOWN, benchmarks, verdict_of
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone, StoppedEarly
+from finetune_trainer.reporting.metrics import Kept, read_metrics
+from finetune_trainer.reporting.readable import count, duration, size, visible
 
 # From this many steps on a single step's loss is noise, and a moving average says more.
 _SMOOTH_FROM_STEPS = 40
-# Control characters other than tab and newline have pictures in Unicode; browsers would drop them or stop.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)} | {0x7F: 0x2421}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatistics:
     """What one data source gave. `dropped` counts by reason what was not used; `places` names the first rows of each reason.
 
-    `told`: sentences about how its rows were read, and what of them was not.
+    `told`: sentences about how its rows were read, and what of them was not. `card`: what its own README.md says (`data.cards.HubCard`),
+    `commit` that of the Hub.
     """
 
     name: str
@@ -41,6 +42,13 @@ class SourceStatistics:
     dropped: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     told: Sequence[str] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+
+    @property
+    def licence(self) -> str:
+        """In the words of its card."""
+        return str(self.card.get("licence_name") or "") or ", ".join(map(str, self.card.get("licences") or ())) or UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +81,14 @@ class ReportData:
 
     run: TrainingRun
     job_text: str
-    measurements: Sequence[Measurement]
+    measurements: Sequence[Kept]
     outcome: str = "finished"
     statistics: DataStatistics = DataStatistics()
     checkpoints: Sequence[CheckpointCommitted] = ()
     samples: Sequence[Sample] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     published: str = ""
+    evaluation: EvaluationSummary | None = None  # of the evaluation stage
 
     @property
     def steps(self) -> list[StepDone]:
@@ -102,6 +111,11 @@ class ReportData:
         """The evaluations, step 0 first."""
         return [event for event in self.measurements if isinstance(event, EvaluationDone)]
 
+    @property
+    def stopped_early(self) -> StoppedEarly | None:
+        """Where and why training ended before its last step, if it did."""
+        return next((event for event in self.measurements if isinstance(event, StoppedEarly)), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
@@ -122,6 +136,7 @@ def report_data(
     samples: Sequence[Sample] | None = None,
     versions: Mapping[str, str] | None = None,
     published: str = "",
+    evaluation: EvaluationSummary | None = None,
 ) -> ReportData:
     """What the run folder's files say; a file that isn't there leaves its part of the report out.
 
@@ -140,6 +155,7 @@ def report_data(
         samples=samples_from_meta(statistics) if samples is None else samples,
         versions=versions or {},
         published=published,
+        evaluation=evaluation,
     )
 
 
@@ -154,6 +170,8 @@ def statistics_from_meta(statistics: Mapping[str, Any]) -> DataStatistics:
             dropped={str(reason): int(number) for reason, number in source.get("dropped", {}).items()},
             places=source.get("places", {}),
             told=source.get("told", ()),
+            card=source.get("card", {}),
+            commit=source.get("commit"),
         )
         for source in statistics.get("sources", [])
     ]
@@ -184,13 +202,17 @@ def report_html(data: ReportData) -> str:
         lengths=_lengths(data),
         compared=plan_against_seen(data),
         note=next((event.note for event in data.evaluations if event.note), ""),
+        evaluation=data.evaluation,
+        benchmarks=benchmarks(data.evaluation) if data.evaluation else None,
+        verdict=verdict_of(data.evaluation.judge) if data.evaluation and data.evaluation.judge else "",
     )
 
 
 def plan_against_seen(data: ReportData) -> list[Compared]:
     """What was planned and what was measured: steps, tokens, time, memory, evaluation aside."""
     plan, train, steps = data.run.plan, data.run.data.train, data.steps
-    done = steps[-1].step if steps else 0
+    logged = steps[-1].step if steps else 0
+    done = data.stopped_early.step if data.stopped_early is not None else logged
     scale, seconds = data.steps_done_per_measured, data.seconds_in_steps
     memory = plan.memory.total_bytes if plan.memory else None
     passes = plan.total_steps / plan.steps_per_epoch if plan.total_steps and plan.steps_per_epoch else None
@@ -201,7 +223,7 @@ def plan_against_seen(data: ReportData) -> list[Compared]:
         _compared("tokens", planned_tokens, sum(step.tokens for step in steps) * scale, count),
         _compared("supervised tokens", planned_supervised, sum(step.supervised_tokens for step in steps) * scale, count),
         _compared("time in steps", plan.seconds, seconds, duration),
-        _compared("time a step", plan.seconds_per_step, seconds / done if done else 0.0, duration),
+        _compared("time a step", plan.seconds_per_step, seconds / logged if logged else 0.0, duration),
         _compared("memory of a worker", memory, max((step.memory_bytes for step in steps), default=0), size),
         _compared("checkpoint", plan.checkpoint_bytes, max((checkpoint.bytes for checkpoint in data.checkpoints), default=0), size),
     ]
@@ -216,7 +238,7 @@ def _compared(what: str, planned: float | None, seen: float, text: Any) -> Compa
 
 def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
     """The numbers to look at first: (label, value, what stands below it)."""
-    return _evaluation_tiles(data) + _step_tiles(data)
+    return _evaluation_tiles(data) + _judge_tiles(data) + _step_tiles(data)
 
 
 def _evaluation_tiles(data: ReportData) -> list[tuple[str, str, str]]:
@@ -226,21 +248,31 @@ def _evaluation_tiles(data: ReportData) -> list[tuple[str, str, str]]:
     compared = last.step > first.step and first.loss
     change = f"from {first.loss:.3f}, {(last.loss - first.loss) / first.loss:+.0%}" if compared else f"after step {last.step}"
     tiles = [("evaluation loss", f"{last.loss:.3f}", change)]
+    if (early := data.stopped_early) is not None and early.best_step < early.step:
+        tiles.append(("best evaluation loss", f"{early.best_loss:.3f}", f"after step {early.best_step}"))
     if last.perplexity is not None:
         held_out = data.run.data.evaluation
         tiles.append(("perplexity", f"{last.perplexity:,.2f}", f"on {count(held_out.dialogues)} dialogues" if held_out else ""))
     return tiles
 
 
+def _judge_tiles(data: ReportData) -> list[tuple[str, str, str]]:
+    judge = data.evaluation.judge if data.evaluation else None
+    if judge is None:
+        return []
+    return [("judge's win rate over base", f"{judge.win_rate:.0%}", f"95 %: {judge.low:.0%} to {judge.high:.0%}, {judge.prompts:,} pairs")]
+
+
 def _step_tiles(data: ReportData) -> list[tuple[str, str, str]]:
     steps, plan = data.steps, data.run.plan
     if not steps:
         return []
-    last, seconds = steps[-1], sum(step.seconds for step in steps)
+    last, seconds, early = steps[-1], sum(step.seconds for step in steps), data.stopped_early
+    done, why = (last.step, f"{last.epoch:.3g} epochs") if early is None else (early.step, "stopped early")
     speed = sum(step.tokens for step in steps) / seconds if seconds else 0.0
     return [
         ("training loss", f"{last.loss:.3f}", f"from {steps[0].loss:.3f}"),
-        ("optimizer steps", f"{last.step:,}", f"of {last.total_steps:,}, {last.epoch:.3g} epochs"),
+        ("optimizer steps", f"{done:,}", f"of {last.total_steps:,}, {why}"),
         ("tokens/s", f"{speed:,.0f}", f"{plan.world_size} workers, {plan.device}, {plan.precision}"),
         ("time in steps", duration(data.seconds_in_steps), ""),
     ]
@@ -278,13 +310,16 @@ def _lengths(data: ReportData) -> Markup:
     return histogram(data.statistics.lengths, title="Tokens in a dialogue", x_label="tokens")
 
 
-def _visible(text: str) -> str:
-    return text.translate(_PICTURES)
+def _shown(value: object) -> object:
+    """Whatever the page shows of others' texts; it is escaped after that."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count, "size": size, "duration": duration, "visible": _visible}
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": count, "size": size, "duration": duration}
     return environment.get_template("report.html.jinja")

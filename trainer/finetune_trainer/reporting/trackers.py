@@ -22,7 +22,7 @@ from typing import Any, Final
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.training_run import run_identity
-from finetune_trainer.reporting.events import EvaluationDone, Event, Sink, StepDone
+from finetune_trainer.reporting.events import EvaluationDone, Event, Sink, StepDone, StoppedEarly
 from finetune_trainer.reporting.metrics import TensorBoardSink, scalars
 
 Environment = Mapping[str, str]
@@ -102,16 +102,18 @@ class Tracker:
         self._queue: SimpleQueue[Measured | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._steps = (0, 1)  # done, in all
+        self._finished = False
 
     def record(self, event: Event) -> None:
         """Take a measurement."""
         if self._failure is not None:
             raise OSError(f"{self._name}: {self._failure}")
+        if isinstance(event, StoppedEarly):
+            self._finished = True
         if not isinstance(event, StepDone | EvaluationDone):
             return
         if isinstance(event, StepDone):
-            self._steps = (event.step, event.total_steps)
+            self._finished = event.step >= event.total_steps
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
@@ -130,7 +132,7 @@ class Tracker:
             while (taken := self._taken())[1]:
                 self._service.log(taken[0])
             self._service.log(taken[0])
-            self._service.end(finished=self._steps[0] >= self._steps[1])
+            self._service.end(finished=self._finished)
         except Exception as error:  # whatever a service does, the run goes on
             self._failure = error
 

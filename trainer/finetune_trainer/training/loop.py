@@ -6,9 +6,12 @@ same loop; what only one rank can know (the clock, a request to stop) is agreed 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from finetune_api.finetunejob import EarlyStopping
+from finetune_trainer.training.early_stopping import Evaluated, unbeaten
 
 # A failure of some node every day, and no wait shorter than this between two checkpoints that nobody asked for.
 MEAN_TIME_BETWEEN_FAILURES_SECONDS = 86_400.0
@@ -23,10 +26,10 @@ class Rank(Protocol):
         """Do optimizer step `step`, counted from 0. Raises TrainingFailed when a number is no longer finite."""
 
     def evaluate(self, step: int) -> float:
-        """Loss per supervised token of the held-out dialogues after `step` steps."""
+        """Loss per supervised token of the held-out dialogues after `step` steps: the same number on every rank."""
 
-    def checkpoint(self, step: int, evaluation_loss: float | None) -> float:
-        """Commit the state after `step` steps; seconds that it took."""
+    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> float:
+        """Commit the state after `step` steps, with all evaluations so far; seconds that it took."""
 
     def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
         """Whether any rank wants to stop, and rank 0's answer to the other question, on every rank."""
@@ -39,17 +42,19 @@ class Rank(Protocol):
 class Milestones:
     """When the loop does more than a step; all in optimizer steps.
 
-    `evaluation_steps` is None when nothing is held out. `checkpoint_each_evaluation` is what `publish.checkpoint: best` needs.
+    `evaluation_steps` is None when nothing is held out, `early_stopping` when only the last step ends the run.
+    `checkpoint_each_evaluation` is what `publish.checkpoint: best` needs.
     """
 
     total_steps: int
     evaluation_steps: int | None
+    early_stopping: EarlyStopping | None
     checkpoint_steps: int | None
     checkpoint_seconds: float | None
     checkpoint_each_evaluation: bool
 
     def evaluates(self, step: int) -> bool:
-        """Whether an evaluation follows `step` steps: before the first, each so many epochs, and at the end."""
+        """Whether an evaluation follows `step` steps: before the first, each so many steps, and at the end."""
         if self.evaluation_steps is None:
             return False
         return step % self.evaluation_steps == 0 or step == self.total_steps
@@ -90,22 +95,26 @@ class CheckpointClock:
             self.interval_seconds = automatic_interval(cost_seconds)
 
 
-def run_steps(rank: Rank, milestones: Milestones, *, done: int) -> int:
-    """Go on after `done` steps until all are done or a stop was agreed on; either way the last state is committed.
+def run_steps(rank: Rank, milestones: Milestones, *, done: int, evaluations: Sequence[Evaluated] = ()) -> int:
+    """Go on after `done` steps, whose `evaluations` are known, until all are done, none helps any more, or a stop was agreed on.
 
-    Returns the steps that are done. An error of the rank ends it, and nothing after the last checkpoint is kept.
+    However it ends, the last state is committed. Returns the steps that are done. An error of the rank ends it, and nothing after the
+    last checkpoint is kept.
     """
-    clock = CheckpointClock(milestones)
+    clock, known = CheckpointClock(milestones), list(evaluations)
     if done == 0 and milestones.evaluates(0):
-        rank.evaluate(0)
-    while done < milestones.total_steps:
+        known.append(Evaluated(0, rank.evaluate(0)))
+    ends = done >= milestones.total_steps or unbeaten(known, milestones.early_stopping) is not None
+    while not ends:
         rank.train(done)
         done += 1
-        evaluation_loss = rank.evaluate(done) if milestones.evaluates(done) else None
-        best_needs_it = milestones.checkpoint_each_evaluation and evaluation_loss is not None
+        ends, evaluated = done >= milestones.total_steps, milestones.evaluates(done)
+        if evaluated:
+            known.append(Evaluated(done, rank.evaluate(done)))
+            ends = ends or unbeaten(known, milestones.early_stopping) is not None
+        best_needs_it = milestones.checkpoint_each_evaluation and evaluated
         stop, due = rank.agree(rank.stop_requested(), clock.due(done))
-        if stop or due or best_needs_it or done == milestones.total_steps:
-            clock.committed(rank.checkpoint(done, evaluation_loss))
-        if stop:
-            break
+        ends = ends or stop
+        if ends or due or best_needs_it:
+            clock.committed(rank.checkpoint(done, known))
     return done

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune_api.duration import evaluation_interval
 from finetune_api.errors import FineTuneError, RunConflict, StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
@@ -33,6 +34,7 @@ from finetune_trainer.storage.errors import DamagedCheckpoint
 from finetune_trainer.storage.kept_logs import LogPlace, kept, printed_to
 from finetune_trainer.training.batches import BatchPlan
 from finetune_trainer.training.collectives import Ranks
+from finetune_trainer.training.early_stopping import EVALUATION_LOSS, Evaluated, as_extra, evaluations_in
 from finetune_trainer.training.loop import Milestones, run_steps
 from finetune_trainer.training.places import Placement, Places
 from finetune_trainer.training.schedule import learning_rate
@@ -117,11 +119,12 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
 
     # The newest verified checkpoint, whatever world size wrote it.
     store = _claimed_checkpoints(run, places, ranks)
-    steps_done = restore(engine, store, run, ranks, tell, signs)
+    taken_up = restore(engine, store, run, ranks, tell, signs)
+    steps_done, evaluations = (taken_up.step, evaluations_in(taken_up.extra)) if taken_up is not None else (0, [])
     if steps_done or store.claim.number > 1:
         tell(Resumed(step=steps_done, attempt=store.claim.number))
 
-    # Step after step, with evaluations and checkpoints, until all are done or somebody asks for a stop.
+    # Step after step, with evaluations and checkpoints, until all are done, the evaluations end it, or somebody asks for a stop.
     rank = TrainingRank(
         run=run,
         ranks=ranks,
@@ -134,7 +137,7 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
         tell=tell,
         signs=signs,
     )
-    steps_done = run_steps(rank, milestones(run, batches), done=steps_done)
+    steps_done = run_steps(rank, milestones(run, batches), done=steps_done, evaluations=evaluations)
     return steps_done if ranks.rank == 0 else None
 
 
@@ -185,15 +188,18 @@ def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
     every = spec.checkpoints.every
     return Milestones(
         total_steps=total_steps,
-        evaluation_steps=spec.evaluation.every_epochs * batches.steps_per_epoch if run.data.evaluation is not None else None,
+        evaluation_steps=evaluation_interval(spec.evaluation, batches.steps_per_epoch) if run.data.evaluation is not None else None,
+        early_stopping=spec.evaluation.early_stopping,
         checkpoint_steps=every.steps if every else None,
         checkpoint_seconds=float(every.seconds) if every and every.seconds else None,
         checkpoint_each_evaluation=spec.publish.checkpoint == "best",
     )
 
 
-def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell, signs: Callable[[str], None]) -> int:
-    """Take up the newest checkpoint that every rank can read to the last byte; the steps that it has done, 0 without one.
+def restore(
+    engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell, signs: Callable[[str], None]
+) -> Manifest | None:
+    """Take up the newest checkpoint that every rank can read to the last byte; it, None when there is none.
 
     Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved.
     """
@@ -205,19 +211,20 @@ def restore(engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks,
 
     candidates = store.candidates(pass_over) if ranks.rank == 0 else iter(())
     while (chosen := ranks.from_first(lambda: _next_place(candidates, run))) is not None:
-        with store.reader(store.open(*chosen)) as reader:
+        checkpoint = store.open(*chosen)
+        with store.reader(checkpoint) as reader:
             read = _Lenient(reader, signs)
             engine.load_local_state(read, step=chosen[0])
         problems = [problem for problem in ranks.gathered(read.problem) if problem]
         if not problems:
-            return int(chosen[0])
+            return checkpoint
         damaged.append(problems[0])
         tell(Notice(message=f"checkpoint of step {chosen[0]} can't be used, the one before it is tried: {problems[0]}"))
     if found := ranks.from_first(lambda: len(damaged)):
         raise StorageFailed(
             f"none of the {found} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
         )
-    return 0
+    return None
 
 
 def check_same_inputs(manifest: Manifest, run: TrainingRun) -> None:
@@ -358,8 +365,9 @@ class TrainingRank:
             )
 
     def evaluate(self, step: int) -> float:
-        """Loss per supervised token over all held-out rows."""
+        """Loss per supervised token over all held-out rows: rank 0's number, since whether training ends hangs on its last bit."""
         assert self.held_out is not None, "the milestones ask for no evaluation without held-out data"
+        began = time.monotonic()
         micro_batch_size = evaluation_micro_batch_size(self.run)
         loss_sum, count = 0.0, 0
         for index in range(self.held_out.steps_per_epoch):
@@ -367,22 +375,23 @@ class TrainingRank:
             told = self.signs.of_each(f"the evaluation after step {step}", micro_batches)
             part_sum, part_count = self.engine.evaluate(told)
             loss_sum, count = loss_sum + part_sum, count + part_count
-        loss = loss_sum / count
+        loss = float(self.ranks.from_first(lambda: loss_sum / count))
         if not math.isfinite(loss):
             raise TrainingFailed(
                 f"the evaluation loss after step {step} is {loss}; nothing after the last checkpoint is kept. "
                 "Begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the held-out data"
             )
-        self.tell(evaluation_done(step=step, epoch=step / self.batches.steps_per_epoch, loss=loss))
-        return float(loss)
+        epoch = step / self.batches.steps_per_epoch
+        self.tell(evaluation_done(step=step, epoch=epoch, loss=loss, seconds=time.monotonic() - began))
+        return loss
 
-    def checkpoint(self, step: int, evaluation_loss: float | None) -> float:
+    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> float:
         """Every rank writes its part, rank 0 the manifest; then what is no longer kept is deleted. Seconds that it took."""
         began = time.monotonic()
         part = self.store.write_part(step, self.ranks.rank, self._pieces(step))
         self.signs(f"the checkpoint of step {step}")
         parts = self.ranks.gathered(part.to_json())
-        seconds = self.ranks.from_first(lambda: self._commit(step, evaluation_loss, parts, began))
+        seconds = self.ranks.from_first(lambda: self._commit(step, evaluations, parts, began))
         return float(seconds)
 
     def _pieces(self, step: int) -> Iterator[StoredPiece]:
@@ -402,9 +411,9 @@ class TrainingRank:
         """Whether the driver asked for a stop, or this rank's pod is to be stopped. That rank 0 asks is the driver's sign of a step."""
         return self.asked() or (self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote())))
 
-    def _commit(self, step: int, evaluation_loss: float | None, parts: list[dict[str, Any]], began: float) -> float:
+    def _commit(self, step: int, evaluations: Sequence[Evaluated], parts: list[dict[str, Any]], began: float) -> float:
         extra = {
-            "evaluationLoss": evaluation_loss,
+            **as_extra(step, evaluations),
             "run": self.run.digest,
             "engine": "deepspeed-zero3",
             "seconds": time.monotonic() - began,
@@ -420,7 +429,7 @@ class TrainingRank:
 
 def best_step(store: CheckpointStore) -> int | None:
     """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals."""
-    measured = [(one.extra["evaluationLoss"], one.step) for one in store.candidates() if one.extra.get("evaluationLoss") is not None]
+    measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.candidates() if one.extra.get(EVALUATION_LOSS) is not None]
     return min(measured)[1] if measured else None
 
 
