@@ -37,7 +37,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     console.rule(f"[bold]SmolLM2-135M becomes {NAME}")
     console.print(
-        "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. Seven to eight minutes on two cores.\n"
+        "Two ZeRO-3 workers on this machine's CPU, checkpoints in a real S3 server on loopback. Four to eight minutes on two cores.\n"
     )
     console.print("[bold]Before[/]: the base model's own answers, and its answers after a page of example dialogues (--prompt coding)")
     before = [answered("base", model, questions), answered("base, with a prompt", model, questions, "--prompt", "coding")]
