@@ -24,6 +24,7 @@ LATER_FIELDS: Final = frozenset(
         "template.maxExamplesPerDialogue",
         *(f"{pods}.{name}" for pods in ("workers", "cpuPods") for name in ("imagePullSecrets", "labels", "annotations", "envFrom")),
         *(f"evaluation.{name}" for name in ("tasks", "batchSize", "judge.limit", "judge.maxTokens")),
+        "publish.card",
         "reportTo",
         *(f"failurePolicy.{name}" for name in ("maxFailedStarts", "maxAttemptsWithoutProgress")),
         "budget.stageDeadlineSeconds",

@@ -29,8 +29,8 @@ def unknown_at(loc: Sequence[str | int], value: Any, root: type[BaseModel]) -> t
 def unknown_key(name: str, section: str, value: Any, model: type[BaseModel], *, at: str = "") -> tuple[str, str]:
     """Message and remedy for the key `name` in an object of `model` below the key `section`. `at` comes before the object's own keys.
 
-    Asked in turn: what another trainer means by it here, the same word here in other letters, another trainer's word, the same word
-    elsewhere, a like one here, a like one elsewhere.
+    Asked in turn: what another trainer means by it here, the same word here in other letters, another trainer's word unless it is ours
+    too, the same word elsewhere, a like one here, a like one elsewhere.
     """
     if meant := foreign(name, section):
         return _UNKNOWN, meant.remedy(value)
@@ -38,7 +38,7 @@ def unknown_key(name: str, section: str, value: Any, model: type[BaseModel], *, 
     if like := same.get(plain(name)):
         return _UNKNOWN, f"did you mean {at}{like}?"
     everywhere = _fields()
-    if meant := foreign(name):
+    if (meant := foreign(name)) and not _is_plain(everywhere.get(name), meant.ours):
         return _UNKNOWN, meant.remedy(value)
     if name in everywhere:
         return _UNKNOWN, f"did you mean {everywhere[name]}?"
@@ -55,3 +55,12 @@ def _fields() -> dict[str, str]:
     for path in paths(FineTuneJobSpec):
         found.setdefault(path.rsplit(".", 1)[-1], path)
     return found
+
+
+def _is_plain(path: str | None, meant: str | None) -> bool:
+    """Whether the field there is what is meant, and holds no fields, so that its path says it all."""
+    return (
+        path is not None
+        and path == f"spec.{meant}"
+        and not any(known.startswith((f"{path}.", f"{path}[].")) for known in paths(FineTuneJobSpec))
+    )

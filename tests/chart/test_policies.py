@@ -23,6 +23,13 @@ def job(namespace: str, name: str = "j", *, labels: dict[str, str] | None = None
     return json.dumps(manifest)
 
 
+def evaluated(manifest: str, **pod: Any) -> str:
+    """The job with an evaluation in such a pod."""
+    found = json.loads(manifest)
+    found["spec"]["evaluation"] = {"samples": {}, "pod": pod}
+    return json.dumps(found)
+
+
 def tried(admin: Administrator, verb: str, manifest: str) -> "subprocess.CompletedProcess[str]":
     return admin.run(KUBECTL, verb, "-f", "-", "--dry-run=server", stdin=manifest)
 
@@ -79,6 +86,9 @@ def test_gpus_per_job(policies: Administrator) -> None:
     told = refused(policies, "create", job("limited", nodes=2, gpusPerNode=4))
     assert "asks for 8 GPUs (nodes x gpusPerNode); a job of namespace limited may have 4" in told
     admitted(policies, "create", job("free", nodes=2, gpusPerNode=8))
+    admitted(policies, "create", evaluated(job("limited", nodes=2, gpusPerNode=2), gpus=4))
+    told = refused(policies, "create", evaluated(job("limited", nodes=2, gpusPerNode=2), gpus=8))
+    assert "spec.evaluation.pod.gpus is 8; a job of namespace limited may have 4" in told
     assert "may have many" in refused(policies, "create", job("odd", gpusPerNode=1))
 
 
@@ -91,6 +101,7 @@ def test_a_job_from_before_can_be_suspended_and_not_grow(policies: Administrator
 
     assert patched({"suspend": True}).returncode == 0
     assert "may have 4" in patched({"workers": {"gpusPerNode": 7}}).stderr
+    assert "may have 4" in patched({"evaluation": {"samples": {}, "pod": {"gpus": 8}}}).stderr
     assert "docker.io/other/trainer:1" in patched({"workers": {"image": "docker.io/other/trainer:1"}}).stderr
 
 
@@ -102,6 +113,8 @@ def test_images(policies: Administrator) -> None:
     stage = yaml.safe_load(job("free"))
     stage["spec"]["cpuPods"] = {"image": "docker.io/x"}
     assert "not docker.io/x" in refused(policies, "create", json.dumps(stage))
+    assert "not docker.io/y" in refused(policies, "create", evaluated(job("free"), image="docker.io/y"))
+    admitted(policies, "create", evaluated(job("free"), image=ALLOWED))
 
 
 def test_a_queue_is_mandatory(policies: Administrator) -> None:
@@ -112,4 +125,9 @@ def test_a_queue_is_mandatory(policies: Administrator) -> None:
     assert "queueName is others" in refused(
         policies, "create", job("queued", queueName="others", labels={"kueue.x-k8s.io/queue-name": "team-gpus"})
     )
+    queued = job("queued", queueName="team-gpus")
+    admitted(policies, "create", evaluated(queued))
+    assert "queueName is absent, and it asks for GPUs" in refused(policies, "create", evaluated(queued, gpus=1))
+    admitted(policies, "create", evaluated(queued, gpus=1, queueName="team-gpus"))
+    admitted(policies, "create", evaluated(job("queued", labels={"kueue.x-k8s.io/queue-name": "team-gpus"}), gpus=1))
     admitted(policies, "create", job("free"))

@@ -27,7 +27,7 @@ from finetune_cli.model_options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from finetune_assistant.chat import Answer, Chat
+    from finetune_assistant.inference.chat import Answer, Chat
     from finetune_cli.chat_commands import Ask
 
 _SEVERAL_LINES = '"""'
@@ -54,9 +54,9 @@ def chat(
 
     Reads questions from the terminal, or one a line from a pipe, as one conversation.
     """
-    from finetune_assistant.chat import Chat
-    from finetune_assistant.loading import load
-    from finetune_assistant.sampling import Sampling
+    from finetune_assistant.inference.chat import Chat
+    from finetune_assistant.inference.loading import load
+    from finetune_assistant.inference.sampling import Sampling
 
     sampling = Sampling(
         greedy=greedy,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from finetune_assistant.chat import Answer, Chat, OnText
+    from finetune_assistant.inference.chat import Answer, Chat, OnText
 
     Ask = Callable[[OnText], Answer]
 
@@ -62,7 +62,7 @@ class Commands:
         say("the system text is the template's own" if not text else "the system text is changed")
 
     def _save(self, name: str) -> None:
-        from finetune_assistant.saved_talk import save_talk
+        from finetune_assistant.inference.saved_talk import save_talk
 
         if not name:
             return say("name a file: /save talk.jsonl")
@@ -70,7 +70,7 @@ class Commands:
         return say(f"{len(self._talk.messages)} messages are in {name}")
 
     def _load(self, name: str) -> None:
-        from finetune_assistant.saved_talk import load_talk
+        from finetune_assistant.inference.saved_talk import load_talk
 
         if not name:
             return say("name a file: /load talk.jsonl")

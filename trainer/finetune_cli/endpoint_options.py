@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from finetune_assistant.judging.budget import Budget
-    from finetune_assistant.judging.endpoint import EndpointSettings
+    from finetune_assistant.endpoint.budget import Budget
+    from finetune_assistant.endpoint.client import EndpointSettings
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -44,7 +44,7 @@ def endpoint_settings(
     retries: int,
 ) -> "EndpointSettings":
     """What the options say, with the key of the variable `key_name`. Raises BadParameter where a key is needed and not there."""
-    from finetune_assistant.judging.endpoint import EndpointSettings
+    from finetune_assistant.endpoint.client import EndpointSettings
 
     url = base_url or os.environ.get("OPENAI_BASE_URL")
     key = os.environ.get(key_name, "").strip()
@@ -66,7 +66,7 @@ def endpoint_settings(
 
 def budget(tokens: int | None, usd: float | None, price_input: float | None, price_output: float | None) -> "Budget":
     """What asking may cost. Raises BadParameter for a limit in money without prices."""
-    from finetune_assistant.judging.budget import Budget, Prices
+    from finetune_assistant.endpoint.budget import Budget, Prices
 
     if usd is not None and (price_input is None or price_output is None):
         raise typer.BadParameter("--budget-usd needs --price-input and --price-output, in USD for a million tokens")

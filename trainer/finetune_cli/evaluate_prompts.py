@@ -47,9 +47,9 @@ def prompts(
 
     Replies are kept in a folder beside the file: the same command goes on after any end, and asks nothing twice.
     """
-    from finetune_assistant.judging.endpoint import Endpoint
-    from finetune_assistant.judging.new_prompts import fill
-    from finetune_assistant.judging.pace import Pace
+    from finetune_assistant.endpoint.client import Endpoint
+    from finetune_assistant.endpoint.pace import Pace
+    from finetune_assistant.prompts.new_prompts import fill
     from finetune_cli.export import progress_bar
 
     if output.is_dir() or not output.parent.is_dir():

@@ -26,7 +26,7 @@ from finetune_cli.model_options import (
 )
 
 if TYPE_CHECKING:
-    from finetune_assistant.answer_file import Progress
+    from finetune_assistant.answers.answer_file import Progress
 
 _PROMPTS = "Rows with `prompt` or `messages`: .jsonl, .json, .parquet, .arrow, .csv, or a Hub data set (org/name)."
 _OUTPUT = "Where the answers go, one JSON object a line, in the order of the prompts."
@@ -59,11 +59,11 @@ def generate(
 
     Ctrl-C, or a machine that goes down, loses no finished answer: the same command goes on.
     """
-    from finetune_assistant.answer_file import answer_file
-    from finetune_assistant.loading import load
-    from finetune_assistant.prompt_rows import read_prompts
-    from finetune_assistant.samples_file import replaced_fields
-    from finetune_assistant.sampling import Sampling
+    from finetune_assistant.answers.answer_file import answer_file
+    from finetune_assistant.answers.samples_file import replaced_fields
+    from finetune_assistant.inference.loading import load
+    from finetune_assistant.inference.sampling import Sampling
+    from finetune_assistant.prompts.prompt_rows import read_prompts
 
     sampling = Sampling(
         greedy=greedy,

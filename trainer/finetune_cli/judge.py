@@ -65,8 +65,8 @@ def judge(
     With two files each pair is judged in both orders, and an answer wins only if it wins in both. Replies are kept: the same command
     goes on after any end, and asks nothing twice. The exit code is 1 when it had to stop before the last prompt.
     """
+    from finetune_assistant.endpoint.pace import Pace
     from finetune_assistant.judging.answers import paired, read_answers
-    from finetune_assistant.judging.pace import Pace
     from finetune_assistant.judging.run import Plan, run_pairs, run_scores
     from finetune_cli.export import progress_bar
 

@@ -62,8 +62,8 @@ def playground(
 
     Sampling options are where the page's fields begin. Ctrl-C ends it.
     """
+    from finetune_assistant.inference.sampling import Sampling
     from finetune_assistant.playground.start import Start
-    from finetune_assistant.sampling import Sampling
 
     sampling = Sampling(
         greedy=greedy,
@@ -99,7 +99,7 @@ def playground(
 def _serve(start: "Start", host: str, port: int, share: bool, *, as_json: bool) -> None:
     """Until Ctrl-C."""
     from finetune_assistant.playground import start as starting
-    from finetune_assistant.ports import bound
+    from finetune_assistant.serving.ports import bound
 
     votes = starting.check(start)
     if share:

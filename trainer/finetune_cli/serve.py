@@ -42,7 +42,7 @@ def serve(
     Prompts are made by the model's chat template, and answers end at its stop tokens. The server's own lines go to stderr.
     Ctrl-C ends it; when it ends by itself its exit code is the command's.
     """
-    from finetune_assistant.ports import address
+    from finetune_assistant.serving.ports import address
     from finetune_assistant.serving.process import answers, kept_port, running
     from finetune_assistant.serving.served_model import as_hub_cache, served_model
     from finetune_assistant.serving.servers import Listening, chosen, command

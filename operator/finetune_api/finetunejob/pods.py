@@ -46,7 +46,8 @@ class PodSettings(Spec):
     service_account_name: ObjectName | None = Field(default=None, description="ServiceAccount of the pods, for example for IRSA.")
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(default=[], description="Volumes mounted in the pods.")
     queue_name: DnsLabel | None = Field(
-        default=None, description="Kueue LocalQueue: of the workers that of the RayJob, of cpuPods that of preparation, evaluation and publication."
+        default=None,
+        description="Kueue LocalQueue: of the workers that of the RayJob, of cpuPods that of preparation, evaluation and publication.",
     )
 
 
