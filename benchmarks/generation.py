@@ -91,7 +91,7 @@ def _median(runs: list[dict[str, Any]], figure: str) -> dict[str, Any]:
 
 def _turns(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds to the first token of each turn, with the history kept; and of the last turn without it."""
-    from finetune_assistant.chat import Chat
+    from finetune_assistant.inference.chat import Chat
 
     loaded, sampling = _loaded(options), _greedy(64)
     _warm_up(loaded)
@@ -110,7 +110,7 @@ def _turns(options: argparse.Namespace) -> dict[str, Any]:
 
 def _chat(options: argparse.Namespace) -> dict[str, Any]:
     """Tokens/s of a streamed answer to that of plain `generate` on the same prompt, in turns."""
-    from finetune_assistant.chat import Chat
+    from finetune_assistant.inference.chat import Chat
 
     loaded = _loaded(options)
     _warm_up(loaded)
@@ -127,7 +127,7 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
 
 def _batch(options: argparse.Namespace) -> dict[str, Any]:
     """The same batch by `answers` and by plain `generate`, in turns."""
-    from finetune_assistant.generation import Request, answers
+    from finetune_assistant.inference.generation import Request, answers
 
     loaded = _loaded(options)
     _warm_up(loaded)
@@ -142,7 +142,7 @@ def _batch(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _file_ours(options: argparse.Namespace) -> dict[str, Any]:
-    from finetune_assistant.generation import Request, answers
+    from finetune_assistant.inference.generation import Request, answers
 
     loaded = _loaded(options)
     _warm_up(loaded)
@@ -191,13 +191,13 @@ def _paces(ours: Callable[[], int], plain: Callable[[], int], rounds: int = 3) -
 
 
 def _loaded(options: argparse.Namespace) -> Any:
-    from finetune_assistant.loading import load
+    from finetune_assistant.inference.loading import load
 
     return load(str(options.model))
 
 
 def _greedy(new_tokens: int) -> Any:
-    from finetune_assistant.sampling import Sampling
+    from finetune_assistant.inference.sampling import Sampling
 
     return Sampling(greedy=True, max_new_tokens=new_tokens)
 

@@ -90,7 +90,7 @@ def _goals(found: dict[str, Any]) -> str:
 
 def _calls(found: dict[str, Any], part: str, most: float) -> tuple[str, str, str, bool]:
     """Calls a job, of which one at most is an event."""
-    calls = sum(found["life"][part]["calls"].values()) / found["jobs"] - 1
+    calls = round(sum(found["life"][part]["calls"].values()) / found["jobs"] - 1, 2)
     what = {"preparations": "to its preparation Job", "rayjobs": "from there to its RayJob"}[part]
     return f"calls a job {what}, beside one event", f"at most {most:g}", f"{calls:.2f}", calls <= most
 

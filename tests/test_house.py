@@ -17,7 +17,7 @@ VIOLATIONS = {
     "The operator is slim": ("operator/finetune_operator/keys.py", "import boto3"),
     "The runtime knows no FineTuneJob": ("operator/finetune_operator/runtime/store.py", "import finetune_api.keys"),
     "The trainer's rooms": ("trainer/finetune_trainer/storage/streams.py", "import finetune_trainer.data.sources"),
-    "The assistant's rooms": ("trainer/finetune_assistant/prompting.py", "import finetune_assistant.chat"),
+    "The assistant's rooms": ("trainer/finetune_assistant/inference/prompting.py", "import finetune_assistant.answers.samples"),
 }
 
 

@@ -53,6 +53,12 @@ CONTRADICTIONS: Final = (
         "name a directory (./x, ../x or /x), or use pretrained",
     ),
     Rule(
+        "spec.evaluation.judge",
+        lambda s: s.model.initialization == "random" and s.evaluation.judge is not None,
+        "compares the trained model with its base, which has no weights (model.initialization: random)",
+        "remove it, or start from a pretrained model",
+    ),
+    Rule(
         "spec.publish.checkpoint",
         lambda s: s.publish.checkpoint == "best" and s.dataset.evaluation is None,
         "best needs an evaluation loss, and nothing is held out",

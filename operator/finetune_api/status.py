@@ -22,11 +22,13 @@ MOST_PODS = 512
 MOST_TASKS = 16
 # Of an attempt that has ended, and of those that one avoids.
 MOST_NODES = 16
+LONGEST_TASK = 128
+LONGEST_WORD = 64
 
 BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 Name = Annotated[str, Field(max_length=253)]
-Word = Annotated[str, Field(max_length=64)]
+Word = Annotated[str, Field(max_length=LONGEST_WORD)]
 Digest = Annotated[str, Field(max_length=128)]
 Text = Annotated[str, Field(max_length=LONGEST_MESSAGE)]
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -221,7 +223,7 @@ class UsageStatus(StatusModel):
 class EvaluatedTask(StatusItem):
     """One number of a benchmark: of the trained model, and of its base on the same documents."""
 
-    task: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="Name of the task.")
+    task: Annotated[str, Field(min_length=1, max_length=LONGEST_TASK)] = Field(description="Name of the task.")
     metric: Word = Field(min_length=1, description="Name of the number, such as acc_norm.")
     value: float | None = Field(default=None, description="Of the trained model; absent where the task gave no number.")
     standard_error: NotNegative | None = Field(default=None, description="Of value.")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from finetune_api.checks import device
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob
 from finetune_api.status import MOST_PODS, AttemptPod, AttemptStatus, FineTuneJobStatus, UsageStatus
 from finetune_api.times import moment, timestamp
 from finetune_operator import keys
@@ -104,19 +104,20 @@ def _without_gone(attempt: AttemptStatus) -> AttemptStatus:
 
 def with_gpu_hours_of(observed: Observed, status: FineTuneJobStatus, pods: Sequence[Pod]) -> FineTuneJobStatus:
     """The status with what pods of a Job that is over have held, from their binding to their end. Once for each Job: with its outcome."""
-    hours = sum(_held_hours(pod, observed.now) for pod in pods)
+    gpu = observed.job.spec.workers.gpu if observed.job else GPU_RESOURCE
+    hours = sum(_held_hours(pod, gpu, observed.now) for pod in pods)
     if not hours:
         return status
     usage = status.usage or UsageStatus()
     return status.model_copy(update={"usage": usage.model_copy(update={"gpu_hours": round(usage.gpu_hours + hours, 6)})})
 
 
-def _held_hours(pod: Pod, now: datetime) -> float:
+def _held_hours(pod: Pod, gpu: str, now: datetime) -> float:
     since = moment(pod.bound_time)
     if since is None:
         return 0.0
     end = _seen_end(pod, since, now) or now
-    return max((end - since).total_seconds(), 0.0) * sum(pod.devices.values()) / 3600
+    return max((end - since).total_seconds(), 0.0) * pod.devices.get(gpu, 0) / 3600
 
 
 def used_gpu_hours(observed: Observed, status: FineTuneJobStatus) -> float:

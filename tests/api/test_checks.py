@@ -12,6 +12,10 @@ CONTRADICTION_CASES = [
     ({"publish": {"hub": {**HUB, "tag": "v1..0"}}}, "spec.publish.hub.tag: git takes no tag with `..` in it"),
     ({"publish": {"hub": {**HUB, "revision": "v1", "tag": "v1"}}}, "spec.publish.hub.tag: is the name of the branch too"),
     ({"model": {"initialization": "random"}}, "spec.model.initialization: random needs a folder with config.json and tokenizer"),
+    (
+        {"model": {"name": "./m", "initialization": "random"}, "evaluation": {"judge": {"model": "m"}}},
+        "spec.evaluation.judge: compares the trained model with its base, which has no weights",
+    ),
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
     (
         {"checkpoints": {"endpoint": "http://s3"}},

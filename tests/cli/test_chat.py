@@ -58,6 +58,18 @@ def test_plain_answers_go_to_stdout_and_remarks_to_stderr(finetune: Run, run_fol
     assert err == "" or "cut at its longest" in err
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("--once", " "), "--once has no question"),
+        (("--greedy", "--temperature", "0.7", "--top-p", "0.9"), "so --temperature and --top-p would change nothing"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_before_a_model_is_loaded(finetune: Run, typed: tuple[str, ...], told: str) -> None:
+    code, _, err = finetune("./nowhere", *typed)
+    assert (code, told in " ".join(err.split())) == (2, True)
+
+
 def test_a_model_that_is_none_exits_with_2(finetune: Run) -> None:
     code, out, _ = finetune("./nowhere", "--once", "Hello?", "--json")
     assert code == 2

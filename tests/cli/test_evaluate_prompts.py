@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.assistant.judging.author import Writer
 from tests.assistant.judging.judge_server import KEY, JudgeServer, Raw, judge_server
+from tests.assistant.prompts.author import Writer
 from tests.cli.conftest import Finetune
 
-from finetune_assistant.code_prompts import read_prompts
+from finetune_assistant.prompts.code_prompts import read_prompts
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_file_is_answered_and_a_second_run_has_nothing_to_do(finetune: Run, ru
 
 
 def test_control_tokens_in_a_prompt_stay_text(finetune: Run, run_folder: Path, prompts: Path, tmp_path: Path) -> None:
-    from finetune_assistant.loading import load
+    from finetune_assistant.inference.loading import load
     from finetune_trainer.data.dialogues import Message
 
     prompter = load(str(run_folder)).prompter

@@ -69,7 +69,7 @@ def test_each_format_becomes_a_job_that_is_accepted(form: str, base: Path, tmp_p
     write_rows(tmp_path / "data" / "rows.jsonl", [each for row in rows for each in row] if form == "oasst-flat" else rows)
     code, out, told = finetune("init", "--model", "base", "--data", "data", "--output", "job.yaml")
     assert (code, out) == (0, "wrote job.yaml\n")
-    assert told == "next: finetune plan job.yaml finetune run job.yaml"
+    assert told == "next: finetune plan --here job.yaml finetune run job.yaml"
     text = (tmp_path / "job.yaml").read_text()
     known = {"conversational": "prompt-completion", "oasst-flat": "oasst"}.get(form, form)
     assert f"format {known}: {60 if form == 'oasst-flat' else 30} rows" in text
@@ -107,12 +107,12 @@ def test_a_job_is_printed_for_a_pipe_and_for_a_machine(base: Path, tmp_path: Pat
     code, out, told = finetune(*typed)
     assert code == 0
     assert "1 wrong rows; the first: ./rows.jsonl row 2: message 1: unknown role" in told
-    assert told.endswith("next (the job saved as job.yaml): finetune plan job.yaml finetune run job.yaml")
+    assert told.endswith("next (the job saved as job.yaml): finetune plan --here job.yaml finetune run job.yaml")
     code, printed, told = finetune(*typed, "--json")
     assert (code, told) == (0, "")
     value = json.loads(printed)
     assert value["job"] == out
-    assert value["next"] == ["finetune plan job.yaml", "finetune run job.yaml"]
+    assert value["next"] == ["finetune plan --here job.yaml", "finetune run job.yaml"]
     assert "carriedOver" not in value
 
 

@@ -17,7 +17,7 @@ from tests.assistant.tiny_models import exported_run, saved_folder
 from tests.cli.conftest import Finetune
 from tests.conftest import ROOT
 
-from finetune_assistant.ports import bound
+from finetune_assistant.serving.ports import bound
 
 
 def documented(word: str) -> list[str]:

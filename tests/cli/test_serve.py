@@ -18,7 +18,7 @@ from openai import BadRequestError, OpenAI
 from tests.assistant.serving.chained_model import ANSWER, chained_run
 from tests.cli.conftest import Finetune
 
-from finetune_assistant.ports import bound
+from finetune_assistant.serving.ports import bound
 from finetune_cli.app import main
 
 QUESTION = [{"role": "user", "content": "How do I sort?"}]

@@ -1,1 +1,1 @@
-"""Talking to a model: prompting and chat."""
+"""What comes before a run and after it: data, prompts, answers, and proof that a model is better."""

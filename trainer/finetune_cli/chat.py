@@ -21,6 +21,7 @@ from finetune_cli.model_options import (
     Temperature,
     TopK,
     TopP,
+    refuse_greedy_with_others,
     say_loading,
 )
 
@@ -58,6 +59,9 @@ def chat(
     from finetune_assistant.inference.loading import load
     from finetune_assistant.inference.sampling import Sampling
 
+    if once is not None and not once.strip():
+        raise typer.BadParameter("--once has no question; give one, or leave it out for a conversation")
+    refuse_greedy_with_others(greedy, temperature, top_k, top_p)
     sampling = Sampling(
         greedy=greedy,
         temperature=temperature,

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from finetune_assistant.curation.pipeline import Examined
     from finetune_assistant.curation.writing import Written
 
-Output = Annotated[Path, typer.Option("--output", metavar="FILE", help="Where the rows go: .jsonl or .parquet.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the rows go: .jsonl or .parquet.")]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Write the rows in a random order, which --seed decides.")]
 PromptsOnly = Annotated[bool, typer.Option("--prompts-only", help="Write only what is asked: the first user message as prompt, each once.")]
 

@@ -50,7 +50,7 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, metavar="N", help="For shots, answers and intervals; absent: lm-eval's own.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the results as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the results as JSON.")] = None,
     task_folder: Annotated[
         Path | None,
         typer.Option("--task-folder", metavar="FOLDER", help="Keep the task definitions: `lm_eval run --include_path FOLDER` reads them."),

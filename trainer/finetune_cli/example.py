@@ -49,9 +49,9 @@ EXAMPLES: Final = {
 
 def example(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="Which one; without it they are listed.", show_default=False)] = "",
-    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where it goes; by default here.", show_default=False)] = Path(
-        "."
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes; by default here.", show_default=False)
+    ] = Path("."),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write an example: a job with what it reads."""

@@ -22,6 +22,7 @@ from finetune_cli.model_options import (
     Temperature,
     TopK,
     TopP,
+    refuse_greedy_with_others,
     say_loading,
 )
 
@@ -65,6 +66,7 @@ def generate(
     from finetune_assistant.inference.sampling import Sampling
     from finetune_assistant.prompts.prompt_rows import read_prompts
 
+    refuse_greedy_with_others(greedy, temperature, top_k, top_p)
     sampling = Sampling(
         greedy=greedy,
         temperature=temperature,

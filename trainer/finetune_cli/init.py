@@ -238,7 +238,7 @@ def _write(output: Path, text: str) -> None:
 def _tell(drafted: "Draft", given: "Translation", other: Path | None, output: Path | None, *, cluster: bool, as_json: bool) -> None:
     """The job on stdout, or where it went; beside it, on stderr, what is to be known and what comes next."""
     file = str(output) if output is not None else "job.yaml"
-    then = ["finetune validate --cluster", "finetune apply"] if cluster else ["finetune plan", "finetune run"]
+    then = ["finetune validate --cluster", "finetune apply"] if cluster else ["finetune plan --here", "finetune run"]
     following = [f"{command} {file}" for command in then]
     left = given.left | drafted.left
     carried = [key for key in given.carried() if key not in left]

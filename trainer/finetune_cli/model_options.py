@@ -28,6 +28,13 @@ MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, met
 Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Makes sampled answers repeatable.")]
 
 
+def refuse_greedy_with_others(greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> None:
+    """Raises BadParameter where options would have no effect: the likeliest token is the same whatever they say."""
+    given = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
+    if greedy and (idle := [name for name, value in given.items() if value]):
+        raise typer.BadParameter(f"--greedy takes the likeliest token, so {' and '.join(idle)} would change nothing; give one or the other")
+
+
 def say_loading(model: str, *, as_json: bool) -> None:
     """A model may take minutes to load, which a person should know."""
     if sys.stderr.isatty() and not as_json:

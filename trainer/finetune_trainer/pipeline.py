@@ -5,6 +5,7 @@ before it left in the folder or in storage, so the same call goes on wherever an
 operator runs the same stages in pods of their own (`pods/`); only what is around them differs.
 """
 
+import math
 import os
 import threading
 import time
@@ -311,12 +312,14 @@ def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sin
     store = checkpoints_of(local)
     chosen = chosen_checkpoint(local)
     if not _is_exported(local, run, chosen):
-        sink.record(StageStarted(stage="export", total=run.model_shape.parameters, unit="parameters"))
         record = _until_stopped(local, sink, "export")
         with store.reader(chosen) as reader:
+            weights = CheckpointWeights(reader)
+            # Those of the plan lack the rows of new tokens.
+            sink.record(StageStarted(stage="export", total=sum(map(math.prod, weights.shapes.values())), unit="parameters"))
             export(
                 run,
-                CheckpointWeights(reader),
+                weights,
                 step=chosen.step,
                 base=model.folder,
                 folder=local.folder.model,

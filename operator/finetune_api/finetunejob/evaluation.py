@@ -34,7 +34,7 @@ class Judge(Spec):
     model: Word = Field(description="The judge, as the endpoint calls it.")
     api_key_secret: SecretKey | None = Field(default=None, description="The endpoint's key; absent is OPENAI_API_KEY of the pod.")
     prompts: Place | None = Field(default=None, description="Prompts: a file of the pod's volumes, or a Hub data set; absent is ours.")
-    limit: Positive = Field(default=40, description="Prompts that are judged, the first ones.")
+    limit: Positive = Field(default=40, description="Prompts that are judged: the first ones of a file, and of ours some of each kind.")
     max_tokens: Positive = Field(default=200_000, description="Tokens that the judge may take in all, with those of its replies.")
 
 

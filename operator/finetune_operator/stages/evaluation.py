@@ -14,7 +14,7 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.merged_pods import evaluation_pod
 from finetune_api.pod_result import EvaluationResult
 from finetune_api.reasons import Reason
-from finetune_api.status import EvaluationStatus, FineTuneJobStatus, figures_text
+from finetune_api.status import EvaluatedTask, EvaluationStatus, FineTuneJobStatus, figures_text
 from finetune_api.times import seconds_between
 from finetune_operator import keys
 from finetune_operator.observation import RAY_CLUSTER, Json, Observed, last_attempt
@@ -35,6 +35,7 @@ _SETTINGS: Final = "spec.evaluation.pod"
 _OVERDUE_SECONDS: Final = 60.0
 # Nothing announces that a pod is overdue, or that last words won't come.
 _AGAIN_SECONDS: Final = 30.0
+_WITHOUT_FIGURES: Final = "; the job goes on without its figures: `finetune evaluate` measures the published model"
 _OLD_IMAGE: Final = "images from before this stage end so at once: name another in spec.evaluation.pod.image"
 
 
@@ -50,7 +51,7 @@ def evaluation(observed: Observed, status: FineTuneJobStatus, settings: Settings
     if known is not None and known.digest == digest:
         return StageDecision(status=evaluated(observed, status), done=True, actions=_going_on(observed))
     if known is not None and known.failed_job == name:
-        return StageDecision(status=_failed_before(observed, status), done=True, actions=_but_its_log(observed, name))
+        return _failed_before(observed, status).after(*_but_its_log(observed, name))
     status = _without_failure(status)
     # What is published tells of the evaluation, so that nothing may be published before it.
     former = (*_deleted(observed, keys.EVALUATION, name), *_deleted(observed, keys.PUBLICATION))
@@ -106,7 +107,9 @@ def _wrong(observed: Observed, result: EvaluationResult, digest: str) -> str | N
 def _measured(result: EvaluationResult) -> EvaluationStatus:
     loss = result.loss
     found = evaluation_status(result.step, loss) if loss is not None else EvaluationStatus(step=result.step)
-    told = {"digest": result.digest, "tasks": list(result.tasks) or None, "judge": result.judge, "results": result.results}
+    # A list keeps keys that it doesn't know, and the API server may refuse what a pod gave under them.
+    tasks = [EvaluatedTask(**{name: getattr(task, name) for name in EvaluatedTask.model_fields}) for task in result.tasks]
+    told = {"digest": result.digest, "tasks": tasks or None, "judge": result.judge, "results": result.results}
     return found.model_copy(update=told)
 
 
@@ -115,12 +118,10 @@ def _failed(observed: Observed, status: FineTuneJobStatus, name: str, read: PodJ
 
     It is recorded before anything follows from it: a Job that would go on is deleted with the next look, and then nothing else tells.
     """
-    reason, gate = read.reason or Reason.EVALUATION_FAILED, job_of(observed).spec.publish.gate.judge_win_rate
-    if gate is not None:
-        message = f"{read.message}; spec.publish.gate.judgeWinRate needs it: mend what it says and raise spec.retry, or remove the gate"
-        status = set_condition(observed, status, ConditionType.EVALUATED, "False", reason, message)
-        return StageDecision(status=status, failed=(reason, message))
-    message = f"{read.message}; the job goes on without its figures: `finetune evaluate` measures the published model"
+    reason = read.reason or Reason.EVALUATION_FAILED
+    if _gate_needs_it(observed):
+        return _missed(observed, status, reason, read.message)
+    message = f"{read.message}{_WITHOUT_FIGURES}"
     last = last_attempt(status)
     known = status.evaluation or EvaluationStatus(step=(last.last_step if last is not None else None) or 0)
     # Figures of another evaluation are none of this one.
@@ -136,11 +137,25 @@ def _without_failure(status: FineTuneJobStatus) -> FineTuneJobStatus:
     return status.model_copy(update={"evaluation": status.evaluation.model_copy(update={"failed_job": None})})
 
 
-def _failed_before(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:
-    """The status with the condition that tells of the failure, of the spec that is looked at."""
+def _failed_before(observed: Observed, status: FineTuneJobStatus) -> StageDecision:
+    """What a failure that is recorded amounts to under the spec that is looked at: its gate may have come since."""
     told = find(status.conditions, ConditionType.EVALUATED)
     reason, message = (told.reason, told.message) if told is not None and told.status == "False" else (Reason.EVALUATION_FAILED, "")
-    return set_condition(observed, status, ConditionType.EVALUATED, "False", reason, message)
+    if _gate_needs_it(observed):
+        return _missed(observed, status, reason, message.removesuffix(_WITHOUT_FIGURES))
+    return StageDecision(status=set_condition(observed, status, ConditionType.EVALUATED, "False", reason, message), done=True)
+
+
+def _gate_needs_it(observed: Observed) -> bool:
+    return job_of(observed).spec.publish.gate.judge_win_rate is not None
+
+
+def _missed(observed: Observed, status: FineTuneJobStatus, reason: str, message: str) -> StageDecision:
+    """The end of a job whose gate needs figures that there are not."""
+    told = "spec.publish.gate.judgeWinRate needs it: mend what it says, or remove the gate; then raise spec.retry"
+    message = f"{message or 'the evaluation failed'}; {told}"
+    status = set_condition(observed, status, ConditionType.EVALUATED, "False", reason, message)
+    return StageDecision(status=status, failed=(reason, message))
 
 
 def _holds_gpus(observed: Observed, job: FineTuneJob) -> str | None:

@@ -109,9 +109,10 @@ def _loss_refused(observed: Observed, status: FineTuneJobStatus) -> str | None:
 
 def _is_of_published(observed: Observed, status: FineTuneJobStatus, found: EvaluationStatus) -> bool:
     """Whether the evaluation is of the checkpoint that is published: the last one's may not have been reported."""
-    if found.digest is not None:  # of the stage, which takes that checkpoint
+    spec = job_of(observed).spec
+    if found.digest is not None and spec.evaluation.has_stage:  # of the stage, which takes that checkpoint
         return True
-    run, is_last = observed.run, job_of(observed).spec.publish.checkpoint == "last"
+    run, is_last = observed.run, spec.publish.checkpoint == "last"
     return run is not None and is_last and found.step == trained_step(status, run)
 
 

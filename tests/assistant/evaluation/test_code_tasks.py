@@ -12,7 +12,7 @@ from tests.assistant.evaluation.small_benchmarks import base_model
 
 from finetune_api.errors import InvalidData, InvalidModel
 from finetune_assistant.evaluation.code_tasks import CodeTasks, Continuation, code_tasks, measured_code
-from finetune_assistant.loading import LoadedModel
+from finetune_assistant.inference.loading import LoadedModel
 from finetune_assistant.sandbox.humaneval import STOP_SEQUENCES
 from finetune_trainer.data.dialogues import Message
 

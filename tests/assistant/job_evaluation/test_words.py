@@ -11,7 +11,15 @@ from finetune_assistant.job_evaluation.words import fields_are_named, in_words_o
 
 ASSISTANT = Path(evaluation.__file__).parent.parent
 # Files whose messages an evaluation of a job may meet, and the options in them that it never does: it gives no such setting.
-MET = ("evaluation", "judging/endpoint.py", "judging/budget.py", "judging/run.py", "judging/folder.py", "samples.py", "answer_file.py")
+MET = (
+    "evaluation",
+    "endpoint/client.py",
+    "endpoint/budget.py",
+    "judging/run.py",
+    "judging/folder.py",
+    "answers/samples.py",
+    "answers/answer_file.py",
+)
 NEVER_MET = {"--device", "--perplexity", "--chat-template", "--budget-usd", "--against", "--overwrite", "--no-chat-template"}
 
 

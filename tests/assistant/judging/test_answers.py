@@ -8,8 +8,8 @@ import pytest
 from tests.assistant.judging.answer_files import answers_file
 
 from finetune_api.errors import InvalidData
-from finetune_assistant.code_prompts import code_prompts
 from finetune_assistant.judging.answers import as_messages, cut_at_control_tokens, pair_of, pair_row, paired, read_answers
+from finetune_assistant.prompts.code_prompts import code_prompts
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 from tests.assistant.judging.answer_files import pair
 from tests.assistant.judging.judge_server import KEY, Answer, JudgeServer, Raw, completion, first_wins, judge_server, longer_wins, shown
 
+from finetune_assistant.endpoint.budget import Budget
+from finetune_assistant.endpoint.client import Endpoint, EndpointSettings, Reply, RequestRefused
+from finetune_assistant.endpoint.pace import Pace
 from finetune_assistant.judging.answers import Answer as OneAnswer
-from finetune_assistant.judging.budget import Budget
-from finetune_assistant.judging.endpoint import Endpoint, EndpointSettings, Reply, RequestRefused
-from finetune_assistant.judging.pace import Pace
 from finetune_assistant.judging.pairs import Judge, JudgedPair, judge_answers, judge_pairs
 
 Script = Callable[[Sequence[Mapping[str, str]]], Answer]

@@ -11,10 +11,10 @@ from tests.assistant.judging.answer_files import pair
 from tests.assistant.judging.judge_server import KEY, Answer, JudgeServer, Raw, completion, first_wins, judge_server, longer_wins, shown
 
 from finetune_api.errors import BudgetSpent, EndpointFailed, Interrupted, InvalidData, RunConflict
+from finetune_assistant.endpoint.budget import Budget
+from finetune_assistant.endpoint.client import EndpointSettings
 from finetune_assistant.judging.answers import Answer as OneAnswer
 from finetune_assistant.judging.answers import Pair, Pairs
-from finetune_assistant.judging.budget import Budget
-from finetune_assistant.judging.endpoint import EndpointSettings
 from finetune_assistant.judging.folder import read_pair_run
 from finetune_assistant.judging.run import NothingReadable, Plan, run_pairs, run_scores
 

@@ -13,8 +13,8 @@ from tests.assistant.tiny_models import exported_run
 from tests.readers import trl_trainers
 from tests.readers.environments import environment, packages
 
+from finetune_assistant.inference.prompting import TrainedPrompter
 from finetune_assistant.judging.votes import Vote, vote_row
-from finetune_assistant.prompting import TrainedPrompter
 from finetune_cli.app import main
 from finetune_trainer.data.dialogues import Dialogue, Message
 from finetune_trainer.preparation.labels import Encoder

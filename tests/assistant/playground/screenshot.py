@@ -16,7 +16,7 @@ from finetune_assistant.playground.page import blocks
 from finetune_assistant.playground.serving import served
 from finetune_assistant.playground.talks import Talks
 from finetune_assistant.playground.votes import VoteFile
-from finetune_assistant.ports import bound
+from finetune_assistant.serving.ports import bound
 
 NAMES = ("scripted-tuned", "scripted-base")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune_api.errors import InvalidData
-from finetune_assistant.chat import Answer, OnText, Stopped
+from finetune_assistant.inference.chat import Answer, OnText, Stopped
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.playground.voices import Voice
-from finetune_assistant.sampling import Sampling
 from finetune_trainer.data.dialogues import Message
 
 TOO_LONG = 1000  # characters of a question that fits no window

@@ -16,7 +16,7 @@ from finetune_assistant.playground.pictures import why_not_run
 from finetune_assistant.playground.serving import served
 from finetune_assistant.playground.talks import Talks
 from finetune_assistant.playground.votes import VoteFile
-from finetune_assistant.ports import bound
+from finetune_assistant.serving.ports import bound
 
 
 def main(votes: Path) -> None:

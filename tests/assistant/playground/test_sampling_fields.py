@@ -3,8 +3,8 @@
 import pytest
 
 from finetune_api.errors import InvalidInput
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.playground.sampling_fields import FIELDS, sampling_of
-from finetune_assistant.sampling import Sampling
 
 
 def texts(**given: str) -> list[str]:

@@ -12,10 +12,10 @@ from tests.assistant.playground.space_repository import WRITE, SpaceHub, space_h
 from tests.trainer.hub_server import Fault
 
 from finetune_api.errors import InvalidPublication, PublicationFailed
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.playground.space import MARK, PublishedSpace, publish_space
 from finetune_assistant.playground.start import Start
-from finetune_assistant.ports import bound
-from finetune_assistant.sampling import Sampling
+from finetune_assistant.serving.ports import bound
 from finetune_trainer.publishing.hub_client import Patience
 
 IMPATIENT = Patience(attempts=3, wait_seconds=0.01, timeout_seconds=30.0)
@@ -123,4 +123,4 @@ def test_what_was_sent_begins_by_itself(hub: SpaceHub, tmp_path: Path) -> None:
         environment = {**os.environ, "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
         ran = subprocess.run([sys.executable, "app.py"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     assert f"InvalidInput: --port {port} on 127.0.0.1 can't be had" in ran.stderr
-    assert str(tmp_path / "finetune_assistant/ports.py") in ran.stderr
+    assert str(tmp_path / "finetune_assistant/serving/ports.py") in ran.stderr

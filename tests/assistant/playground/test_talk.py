@@ -9,13 +9,13 @@ import pytest
 from tests.assistant.playground.scripted import PLOT, TOO_LONG, scripted
 
 from finetune_api.errors import InvalidInput
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.judging.votes import Vote
 from finetune_assistant.playground.line import Line
 from finetune_assistant.playground.talk import Choice, Talk
 from finetune_assistant.playground.talks import Talks
 from finetune_assistant.playground.views import View
 from finetune_assistant.playground.voices import NOTHING_ASKED, Settings
-from finetune_assistant.sampling import Sampling
 
 LEFT_IS_TUNED, LEFT_IS_BASE = 1, 0  # seeds that draw these sides
 

@@ -8,9 +8,9 @@ from tests.assistant.playground.scripted import TOO_LONG, Scripted
 from tests.assistant.tiny_models import exported_run
 
 from finetune_api.errors import InvalidData
-from finetune_assistant.loading import load
+from finetune_assistant.inference.loading import load
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.playground.voices import Dialogue, voice_of
-from finetune_assistant.sampling import Sampling
 from finetune_trainer.data.dialogues import Message
 
 GREEDY = Sampling(greedy=True)

@@ -19,7 +19,7 @@ from tests.exported_models import ModelWeights, source_model, training_run
 
 from finetune_api.evaluation_digest import evaluation_digest
 from finetune_api.evaluation_summary import EvaluationSummary, parse_summary, summary_key
-from finetune_api.finetunejob import Evaluation
+from finetune_api.finetunejob import Evaluation, Publish
 from finetune_api.pod_checks import job_json
 from finetune_api.pod_result import LARGEST_MESSAGE, PodResult, parse_pod_result
 from finetune_api.training_run import TrainingRun
@@ -298,3 +298,66 @@ def test_what_others_put_into_the_storage_is_not_followed_out_of_the_folder(trai
     code, result = trained.evaluate(run, "pod")
     assert (code, result.reason) == (1, "StorageFailed")
     assert "is no file of an evaluation; delete it" in str(result.message)
+
+
+def rejecting(trained: Trained, after: int) -> None:
+    """A judge that refuses the key once it has answered so many requests."""
+    replies: list[Answer] = []
+
+    def answer(messages: Sequence[Mapping[str, str]]) -> Answer:
+        replies.append(longer_wins(messages) if len(replies) < after else Raw(status=401, body='{"error": {"message": "no"}}'))
+        return replies[-1]
+
+    trained.judge.answer = answer
+
+
+def test_prompts_that_changed_after_a_pod_was_ended_are_answered_anew(trained: Trained) -> None:
+    """A file of a volume or a data set of the Hub is another one some day; what its former rows were answered with is nobody's work."""
+    prompts = trained.folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Name {word}."}) + "\n" for word in ("a bird", "a tree", "a fish")))
+    run = trained.asking_for(judge={"baseUrl": trained.judge.url, "model": "scripted", "prompts": str(prompts)})
+    rejecting(trained, after=2)
+    code, result = trained.evaluate(run, "pod")
+    assert (code, result.reason) == (2, "InvalidEndpoint")
+    prompts.write_text("".join(json.dumps({"prompt": f"Name {word}."}) + "\n" for word in ("a bird", "a stone")))
+    trained.judge.answer = longer_wins
+    code, result = trained.evaluate(run, "pod-2")
+    assert (code, result.outcome) == (0, "Done"), result.message
+    summary = trained.summary(run)
+    assert summary.judge is not None
+    assert summary.judge.prompts == 2
+
+
+def test_replies_without_their_settings_are_used_all_the_same(trained: Trained) -> None:
+    """A pod that was killed while it copied for the first time left the replies alone, which were paid for."""
+    run = trained.asking_for(judge={"baseUrl": trained.judge.url, "model": "scripted", "limit": 3})
+    rejecting(trained, after=2)
+    trained.evaluate(run, "pod")
+    (trained.place(run) / "judge/run.json").unlink()
+    trained.judge.answer = longer_wins
+    code, result = trained.evaluate(run, "pod-2")
+    assert (code, result.outcome) == (0, "Done"), result.message
+    assert json.loads((trained.place(run) / "judge/summary.json").read_text())["requests"]["fromCache"] == 2
+
+
+def test_a_budget_that_ends_before_a_gate_can_open_is_told_and_raised(trained: Trained) -> None:
+    """Figures that are done aren't measured again: a gate that too few pairs keep closed would stay so, whatever the budget."""
+    judge = {"baseUrl": trained.judge.url, "model": "scripted", "limit": 8, "maxTokens": 6000}
+    trained.judge.answer = lambda messages: completion(str(longer_wins(messages)), prompt_tokens=900, completion_tokens=100)
+    gate = Publish.model_validate({"gate": {"judgeWinRate": {"min": 0.99}}}, by_alias=True)
+
+    def run_with(**changes: Any) -> TrainingRun:
+        run = trained.asking_for(judge=judge | changes)
+        spec = run.job.spec.model_copy(update={"publish": gate})
+        return run.model_copy(update={"job": run.job.model_copy(update={"spec": spec})})
+
+    code, result = trained.evaluate(run_with(), "pod")
+    assert (code, result.reason, result.permanent) == (2, "InvalidInput", True)
+    assert "spec.evaluation.judge.maxTokens=6000 is spent" in str(result.message)
+    sent = len(trained.judge.requests)
+    code, result = trained.evaluate(run_with(maxTokens=100_000), "pod-2")
+    assert (code, result.outcome) == (0, "Done"), result.message
+    summary = trained.summary(run_with())
+    assert summary.judge is not None
+    assert summary.judge.prompts == 8
+    assert json.loads((trained.place(run_with()) / "judge/summary.json").read_text())["requests"]["fromCache"] == sent

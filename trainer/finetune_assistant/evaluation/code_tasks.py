@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData, InvalidModel, NoSandbox
-from finetune_assistant.dialogue_prompting import DialoguePrompter
 from finetune_assistant.evaluation.results import Measurement
-from finetune_assistant.generation import Request, answers, seed_of
-from finetune_assistant.loading import LoadedModel
-from finetune_assistant.sampling import Sampling, longest_answer, window_of
+from finetune_assistant.inference.dialogue_prompting import DialoguePrompter
+from finetune_assistant.inference.generation import Request, answers, seed_of
+from finetune_assistant.inference.loading import LoadedModel
+from finetune_assistant.inference.sampling import Sampling, longest_answer, window_of
 from finetune_assistant.sandbox import humaneval, plots
 from finetune_assistant.sandbox.examples import PLOT_PROMPTS
 from finetune_assistant.sandbox.humaneval import Problem

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.errors import InvalidModel
-from finetune_assistant.loading import TEMPLATE_FILE, check_weights, model_place
+from finetune_assistant.inference.loading import TEMPLATE_FILE, check_weights, model_place
 
 # Each is a tokenizer by itself; the first is what nearly all models have.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.errors import InvalidData, RunFailed
 from finetune_assistant.evaluation.results import Measurement
-from finetune_assistant.loading import TEMPLATE_FILE
+from finetune_assistant.inference.loading import TEMPLATE_FILE
 from finetune_trainer.data.dialogues import Dialogue, Dropped
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 

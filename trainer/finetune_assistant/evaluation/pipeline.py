@@ -18,8 +18,8 @@ from finetune_assistant.evaluation.model_files import ModelFiles, model_files, t
 from finetune_assistant.evaluation.perplexity import encoder_of, perplexity, read_dialogues
 from finetune_assistant.evaluation.results import EvaluatedModel, Evaluation, Measurement
 from finetune_assistant.evaluation.tasks import chosen_tasks, need_harness
-from finetune_assistant.loading import release_memory
-from finetune_assistant.sampling import window_of
+from finetune_assistant.inference.loading import release_memory
+from finetune_assistant.inference.sampling import window_of
 from finetune_trainer.data.dialogues import Dialogue
 
 Progress = Callable[[str], Callable[[int, int], None]]
@@ -187,7 +187,7 @@ def _perplexities(files: ModelFiles, model: Any, window: int, asked: _Asked, pro
 
 def _code(files: ModelFiles, tasks: CodeTasks, asked: _Asked, progress: Progress) -> Part:
     """Tasks whose answers are run, of the model loaded anew with what talks to it."""
-    from finetune_assistant.loading import Dtype, load
+    from finetune_assistant.inference.loading import Dtype, load
 
     settings = asked.settings
     if asked.kept is not None and (found := asked.kept.find(_identity(files), tasks.names)) is not None:

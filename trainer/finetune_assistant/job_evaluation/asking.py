@@ -10,14 +10,14 @@ from typing import Final
 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.finetunejob.places import is_hub_place
-from finetune_assistant import code_prompts, samples
+from finetune_assistant.answers.samples import Questions
+from finetune_assistant.endpoint.budget import Budget
+from finetune_assistant.endpoint.client import EndpointSettings
 from finetune_assistant.evaluation.harness import HarnessSettings
-from finetune_assistant.judging.budget import Budget
-from finetune_assistant.judging.endpoint import EndpointSettings
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.judging.run import Plan
-from finetune_assistant.prompt_rows import PromptRow, read_prompts
-from finetune_assistant.samples import Questions
-from finetune_assistant.sampling import Sampling
+from finetune_assistant.prompts import code_prompts
+from finetune_assistant.prompts.prompt_rows import SAMPLE_PROMPTS, PromptRow, read_prompts
 from finetune_trainer.data.splits import SUFFIXES
 from finetune_trainer.secrets import ENDPOINT_KEY, Secrets
 
@@ -44,7 +44,7 @@ def questions(job: FineTuneJob, base: Path) -> list[Questions]:
     evaluation, generation = job.spec.evaluation, job.spec.generation
     asked = []
     if (wanted := evaluation.samples) is not None:
-        rows = _rows(wanted.prompts, samples.OURS, base)[: wanted.count]
+        rows = _rows(wanted.prompts, SAMPLE_PROMPTS, base)[: wanted.count]
         greedy = Sampling(greedy=True, max_new_tokens=wanted.max_new_tokens)
         asked.append(Questions(name=GREEDY, rows=rows, sampling=greedy))
         asked.append(Questions(name=SAMPLED, rows=rows, sampling=_drawn(job, wanted.max_new_tokens)))

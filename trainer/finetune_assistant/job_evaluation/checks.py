@@ -12,11 +12,11 @@ from typing import Final
 
 from finetune_api.errors import InvalidEndpoint, InvalidSpec, NotInstalled, Problem
 from finetune_api.finetunejob import FineTuneJob
+from finetune_assistant.endpoint.client import EndpointSettings
 from finetune_assistant.evaluation.code_tasks import WHAT, code_tasks
 from finetune_assistant.evaluation.tasks import chosen_tasks, need_harness
 from finetune_assistant.job_evaluation.asking import judge_plan, questions, task_data
 from finetune_assistant.job_evaluation.words import fields_are_named
-from finetune_assistant.judging.endpoint import EndpointSettings
 from finetune_trainer.secrets import Secrets
 
 _ANSWER_SECONDS: Final = 10.0

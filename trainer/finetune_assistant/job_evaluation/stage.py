@@ -20,6 +20,7 @@ from typing import Any, Final
 from finetune_api.checks import is_path
 from finetune_api.errors import BudgetSpent, InvalidInput
 from finetune_api.evaluation_summary import SUMMARY_FILE, EvaluationSummary
+from finetune_assistant.answers.samples import Asked, Questions, answer_all, side_by_side
 from finetune_assistant.evaluation.harness import HarnessSettings
 from finetune_assistant.evaluation.kept_parts import KeptParts
 from finetune_assistant.evaluation.pipeline import Wanted, evaluation
@@ -31,7 +32,6 @@ from finetune_assistant.job_evaluation.telling import Told
 from finetune_assistant.job_evaluation.words import fields_are_named, in_words_of_a_job
 from finetune_assistant.judging.answers import paired, read_answers
 from finetune_assistant.judging.run import run_pairs
-from finetune_assistant.samples import Asked, Questions, answer_all, side_by_side
 from finetune_trainer.files.atomic import make_folder, write_atomically
 from finetune_trainer.pipeline import Exported, LocalRun
 from finetune_trainer.reporting.events import Event, Notice
@@ -131,7 +131,9 @@ def _judged(local: LocalRun, asked: Sequence[Questions], models: Sequence[Asked]
 
     def judged(concurrency: int) -> Mapping[str, Any]:
         plan = replace(judge_plan(local.job, local.secrets), concurrency=concurrency)
-        return run_pairs(pairs, folder / "judge", plan, on_progress=told.progress(f"pairs for {plan.settings.model}"))
+        progress = told.progress(f"pairs for {plan.settings.model}")
+        # Prompts may have changed since a pod was ended, or it had copied replies and not yet whose they are.
+        return run_pairs(pairs, folder / "judge", plan, takes_over=True, on_progress=progress)
 
     try:
         return judged(_CONCURRENCY)
@@ -140,16 +142,22 @@ def _judged(local: LocalRun, asked: Sequence[Questions], models: Sequence[Asked]
 
 
 def _within_budget(local: LocalRun, judged: Callable[[], Mapping[str, Any]], folder: Path, told: Told) -> Mapping[str, Any]:
-    """What can be judged before the tokens are spent. Raises InvalidInput if that is nothing."""
+    """What can be judged before the tokens are spent. Raises InvalidInput if that is nothing, or too little for the gate: done once,
+    it would be judged no further, whatever the budget is then.
+    """
     try:
         return judged()
     except BudgetSpent as error:
         summary: dict[str, Any] = json.loads((folder / "judge" / "summary.json").read_text(encoding="utf-8"))
-        if not summary["winRate"]["pairs"]:
-            judge = local.job.spec.evaluation.judge
-            assert judge is not None
+        rate, judge, gate = summary["winRate"], local.job.spec.evaluation.judge, local.job.spec.publish.gate.judge_win_rate
+        assert judge is not None
+        if not rate["pairs"]:
             raise InvalidInput(f"spec.evaluation.judge.maxTokens={judge.max_tokens} isn't enough for one pair; raise it") from error
         counted = f"{summary['judged']} of {summary['prompts']} pairs are judged, and the win rate is theirs"
+        if gate is not None and rate["low"] < gate.min:
+            spent = f"spec.evaluation.judge.maxTokens={judge.max_tokens} is spent: {counted}"
+            low = f"the lower end of its 95 % interval, {rate['low']:.3f}, is below spec.publish.gate.judgeWinRate.min={gate.min:g}"
+            raise InvalidInput(f"{spent}: {low}; raise maxTokens, and the other pairs are judged, or ease the gate") from error
         told.note(f"spec.evaluation.judge.maxTokens is spent: {counted}")
         return summary
 

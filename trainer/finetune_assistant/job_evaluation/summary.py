@@ -21,12 +21,12 @@ from finetune_api.evaluation_summary import (
     bounded,
 )
 from finetune_api.pod_result import EvaluationResult
+from finetune_api.status import LONGEST_MESSAGE, LONGEST_TASK, LONGEST_WORD, EvaluatedTask, JudgedStatus
 from finetune_api.status import MOST_TASKS as MOST_TASKS_OF_STATUS
-from finetune_api.status import EvaluatedTask, JudgedStatus
 from finetune_assistant.evaluation.results import Difference, Evaluation, Measurement
 from finetune_assistant.evaluation.tasks import STANDARDS
 from finetune_assistant.judging.answers import prompt_text
-from finetune_assistant.prompt_rows import asked
+from finetune_assistant.prompts.prompt_rows import asked
 from finetune_trainer.pipeline import Exported
 
 
@@ -54,12 +54,12 @@ def summary_of(
 
 
 def result_of(summary: EvaluationSummary, results: str) -> EvaluationResult:
-    """What the pod says of it; `results`: the place of all figures."""
+    """What the pod says of it; `results`: the place of all figures. Names are cut, and a place left out, where a status has no room."""
     judge = summary.judge
     tasks = [
         EvaluatedTask(
-            task=one.task,
-            metric=one.metric,
+            task=bounded(one.task, LONGEST_TASK),
+            metric=bounded(one.metric, LONGEST_WORD),
             value=one.value,
             standard_error=one.standard_error,
             base=one.base,
@@ -77,7 +77,7 @@ def result_of(summary: EvaluationSummary, results: str) -> EvaluationResult:
         judge=None
         if judge is None
         else JudgedStatus(model=judge.model, win_rate=judge.win_rate, low=judge.low, high=judge.high, prompts=judge.prompts),
-        results=results,
+        results=results if len(results) <= LONGEST_MESSAGE else None,
     )
 
 

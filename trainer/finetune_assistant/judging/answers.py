@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData
-from finetune_assistant.code_prompts import Prompt, code_prompts
+from finetune_assistant.prompts.code_prompts import Prompt, code_prompts
 
 # Control tokens of chat templates: ours, ChatML's, Llama's, Gemma's, Phi's and the ends of text of GPT-2 and Llama 2.
 _TOKEN_NAMES = (

@@ -41,18 +41,19 @@ class ScoreRun:
 
 
 @contextmanager
-def opened(folder: Path, identity: dict[str, Any]) -> Iterator[Path]:
+def opened(folder: Path, identity: dict[str, Any], *, takes_over: bool = False) -> Iterator[Path]:
     """Hold the folder, made where it isn't, for the work that `identity` says; yields where replies are kept.
 
+    `takes_over`: whatever work it held before. Replies are found by what was asked, so that those to the same questions count.
     Raises RunConflict when the folder is another work's, holds other things, or is in use.
     """
     run = folder / _RUN
-    if folder.is_file() or (folder.is_dir() and not run.is_file() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and not run.is_file() and any(folder.iterdir()) and not takes_over):
         raise RunConflict(f"--output {folder} is there already, and no folder of `finetune judge`; choose another name")
     try:
         make_folder(folder)
         with locked(folder / "lock"):
-            kept = json.loads(run.read_text(encoding="utf-8")) if run.is_file() else None
+            kept = json.loads(run.read_text(encoding="utf-8")) if run.is_file() and not takes_over else None
             if kept not in (None, identity):
                 different = ", ".join(sorted(name for name in {*kept, *identity} if kept.get(name) != identity.get(name)))
                 raise RunConflict(f"--output {folder} holds another judge's work (it differs in {different}); choose another folder")

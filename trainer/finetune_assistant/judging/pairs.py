@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+from finetune_assistant.endpoint.client import Message, Reply, RequestRefused
 from finetune_assistant.judging.answers import Answer, Pair
-from finetune_assistant.judging.endpoint import Message, Reply, RequestRefused
 from finetune_assistant.judging.rubric import Messages, asked_again, pair_messages, single_messages
 from finetune_assistant.judging.verdict import Verdict, verdict_of
 

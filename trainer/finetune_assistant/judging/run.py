@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import EndpointFailed, FineTuneError, Interrupted
+from finetune_assistant.endpoint.budget import Budget
+from finetune_assistant.endpoint.client import Endpoint, EndpointSettings
+from finetune_assistant.endpoint.pace import Pace
 from finetune_assistant.judging.answers import Answer, Pairs
-from finetune_assistant.judging.budget import Budget
-from finetune_assistant.judging.endpoint import Endpoint, EndpointSettings
 from finetune_assistant.judging.folder import PairRun, ScoreRun, identity_of, opened, read_pair_run, write_pairs, write_scores
-from finetune_assistant.judging.pace import Pace
 from finetune_assistant.judging.pairs import JudgedAnswer, JudgedPair, judge_answers, judge_pairs
 from finetune_assistant.judging.report import write_pair_report, write_score_report
 from finetune_assistant.judging.summary import judges_compared, pair_summary, score_summary
@@ -40,8 +40,10 @@ class Plan:
     seed: int = 0
 
 
-def run_pairs(pairs: Pairs, folder: Path, plan: Plan, *, against: Sequence[Path] = (), on_progress: Progress) -> dict[str, Any]:
-    """Judge pairs; the summary. `against`: folders of other judges of the same pairs."""
+def run_pairs(
+    pairs: Pairs, folder: Path, plan: Plan, *, against: Sequence[Path] = (), takes_over: bool = False, on_progress: Progress
+) -> dict[str, Any]:
+    """Judge pairs; the summary. `against`: folders of other judges of the same pairs. `takes_over`: as of `folder.opened`."""
     others = [read_pair_run(path) for path in against]
     work, total, settings = pairs.pairs, len(pairs.pairs), plan.settings
     identity = identity_of(settings.model, pairs.names, work, temperature=settings.temperature, max_tokens=settings.max_tokens)
@@ -58,7 +60,11 @@ def run_pairs(pairs: Pairs, folder: Path, plan: Plan, *, against: Sequence[Path]
         write_pair_report(folder / "report.html", run, summary, list(zip(others, compared, strict=True)))
         return summary
 
-    with opened(folder, identity) as requests, _asking(requests, plan) as endpoint, _told(lambda: len(done), total, folder):
+    with (
+        opened(folder, identity, takes_over=takes_over) as requests,
+        _asking(requests, plan) as endpoint,
+        _told(lambda: len(done), total, folder),
+    ):
         try:
             for judged in judge_pairs(work, endpoint, concurrency=plan.concurrency):
                 done.append(judged)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_api.errors import InvalidInput
-from finetune_assistant.sampling import Sampling
+from finetune_assistant.inference.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,9 +70,9 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_assistant.ports import bound
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.playground.start import Start, playground
-from finetune_assistant.sampling import Sampling
+from finetune_assistant.serving.ports import bound
 
 start = {replace(start, votes=None)!r}
 if start.base is not None:

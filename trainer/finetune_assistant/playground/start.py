@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.errors import InvalidInput
-from finetune_assistant.loading import Dtype, LoadIn, load, model_place
+from finetune_assistant.inference.loading import Dtype, LoadIn, load, model_place
+from finetune_assistant.inference.sampling import AS_THE_MODEL, Sampling
 from finetune_assistant.playground.layout import Offer
 from finetune_assistant.playground.pictures import why_not_run
 from finetune_assistant.playground.serving import Served, served
 from finetune_assistant.playground.talks import Talks
 from finetune_assistant.playground.voices import Settings, Voice, voice_of
 from finetune_assistant.playground.votes import VoteFile
-from finetune_assistant.sampling import AS_THE_MODEL, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from finetune_api.errors import FineTuneError, InvalidInput
+from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.judging.answers import Pair
 from finetune_assistant.judging.votes import Vote
 from finetune_assistant.playground.line import Line
 from finetune_assistant.playground.views import Column, Said, Turn, View
 from finetune_assistant.playground.voices import Dialogue, Settings, Voice
-from finetune_assistant.sampling import Sampling
 from finetune_trainer.data.dialogues import Message
 
 # Seconds between two views of an answer that is being written: a browser shows no more than some twenty a second.

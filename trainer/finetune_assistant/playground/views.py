@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune_assistant.chat import Answer
+from finetune_assistant.inference.chat import Answer
 from finetune_trainer.data.dialogues import Message
 
 

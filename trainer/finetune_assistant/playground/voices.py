@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from finetune_assistant.chat import Answer, Chat, OnText
-from finetune_assistant.loading import LoadedModel
-from finetune_assistant.sampling import AS_THE_MODEL, Sampling
+from finetune_assistant.inference.chat import Answer, Chat, OnText
+from finetune_assistant.inference.loading import LoadedModel
+from finetune_assistant.inference.sampling import AS_THE_MODEL, Sampling
 from finetune_trainer.data.dialogues import Message
 
 
 class Dialogue(Protocol):
-    """What `finetune_assistant.chat.Chat` does, as far as a playground needs it."""
+    """What `finetune_assistant.inference.chat.Chat` does, as far as a playground needs it."""
 
     messages: list[Message]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from finetune_api.errors import InvalidInput
-from finetune_assistant.ports import bound
+from finetune_assistant.serving.ports import bound
 from finetune_assistant.serving.servers import Command
 from finetune_trainer.files.locks import LockHeld, locked
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 from finetune_api.errors import InvalidInput, InvalidModel
 from finetune_api.finetunejob import BaseModelSpec
 from finetune_api.finetunejob.places import is_address
-from finetune_assistant.loading import TEMPLATE_FILE, check_weights, model_place
-from finetune_assistant.prompting import ForeignPrompter, Prompter, TrainedPrompter
-from finetune_assistant.sampling import end_ids
+from finetune_assistant.inference.loading import TEMPLATE_FILE, check_weights, model_place
+from finetune_assistant.inference.prompting import ForeignPrompter, Prompter, TrainedPrompter
+from finetune_assistant.inference.sampling import end_ids
 from finetune_trainer.storage.protocol import Storage
 
 GENERATION_FILE: Final = "generation_config.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from finetune_api.errors import InvalidInput
-from finetune_assistant.loading import Dtype
+from finetune_assistant.inference.loading import Dtype
 
 ServerName = Literal["vllm", "transformers"]
 # What `transformers serve` imports (5.23), and what its `device_map` needs.

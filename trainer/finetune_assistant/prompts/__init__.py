@@ -1,0 +1,1 @@
+"""What models are asked: our prompts, those of a file or a Hub data set, and new ones that an endpoint writes."""
