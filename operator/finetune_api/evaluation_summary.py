@@ -92,6 +92,7 @@ class EvaluationSummary(StatusModel):
     schema_name: Literal["finetune-evaluation-summary/1"] = Field(default=SCHEMA, alias="schema", description="Version of this JSON.")
     digest: Name = Field(description="Digest of what was measured; also the folder's name.")
     step: Natural = Field(description="Step of the evaluated checkpoint.")
+    checkpoint: Name | None = Field(default=None, description="Digest of its manifest; what is measured of another one is another result.")
     loss: float | None = Field(default=None, description="Its mean loss of held-out tokens, if training measured it.")
     base_model: Name = Field(description="Name of the base model.")
     tasks: Annotated[tuple[TaskSummary, ...], Field(max_length=MOST_TASKS)] = Field(default=(), description="Benchmarks.")

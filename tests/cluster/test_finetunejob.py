@@ -196,7 +196,9 @@ def test_a_gate_refuses_and_once_eased_the_model_is_published_without_another_tr
             },
             publish__gate={"judgeWinRate": {"min": 0.9}},  # of four prompts, no win rate is as sure
         )
-        jobs.wait_until_told("judged", ["GateClosed", "spec.publish.gate.judgeWinRate.min is 0.9"], seconds=900)
+        failed = jobs.wait_for("judged", "Failed", seconds=900)
+        assert failed["reason"] == "GateClosed", jobs.told("judged")
+        assert "spec.publish.gate.judgeWinRate.min is 0.9" in failed["message"], failed
         refused, asked = jobs.get("judged")["status"], len(judge.requests)
         assert asked > 0, "the judge was asked"
         assert set(judge.keys) == {f"Bearer {JUDGE_KEY}"}

@@ -40,14 +40,14 @@ class Stage:
     def measure(self, local: LocalRun, exported: Exported, folder: Path, digest: str, record: Callable[[Event], None]) -> EvaluationSummary:
         record(StageAdvanced(stage="evaluation", done=1))
         self.measured.append(exported.step)
-        summary = EvaluationSummary(digest=digest, step=exported.step, base_model="base")
+        summary = EvaluationSummary(digest=digest, step=exported.step, checkpoint=exported.checkpoint, base_model="base")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").write_text(summary.to_json())
         return summary
 
 
 def exported(folder: Path, step: int) -> Exported:
-    return Exported(folder=folder, step=step, loss=1.5, identity="i", base=None, base_revision="r")
+    return Exported(folder=folder, step=step, checkpoint=f"c{step}", loss=1.5, base=None, base_revision="r")
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or where its checkpoints are: s3://bucket/prefix, a directory.")],
     step: Annotated[int | None, typer.Option("--step", min=0, metavar="N", help="Step of the checkpoint; absent is the newest.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the model goes; absent is RUN/model, or ./NAME for an address.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where the model goes; absent is RUN/model, or ./NAME for an address."),
     ] = None,
     model_format: Annotated[
         Literal["safetensors", "gguf"],

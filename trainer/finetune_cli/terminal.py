@@ -92,6 +92,8 @@ class LineSink:
         """Nothing is held back."""
 
     def _frequent(self, event: StepDone | StageAdvanced) -> Text | None:
+        if isinstance(event, StageAdvanced) and event.done == 0:
+            return None  # that the stage began is told already
         now = self._clock()
         done, total = (event.step, event.total_steps) if isinstance(event, StepDone) else (event.done, self._total)
         if self._printed_at is not None and now - self._printed_at < _PLAIN_PACE_SECONDS and done != total:

@@ -79,15 +79,15 @@ class LocalRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A checkpoint as a model folder: its step, its evaluation loss if there is one, and the run's identity.
+    """A checkpoint as a model folder: its step and digest, and its evaluation loss if there is one.
 
     `base`: the base model's folder, of `base_revision`; None where it gives an architecture without weights.
     """
 
     folder: Path
     step: int
+    checkpoint: str
     loss: float | None
-    identity: str
     base: Path | None
     base_revision: str
 
@@ -331,8 +331,8 @@ def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sin
     return Exported(
         folder=local.folder.model,
         step=chosen.step,
+        checkpoint=chosen.digest,
         loss=None if loss is None else float(loss),
-        identity=run.identity,
         base=model.folder if local.job.spec.model.initialization == "pretrained" else None,
         base_revision=model.revision,
     )
@@ -370,7 +370,7 @@ def measure_model(local: LocalRun, run: TrainingRun, exported: Exported, stage: 
     if not run.job.spec.evaluation.has_stage:
         return None
     folder, kept = local.folder.evaluation(run), local.folder.summary(run)
-    if kept is not None and kept.step == exported.step:
+    if kept is not None and kept.checkpoint == exported.checkpoint:
         sink.record(Notice(message=f"step {exported.step} is evaluated already: {folder}"))
         return kept
     return stage.measure(local, exported, folder, evaluation_digest(run.identity, run.job), _until_stopped(local, sink, "evaluation"))

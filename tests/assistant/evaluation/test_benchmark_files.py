@@ -96,6 +96,15 @@ def test_two_files_of_one_benchmark_are_refused(folder: Path, tmp_path: Path) ->
         truthfulqa(tmp_path)
 
 
+def test_the_volume_of_a_config_map_has_each_file_once(folder: Path, tmp_path: Path) -> None:
+    version = tmp_path / "..2026_11_30_10_00_00.1"
+    version.mkdir()
+    (version / "TruthfulQA.csv").write_text((folder / "TruthfulQA.csv").read_text())
+    (tmp_path / "..data").symlink_to(version.name)
+    (tmp_path / "TruthfulQA.csv").symlink_to("..data/TruthfulQA.csv")
+    assert truthfulqa(tmp_path).files == (tmp_path / "TruthfulQA.csv",)
+
+
 @pytest.mark.real_data
 def test_the_published_files_are_read_whole(test_data: Path) -> None:
     arc, scenes, truth = arc_challenge(test_data), hellaswag(test_data), truthfulqa(test_data)

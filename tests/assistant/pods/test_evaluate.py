@@ -107,10 +107,15 @@ def trained_run(folder: Path, initialization: str = "pretrained") -> TrainingRun
     model = {"name": str(base), "initialization": initialization}
     run = training_run(base, model=model, checkpoints={"storage": str(storage)}, generation={"maxNewTokens": 8})
     run = run.model_copy(update={"model_revision": folder_revision(base)})
-    weights = ModelWeights(source_model(base, rows=OLD_VOCABULARY + 4, seed=8))
+    commit(run, folder, seed=8)
+    return run
+
+
+def commit(run: TrainingRun, folder: Path, *, seed: int) -> None:
+    """A checkpoint of step 4; another seed, other weights."""
+    weights = ModelWeights(source_model(folder / "base", rows=OLD_VOCABULARY + 4, seed=seed))
     store = job_checkpoints(run.job, base=folder, default=folder, secrets=Secrets()).claimed()
     store.commit(STEP, [store.write_part(STEP, 0, [_piece(weights, name) for name in weights.shapes])], {"evaluationLoss": 1.5})
-    return run
 
 
 def _piece(weights: ModelWeights, name: str) -> Piece:
@@ -361,3 +366,16 @@ def test_a_budget_that_ends_before_a_gate_can_open_is_told_and_raised(trained: T
     assert summary.judge is not None
     assert summary.judge.prompts == 8
     assert json.loads((trained.place(run_with()) / "judge/summary.json").read_text())["requests"]["fromCache"] == sent
+
+
+def test_another_checkpoint_of_the_same_step_is_measured_anew(trained: Trained) -> None:
+    """Who deletes the checkpoints and applies the job again gets other weights, and may leave the former figures in the storage."""
+    run = trained.asking_for(samples={"count": 1, "maxNewTokens": 8})
+    trained.evaluate(run, "pod")
+    before = trained.summary(run)
+    shutil.rmtree(trained.storage / "checkpoints")
+    commit(run, trained.folder, seed=9)
+    code, result = trained.evaluate(run, "pod-2")
+    assert (code, result.outcome) == (0, "Done"), result.message
+    assert trained.summary(run).samples[0].tuned_greedy != before.samples[0].tuned_greedy
+    assert trained.summary(run).samples[0].base_greedy == before.samples[0].base_greedy

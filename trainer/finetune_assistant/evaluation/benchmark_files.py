@@ -85,9 +85,15 @@ def _mmlu_pattern(subject: str, split: str) -> str:
     return rf"(?<![a-z-]){subject.replace('_', '-')}[-/]{split}(?![a-z])"
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The folder's files, in order. Hidden ones are none: a volume of a ConfigMap has each file in a hidden folder, too."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
 def _matching(folder: Path, pattern: str) -> list[Path]:
     """Files below `folder` whose path, from the folder's own name on, has the pattern in lower case and with `-` for `_`."""
-    files = sorted(path for path in folder.rglob("*") if path.name.endswith(_SUFFIXES) and path.is_file())
+    files = [path for path in files_below(folder) if path.name.endswith(_SUFFIXES)]
     start = folder.resolve().name
     return [path for path in files if re.search(pattern, f"{start}/{path.relative_to(folder).as_posix()}".lower().replace("_", "-"))]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData, InvalidModel, NoSandbox
+from finetune_assistant.evaluation.benchmark_files import files_below
 from finetune_assistant.evaluation.results import Measurement
 from finetune_assistant.inference.dialogue_prompting import DialoguePrompter
 from finetune_assistant.inference.generation import Request, answers, seed_of
@@ -79,7 +80,8 @@ def _problems(task_data: Path | None) -> list[Problem]:
     names = ("HumanEval.jsonl.gz", "HumanEval.jsonl", "human-eval-v2-20210705.jsonl")
     if task_data is None:
         raise InvalidData(f"--tasks humaneval reads {names[0]}; give its folder as --task-data")
-    found = next((path for name in names for path in sorted(task_data.rglob(name))), None)
+    files = files_below(task_data)
+    found = next((path for name in names for path in files if path.name == name), None)
     if found is None:
         raise InvalidData(f"{task_data}: no file named like {', '.join(names)}; put it there, or give its folder as --task-data")
     return humaneval.read(found)

@@ -104,7 +104,7 @@ def _without_places(text: str, local: LocalRun) -> str:
 
 def _models(local: LocalRun, exported: Exported) -> list[Asked]:
     """The tuned model and, if it has weights, its base."""
-    tuned = Asked(key=_TUNED, name=local.job.metadata.name, folder=exported.folder, digest=f"{exported.identity} step {exported.step}")
+    tuned = Asked(key=_TUNED, name=local.job.metadata.name, folder=exported.folder, digest=exported.checkpoint)
     if exported.base is None:
         return [tuned]
     return [tuned, Asked(key=_BASE, name=base_name(local.job), folder=exported.base, digest=exported.base_revision)]

@@ -44,6 +44,7 @@ def summary_of(
     return EvaluationSummary(
         digest=digest,
         step=exported.step,
+        checkpoint=exported.checkpoint,
         loss=_finite(exported.loss),
         base_model=bounded(base_model, LONGEST_NAME),
         tasks=() if evaluation is None else _tasks(evaluation),

@@ -40,7 +40,7 @@ def evaluated(pod: Pod, stop: threading.Event) -> PodResult:
     stage.check(local)
     kept.fetch()
     summary = local.folder.summary(run)
-    if summary is None or summary.step != chosen_checkpoint(local).step:
+    if summary is None or summary.checkpoint != chosen_checkpoint(local).digest:
         with answered_before():
             cache = os.environ.get(MODEL_CACHE_ENV)
             model = base_model(local, run.model_revision, cache=Path(cache) if cache else None)

@@ -106,9 +106,18 @@ class Manifest:
         """Size of all objects."""
         return sum(one.size for one in self.objects)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the body: another checkpoint of the same step has another."""
+        return _digest(self._body())
+
     def to_bytes(self) -> bytes:
         """As an object: the body and its SHA-256."""
-        body = {
+        body = self._body()
+        return _canonical({"format": _FORMAT, "sha256": _digest(body), "body": body})
+
+    def _body(self) -> dict[str, Any]:
+        return {
             "identity": self.identity,
             "step": self.step,
             "attempt": self.attempt,
@@ -118,7 +127,6 @@ class Manifest:
             "tensors": [_tensor_json(tensor) for tensor in self.tensors.values()],
             "extra": dict(self.extra),
         }
-        return _canonical({"format": _FORMAT, "sha256": _digest(body), "body": body})
 
     @classmethod
     def from_bytes(cls, data: bytes, key: str) -> "Manifest":
