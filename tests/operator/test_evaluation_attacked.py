@@ -72,3 +72,13 @@ def test_other_devices_of_its_pod_are_no_gpus(world: World, kubelet: Kubelet) ->
     world.clock.advance(3600)
     world.settle()
     assert world.status["usage"]["gpuHours"] == pytest.approx(before + 1.0)
+
+
+@pytest.mark.parametrize("refused", [{"publish": {"checkpoint": "best"}}, {"evaluation": {"batchSize": 0}}], ids=["plan", "models"])
+def test_a_suspension_that_comes_with_a_refused_change_gives_its_gpus_back(world: World, kubelet: Kubelet, refused: Json) -> None:
+    trained(world, kubelet, evaluation=ASKED | {"pod": {"gpus": 1}})
+    kubelet.pod_of(kubelet.named(kinds.JOBS, "-evaluate-"), phase="Running")
+    world.change(suspend=True, **refused)
+    world.settle()
+    assert world.condition("Planned") == ("False", "InvalidSpec")
+    assert jobs(world, "-evaluate-") == []

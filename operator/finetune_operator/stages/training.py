@@ -30,6 +30,7 @@ from finetune_operator.stages.decision import Action, Create, StageDecision, set
 from finetune_operator.stages.fencing import fencing
 from finetune_operator.stages.freezing import pinned
 from finetune_operator.stages.planning import job_of
+from finetune_operator.stages.pod_job import unfinished
 from finetune_operator.stages.reporting import reporting
 from finetune_operator.stages.running import ending_of, followed, goes_on, stalled, stop_asked
 
@@ -52,11 +53,13 @@ def training(observed: Observed, status: FineTuneJobStatus, settings: Settings) 
 def training_held_up(observed: Observed, status: FineTuneJobStatus, settings: Settings, held_up: StageDecision) -> StageDecision:
     """What happens while a stage before training isn't done: an attempt that runs is followed, and none begins.
 
-    A change that is refused stops nothing; what follows a failure is for a spec to say that can be read.
+    A change that is refused stops nothing, unless it comes with a suspension; what follows a failure is for a spec to say that can be read.
     """
     going_on = observed if observed.job is not None else as_frozen(observed)
     if not is_running(status) or going_on is None:
-        return held_up.after(*delete_rayjobs_of_ended_attempts(observed, status))
+        stopped = unfinished(observed) if observed.raw["spec"].get("suspend") is True else ()
+        more = [action for action in stopped if action not in held_up.actions]
+        return held_up.after(*delete_rayjobs_of_ended_attempts(observed, status), *more)
     followed = held_up.then(training(going_on, status, settings))
     return replace(followed, stalled=held_up.stalled, failed=followed.failed if observed.job is not None else None, done=False)
 

@@ -131,9 +131,13 @@ def test_a_gate_is_judged_by_the_summary_in_storage(trained: Trained, tmp_path: 
     asked, digest = replace(trained, job=job), evaluation_digest(trained.run.identity, job)
     storage = job_storage(job, base=tmp_path, default=tmp_path, secrets=Secrets())
 
-    def judged(low: float, step: int = 4) -> bytes:
+    newest = job_checkpoints(job, base=tmp_path, default=tmp_path, secrets=Secrets()).newest_verified()
+    assert newest is not None
+
+    def judged(low: float, step: int = 4, checkpoint: str | None = newest.digest) -> bytes:
         verdict = JudgeSummary(model="m", prompts=20, wins=15, win_rate=0.75, low=low, high=0.9)
-        return EvaluationSummary(digest=digest, step=step, base_model="base", judge=verdict).to_json().encode()
+        summary = EvaluationSummary(digest=digest, step=step, checkpoint=checkpoint, base_model="base", judge=verdict)
+        return summary.to_json().encode()
 
     refused = "spec.publish.gate.judgeWinRate.min=0.6, and "
     begins = f"{refused}m preferred it to its base on 15 of 20 prompts: the rate's 95 % interval begins at 0.531"
@@ -142,6 +146,7 @@ def test_a_gate_is_judged_by_the_summary_in_storage(trained: Trained, tmp_path: 
             (None, f"{refused}no judge compared step 4 with its base"),
             (b"no summary", f"{refused}no judge compared step 4 with its base"),
             (judged(0.7, step=2), f"{refused}no judge compared step 4 with its base"),
+            (judged(0.7, checkpoint="another"), f"{refused}no judge compared step 4 with its base"),
             (judged(0.531), begins),
         ]
     ):

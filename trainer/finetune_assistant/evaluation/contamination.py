@@ -7,7 +7,7 @@ sentence. A number on a benchmark that was in the training data measures memory.
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from finetune_api.errors import FineTuneError, InvalidData
+from finetune_api.errors import FineTuneError, InvalidData, InvalidSpec
 from finetune_assistant.curation.contamination import EvaluationSets, Hit, read_evaluation_sets
 from finetune_assistant.curation.texts import spoken
 from finetune_assistant.curation.words import word_hashes
@@ -26,6 +26,8 @@ def contamination_notes(run_folder: Path, evaluation_files: Sequence[Path], *, c
         return []
     try:
         found = [hit for text in training_texts(run_folder) for hit in _hits(sets, *text)]
+    except InvalidSpec:  # it names a Secret and where that was looked for, and cards show these sentences
+        return [f"{called}: whether its training data holds these benchmarks is unknown: the keys of its data aren't here"]
     except FineTuneError as error:
         return [f"{called}: whether its training data holds these benchmarks is unknown: {error}"]
     return [_sentence(called, each, hits) for each in sets if (hits := [hit for hit in found if hit.evaluation_set == each.names[0]])]
@@ -40,8 +42,11 @@ def training_texts(run_folder: Path) -> Iterator[tuple[str, int, str]]:
     folder = RunFolder(run_folder)
     run = folder.frozen_run()
     base = Path(folder.origin.read_text(encoding="utf-8").strip()) if folder.origin.is_file() else Path()
-    for source in run.job.spec.dataset.sources if run is not None else ():
-        for item in parse(read(source, source.split, base=base, secrets=Secrets()), source):
+    if run is None:
+        return
+    for source in run.job.spec.dataset.sources:
+        rows = read(source, source.split, base=base, secrets=Secrets(), checkpoints=run.job.spec.checkpoints)
+        for item in parse(rows, source):
             if isinstance(item, Dialogue | Document):
                 yield item.source, item.row, "\n".join(spoken(item))
 

@@ -3,13 +3,13 @@
 import threading
 
 from finetune_api.evaluation_digest import evaluation_digest
-from finetune_api.evaluation_summary import LARGEST_SUMMARY_BYTES, SUMMARY_FILE, summary_key
+from finetune_api.evaluation_summary import LARGEST_SUMMARY_BYTES, SUMMARY_FILE, parse_summary, summary_key
 from finetune_api.keys import PUBLICATION
 from finetune_api.pod_result import PodResult, PublicationResult
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.files.atomic import make_folder, write_atomically
 from finetune_trainer.model.resolve import check_same
-from finetune_trainer.pipeline import LocalRun, base_model, export_model, publish_model, write_run_report
+from finetune_trainer.pipeline import LocalRun, base_model, chosen_checkpoint, export_model, publish_model, write_run_report
 from finetune_trainer.pods.pod import Pod, pod_name, run_stage
 from finetune_trainer.pods.run_objects import fetch_metrics, fetch_statistics, put_report, storage_of
 from finetune_trainer.reporting.events import Notice
@@ -42,12 +42,17 @@ def fetch_summary(local: LocalRun, run: TrainingRun) -> None:
     """Bring what the evaluation found into the run folder, for card, report and gate, if the job asks for one and it is there."""
     if not run.job.spec.evaluation.has_stage:
         return
-    key, folder = summary_key(evaluation_digest(run.identity, run.job)), local.folder.evaluation(run)
+    digest, folder = evaluation_digest(run.identity, run.job), local.folder.evaluation(run)
+    key = summary_key(digest)
     try:
         # Whoever may write to the storage may have put anything there.
         data = storage_of(local).get(key, 0, LARGEST_SUMMARY_BYTES + 1)
     except MissingObject:
         local.sink.record(Notice(message=f"card and report are without the evaluation: there is no {key} in the job's storage"))
+        return
+    summary = parse_summary(data, digest)
+    if summary is None or summary.checkpoint != chosen_checkpoint(local).digest:
+        local.sink.record(Notice(message=f"card and report are without the evaluation: {key} is not of the checkpoint that is published"))
         return
     make_folder(folder)
     write_atomically(folder / SUMMARY_FILE, data)
