@@ -158,6 +158,17 @@ def test_an_evaluation_that_goes_on_is_replaced_when_its_pod_is_another(world: W
     assert (wanted != former, digest_of(world)) == (True, digest), "it finds what the former one left"
 
 
+def test_no_two_pods_write_one_folder_of_the_storage(world: World, kubelet: Kubelet) -> None:
+    trained(world, kubelet)
+    pod = kubelet.pod_of(kubelet.named(kinds.JOBS, "-evaluate-"), phase="Running")
+    world.change(evaluation={"pod": {"resources": {"requests": {"memory": "8Gi"}}}})
+    world.look()
+    assert jobs(world, "-evaluate-") == []
+    assert world.message("Evaluated") == f"pod {pod['metadata']['name']} of a former evaluation ends first"
+    world.settle()
+    assert len(jobs(world, "-evaluate-")) == 1
+
+
 @pytest.mark.parametrize("change", [{"publish": {"hub": {"repository": "org/other"}}}, {"budget": {"stageDeadlineSeconds": 7200}}], ids=str)
 def test_what_evaluation_does_not_read_leaves_it_alone(world: World, kubelet: Kubelet, change: Json) -> None:
     trained(world, kubelet)

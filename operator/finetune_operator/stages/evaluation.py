@@ -64,6 +64,9 @@ def evaluation(observed: Observed, status: FineTuneJobStatus, settings: Settings
     if job.spec.suspend and (found is None or goes_on(observed, found)):
         return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former, *unfinished(observed))
     if found is None:
+        if (other := _measures_yet(observed)) is not None:
+            waits = _waits(observed, status, Reason.EVALUATING, f"pod {other} of a former evaluation ends first", *former)
+            return replace(waits, requeue_after_seconds=_AGAIN_SECONDS)
         if (holder := _holds_gpus(observed, job)) is not None:
             waits = _waits(observed, status, Reason.EVALUATING, f"pod {holder} of training gives its GPUs back first", *former)
             return replace(waits, requeue_after_seconds=_AGAIN_SECONDS)
@@ -163,6 +166,11 @@ def _holds_gpus(observed: Observed, job: FineTuneJob) -> str | None:
     if evaluation_pod(job.spec).gpus == 0:
         return None
     return next((pod.name for pod in observed.pods_of_stage(keys.TRAINING) if _is_of_training(pod) and not _is_over(observed, pod)), None)
+
+
+def _measures_yet(observed: Observed) -> str | None:
+    """A pod of another evaluation, whose Job is deleted: two that write one folder of the storage would mix what they found."""
+    return next((pod.name for pod in observed.pods_of_stage(keys.EVALUATION) if not _is_over(observed, pod)), None)
 
 
 def _is_of_training(pod: Pod) -> bool:
