@@ -38,7 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as `finetune run` leaves it before the export: run.json and checkpoints of steps 4 and 8."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "demo")
     base = base_folder(folder.path.parent / "tiny", "llama")
-    run = training_run(base, model={"name": str(base), "initialization": "random"})
+    dataset = {"sources": [{"path": "./dialogues.jsonl"}], "evaluation": {"fraction": 0.1}}
+    run = training_run(base, model={"name": str(base), "initialization": "random"}, dataset=dataset)
     run = run.model_copy(update={"model_revision": folder_revision(base)})
     for step in (4, 8):
         _checkpoint(run, folder, step, ModelWeights(source_model(base, rows=837, seed=step)))
