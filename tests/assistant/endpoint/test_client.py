@@ -145,10 +145,10 @@ def test_an_endpoint_that_is_down(server: JudgeServer, opened: Opened) -> None:
 
 def test_an_endpoint_that_is_slow(server: JudgeServer, opened: Opened) -> None:
     server.answer = scripted(Raw(body=json.dumps(completion("1 2")), delay=1.0), "8 7")
-    assert opened(timeout_seconds=0.3).ask(HELLO).text == "8 7"
+    assert opened(timeout_seconds=0.3, reply_seconds=60.0).ask(HELLO).text == "8 7"
     server.answer = scripted(Raw(body="{}", delay=1.0))
     with pytest.raises(EndpointFailed, match=r"no reply in 0\.1 seconds"):
-        opened(timeout_seconds=0.1, retries=0).ask([{"role": "user", "content": "another"}])
+        opened(timeout_seconds=0.1, reply_seconds=60.0, retries=0).ask([{"role": "user", "content": "another"}])
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -158,7 +158,7 @@ def test_an_endpoint_that_drips_for_ever(server: JudgeServer, opened: Opened, st
     assert opened(reply_seconds=0.3).ask(HELLO).text == "8 7"
     server.answer = scripted(Raw(status=status, drips=True))
     with pytest.raises(EndpointFailed, match=r"no whole reply in 0\.3 seconds"):
-        opened(timeout_seconds=0.3, reply_seconds=0.3, retries=0).ask([{"role": "user", "content": "another"}])
+        opened(timeout_seconds=60.0, reply_seconds=0.3, retries=0).ask([{"role": "user", "content": "another"}])
 
 
 class Waits(Pace):
