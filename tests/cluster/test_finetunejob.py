@@ -13,11 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from tests.assistant.evaluation.small_benchmarks import TRUTHFULQA, base_model
 from tests.assistant.judging.judge_server import KEY as JUDGE_KEY
 from tests.assistant.judging.judge_server import judge_server, longer_wins
 from tests.cluster.operator import BUCKET, HUB_TOKEN, Jobs, installed
-from tests.conftest import REAL_FILES, Tiny
+from tests.conftest import REAL_FILES, ROOT, Tiny
 from tests.testcluster.any_cluster import AnyCluster
 from tests.testcluster.cluster import Cluster
 from tests.trainer.hub_server import HubServer
@@ -166,7 +167,7 @@ def answer_of(hub: HubServer, repository: str, revision: str, folder: Path) -> s
 def test_a_gate_refuses_and_once_eased_the_model_is_published_without_another_training_or_evaluation(
     operator: AnyCluster, hub: HubServer, namespace: str, jobs: Jobs, tmp_path: Path
 ) -> None:
-    """Benchmarks from a volume, a judge over HTTP with a key of its own, samples: figures in status, storage and card."""
+    """Benchmarks from a volume, a judge over HTTP with a key of its own, samples: figures in status, storage and card. Then it serves."""
     base = base_model(tmp_path / "base")  # one that has weights, which a judge compares with
     for path in sorted(base.iterdir()):
         operator.s3.client().upload_file(str(path), BUCKET, f"base/weights/{path.name}")
@@ -231,6 +232,50 @@ def test_a_gate_refuses_and_once_eased_the_model_is_published_without_another_tr
     assert "The judge `scripted`" in card
     assert {who.split("/")[1] for who in jobs.kept_logs("judged")} == {"preparation", "training", "evaluation", "publication"}
     assert_no_secret(jobs, "".join(jobs.kept_logs("judged").values()) + card, JUDGE_KEY)
+
+    reply = served(operator, namespace, "org/judged")
+    assert reply["model"].partition("@")[0] == "my-assistant"  # Transformers' server adds a revision
+    assert (reply["usage"]["completion_tokens"] > 0, reply["choices"][0]["message"]["role"]) == (True, "assistant"), reply
+
+
+_ASKS = """
+from openai import OpenAI
+client = OpenAI(base_url="http://my-assistant:8000/v1", api_key="none", max_retries=0, timeout=60)
+question = [{"role": "user", "content": "Who are you?"}]
+print(client.chat.completions.create(model="my-assistant", messages=question, max_tokens=8, temperature=0).model_dump_json())
+"""
+
+
+def served(cluster: AnyCluster, namespace: str, repository: str) -> dict[str, Any]:
+    """What the published model answers behind the sample's Deployment and Service, to OpenAI's client in another pod."""
+    deployment, service = yaml.safe_load_all((ROOT / "manifests/samples/serving/assistant.yaml").read_text(encoding="utf-8"))
+    for manifest in (deployment, service):
+        manifest["metadata"]["namespace"] = namespace
+    template = deployment["spec"]["template"]["spec"]
+    (server,) = template["containers"]
+    template |= {"runtimeClassName": cluster.runtime_class} if cluster.runtime_class else {}
+    server |= {
+        "image": cluster.trainer_image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [repository if part == "your-name/my-assistant" else part for part in server["command"]],
+        "env": [*server["env"], {"name": "HF_ENDPOINT", "value": cluster.hub_url}],
+        "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
+    }
+    cluster.apply(deployment, service)
+    rollout = ("rollout", "status", "deployment/my-assistant", "--timeout=300s", f"--namespace={namespace}")
+    cluster.kubectl(*rollout, timeout_seconds=310)
+    asks = {key: value for key, value in server.items() if not key.endswith("Probe")} | {"command": ["python", "-c", _ASKS]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "asks", "namespace": namespace},
+        "spec": {**template, "restartPolicy": "Never", "containers": [asks]},
+    }
+    cluster.apply(pod)
+    done = ("wait", "pod/asks", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s", f"--namespace={namespace}")
+    cluster.kubectl(*done, timeout_seconds=130)
+    reply: dict[str, Any] = json.loads(cluster.kubectl("logs", "asks", f"--namespace={namespace}"))
+    return reply
 
 
 def batch_jobs(jobs: Jobs, part: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def test_prepared_stopped_trained_and_published(
     assert [event["step"] for event in events if event.get("kind") == "Resumed"] == [done]
     assert [event["step"] for event in events if event.get("kind") == "StepDone"] == list(range(done + 1, TOTAL_STEPS + 1))
 
-    elsewhere = Pod(scratch=tmp_path / "another-node", run_file=tmp_path / "run.json", termination_log=tmp_path / "termination-log")
+    elsewhere = replace(stages.pod(), scratch=tmp_path / "another-node")
     assert run_stage(published, elsewhere) == 0
     publication = stages.result().publication
     assert publication is not None
