@@ -48,8 +48,9 @@ _PODS: Final = ("python", "-m", "finetune_trainer.pods")
 PREPARE_COMMAND: Final = (*_PODS, "prepare")
 TRAIN_COMMAND: Final = (*_PODS, "train")
 PUBLISH_COMMAND: Final = (*_PODS, "publish")
-# Of the package above the trainer, for what it measures with; images from before the stage haven't got it.
+# Of the package above the trainer, for what it measures with; images from before the stage haven't got them.
 EVALUATE_COMMAND: Final = ("python", "-m", "finetune_assistant.pods", "evaluate")
+CHECK_AND_PREPARE_COMMAND: Final = ("python", "-m", "finetune_assistant.pods", "prepare")
 BEFORE_STOP_COMMAND: Final = (*_PODS, "before-stop")
 
 # ---- environment variables, read by finetune_trainer.pods unless said otherwise

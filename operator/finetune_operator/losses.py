@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from finetune_api.bounded_text import shortened
-from finetune_api.status import LONGEST_MESSAGE, AttemptPod, AttemptStatus
+from finetune_api.status import LONGEST_MESSAGE, AttemptPod, AttemptStatus, EndedPods
 from finetune_api.times import is_ahead, timestamp
 from finetune_operator import keys
 from finetune_operator.observation import Observed, RayJob
-from finetune_operator.pods import Pod
+from finetune_operator.pods import Ended, Pod
 
 # Reasons for which a pod is taken away after its node was lost: no checkpoint comes first.
 OF_LOST_NODES: Final = ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost")
@@ -44,6 +44,18 @@ def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pod
     since = attempt.lost_time if attempt.last_step == before.last_step and not is_ahead(attempt.lost_time, observed.now) else None
     node, words = found
     return {"lost": shortened(words, LONGEST_MESSAGE), "lost_time": since or timestamp(observed.now), "failed_node": node}
+
+
+def ended_at_start(known: EndedPods | None, pods: Sequence[Pod]) -> EndedPods | None:
+    """`known` with a pod that ended since. Recorded, because KubeRay puts another pod in its place at once, which tells of nothing."""
+    for pod in sorted(pods, key=lambda pod: pod.created or ""):
+        found = _ray_end(pod)
+        if found is None or pod.deletion_time is not None or pod.disruption is not None:
+            continue
+        if known is None or (pod.created or "") > (known.created or ""):
+            words = shortened(f"Ray in pod {pod.name} ended before it had the driver: {found.message}", LONGEST_MESSAGE)
+            known = EndedPods(count=known.count + 1 if known else 1, created=pod.created, message=words)
+    return known
 
 
 def out_of_memory(pods: Sequence[Pod]) -> str | None:
@@ -80,8 +92,13 @@ def _lost(recorded: AttemptPod, pod: Pod | None) -> str | None:
 def _ended(recorded: AttemptPod, pod: Pod) -> str | None:
     if pod.deletion_time is not None or pod.disruption is not None:
         return None
-    found = next(filter(None, (pod.crash(container) for container in _RAY_CONTAINERS)), None)
+    found = _ray_end(pod)
     if found is None or found.reason == "OOMKilled":
         return None
     node = f" on node {recorded.node}" if recorded.node else ""
     return f"Ray in pod {recorded.name}{node} ended: {found.message}"
+
+
+def _ray_end(pod: Pod) -> Ended | None:
+    """How the pod's Ray ended, now or before the kubelet started it again; None while it hasn't."""
+    return next(filter(None, (pod.crash(container) for container in _RAY_CONTAINERS)), None)

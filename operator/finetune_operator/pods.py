@@ -16,6 +16,8 @@ Json = dict[str, Any]
 LONGEST_WORDS: Final = 600
 # Reasons in the status of a pod, set where no condition tells of the disruption.
 _DISRUPTED: Final = ("Evicted", "Preempting", "Shutdown", "NodeShutdown", "Terminated", "NodeLost")
+# Exit codes of a shell that can't run a command, or can't find it.
+_NOT_FOUND: Final = (126, 127)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,8 @@ def _described(code: int, reason: str) -> str:
     """An end that our own program didn't describe. Its text is not shown: anything may have written it."""
     if reason == "OOMKilled":
         return "the container ran out of memory; raise its memory limit"
+    if code in _NOT_FOUND:
+        return f"the container ended with code {code}: the image lacks a command that the pod runs; is it a trainer image of this product?"
     return f"the container ended with code {code} ({reason or 'no reason'})"
 
 

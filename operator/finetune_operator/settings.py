@@ -8,12 +8,13 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from finetune_api.errors import InvalidSpec
 from finetune_api.job_defaults import NO_DEFAULTS, JobDefaults, parse_defaults
+from finetune_api.price import NO_PRICES, Prices, parse_prices
 from finetune_api.training_run import CONTRACT_VERSION
 from finetune_operator import keys
 from finetune_operator.resources.images import by_digest
@@ -50,6 +51,8 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     # What jobs get where they say nothing.
     job_defaults: JobDefaults = NO_DEFAULTS
+    # What plans cost, in their status.
+    prices: Prices = field(default_factory=lambda: NO_PRICES)
     # Whether the platform gives pods user and group, as OpenShift does from a namespace's range; else ours have fixed ones.
     assigned_ids: bool = False
     ray_version: str = RAY_VERSION
@@ -201,6 +204,14 @@ def _defaults(text: str) -> JobDefaults:
         raise ValueError(str(error)) from None
 
 
+def _prices(text: str) -> Prices:
+    """The table in a text, JSON or YAML."""
+    try:
+        return parse_prices(text, "prices")
+    except InvalidSpec as error:
+        raise ValueError(str(error)) from None
+
+
 def _version(text: str) -> str:
     found = re.fullmatch(r"(\d+)\.(\d+)\.\d+", text)
     if not found or (int(found[1]), int(found[2])) < (2, 53):
@@ -226,6 +237,7 @@ _FLAGS: Final = (
     _Flag(field="image_pull_policy", metavar="POLICY", read=_one_of("Always", "IfNotPresent", "Never"), help="of every pod"),
     _Flag(field="image_pull_secrets", metavar="A,B", read=_names, help="names of image pull Secrets in the jobs' namespaces"),
     _Flag(field="job_defaults", metavar="FILE", read=_defaults, help="what jobs get where they say nothing, as YAML; docs/cluster.md"),
+    _Flag(field="prices", metavar="JSON", read=_prices, help='dollars for an hour of a GPU, {"nvidia-a100-80gb": 2.21}; absent: no cost'),
     _Flag(field="assigned_ids", metavar="BOOL", read=_boolean, help="true: the platform chooses users and groups of pods; false"),
     _Flag(field="ray_version", metavar="VERSION", read=_version, help=f"Ray in the trainer's image; absent is {RAY_VERSION}"),
     _Flag(field="stop_seconds", metavar="N", read=_whole(1, 3600), help="time that a stopped pod has for a checkpoint; 240"),

@@ -1,9 +1,10 @@
-"""GPU hours by pod: what each pod of an attempt holds, from its binding to a node until it has ended or is gone. Pure.
+"""GPU hours by pod: what each pod of an attempt or an evaluation holds, from its binding to a node until it has ended or is gone. Pure.
 
-In: attempts, and the pods of their RayClusters. Out: attempts whose pods are entered when they are bound, and counted up to a time that
-is recorded with the sum: hours that stand in the status were added in one write with the time up to which they count, so that nothing is
-counted twice, and a restart loses nothing. Between two writes what is held now is worked out (`used_gpu_hours`). Pods that go after
-their attempt has ended are counted, too: they hold their GPUs while they commit a checkpoint.
+In: attempts with the pods of their RayClusters, and the pods of evaluations. Out: attempts whose pods are entered when they are bound, and
+counted up to a time that is recorded with the sum: hours that stand in the status were added in one write with the time up to which they
+count, so that nothing is counted twice, and a restart loses nothing. Between two writes what is held now is worked out (`used_gpu_hours`).
+Pods that go after their attempt has ended are counted, too: they hold their GPUs while they commit a checkpoint. An evaluation's pods are
+added once, when they have ended, however their Job came to its end: done, failed, or deleted midway.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,8 @@ def _bound(attempt: AttemptStatus, pod: Pod) -> AttemptPod:
 
 
 def counted(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:
-    """The status with hours up to now, where the attempt has news: a report, a pod that came or went, its end."""
+    """The status with hours up to now, where an attempt or an evaluation has news: a report, a pod that came or went, its end."""
+    status = _with_evaluations(observed, status)
     before = {attempt.number: attempt for attempt in observed.status.attempts}
     reported = _reported_at(status) != _reported_at(observed.status)
     found, added = [], 0.0
@@ -102,48 +104,74 @@ def _without_gone(attempt: AttemptStatus) -> AttemptStatus:
     return attempt.model_copy(update={"leaving": [one for one in attempt.leaving or () if one.until is None] or None})
 
 
-def with_gpu_hours_of(observed: Observed, status: FineTuneJobStatus, pods: Sequence[Pod]) -> FineTuneJobStatus:
-    """The status with what pods of a Job that is over have held, from their binding to their end. Once for each Job: with its outcome."""
-    gpu = observed.job.spec.workers.gpu if observed.job else GPU_RESOURCE
-    hours = sum(_held_hours(pod, gpu, observed.now) for pod in pods)
-    if not hours:
-        return status
-    usage = status.usage or UsageStatus()
-    return status.model_copy(update={"usage": usage.model_copy(update={"gpu_hours": round(usage.gpu_hours + hours, 6)})})
-
-
-def _held_hours(pod: Pod, gpu: str, now: datetime) -> float:
-    since = moment(pod.bound_time)
-    if since is None:
-        return 0.0
-    end = _seen_end(pod, since, now) or now
-    return max((end - since).total_seconds(), 0.0) * pod.devices.get(gpu, 0) / 3600
-
-
-def used_gpu_hours(observed: Observed, status: FineTuneJobStatus) -> float:
-    """GPU hours of all attempts, up to now."""
-    recorded = (status.usage or UsageStatus()).gpu_hours
-    return recorded + sum((_recounted(observed, one).gpu_hours or 0.0) - (one.gpu_hours or 0.0) for one in status.attempts if _pods(one))
-
-
-def held_gpus(observed: Observed, status: FineTuneJobStatus) -> int:
-    """GPUs that pods hold now."""
-    return sum(one.gpus or 0 for attempt in status.attempts for one in _pods(_recounted(observed, attempt)) if not one.until)
-
-
-def next_release_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
-    """Seconds until a pod that is being deleted counts no longer, though nothing may announce it; None when there is none."""
-    names = {one.name for attempt in status.attempts for one in _pods(attempt) if one.until is None and one.gpus}
-    times = [moment(pod.deletion_time) for pod in observed.pods if pod.name in names]
-    return min((max((time - observed.now).total_seconds(), 1.0) for time in times if time is not None), default=None)
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
     """A pod's entry as of now, and the hours that it adds."""
 
     entry: AttemptPod
     gpu_hours: float
+
+
+def _with_evaluations(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status with the pods of evaluations: those that have ended since are in the sum, those that are gone are forgotten."""
+    usage = status.usage or UsageStatus()
+    held, there = _evaluations(observed, status), _evaluation_pods(observed)
+    entries = [one.entry for one in held if one.entry.until is None or one.entry.name in there][-MOST_PODS:] or None
+    if entries == usage.evaluation_pods:
+        return status
+    hours = usage.gpu_hours + sum(one.gpu_hours for one in held if one.entry.until is not None)
+    return status.model_copy(update={"usage": usage.model_copy(update={"gpu_hours": round(hours, 6), "evaluation_pods": entries})})
+
+
+def _evaluations(observed: Observed, status: FineTuneJobStatus) -> list[_Held]:
+    """Pods of evaluations as of now: those that are entered, with what they hold that isn't in the sum, and those that were bound since."""
+    gpu = observed.job.spec.workers.gpu if observed.job else GPU_RESOURCE
+    there = _evaluation_pods(observed)
+    known = (status.usage or UsageStatus()).evaluation_pods or []
+    names = {one.name for one in known}
+    new = [
+        AttemptPod(name=pod.name, node=pod.node, gpus=held, since=since)
+        for pod in there.values()
+        if pod.name not in names and (held := pod.devices.get(gpu)) and (since := pod.bound_time)
+    ]
+    return [_held_until_now(one, there.get(one.name), observed.now) for one in (*known, *new)]
+
+
+def _evaluation_pods(observed: Observed) -> dict[str, Pod]:
+    """The newest pods of evaluations by name: nodes may evict any number, and those of before have ended."""
+    return {pod.name: pod for pod in observed.pods_of_stage(keys.EVALUATION)[-MOST_PODS:]}
+
+
+def _held_until_now(entry: AttemptPod, pod: Pod | None, now: datetime) -> _Held:
+    """A pod that is gone went when it was missed: pods are watched."""
+    since = moment(entry.since)
+    if entry.until is not None or since is None:
+        return _Held(entry, 0.0)
+    over = now if pod is None else _seen_end(pod, since, now)
+    hours = max(((over or now) - since).total_seconds(), 0.0) * (entry.gpus or 0) / 3600
+    return _Held(entry.model_copy(update={"until": timestamp(over)}) if over else entry, hours)
+
+
+def used_gpu_hours(observed: Observed, status: FineTuneJobStatus) -> float:
+    """GPU hours of all attempts and evaluations, up to now."""
+    recorded = (status.usage or UsageStatus()).gpu_hours
+    of_attempts = sum((_recounted(observed, one).gpu_hours or 0.0) - (one.gpu_hours or 0.0) for one in status.attempts if _pods(one))
+    return recorded + of_attempts + sum(one.gpu_hours for one in _evaluations(observed, status))
+
+
+def held_gpus(observed: Observed, status: FineTuneJobStatus) -> int:
+    """GPUs that pods hold now."""
+    of_attempts = [one for attempt in status.attempts for one in _pods(_recounted(observed, attempt))]
+    of_evaluations = [one.entry for one in _evaluations(observed, status)]
+    return sum(one.gpus or 0 for one in (*of_attempts, *of_evaluations) if not one.until)
+
+
+def next_release_seconds(observed: Observed, status: FineTuneJobStatus) -> float | None:
+    """Seconds until a pod that is being deleted counts no longer, though nothing may announce it; None when there is none."""
+    entered = [one for attempt in status.attempts for one in _pods(attempt)] + ((status.usage or UsageStatus()).evaluation_pods or [])
+    names = {one.name for one in entered if one.until is None and one.gpus}
+    times = [moment(pod.deletion_time) for pod in observed.pods if pod.name in names]
+    return min((max((time - observed.now).total_seconds(), 1.0) for time in times if time is not None), default=None)
 
 
 def _recounted(observed: Observed, attempt: AttemptStatus) -> AttemptStatus:

@@ -407,9 +407,9 @@ class Kubelet:
         for number, container in enumerate([keys.HEAD_CONTAINER, *[keys.WORKER_CONTAINER] * workers]):
             self.ray_pod(cluster, number, container, phase=phase, **state)
 
-    def ray_pod(self, cluster: str, number: int, container: str, **state: Any) -> None:
+    def ray_pod(self, cluster: str, number: int, container: str, *, name: str | None = None, **state: Any) -> None:
         pod = builders.raw_pod(
-            f"{cluster}-{number}",
+            name or f"{cluster}-{number}",
             stage=keys.TRAINING,
             job_name=self._job,
             namespace=self._namespace,

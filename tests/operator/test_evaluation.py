@@ -29,11 +29,11 @@ def digest_of(world: World) -> str:
     return evaluation_digest(world.status["run"]["identity"], parse_job(raw))
 
 
-def measured(world: World, *, low: float = 0.7, judge: bool = True, **changes: Any) -> PodResult:
+def measured(world: World, *, low: float = 0.7, judge: bool | Json = True, **changes: Any) -> PodResult:
     """What an evaluation pod says when it is done."""
     verdict = {"model": "judge", "winRate": 0.8, "low": low, "high": 0.9, "prompts": 40}
     told: Json = {"step": 10, "loss": 1.25, "digest": digest_of(world), "tasks": [ARC], "results": "s3://bucket/starchat/evaluation/x"}
-    told |= {"judge": verdict} if judge else {}
+    told |= {"judge": judge if isinstance(judge, dict) else verdict} if judge else {}
     return PodResult(outcome="Done", evaluation=EvaluationResult.model_validate_json(json.dumps(told | changes), by_alias=True))
 
 
@@ -101,6 +101,29 @@ def test_a_gate_on_the_judge_refuses_by_the_lower_end_and_is_eased_without_train
     world.settle()
     assert world.condition("Succeeded")[0] == "True"
     assert len([call for call in world.api.calls if call.startswith("POST jobs starchat-evaluate-")]) == 1
+
+
+def test_a_gate_that_comes_later_has_the_judge_asked_on(world: World, kubelet: Kubelet) -> None:
+    """Its tokens had ended before the last prompt, which was enough while no gate asked."""
+    trained(world, kubelet)
+    partial = {"model": "judge", "winRate": 0.8, "low": 0.5, "high": 0.9, "prompts": 4, "partial": True}
+    kubelet.complete("-evaluate-", measured(world, judge=partial))
+    world.settle()
+    assert world.condition("Published") == ("False", "Publishing")
+    (former,) = jobs(world, "-evaluate-")
+    world.change(publish=GATE)
+    world.settle()
+    assert world.condition("Failed") == ("True", "GateClosed")
+    assert "raise spec.evaluation.judge.maxTokens and spec.retry to have all prompts judged, or lower the gate" in world.message("Failed")
+    world.change(retry=1, evaluation={"judge": {"maxTokens": 1_000_000}})
+    world.settle()
+    assert world.condition("Evaluated") == ("False", "Evaluating")
+    (job,) = jobs(world, "-evaluate-")
+    assert job != former
+    kubelet.complete("-evaluate-", measured(world))
+    world.settle()
+    assert world.condition("Published") == ("False", "Publishing")
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
 
 
 def test_the_gate_on_the_loss_takes_that_of_the_evaluated_checkpoint(world: World, kubelet: Kubelet) -> None:
@@ -420,6 +443,71 @@ def test_it_is_measured_what_its_gpus_were_held_for(world: World, kubelet: Kubel
     world.clock.advance(3600)
     world.settle()
     assert world.status["usage"]["gpuHours"] == pytest.approx(before + 1.0)
+
+
+def running_on_gpus(world: World, kubelet: Kubelet) -> Json:
+    """The evaluation's pod, bound now, with what its Job gives it."""
+    job = kubelet.named(kinds.JOBS, "-evaluate-")
+    pod = kubelet.pod_of(job, phase="Running", bound=kubelet.timestamp())
+    pod["spec"]["containers"][0]["resources"] = job["spec"]["template"]["spec"]["containers"][0]["resources"]
+    return world.api.put(kinds.PODS, pod)
+
+
+@pytest.mark.parametrize("change", [{"evaluation": {"limit": 5}}, {"suspend": True}, {"evaluation": None}], ids=str)
+def test_what_an_evaluation_held_that_was_deleted_midway_counts_once(world: World, kubelet: Kubelet, change: Json) -> None:
+    trained(world, kubelet, evaluation=ASKED | {"pod": {"gpus": 2}})
+    before = world.status["usage"]["gpuHours"]
+    pod = running_on_gpus(world, kubelet)
+    world.settle()
+    (entry,) = world.status["usage"]["evaluationPods"]
+    assert (entry["name"], entry["gpus"]) == (pod["metadata"]["name"], 2)
+    world.clock.advance(1800)
+    world.change(**change)
+    world.settle()
+    assert pod["metadata"]["name"] not in world.names(kinds.PODS)
+    assert world.status["usage"]["gpuHours"] == pytest.approx(before + 1.0)
+    assert "evaluationPods" not in world.status["usage"]
+    world.clock.advance(1800)
+    world.restart()
+    world.settle()
+    assert world.status["usage"]["gpuHours"] == pytest.approx(before + 1.0)
+
+
+@pytest.mark.parametrize("gate", [{}, GATE], ids=["no gate", "a gate"])
+def test_gpu_hours_end_an_evaluation(world: World, kubelet: Kubelet, gate: Json) -> None:
+    trained(world, kubelet, evaluation=ASKED | {"pod": {"gpus": 2}}, publish=HUB | gate)
+    world.change(budget={"gpuHours": world.status["usage"]["gpuHours"] + 1})
+    running_on_gpus(world, kubelet)
+    world.settle()
+    world.clock.advance(1790)
+    decision = world.settle()
+    assert decision is not None
+    assert decision.requeue_after_seconds == pytest.approx(10, abs=1)
+    assert len(jobs(world, "-evaluate-")) == 1
+    world.clock.advance(11)
+    world.settle()
+    assert world.condition("Evaluated") == ("False", "BudgetExceeded")
+    assert jobs(world, "-evaluate-") == []
+    if not gate:
+        assert "the job goes on without its figures" in world.message("Evaluated")
+        assert len(jobs(world, "-publish-")) == 1
+        return
+    assert world.condition("Failed") == ("True", "BudgetExceeded")
+    world.change(retry=1)
+    world.settle()
+    assert world.condition("Failed") == ("True", "BudgetExceeded"), "nothing is begun with what is used up"
+    assert len([call for call in world.api.calls if call.startswith("POST jobs starchat-evaluate-")]) == 1
+    world.change(retry=2, budget={"gpuHours": 10_000})
+    world.settle()
+    assert len(jobs(world, "-evaluate-")) == 1
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+
+def test_gpu_hours_end_no_evaluation_without_gpus(world: World, kubelet: Kubelet) -> None:
+    trained(world, kubelet)
+    world.change(budget={"gpuHours": world.status["usage"]["gpuHours"] / 2})
+    world.settle()
+    assert world.condition("Evaluated") == ("False", "Evaluating")
 
 
 # ---- killed

@@ -146,8 +146,6 @@ WITHOUT_EFFECT: list[dict[str, Any]] = [
     {"publish": {"hub": {**HUB["hub"], "when": "end"}}},
 ]
 WITH_EFFECT: dict[str, dict[str, Any]] = {
-    "spec.training.deepspeed.offload_optimizer": {"training": {"deepspeed": {"offload_optimizer": {"device": "cpu"}}}},
-    "spec.training.deepspeed.offload_param": {"training": {"deepspeed": {"offload_param": {"device": "nvme"}}}},
     "spec.workers.minNodes": {"workers": {"minNodes": 1}},
     "spec.evaluation.benchmarks": {"evaluation": {"benchmarks": ["humaneval"]}},
     "spec.publish.hub.when": {"publish": {"hub": {**HUB["hub"], "when": "everyCheckpoint"}}},

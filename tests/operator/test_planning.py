@@ -1,10 +1,11 @@
 """What planning refuses, as a condition: before any pod exists, with every problem."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.api.jobs import mapping
+from tests.api.jobs import STARCODERBASE, mapping
 from tests.api.planning_refusals import REFUSALS, STORAGE, Refusal
 
 from finetune_api.conditions import ConditionType, find
@@ -54,6 +55,23 @@ def test_a_good_plan_is_told_in_a_line() -> None:
     assert planned.message.startswith("8 gpu workers on 1 node, ")
 
 
+def test_what_a_plan_costs_is_told_where_the_chart_has_a_price() -> None:
+    shape = STARCODERBASE.model_dump(mode="json", by_alias=True)
+    known = observed({"model": {"shape": shape}, "training": {"maxSteps": 87}})
+    plain = reconcile(known, builders.settings()).status.plan
+    assert plain is not None
+    assert plain.cost is None
+    decision = reconcile(known, replace(builders.settings(), prices={"nvidia-a100-80gb": 2.0}))
+    priced, planned = decision.status.plan, find(decision.status.conditions, ConditionType.PLANNED)
+    assert priced is not None
+    assert planned is not None
+    assert priced.gpu_hours is not None
+    assert priced.best_gpu_hours is not None
+    assert priced.cost == pytest.approx(2.0 * priced.gpu_hours)
+    hours = f"{priced.best_gpu_hours:.1f} to {priced.gpu_hours:.1f} GPU hours, at most about ${priced.cost:,.0f}"
+    assert hours in planned.message
+
+
 # ---- in the life of a job
 
 
@@ -68,7 +86,7 @@ def test_a_job_without_a_known_accelerator_is_said_loudly_in_planned(accelerator
 
 
 def test_a_plan_that_is_refused_makes_no_object_and_is_looked_at_again(world: World) -> None:
-    world.submit(training={"globalBatchSize": 100, "method": "lora"})
+    world.submit(training={"globalBatchSize": 100, "method": "qlora"})
     world.settle()
     assert world.condition("Planned") == ("False", "InvalidSpec")
     assert world.condition("Stalled") == ("True", "InvalidSpec")

@@ -54,6 +54,20 @@ CASES = [
     Case("no pod yet", "Running", (), "active", "Preparing", "about to start", seconds=59),
     Case("no pod, though it is time", "Running", (), "active", "Preparing", "kubectl describe job starchat-prepare-01234567"),
     Case("runs", "Running", (pod(),), "active", "Preparing", "pod one runs"),
+    Case(
+        "an image older than the operator",
+        "Running",
+        (
+            pod(
+                phase="Failed",
+                exit_code=2,
+                result=builders.failed("InvalidSpec", "spec.evaluation.tasks: there is no such field; remove it"),
+            ),
+        ),
+        "failed",
+        "InvalidSpec",
+        "name a newer one in spec.cpuPods.image, and raise spec.retry",
+    ),
     Case("waits", "Running", (pod(unschedulable="no nodes"),), "active", "Preparing", "no nodes"),
     Case(
         "will be tried again",

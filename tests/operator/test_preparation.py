@@ -100,3 +100,15 @@ def test_garbage_in_a_termination_message_fails_the_job(world: World, kubelet: K
     kubelet.complete("-prepare-", "all done!")
     world.settle()
     assert world.condition("Failed") == ("True", "ResultUnreadable")
+
+
+@pytest.mark.parametrize(("evaluation", "told"), [({"samples": {}}, True), ({}, False)], ids=["with an evaluation", "without one"])
+def test_an_image_from_before_evaluations_is_named_as_a_cause(
+    world: World, kubelet: Kubelet, evaluation: dict[str, Any], told: bool
+) -> None:
+    world.submit(evaluation=evaluation)
+    world.settle()
+    kubelet.fail("-prepare-", "usage: python -m finetune_assistant.pods evaluate", exit_code=2)
+    world.settle()
+    assert world.condition("Failed") == ("True", "PreparationFailed")
+    assert ("spec.workers.image or spec.cpuPods.image" in world.message("Failed")) == told

@@ -32,6 +32,7 @@ def test_a_flag_wins_over_its_variable() -> None:
         (["--stop-seconds", "60"], "stop_seconds", 60),
         (["--kubeconfig", "/k"], "kubeconfig", Path("/k")),
         (["--operator-namespace", "mine"], "operator_namespace", "mine"),
+        (["--prices", '{"a100-80gb":2.21}'], "prices", {"nvidia-a100-80gb": 2.21}),
         (["--ray-version", "2.61.1"], "ray_version", "2.61.1"),
         (["--concurrent-reconciles", "8"], "concurrent_reconciles", 8),
         (["--job-network-policy", '{"ingress": [], "egress": [{}]}'], "job_network_policy", NetworkRules(ingress=(), egress=({},))),

@@ -166,3 +166,48 @@ def test_kueue_that_takes_back_what_has_not_begun_fails_no_start(world: World, k
         world.clock.advance(1000)
     assert world.condition("Failed")[0] == "False"
     assert {a["outcome"] for a in world.status["attempts"] if "outcome" in a} == {"Preempted"}
+
+
+def head_ends(world: World, kubelet: Kubelet, number: int, *, exit_code: int = 127) -> None:
+    """The head that KubeRay made ends at once, and is replaced by one that waits for its volumes."""
+    head = f"{CLUSTER}-head-{number}"
+    kubelet.ray_pod(CLUSTER, 0, keys.HEAD_CONTAINER, phase="Failed", exit_code=exit_code, name=head)
+    world.settle()
+    world.api.remove(kinds.PODS, builders.NAMESPACE, head)
+    world.clock.advance(20)
+    world.settle()
+
+
+def test_a_head_that_ends_again_and_again_is_told_and_holds_no_gpus_until_the_start_deadline(world: World, kubelet: Kubelet) -> None:
+    """As of an image without Ray: the next head waits for its volumes whenever somebody looks."""
+    prepared(world, kubelet)
+    pending(kubelet, 1)
+    kubelet.remove_ray_pods(CLUSTER)
+    head_ends(world, kubelet, 1)
+    assert "code 127: the image lacks a command" in world.message("Trained")
+    assert world.condition("Stalled")[0] == "False"
+    head_ends(world, kubelet, 2)
+    assert world.condition("Stalled") == ("True", "PodsWait")
+    assert f"Ray in pod {CLUSTER}-head-2 ended" in world.message("Stalled")
+    for number in (3, 4, 5):
+        assert world.status["attempts"][0].get("outcome") is None
+        head_ends(world, kubelet, number)
+    attempt = world.status["attempts"][0]
+    assert (attempt["outcome"], attempt["charged"]) == ("NotStarted", False)
+    assert "it began 5 times in vain" in attempt["message"]
+    assert "endedPods" not in attempt
+    assert world.status["failedStarts"] == 1
+
+
+def test_pods_that_end_together_count_once_and_a_driver_makes_good_for_them(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    pending(kubelet, 1)
+    kubelet.ray_pods(CLUSTER, workers=8, phase="Failed", exit_code=1)
+    world.settle()
+    assert world.status["attempts"][0]["endedPods"]["count"] == 1
+    world.clock.advance(60)
+    kubelet.ray_pods(CLUSTER)
+    kubelet.rayjob("starchat-1", "Running", job="RUNNING")
+    world.settle()
+    assert "endedPods" not in world.status["attempts"][0]
+    assert world.condition("Trained") == ("False", "Training")

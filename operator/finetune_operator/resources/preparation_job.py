@@ -16,7 +16,7 @@ def preparation_job(job: FineTuneJob, owner: Owner, settings: Settings) -> Manif
         stage=keys.PREPARATION,
         container=keys.MAIN_CONTAINER,
         image=pods.cpu_pod_image(job, settings),
-        command=keys.PREPARE_COMMAND,
+        command=keys.CHECK_AND_PREPARE_COMMAND if job.spec.evaluation.has_stage else keys.PREPARE_COMMAND,
         settings=job.spec.cpu_pods,
         environment=pods.common_environment(owner),
         defaults={},

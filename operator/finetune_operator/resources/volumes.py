@@ -93,8 +93,11 @@ def token() -> Mounted:
 
 
 def preparation_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
-    """Preparation tries everything that is used later: model, data, storage, and whether the place of publication may be written."""
-    return _secret_folders([*_storage_secrets(job), *_model_secrets(job), *_data_secrets(job), *_publication_secrets(job)])
+    """Preparation tries everything that is used later: model, data, storage, the judge's key, and whether the place of publication may
+    be written.
+    """
+    later = [*_judge_secrets(job), *_publication_secrets(job)]
+    return _secret_folders([*_storage_secrets(job), *_model_secrets(job), *_data_secrets(job), *later])
 
 
 def training_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
@@ -103,9 +106,12 @@ def training_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
 
 
 def evaluation_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
-    """Evaluation reads a checkpoint and the base model, writes its figures, and asks a judge."""
-    judge = job.spec.evaluation.judge
-    return _secret_folders([*_storage_secrets(job), *_model_secrets(job), judge.api_key_secret if judge is not None else None])
+    """Evaluation reads a checkpoint and the base model, writes its figures, and asks a judge.
+
+    For benchmarks it looks into the training data, too, where the keys of that are still there: else it says that it couldn't.
+    """
+    looked_into = [*_data_secrets(job)] if job.spec.evaluation.tasks else []
+    return _secret_folders([*_storage_secrets(job), *_model_secrets(job), *_judge_secrets(job)], looked_into)
 
 
 def publication_secrets(job: FineTuneJob) -> tuple[Mounted, ...]:
@@ -131,6 +137,11 @@ def _data_secrets(job: FineTuneJob) -> Iterator[Named | None]:
         yield source.credentials_secret
 
 
+def _judge_secrets(job: FineTuneJob) -> Iterator[Named | None]:
+    if job.spec.evaluation.judge is not None:
+        yield job.spec.evaluation.judge.api_key_secret
+
+
 def _publication_secrets(job: FineTuneJob) -> Iterator[Named | None]:
     if job.spec.publish.hub is not None:
         yield job.spec.publish.hub.token_secret
@@ -139,14 +150,19 @@ def _publication_secrets(job: FineTuneJob) -> Iterator[Named | None]:
         yield job.spec.publish.storage.ca_bundle
 
 
-def _secret_folders(named: Iterable[Named | None]) -> tuple[Mounted, ...]:
-    """One folder a name. The trainer looks for a CA bundle in the same place as for Secrets, and a ConfigMap may share a Secret's name."""
-    found = [one for one in named if one is not None]
+def _secret_folders(named: Iterable[Named | None], if_there: Iterable[Named | None] = ()) -> tuple[Mounted, ...]:
+    """One folder a name. A pod waits for what is missing, but for what it reads only `if_there`.
+
+    The trainer looks for a CA bundle in the same place as for Secrets, and a ConfigMap may share a Secret's name.
+    """
+    needed = [one for one in named if one is not None]
+    found = [*needed, *(one for one in if_there if one is not None)]
+    names = {one.name for one in needed}
     folders = []
     # The name has up to 253 characters, a volume's 63: so the volume is numbered.
     for number, name in enumerate(sorted({one.name for one in found})):
         kinds = sorted({"configMap" if isinstance(one, NamedVolume) else "secret" for one in found if one.name == name})
-        sources = [{kind: {"name": name, "optional": False}} for kind in kinds]
+        sources = [{kind: {"name": name, "optional": name not in names}} for kind in kinds]
         source = {"projected": {"sources": sources, "defaultMode": _GROUP_READS}}
         path = f"{keys.SECRETS_FOLDER}/{name}"
         folders.append(Mounted(name=f"{keys.VOLUME_PREFIX}secret-{number}", path=path, source=source, read_only=True))

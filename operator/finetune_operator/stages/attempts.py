@@ -201,6 +201,7 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         lost_time=None,
         told_time=None,
         out_of_memory=None,
+        ended_pods=None,
     )
     quiet = {"stale": False, "stale_time": None, "eta": None}
     progress = status.progress.model_copy(update=quiet) if status.progress else None
@@ -261,6 +262,7 @@ def _used(observed: Observed, usage: UsageStatus, attempt: AttemptStatus, charge
     all_held = before + held
     return UsageStatus(
         gpu_hours=usage.gpu_hours,
+        evaluation_pods=usage.evaluation_pods,
         held_seconds=round(all_held, 3),
         goodput_seconds=round(goodput_seconds, 3),
         goodput=round(goodput_seconds / all_held, 4) if all_held else None,

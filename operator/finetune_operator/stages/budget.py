@@ -34,7 +34,7 @@ def used_up(observed: Observed, status: FineTuneJobStatus) -> tuple[str, str] | 
         return None
     told = (
         f"budget.gpuHours is {job_of(observed).spec.budget.gpu_hours:g}, and {used_gpu_hours(observed, status):.2f} were used; "
-        "raise it and spec.retry to go on from the newest checkpoint"
+        "raise it and spec.retry to go on from what is kept"
     )
     return Reason.BUDGET_EXCEEDED, told
 

@@ -22,12 +22,12 @@ from finetune_operator.pods import Pod
 from finetune_operator.resources.digests import evaluation_job_digest
 from finetune_operator.resources.evaluation_job import evaluation_job
 from finetune_operator.settings import Settings
+from finetune_operator.stages import budget
 from finetune_operator.stages.attempts import evaluation_status
-from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, set_condition
+from finetune_operator.stages.decision import Action, Create, Delete, StageDecision, set_condition, sooner
 from finetune_operator.stages.freezing import is_refrozen, pinned
 from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, goes_on, pod_job, unfinished
-from finetune_operator.usage import with_gpu_hours_of
 
 # Where its pod's settings are.
 _SETTINGS: Final = "spec.evaluation.pod"
@@ -48,7 +48,7 @@ def evaluation(observed: Observed, status: FineTuneJobStatus, settings: Settings
         return _waits(observed, status, Reason.WAITING, "the frozen run is awaited")
     digest, name = evaluation_digest(run.identity, job), keys.evaluation_name(observed.owner.name, evaluation_job_digest(run.identity, job))
     known = status.evaluation
-    if known is not None and known.digest == digest:
+    if known is not None and known.digest == digest and not _judge_goes_on(job, known):
         return StageDecision(status=evaluated(observed, status), done=True, actions=_going_on(observed))
     if known is not None and known.failed_job == name:
         return _failed_before(observed, status).after(*_but_its_log(observed, name))
@@ -63,6 +63,8 @@ def evaluation(observed: Observed, status: FineTuneJobStatus, settings: Settings
     found = observed.batch_job(name)
     if job.spec.suspend and (found is None or goes_on(observed, found)):
         return _waits(observed, status, Reason.SUSPENDED, "the job is suspended", *former, *unfinished(observed))
+    if (spent := _used_up(observed, status)) is not None and (found is None or goes_on(observed, found)):
+        return _failed(observed, status, name, spent).after(*former)
     if found is None:
         if (other := _measures_yet(observed)) is not None:
             waits = _waits(observed, status, Reason.EVALUATING, f"pod {other} of a former evaluation ends first", *former)
@@ -84,8 +86,8 @@ def _judged(observed: Observed, status: FineTuneJobStatus, job: Json, read: PodJ
     """What the Job came to."""
     if read.state == "active":
         waits = _waits(observed, status, read.reason, read.message)
-        return replace(waits, stalled=read.stalled, requeue_after_seconds=_AGAIN_SECONDS)
-    status = with_gpu_hours_of(observed, status, observed.pods_of_job(job))
+        left = budget.seconds_left(observed, status)
+        return replace(waits, stalled=read.stalled, requeue_after_seconds=sooner(_AGAIN_SECONDS, left))
     result = read.result.evaluation if read.result else None
     if read.state == "done" and result is not None and (wrong := _wrong(observed, result, digest)) is None:
         status = status.model_copy(update={"evaluation": _measured(result)})
@@ -96,6 +98,20 @@ def _judged(observed: Observed, status: FineTuneJobStatus, job: Json, read: PodJ
     elif read.reason == Reason.EVALUATION_FAILED:
         read = replace(read, message=f"{read.message}; {_OLD_IMAGE}")
     return _failed(observed, status, job["metadata"]["name"], read)
+
+
+def _judge_goes_on(job: FineTuneJob, known: EvaluationStatus) -> bool:
+    """Whether a judge whose tokens had ended is asked on, for a gate that came since. With more tokens that is another Job."""
+    wanted, judge = job.spec.publish.gate.judge_win_rate, known.judge
+    return wanted is not None and judge is not None and bool(judge.partial) and judge.low < wanted.min
+
+
+def _used_up(observed: Observed, status: FineTuneJobStatus) -> PodJob | None:
+    """The failure of an evaluation on GPUs, where no GPU hours are left for it."""
+    if evaluation_pod(job_of(observed).spec).gpus == 0 or (spent := budget.used_up(observed, status)) is None:
+        return None
+    reason, told = spent
+    return PodJob(state="overdue", reason=reason, message=told)
 
 
 def _wrong(observed: Observed, result: EvaluationResult, digest: str) -> str | None:

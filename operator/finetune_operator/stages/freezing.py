@@ -66,9 +66,10 @@ def freezing(observed: Observed, status: FineTuneJobStatus, settings: Settings) 
     # An image that has begun reads what it knows.
     text = run.to_json(readable_with=observed.run_text if status.attempt else "")
     digest = digest_of(text)
-    status = set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final))
+    status = set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(final, settings))
     recorded = _recorded(status, run, digest, job_of(observed), image_that_ran, settings)
-    status = status.model_copy(update={"run": recorded, "plan": plan_status(final, job.spec, facts.model_shape, facts.data, final=True)})
+    told = plan_status(final, job.spec, facts.model_shape, facts.data, final=True, prices=settings.prices)
+    status = status.model_copy(update={"run": recorded, "plan": told})
     return StageDecision(status=status, actions=(Create(manifest=run_config_map(text, observed.owner)),), done=True)
 
 

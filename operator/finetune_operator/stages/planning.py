@@ -11,7 +11,9 @@ from finetune_api.errors import InvalidSpec
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.fit import gib
 from finetune_api.gone_fields import gone_fields_in
-from finetune_api.plan import WHETHER_IT_FITS, cluster_plan
+from finetune_api.plan import cluster_plan
+from finetune_api.plan_notes import WHETHER_IT_FITS
+from finetune_api.price import cost_of, price_of
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus, plan_status
 from finetune_api.training_run import Plan
@@ -39,9 +41,11 @@ def planning(observed: Observed, status: FineTuneJobStatus, settings: Settings) 
     except InvalidSpec as error:
         return refused(observed, status, str(error))
     shape, data = (facts.model_shape, facts.data) if facts else (None, None)
-    told = plan_status(found, observed.job.spec, shape, data, final=facts is not None)
+    told = plan_status(found, observed.job.spec, shape, data, final=facts is not None, prices=settings.prices)
     status = status.model_copy(update={"plan": told})
-    return StageDecision(status=set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(found)), done=True)
+    return StageDecision(
+        status=set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(found, settings)), done=True
+    )
 
 
 def _refused_for_what_is_gone(observed: Observed) -> str:
@@ -70,10 +74,10 @@ def job_of(observed: Observed) -> FineTuneJob:
     return observed.job
 
 
-def summary(found: Plan) -> str:
+def summary(found: Plan, settings: Settings) -> str:
     """The plan in a line; first of all that a job for GPUs was not compared with their memory, when it wasn't.
 
-    `8 workers on 1 node, 87 steps, 43.1 of 80.0 GiB a worker, about 5.2 GPU hours`
+    `8 workers on 1 node, 87 steps, 43.1 of 80.0 GiB a worker, 4.9 to 6.7 GPU hours, at most about $15`
     """
     nodes = f"{found.nodes} node{'s' if found.nodes > 1 else ''}"
     parts = [f"{found.world_size} {found.device} worker{'s' if found.world_size > 1 else ''} on {nodes}"]
@@ -83,7 +87,11 @@ def summary(found: Plan) -> str:
         capacity = f" of {gib(found.memory.capacity_bytes)}" if found.memory.capacity_bytes else ""
         parts.append(f"{gib(found.memory.total_bytes)}{capacity} GiB a worker")
     if found.gpu_hours is not None:
-        parts.append(f"about {found.gpu_hours:.1f} GPU hours")
+        best = found.best_gpu_hours
+        same = best is None or f"{best:.1f}" == f"{found.gpu_hours:.1f}"
+        parts.append(f"about {found.gpu_hours:.1f} GPU hours" if same else f"{best:.1f} to {found.gpu_hours:.1f} GPU hours")
+    if (cost := cost_of(found, price_of(found, settings.prices))) is not None:
+        parts.append(f"at most about ${cost:,.0f}")
     if found.unknown:
         parts.append("unknown: " + ", ".join(unknown.name for unknown in found.unknown))
     return ". ".join([*_loudly(found), ", ".join(parts)])

@@ -12,6 +12,7 @@ from finetune_api.pod_result import EXIT_INVALID_INPUT, PodResult
 from finetune_api.reasons import Reason
 from finetune_api.status import LONGEST_MESSAGE
 from finetune_api.times import is_ahead, seconds_between
+from finetune_api.unknown_keys import NO_SUCH_FIELD
 from finetune_operator import keys
 from finetune_operator.observation import Observed, is_held
 from finetune_operator.pods import Pod
@@ -61,7 +62,7 @@ def pod_job(observed: Observed, job: Json, *, active: str, failed: str, settings
         return _completed(observed, pods, moment, active)
     newest = _newest_result(pods)
     if newest is not None and newest.permanent:
-        return PodJob(state="failed", reason=newest.reason or failed, message=newest.message or "")
+        return PodJob(state="failed", reason=newest.reason or failed, message=_by_its_image(newest.message or "", settings))
     if end == "Failed":
         if newest is None and _is_recent(moment, observed):
             return PodJob(state="active", reason=active, message="it failed; its last words are awaited")
@@ -182,6 +183,15 @@ def _evicted_too_often(pods: Sequence[Pod], settings: str) -> str | None:
 
 def _told(pods: Sequence[Pod], newest: PodResult | None, failed: str) -> tuple[str, str]:
     return (failed, "") if newest is None else (newest.reason or failed, newest.message or "")
+
+
+def _by_its_image(message: str, settings: str) -> str:
+    """What a pod says, with the remedy where its image has no field that this operator's models know."""
+    if NO_SUCH_FIELD not in message:
+        return message
+    return (
+        f"{message}; the pod's image is older than the operator, which knows it: name a newer one in {settings}.image, and raise spec.retry"
+    )
 
 
 def _job_message(job: Json) -> str:

@@ -5,6 +5,7 @@ all that it reads, so that another spec is another Job; the former one is delete
 """
 
 from dataclasses import replace
+from typing import Final
 
 from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
@@ -21,6 +22,11 @@ from finetune_operator.stages.fencing import fencing
 from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.pod_job import ABOUT_TO_START, PodJob, goes_on, pod_job, unfinished
 from finetune_operator.stages.reporting import reporting
+
+_OLD_IMAGE: Final = (
+    "images from before there were evaluations end so at once: name another in spec.workers.image or spec.cpuPods.image, "
+    "or ask for no tasks, judge and samples"
+)
 
 
 def prepared(observed: Observed, status: FineTuneJobStatus) -> tuple[Facts, str | None] | None:
@@ -76,6 +82,8 @@ def _judged(observed: Observed, status: FineTuneJobStatus, read: PodJob, former:
     if read.state == "failed" or result is None:
         reason = read.reason or Reason.RESULT_UNREADABLE
         message = read.message or "the pod said that it is done, and not what it found; is spec.workers.image of another version?"
+        if reason == Reason.PREPARATION_FAILED and job_of(observed).spec.evaluation.has_stage:
+            message = f"{message}; {_OLD_IMAGE}"
         status = set_condition(observed, status, ConditionType.PREPARED, "False", reason, message)
         return StageDecision(status=status, actions=former, failed=(reason, message))
     facts = facts_of(result)

@@ -121,10 +121,11 @@ def _judge_refused(observed: Observed, status: FineTuneJobStatus) -> str | None:
     wanted, judge = job_of(observed).spec.publish.gate.judge_win_rate, status.evaluation.judge if status.evaluation else None
     if wanted is None or judge is None or judge.low >= wanted.min:
         return None
+    more = "raise spec.evaluation.judge.maxTokens and spec.retry to have all prompts judged, or " if judge.partial else ""
     return (
         f"the judge's win rate is {judge.win_rate:.3f} over {judge.prompts} prompts, and the lower end of its 95 % interval is "
-        f"{judge.low:.3f}, while spec.publish.gate.judgeWinRate.min is {wanted.min:g}; lower the gate and raise spec.retry to publish all "
-        "the same"
+        f"{judge.low:.3f}, while spec.publish.gate.judgeWinRate.min is {wanted.min:g}; {more}lower the gate and raise spec.retry to "
+        "publish all the same"
     )
 
 

@@ -12,7 +12,7 @@ from finetune_api.report import ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
 from finetune_api.times import is_ahead, moment, seconds_between, timestamp
 from finetune_operator.failures import Ending, Evidence, ending, hung, overdue
-from finetune_operator.losses import noted
+from finetune_operator.losses import ended_at_start, noted
 from finetune_operator.observation import Observed, RayJob
 from finetune_operator.pods import Pod
 from finetune_operator.resources.report import report as report_manifest
@@ -32,6 +32,9 @@ _STOP_FOR_SUSPENSION: Final = "Suspended"
 _STALLED_STARTS: Final = 3
 # And so many that others ended before anything was kept.
 _STALLED_ATTEMPTS: Final = 10
+# KubeRay replaces a pod whose Ray ended, for ever: so many of an attempt are for a person to see, and so many end it.
+_STALLED_PODS: Final = 2
+_MOST_ENDED_PODS: Final = 5
 
 
 def _pods(observed: Observed, attempt: AttemptStatus) -> list[Pod]:
@@ -86,6 +89,9 @@ def followed(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | Non
     attempt = status.attempts[-1]
     if submitted and attempt.running_time is not None:
         status = status.model_copy(update={"failed_starts": 0})
+        status = attempts.with_last(status, ended_pods=None)
+    elif rayjob is not None and not submitted:
+        status = attempts.with_last(status, ended_pods=ended_at_start(attempt.ended_pods, pods))
     status = attempts.with_last(status, **noted(observed, attempt, rayjob, pods, submitted=submitted))
     return attempts.with_last(status, told_time=_told_time(observed, attempt))
 
@@ -175,9 +181,14 @@ def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, 
     if rayjob.queued or waited is None:
         return None, QUEUED_SECONDS if rayjob.queued else None
     allowed = job_of(observed).spec.workers.start_deadline_seconds
+    outcome, reason = AttemptOutcome.NOT_STARTED, Reason.START_DEADLINE_EXCEEDED
+    ended = attempt.ended_pods
+    if ended is not None and ended.count >= _MOST_ENDED_PODS:
+        told = f"it began {ended.count} times in vain; the last: {ended.message}"
+        return Ending(outcome=outcome, reason=reason, message=told, node=_unfit_node(pods)), None
     if waited < allowed:
         return None, allowed - waited
-    words = waits_for([*pods, *_submitters(observed, attempt)])
+    words = ended.message if ended else waits_for([*pods, *_submitters(observed, attempt)])
     if pods_wait_since is not None:
         running = sum(pod.phase == "Running" for pod in pods)
         words = words or f"see `kubectl describe rayjob {rayjob.name}`"
@@ -185,7 +196,6 @@ def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, 
     else:
         words = words or f"see `kubectl describe job {rayjob.name}`"
         told = f"all pods ran, and Ray had no driver after {allowed} s (workers.startDeadlineSeconds): {words}"
-    outcome, reason = AttemptOutcome.NOT_STARTED, Reason.START_DEADLINE_EXCEEDED
     return Ending(outcome=outcome, reason=reason, message=told, node=_unfit_node(pods)), None
 
 
@@ -257,7 +267,8 @@ def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     elif attempt.running_time is None:
         pods = _pods(observed, attempt)
         running = sum(pod.phase == "Running" for pod in pods)
-        words = waits_for([*pods, *_submitters(observed, attempt)])
+        ended = attempt.ended_pods
+        words = ended.message if ended else waits_for([*pods, *_submitters(observed, attempt)])
         told = "; ".join(filter(None, (attempts.told_of_avoided(attempt), words)))
         reason, message = (
             Reason.STARTING,
@@ -280,6 +291,8 @@ def stalled(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
         return None, None
     if attempt.running_time is not None and _is_submitted(observed, attempt, rayjob):
         return None, None
+    if attempt.ended_pods is not None and attempt.ended_pods.count >= _STALLED_PODS:
+        return (Reason.PODS_WAIT, attempt.ended_pods.message), None
     words, waits = needs_person([*_pods(observed, attempt), *_submitters(observed, attempt)], observed.now)
     return (Reason.PODS_WAIT, words) if words else in_vain(status), waits
 

@@ -90,7 +90,8 @@ def _commands(made: dict[str, Any]) -> dict[str, str]:
 
 def test_nothing_of_a_spec_is_in_a_command() -> None:
     """Also not by way of names that KubeRay puts into its submit command: those are of the job's name."""
-    plain, full = _commands(manifests(plain_job())), _commands(manifests(full_job()))
+    # Whether there is an evaluation decides which of two constants the preparation's is.
+    plain, full = _commands(manifests(finetunejob(evaluation={"samples": {}}))), _commands(manifests(full_job()))
     assert full == plain
     assert not [path for path, text in full.items() if MARK in text]
     assert MARK in json.dumps(manifests(full_job())["rayjob"]), "the full job has to reach the manifests for this test to mean anything"

@@ -47,6 +47,12 @@ def test_commands(stage: str, package: str, verb: str) -> None:
     assert templates(finetunejob())[stage]["spec"]["containers"][0]["command"] == ["python", "-m", package, verb]
 
 
+@pytest.mark.parametrize("asked", [{"tasks": ["mmlu"]}, {"judge": {"model": "m"}}, {"samples": {}}], ids=str)
+def test_an_evaluation_is_looked_at_before_training(asked: Json) -> None:
+    command = templates(finetunejob(evaluation=asked))["preparation"]["spec"]["containers"][0]["command"]
+    assert command == ["python", "-m", "finetune_assistant.pods", "prepare"]
+
+
 def test_names_carry_digests() -> None:
     job, run = finetunejob(), training_run()
     made = manifests(job)
@@ -161,6 +167,7 @@ CHANGES = {
     "nodes": {"workers": {"nodes": 1}},
     "tasks": {"evaluation": {"tasks": ["hellaswag"]}},
     "judge": {"evaluation": {"judge": {"model": "m"}}},
+    "judge's key": {"evaluation": {"judge": {"model": "m", "apiKeySecret": {"name": "judge", "key": "token"}}}},
     "samples": {"evaluation": {"samples": {}}},
     "how often": {"dataset": {"evaluation": {"fraction": 0.1}}, "evaluation": {"everySteps": 7}},
     "checkpoint": {"dataset": {"evaluation": {"fraction": 0.1}}, "publish": {"checkpoint": "best"}},
@@ -182,10 +189,12 @@ PREPARED_ANEW = {
     "retry",
     "how often",
     "checkpoint",
+    "tasks",
+    "judge's key",
 }
 PUBLISHED_ANEW = {"storage", "credentials", "cpu pods", "image", "identity", "publish", "generation", "retry"}
-PUBLISHED_ANEW |= {"tasks", "judge", "samples", "checkpoint"}
-MEASURED_ANEW = {"generation", "tasks", "judge", "samples", "how often", "checkpoint"}
+PUBLISHED_ANEW |= {"tasks", "judge", "judge's key", "samples", "checkpoint"}
+MEASURED_ANEW = {"generation", "tasks", "judge", "judge's key", "samples", "how often", "checkpoint"}
 EVALUATED_ANEW = MEASURED_ANEW | {"storage", "credentials", "cpu pods", "image", "identity", "retry"}
 
 

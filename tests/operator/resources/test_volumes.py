@@ -22,10 +22,10 @@ def secrets(template: Json) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("pod", "names"),
     [
-        ("preparation", {"mark-secret", "mark-data", "mark-s3", "mark-ca", "mark-hub"}),
+        ("preparation", {"mark-secret", "mark-data", "mark-s3", "mark-ca", "mark-hub", "mark-judge"}),
         ("head", {"mark-secret", "mark-s3", "mark-ca"}),
         ("workers", {"mark-secret", "mark-s3", "mark-ca"}),
-        ("evaluation", {"mark-secret", "mark-s3", "mark-ca", "mark-judge"}),
+        ("evaluation", {"mark-secret", "mark-s3", "mark-ca", "mark-judge", "mark-data"}),
         ("publication", {"mark-secret", "mark-s3", "mark-ca", "mark-hub"}),
         ("submitter", set()),
     ],
@@ -42,6 +42,19 @@ def test_keys_of_object_storage_are_where_the_model_goes_out() -> None:
     expected = {"models": ["secret"], "models-ca": ["configMap"]}
     for pod, found in (("preparation", expected), ("publication", expected), ("head", {}), ("workers", {})):
         assert {name: kinds for name, kinds in secrets(pods[pod]).items() if name.startswith("models")} == found
+
+
+def test_an_evaluation_looks_into_the_data_if_it_may() -> None:
+    """It isn't held up by a Secret that was deleted after training."""
+    sources = [
+        {"path": "org/data", "tokenSecret": {"name": "data", "key": "token"}},
+        {"path": "org/more", "tokenSecret": {"name": "hub", "key": "token"}},
+    ]
+    spec = {"dataset": {"sources": sources}, "model": {"name": "org/base", "tokenSecret": {"name": "hub", "key": "token"}}}
+    found = mounts(templates(finetunejob(**spec, evaluation={"tasks": ["mmlu"]}))["evaluation"])
+    optional = {name: found[f"/etc/finetune/secrets/{name}"]["projected"]["sources"][0]["secret"]["optional"] for name in ("data", "hub")}
+    assert optional == {"data": True, "hub": False}
+    assert "data" not in secrets(templates(finetunejob(**spec, evaluation={"samples": {}}))["evaluation"])
 
 
 def test_a_config_map_may_have_a_secrets_name() -> None:
