@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from finetune_api.errors import Problem
 from finetune_api.fields import key, paths
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, RoleMapping
-from finetune_api.finetunejob.effects import yaml_path
+from finetune_api.finetunejob.effects import is_set, yaml_path
 from finetune_api.finetunejob.hub_ids import hub_id_problem, like_hub_id
 from finetune_api.finetunejob.places import is_hub_place, is_like_an_address, is_storage, is_storage_misspelt, scheme, storage_remedy
 from finetune_api.finetunejob.places import is_path as is_path
@@ -27,6 +27,15 @@ _USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*([^/@]*|[^/@]*:(?!\d*/
 # Of a longer name nobody wants a corrected copy in a message.
 _LONGEST_GUESS: Final = 200
 _DATA_SUFFIXES: Final = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
+# Keys of DeepSpeed's zero_optimization that its stage 2 doesn't read.
+_OF_ZERO3: Final = (
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "offload_param",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,12 @@ CONTRADICTIONS: Final = (
         lambda s: s.model.initialization == "random" and s.evaluation.judge is not None,
         "compares the trained model with its base, which has no weights (model.initialization: random)",
         "remove it, or start from a pretrained model",
+    ),
+    Rule(
+        "spec.training.method",
+        lambda s: s.model.initialization == "random" and s.training.adapter is not None,
+        "lora trains adapters beside the base's weights, and this base has none (model.initialization: random)",
+        "use full, or start from a pretrained model",
     ),
     Rule(
         "spec.publish.checkpoint",
@@ -114,6 +129,39 @@ CONTRADICTIONS: Final = (
         lambda s: device(s) == "gpu" and s.workers.workers_per_node not in (None, s.workers.gpus_per_node),
         "differs from gpusPerNode, and a GPU has exactly one worker",
         "remove it, or use device: cpu",
+    ),
+    Rule(
+        "spec.training.precision",
+        lambda s: s.training.precision == "fp16" and device(s) == "cpu",
+        "fp16 is for GPUs without bf16, and the workers are on CPUs",
+        "use auto or fp32",
+    ),
+    *(
+        Rule(
+            f"spec.training.deepspeed.{name}",
+            lambda s, name=name: getattr(s.training.deepspeed, name).device == "cpu" and device(s) == "cpu",  # type: ignore[misc]
+            "keeps in the host's memory what a GPU would hold, and the workers are on CPUs",
+            "remove it",
+        )
+        for name in ("offload_optimizer", "offload_param")
+    ),
+    *(
+        Rule(
+            f"spec.training.deepspeed.{name}.pin_memory",
+            lambda s, name=name: (offload := getattr(s.training.deepspeed, name)).pin_memory and offload.device == "none",  # type: ignore[misc]
+            "true is of what is offloaded, and device: none offloads nothing",
+            "remove it, or use device: cpu",
+        )
+        for name in ("offload_optimizer", "offload_param")
+    ),
+    *(
+        Rule(
+            f"spec.training.deepspeed.{name}",
+            lambda s, name=name: s.training.sharding == "zero2" and is_set(s.training.deepspeed, name),  # type: ignore[misc]
+            "is a setting of ZeRO-3, and sharding: zero2 leaves all weights on each worker",
+            "remove it, or use sharding: zero3",
+        )
+        for name in _OF_ZERO3
     ),
 )
 

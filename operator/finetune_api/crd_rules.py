@@ -41,6 +41,12 @@ _VALIDATORS: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
         ("has(self.jinja) == (has(self.name) && self.name == 'jinja')", "jinja and name: jinja go together; set both or neither"),
     ),
     job.Optimizer: (_exclusive("warmupRatio", "warmupSteps"),),
+    job.Lora: (
+        (
+            f"!has(self.target_modules) || !('{job.ALL_LINEAR}' in self.target_modules) || self.target_modules.size() == 1",
+            f"target_modules: {job.ALL_LINEAR} already names every linear layer; write [{job.ALL_LINEAR}]",
+        ),
+    ),
     job.Training: (_exclusive("epochs", "maxSteps"),),
     job.Toleration: (
         (

@@ -1,21 +1,17 @@
-"""How long a run is: in optimizer steps, in seconds, in GPU hours.
+"""How long a run is in steps, tokens and operations, and what share of the peak these are.
 
-In: the spec, the shapes, the GPU model. Out: numbers, or None where something that they depend on isn't known. Seconds are
-computing time, estimated from operations and an assumed share of the peak; storage and network aren't in them.
+In: the spec, the shapes, the GPU model. Out: numbers, or None where something that they depend on isn't known. What takes how many
+seconds is `step_time`'s and `run_time`'s business.
 """
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Final, Literal
+from typing import Literal
 
 from finetune_api.accelerators import Accelerator, accelerator
 from finetune_api.checks import device
 from finetune_api.finetunejob import Evaluation, FineTuneJobSpec, ModelShape
 from finetune_api.training_run import DataShape, Plan, TrainingRun
-
-# Share of the peak that useful and recomputed operations reach together. 31 % model FLOPs utilisation was reached by the
-# recipe's own published run, which recomputed activations: 31 % x 8/6.
-EFFICIENCY: Final = 0.41
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +23,6 @@ class Steps:
     epochs: int | None
     total: int | None
     warmup: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duration:
-    """What a run costs in time; None is unknown."""
-
-    flops_per_token: float | None = None
-    seconds_per_step: float | None = None
-    seconds: float | None = None
-    gpu_hours: float | None = None
 
 
 def run_steps(spec: FineTuneJobSpec, data: DataShape | None, batch_size: int) -> Steps:
@@ -76,20 +62,30 @@ def num_evaluations(spec: FineTuneJobSpec, steps: Steps) -> int | None:
 def model_flops_per_token(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None) -> float:
     """6 P a token and 12 H times the mean length that a token attends over, of each layer: what the model asks for, without recomputation.
 
-    P: the parameters that a token meets. A window of w tokens is a length of 2 w: a token attends to half of a length on average, and to
-    all of a window. Without data the length is that of a full row, which is the most it can be.
+    P: the parameters that a token meets. Those of a frozen base need no gradient of their own: 4 P, and what adapters add is left out.
+    """
+    lengths = shape.layers * mean_length(spec, shape, data)
+    return (6.0 if spec.training.method == "full" else 4.0) * _met(shape) + 12.0 * shape.attention_heads * shape.head_size * lengths
+
+
+def mean_length(spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None) -> float:
+    """Tokens of a segment, on average over tokens and layers.
+
+    A window of w tokens is a length of 2 w: a token attends to half of a length on average, and to all of a window. Without data the
+    length is that of a full row, which is the most it can be.
     """
     length = data.train.squared_lengths / data.train.tokens if data and data.train.tokens else float(spec.training.max_sequence_length)
     windowed = (shape.sliding_layers or shape.layers) if shape.sliding_window else 0
-    lengths = (shape.layers - windowed) * length + windowed * min(length, 2.0 * (shape.sliding_window or 0))
-    return 6.0 * _met(shape) + 12.0 * shape.attention_heads * shape.head_size * lengths
+    return ((shape.layers - windowed) * length + windowed * min(length, 2.0 * (shape.sliding_window or 0))) / shape.layers
 
 
-def peak_flops(spec: FineTuneJobSpec, card: Accelerator | None, precision: Literal["bf16", "fp32"]) -> float | None:
-    """Operations a second of one worker at most: workers.peakTeraflops, or the GPU's in bf16; None where neither is known."""
+def peak_flops(spec: FineTuneJobSpec, card: Accelerator | None, precision: Literal["bf16", "fp16", "fp32"]) -> float | None:
+    """Operations a second of one worker at most: workers.peakTeraflops, or the GPU's in 16 bits; None where neither is known."""
     if spec.workers.peak_teraflops is not None:
         return spec.workers.peak_teraflops * 1e12
-    return card.bf16_flops if card is not None and precision == "bf16" and device(spec) == "gpu" else None
+    if card is None or precision == "fp32" or device(spec) == "cpu":
+        return None
+    return card.bf16_flops if precision == "bf16" else card.fp16_flops
 
 
 def flops_at_full_use(spec: FineTuneJobSpec, plan: Plan) -> float | None:
@@ -109,14 +105,14 @@ def _met(shape: ModelShape) -> int:
     return shape.active_parameters or shape.parameters
 
 
-def _tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float | None:
-    """Tokens trained on, or None."""
+def trained_tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float | None:
+    """Tokens of a run that goes to its last step; None is unknown."""
     if data is None or steps.total is None or steps.steps_per_epoch is None:
         return None
     return data.train.tokens * steps.total / steps.steps_per_epoch
 
 
-def _evaluation_tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float:
+def evaluation_tokens(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps) -> float:
     """Tokens of all evaluations."""
     if data is None or data.evaluation is None:
         return 0.0
@@ -128,38 +124,8 @@ def evaluation_share(spec: FineTuneJobSpec, data: DataShape | None, steps: Steps
 
     A forward pass is a third of a token's operations in training, and a quarter where activations are recomputed.
     """
-    trained = _tokens(spec, data, steps)
+    trained = trained_tokens(spec, data, steps)
     if not trained:
         return None
-    evaluated = _evaluation_tokens(spec, data, steps) / (4.0 if spec.training.activation_checkpointing else 3.0)
+    evaluated = evaluation_tokens(spec, data, steps) / (4.0 if spec.training.activation_checkpointing else 3.0)
     return evaluated / (trained + evaluated)
-
-
-def run_duration(
-    spec: FineTuneJobSpec,
-    shape: ModelShape | None,
-    data: DataShape | None,
-    peak: float | None,
-    steps: Steps,
-    batch_size: int,
-) -> Duration:
-    """Computing time from operations, peak and efficiency; only where a peak is known."""
-    if shape is None:
-        return Duration()
-    each = model_flops_per_token(spec, shape, data) * (4 / 3 if spec.training.activation_checkpointing else 1.0)
-    if peak is None:
-        return Duration(flops_per_token=each)
-    gpus = spec.workers.world_size if device(spec) == "gpu" else 0
-    speed = spec.workers.world_size * peak * EFFICIENCY
-    per_step = batch_size * spec.training.max_sequence_length * each / speed
-    tokens = _tokens(spec, data, steps)
-    if tokens is None:
-        seconds = per_step * steps.total if steps.total else None  # full rows: the most it can be
-    else:
-        seconds = (tokens * each + _evaluation_tokens(spec, data, steps) * 2.0 * _met(shape)) / speed
-    return Duration(
-        flops_per_token=each,
-        seconds_per_step=per_step,
-        seconds=seconds,
-        gpu_hours=seconds * gpus / 3600 if seconds is not None and gpus else None,
-    )

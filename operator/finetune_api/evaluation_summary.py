@@ -68,6 +68,7 @@ class JudgeSummary(StatusModel):
     flips: Natural = Field(default=0, description="Pairs whose winner changed with the order.")
     unreadable: Natural = Field(default=0, description="Pairs without a readable verdict, which are left out.")
     tokens: Natural = Field(default=0, description="Tokens that the judge took, as its endpoint counts them.")
+    partial: bool = Field(default=False, description="Whether `judge.maxTokens` ended it before the last pair.")
 
     @model_validator(mode="after")
     def _the_rate_is_in_its_interval(self) -> Self:

@@ -11,6 +11,7 @@ from typing import Final
 
 from finetune_api import finetunejob as job
 from finetune_api.checks import device
+from finetune_api.engines import engine_name
 from finetune_api.finetunejob.effects import is_set, yaml_path
 
 # The fields of each object that act in every job that has the object. Those of pods act on a cluster only: `finetune run` says so
@@ -26,13 +27,14 @@ ALWAYS: Final[dict[str, str]] = {
     "Dataset": "maxInvalidRows overlongTurns leadingAssistantTurns trailingUserTurns processes",
     "TemplateSpec": "name masking jinja",
     "ControlTokens": "system user assistant end",
-    "Training": "method sharding epochs maxSteps maxSequenceLength microBatchSize globalBatchSize precision tf32 dropout "
+    "Training": "method sharding epochs maxSteps maxSequenceLength microBatchSize globalBatchSize precision tf32 dropout attentionDropout "
     "activationCheckpointing logEverySteps seed",
     "Optimizer": "name learningRate schedule warmupRatio warmupSteps weightDecay gradientClipping beta1 beta2 epsilon",
-    "ZeroOptimization": "overlap_comm contiguous_gradients sub_group_size reduce_bucket_size stage3_prefetch_bucket_size "
-    "stage3_param_persistence_threshold stage3_max_live_parameters stage3_max_reuse_distance",
+    "Lora": "r lora_alpha lora_dropout target_modules modules_to_save use_rslora use_dora",
+    "ZeroOptimization": "",
+    "Offload": "",
     "PodSettings": "image labels annotations nodeSelector schedulerName runtimeClassName priorityClassName serviceAccountName queueName",
-    "Workers": "nodes device peakTeraflops startDeadlineSeconds",
+    "Workers": "nodes device peakTeraflops startDeadlineSeconds collectiveTimeoutSeconds",
     "Resources": "requests limits",
     "EnvVar": "name value",
     "KeyRef": "name key optional",
@@ -92,11 +94,17 @@ def _nowhere(spec: job.FineTuneJobSpec) -> bool:
     return spec.publish.place is None
 
 
+def _undivided(spec: job.FineTuneJobSpec) -> bool:
+    return engine_name(spec.training, spec.workers.world_size) == "plain"
+
+
 NOTES: Final = (
     Note(
         "workers.accelerator", lambda s: device(s) == "cpu", "is the GPU model that is planned for, and the workers of this job are on CPUs"
     ),
     Note("workers.gpu_resource", lambda s: device(s) == "cpu", "is what nodes call a GPU, and the workers of this job are on CPUs"),
+    Note("training.sharding", _undivided, "is how a model is divided over workers, and this job has one"),
+    Note("training.deepspeed", _undivided, "has settings of DeepSpeed, which one worker alone does without"),
     Note("generation.top_k", lambda s: s.generation.temperature == 0.0, "chooses among candidates, and temperature 0 takes the likeliest"),
     Note("generation.top_p", lambda s: s.generation.temperature == 0.0, "chooses among candidates, and temperature 0 takes the likeliest"),
     Note("publish.gate.evaluation_loss", _nowhere, "is asked by `finetune publish` alone: the job itself publishes nowhere"),

@@ -60,12 +60,14 @@ FIELDS: Final = (
     _use("model.cache", "pre"),
     _use("model.shape", "pr", Change.NEVER),
     _use("dataset", "ipr", Change.NEVER),
-    _use("dataset.sources[].tokenSecret", "pr"),
-    _use("dataset.sources[].credentialsSecret", "pr"),
+    # An evaluation looks for its benchmarks in the data.
+    _use("dataset.sources[].tokenSecret", "pre"),
+    _use("dataset.sources[].credentialsSecret", "pre"),
     _use("dataset.processes", "pr", Change.NEVER),
     _use("template", "ipr", Change.NEVER),
     _use("training", "ipr", Change.NEVER),
     # They change memory and speed, and a run may go on with others: its folder or its storage, in another job.
+    _use("training.sharding", "pr", Change.NEVER),
     _use("training.deepspeed", "pr", Change.NEVER),
     _use("training.microBatchSize", "pr", Change.NEVER),
     _use("training.activationCheckpointing", "pr", Change.NEVER),
@@ -85,10 +87,12 @@ FIELDS: Final = (
     _use("evaluation", "r"),
     # They decide which checkpoint is the last, and which the best.
     *(_use(f"evaluation.{name}", "rf") for name in ("everyEpochs", "everySteps", "earlyStopping")),
-    # After training. What is published tells of it.
-    *(_use(f"evaluation.{name}", "feP") for name in ("tasks", "numFewshot", "limit", "taskData", "judge", "samples")),
+    # After training. What is published tells of it. Whether there are such tasks is looked at before anything is trained.
+    _use("evaluation.tasks", "pfeP"),
+    *(_use(f"evaluation.{name}", "feP") for name in ("numFewshot", "limit", "taskData", "judge", "samples")),
     # They change no figure, only whether and how fast it is had.
-    *(_use(f"evaluation.{name}", "e") for name in ("batchSize", "judge.apiKeySecret", "judge.maxTokens", "pod")),
+    *(_use(f"evaluation.{name}", "e") for name in ("batchSize", "judge.maxTokens", "pod")),
+    _use("evaluation.judge.apiKeySecret", "pe"),
     # Sampled answers are drawn as it says.
     _use("generation", "rfP"),
     # Whether a repository may be written to is tried before anything is trained.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from finetune_api.accelerators import ACCELERATORS
 from finetune_api.errors import Problem
-from finetune_api.memory import GIB, Load, memory
+from finetune_api.load import Load, adapter_parameters
+from finetune_api.memory import GIB, memory
 from finetune_api.training_run import Memory
 
 _MOST_NODES = 64
@@ -17,6 +18,8 @@ _MOST_GPUS = 8
 # Rows of a micro-batch up to which remedies are looked for: a field holds 64 bits, and a search through them would never end.
 MOST_ROWS = 4096
 _MOST_REMEDIES = 3
+# Rank that LoRA is proposed with: PEFT's default.
+_RANK = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ def fit_problem(load: Load, batch: Batch, needed: Memory, capacity_of: str) -> P
     parts = sorted(needed.terms, key=lambda term: -term.bytes)
     largest = ", ".join(f"{term.name} {gib(term.bytes)}" for term in parts[:4])
     message = f"a worker needs {gib(needed.total_bytes)} GiB ({largest}, ...), and {capacity_of} has {gib(capacity)} GiB"
-    remedies = list(dict.fromkeys(_remedies(load, batch, capacity)))[:_MOST_REMEDIES]
+    remedies = list(dict.fromkeys(_remedies(load, batch, capacity)))[:_MOST_REMEDIES] + _adapters(load, batch, capacity)
     return Problem("spec.workers", message, "use " + " or ".join(remedies) if remedies else _largest_model(load, capacity))
 
 
@@ -57,6 +60,8 @@ def gib(size: int) -> str:
 
 def _remedies(load: Load, batch: Batch, capacity: int) -> Iterator[str]:
     """Changes that make it fit, the mildest first: one setting, then two, then another card."""
+    if load.stage == 2 and (total := _fits(replace(load, stage=3), capacity)):
+        yield f"training.sharding: zero3 ({total} GiB)"
     options = [load] if load.checkpointing else [load, replace(load, checkpointing=True)]
     for option in options:
         setting = "" if option is load else "training.activationCheckpointing: true"
@@ -71,6 +76,23 @@ def _remedies(load: Load, batch: Batch, capacity: int) -> Iterator[str]:
                 yield f"{setting} with {changed}" if setting else changed
     if load.device == "gpu" and (card := _larger_card(options[-1])):
         yield card
+    offloaded = replace(options[-1], offloads_optimizer=True)
+    if load.device == "gpu" and not load.offloads_optimizer and (total := _fits(offloaded, capacity)):
+        setting = "" if options[-1] is load else " with training.activationCheckpointing: true"
+        yield f"training.deepspeed.offload_optimizer.device: cpu{setting} ({total} GiB)"
+
+
+def _adapters(load: Load, batch: Batch, capacity: int) -> list[str]:
+    """Training adapters alone, which learns less: told after what changes nothing of that."""
+    if load.method != "full":
+        return []
+    lora = replace(load, method="lora", adapters=adapter_parameters(load.shape, _RANK))
+    for option, setting in ((lora, ""), (replace(lora, checkpointing=True), " with training.activationCheckpointing: true")):
+        if total := _fits(option, capacity):
+            return [f"training.method: lora{setting} ({total} GiB)"]
+        if smaller := _smaller_micro_batch(option, batch, capacity):
+            return [f"training.method: lora{setting} with {smaller}"]
+    return []
 
 
 def _fits(load: Load, capacity: int) -> str | None:
@@ -122,7 +144,7 @@ def _first_that_fits(load: Load, batch: Batch, capacity: int, sizes: Iterator[tu
 
 def _larger_card(load: Load) -> str | None:
     total = memory(load, None).total_bytes
-    fitting = [card for card in ACCELERATORS if card.memory_bytes >= total and (card.bf16_flops or load.precision == "fp32")]
+    fitting = [card for card in ACCELERATORS if card.memory_bytes >= total and (card.bf16_flops or load.precision != "bf16")]
     best = min(fitting, key=lambda card: card.memory_bytes, default=None)
     return f"workers.accelerator: {best.name} ({gib(total)} of {gib(best.memory_bytes)} GiB)" if best else None
 

@@ -181,11 +181,17 @@ total_steps num_steps max_train_steps train_steps num_training_steps training.st
 learning_rate lr
     training.optimizer.learningRate
 lr_scheduler_type lr_scheduler lr_schedule learning_rate_schedule
-    training.optimizer.schedule: cosine, linear or constant
+    training.optimizer.schedule: cosine, linear, constant or wsd
 scheduler
-    training.optimizer.schedule: cosine, linear or constant
-lr_scheduler_kwargs cosine_min_lr_ratio cosine_constant_lr_ratio lr_quadratic_warmup min_lr
-    -: schedules have no settings but warm-up; cosine and linear end at 0
+    training.optimizer.schedule: cosine, linear, constant or wsd
+cosine_min_lr_ratio min_lr_ratio min_lr_rate
+    training.optimizer.minimumLearningRateRatio
+min_lr
+    training.optimizer.minimumLearningRateRatio: as a share of the peak
+num_decay_steps decay_steps decay_fraction
+    training.optimizer.decayRatio: as a share of all steps, with schedule: wsd
+lr_scheduler_kwargs cosine_constant_lr_ratio lr_quadratic_warmup
+    -: schedules have no settings but warm-up, decayRatio and minimumLearningRateRatio
 warmup_ratio
     training.optimizer.warmupRatio
 warmup_steps num_warmup_steps warmup_num_steps
@@ -207,9 +213,9 @@ optim optimizer optimizer_type optimizer.type optimizer.kind
 optim_args optim_target_modules optimizer.params
     -: AdamW's settings are the fields of spec.training.optimizer
 bf16 bfloat16 fp32 amp torch_dtype dtype mixed_precision half_precision_backend
-    training.precision: auto takes bf16 where the hardware is fast at it; bf16 and fp32 are the others
+    training.precision: auto takes bf16 where the hardware is fast at it; bf16, fp16 and fp32 are the others
 fp16 float16
-    training.precision: use auto or bf16; fp16 is not offered, since it needs loss scaling
+    training.precision: auto takes bf16 where the hardware is fast at it; fp16, with losses scaled, is for GPUs without bf16
 tf32
     training.tf32
 gradient_checkpointing activation_checkpointing enable_gradient_checkpointing
@@ -237,18 +243,43 @@ flex_attention use_liger_kernel use_liger unsloth sage_attention
     -: attention is chosen for the model and the hardware
 torch_compile use_torch_compile torch_compile_backend torch_compile_mode
     -: the step is not compiled by torch.compile
-adapter peft peft_config use_peft lora lora_r lora_rank lora_alpha lora_dropout lora_target_modules lora_target_linear
-lora_modules_to_save lora_model_dir lora_fan_in_fan_out lora_bias use_dora use_rslora qlora r target_modules finetuning_type
-lora_task_type loraplus_lr_ratio
-    -: LoRA and other adapters are not available in this version: all parameters are trained
+adapter peft use_peft finetuning_type peft_type
+    training.method: lora trains adapters, full all parameters
+peft_config lora_config
+    training.lora: PEFT's own keys stand directly below it, with training.method: lora
+lora_r lora_rank r lora.rank training.rank
+    training.lora.r: {value}, with training.method: lora
+lora_alpha lora.alpha training.alpha
+    training.lora.lora_alpha: {value}, with training.method: lora
+lora_dropout lora.dropout
+    training.lora.lora_dropout: {value}, with training.method: lora
+lora_target_modules target_modules
+    training.lora.target_modules: a list of names, or [all-linear], with training.method: lora
+lora_target_linear
+    training.lora.target_modules: [all-linear] is the default
+lora_modules_to_save modules_to_save
+    training.lora.modules_to_save: a list of names, with training.method: lora
+use_dora peft_use_dora
+    training.lora.use_dora: with training.method: lora
+use_rslora peft_use_rslora
+    training.lora.use_rslora: with training.method: lora
+lora_model_dir
+    -: training begins with new adapters; merge others into a model and name that in model.name
+lora_fan_in_fan_out lora_bias lora_task_type fan_in_fan_out bias task_type init_lora_weights peft_init_lora_weights layers_to_transform
+layers_pattern rank_pattern alpha_pattern exclude_modules trainable_token_indices lora_layers_to_transform peft_layers_to_transform
+    -: is not among the LoRA settings of this version; rows of new control tokens are always trained
+loraplus_lr_ratio loraplus_lr_embedding
+    -: all adapters have one learning rate, training.optimizer.learningRate
 unfrozen_parameters freeze freeze_layers trainable_layers
     -: all parameters are trained
 neftune_noise_alpha noisy_embedding_alpha label_smoothing_factor label_smoothing
     -: noise and smoothing are not available in this version
 rl dpo_beta reward_model loss_type kl_coef
     -: reinforcement and preference learning are not what this is for
-hidden_dropout attention_dropout dropout_rate attn_pdrop resid_pdrop embd_pdrop
+hidden_dropout dropout_rate resid_pdrop embd_pdrop
     training.dropout
+attention_dropout attn_pdrop
+    training.attentionDropout
 resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir
     -: a run always goes on from its newest checkpoint, and a changed job is another run
 do_train do_eval do_predict
@@ -262,13 +293,17 @@ zero_optimization deepspeed_config deepspeed_plugin
 deepspeed
     training.deepspeed: keys of zero_optimization, written out in the job
 stage zero_stage zero
-    training.sharding: zero3 is stage 3; stages 1 and 2 are not available in this version
-offload_optimizer offload_param offload_optimizer_device offload_param_device cpu_offload nvme_path
-    -: offloading is not available in this version
+    training.sharding: zero3 is stage 3, zero2 stage 2; stage 1 is not available in this version
+offload_optimizer offload_optimizer_device cpu_offload
+    training.deepspeed.offload_optimizer: write offload_optimizer: {device: cpu}
+offload_param offload_param_device
+    training.deepspeed.offload_param: write offload_param: {device: cpu}, with zero3
+nvme_path
+    -: offloading goes to the host's memory, not to NVMe
 deepspeed.optimizer
     training.optimizer
 deepspeed.scheduler
-    training.optimizer.schedule: cosine, linear or constant
+    training.optimizer.schedule: cosine, linear, constant or wsd
 stage3_gather_16bit_weights_on_model_save stage3_gather_fp16_weights_on_model_save zero_allow_untested_optimizer
 zero_force_ds_cpu_optimizer wall_clock_breakdown steps_per_print allgather_partitions allgather_bucket_size reduce_scatter
 round_robin_gradients communication_data_type data_types prescale_gradients flops_profiler zero_quantized_weights
@@ -369,17 +404,22 @@ _NAMES: Final = {".".join(map(plain, name.split("."))): meaning for name, meanin
 
 # Values that other trainers know, by our field: what is said instead of a like one of ours.
 VALUES: Final[dict[str, dict[str, str]]] = {
-    "method": dict.fromkeys(("lora", "qlora", "dora", "adapter"), "LoRA and other adapters are not available in this version; use full"),
+    "method": {
+        "qlora": "quantised base weights are not available in this version; use lora",
+        "dora": "use lora with training.lora.use_dora: true",
+        "adapter": "use lora",
+    },
     "sharding": {
-        "zero2": "zero2 is not available in this version; use zero3",
-        "zero1": "zero1 is not available in this version; use zero3",
+        "zero1": "zero1 is not available in this version; use zero2",
         "fsdp": "ZeRO-3 partitions what FSDP does; use zero3",
     },
     "schedule": {
         "constantwithwarmup": "use constant, with which warmupRatio and warmupSteps act too",
         "cosinewithrestarts": "restarts are not available; use cosine",
+        "cosinewithminlr": "use cosine with minimumLearningRateRatio",
+        "warmupstabledecay": "use wsd",
     },
-    "precision": {"fp16": "fp16 is not offered, since it needs loss scaling; use auto", "float16": "fp16 is not offered; use auto"},
+    "precision": {"float16": "use fp16, or auto, which takes bf16 where the hardware is fast at it"},
     "format": {
         "chattemplate": "chat_template of axolotl is format: messages; use messages",
         "conversational": "use messages",

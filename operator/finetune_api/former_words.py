@@ -7,6 +7,8 @@ answered with today's word.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from finetune_api.finetunejob import Lora
+
 Json = dict[str, Any]
 
 # Runs of contract 1 name a source where later ones give its path.
@@ -22,9 +24,15 @@ LATER_FIELDS: Final = frozenset(
         *(f"dataset.sources[].{name}" for name in ("messagePropertyMappings", "roles", "html", "filter.rejected")),
         "dataset.leadingAssistantTurns",
         "template.maxExamplesPerDialogue",
+        "training.attentionDropout",
+        "training.optimizer.decayRatio",
+        "training.optimizer.minimumLearningRateRatio",
         *(f"{pods}.{name}" for pods in ("workers", "cpuPods") for name in ("imagePullSecrets", "labels", "annotations", "envFrom")),
+        "workers.collectiveTimeoutSeconds",
         *(f"evaluation.{name}" for name in ("tasks", "batchSize", "judge.limit", "judge.maxTokens")),
         "publish.card",
+        "publish.merge",
+        *(f"training.lora.{name}" for name in Lora.model_fields),
         "reportTo",
         *(f"failurePolicy.{name}" for name in ("maxFailedStarts", "maxAttemptsWithoutProgress")),
         "budget.stageDeadlineSeconds",

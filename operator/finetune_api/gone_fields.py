@@ -10,21 +10,20 @@ from typing import Any, Final
 Json = dict[str, Any]
 
 
-def _offloads_nothing(spec: Json, value: Any) -> bool:
-    return isinstance(value, dict) and value.get("device", "none") == "none"
-
-
 def _is_exact(spec: Json, value: Any) -> bool:
     workers = spec.get("workers")
     return isinstance(workers, dict) and value == workers.get("nodes", 1)
 
 
+def _has_no_adapter(spec: Json, value: Any) -> bool:
+    is_full = spec["training"].get("method", "full") == "full"
+    return is_full and isinstance(value, dict) and value.keys() <= {"rank", "alpha", "dropout", "targetModules"}
+
+
 # Below `spec`, and whether it did nothing.
 _GONE: Final[Mapping[str, Callable[[Json, Any], bool]]] = {
-    # Settings of a method that is refused itself.
-    "training.lora": lambda spec, value: True,
-    "training.deepspeed.offload_optimizer": _offloads_nothing,
-    "training.deepspeed.offload_param": _offloads_nothing,
+    # Settings under other names than PEFT's, of a method that was refused itself; today's definition leaves an empty object of them.
+    "training.lora": _has_no_adapter,
     "workers.minNodes": _is_exact,
     "evaluation.benchmarks": lambda spec, value: value == [],
     "publish.hub.when": lambda spec, value: value == "end",

@@ -4,14 +4,14 @@ In: the model's shape and the settings that memory depends on. Out: terms, each 
 buffers are counted; activations are estimated (a constant times tokens times width); a fixed allowance is assumed for the
 runtime. What to do when it doesn't fit is `plan`'s business.
 
-P parameters, n workers, L layers, H width, I feed-forward width, V vocabulary, T tokens per worker and micro-step.
+P parameters, A those of adapters, n workers, L layers, H width, I feed-forward width, V vocabulary, T tokens per worker and micro-step.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Iterable
+from typing import Final
 
-from finetune_api.finetunejob import ModelShape, ZeroOptimization
-from finetune_api.model_shape import PLAIN_FEED_FORWARD
+from finetune_api.finetunejob import ModelShape
+from finetune_api.load import Load, layer_bytes_per_token, layer_weights, linear_layers
 from finetune_api.training_run import Memory, MemoryTerm
 
 GIB: Final = 2**30
@@ -22,63 +22,99 @@ _GPU_RUNTIME_BYTES: Final = 2 * GIB
 _GAPS: Final = 0.08
 # Interpreter, torch, deepspeed and Ray in one CPU worker process.
 _CPU_RUNTIME_BYTES: Final = 1 * GIB
-# Logits in flight in the loss: the trainer takes 2^24 elements at a time, and holds them in fp32 and once more in the model's type.
+# Logits in flight in the loss: the trainer takes 2^24 elements at a time (`model/cross_entropy.py`).
 _LOGITS_IN_FLIGHT: Final = 2**24
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What one worker has to carry. `tokens` is those of a micro-step."""
+def memory(load: Load, capacity_bytes: int | None, *, beside_bytes: int | None = None, footprint_bytes: int | None = None) -> Memory:
+    """The peak: what is always held, and the larger of a pass and the optimizer's update, which follow one another.
 
-    shape: ModelShape
-    zero: ZeroOptimization
-    device: Literal["cpu", "gpu"]
-    precision: Literal["bf16", "fp32"]
-    world_size: int
-    tokens: int
-    checkpointing: bool
-
-    @property
-    def width(self) -> int:
-        """Bytes of a weight, a gradient or an activation."""
-        return 2 if self.precision == "bf16" else 4
-
-    @property
-    def partition(self) -> int:
-        """Parameters that one worker owns."""
-        return -(-self.shape.parameters // self.world_size)
+    `beside_bytes`: what earlier runs held that no term here explains. `footprint_bytes`: what a process of theirs held before the model.
+    Without them an allowance is assumed; on GPUs that for the allocator's gaps stays, since what runs tell of is what tensors take.
+    """
+    terms = (*_states(load), *_pass(load), *_update(load))
+    if beside_bytes is not None:
+        terms += (_beside(beside_bytes),)
+    used = sum(sizes(terms))
+    gaps = [_gaps(used)] if beside_bytes is None or load.device == "gpu" else []
+    terms += (*gaps, _runtime(load, footprint_bytes))
+    assumed = sum(term.bytes for term in terms if term.basis == "assumed")
+    return Memory(terms=terms, total_bytes=used + assumed, capacity_bytes=capacity_bytes)
 
 
-def memory(load: Load, capacity_bytes: int | None) -> Memory:
-    """The peak: what is always held, and the larger of a pass and the optimizer's update, which follow one another."""
-    terms = (*_states(load), *_pass(load), _update(load))
-    size = {phase: sum(term.bytes for term in terms if term.phase == phase) for phase in ("always", "pass", "update")}
-    used = size["always"] + max(size["pass"], size["update"])
-    terms += (_gaps(used), _runtime(load))
-    return Memory(terms=terms, total_bytes=used + terms[-2].bytes + terms[-1].bytes, capacity_bytes=capacity_bytes)
+def sizes(terms: Iterable[MemoryTerm]) -> tuple[int, int]:
+    """Bytes that are held always, and those of the larger phase."""
+    size = {"always": 0, "pass": 0, "update": 0}
+    for term in terms:
+        size[term.phase] += term.bytes
+    return size["always"], max(size["pass"], size["update"])
+
+
+def _beside(size: int) -> MemoryTerm:
+    return MemoryTerm(
+        name="beside these", bytes=size, formula="what earlier runs held and no term explains", phase="always", basis="estimated"
+    )
 
 
 def _states(load: Load) -> list[MemoryTerm]:
-    """18 bytes a parameter in bf16, 16 in fp32, shared out: micro-steps are added up in fp32 (see `training/zero_config.py`),
-    and in fp32 DeepSpeed's master copy is the weights' own partition.
+    """18 bytes a trained parameter in bf16, 16 in fp32, shared out: micro-steps are added up in fp32 (see `training/zero_config.py`),
+    and in fp32 the master copy is the weights' own partition. ZeRO-2 keeps weights whole, and a master copy besides.
+
+    What is frozen is held in the arithmetic's type, without gradients, masters and moments.
     """
-    parts = {"weights": load.width, "gradients": 4, "master weights": 4 if load.precision == "bf16" else 0, "Adam moments": 8}
-    return [
+    own_master = load.precision != "fp32" or (load.stage == 2 and not load.is_plain)
+    parts = {"gradients": 4, "master weights": 4 if own_master else 0, "Adam moments": 8}
+    if load.offloads_optimizer and load.device == "gpu":
+        parts = {}
+    name, symbol = ("P", load.shape.parameters) if load.method == "full" else ("A", load.adapters)
+    shared = [
         MemoryTerm(
-            name=f"{name}, partitioned",
+            name=f"{part}, partitioned" if load.world_size > 1 else part,
             bytes=each * load.partition,
-            formula=f"{each} bytes x P {load.shape.parameters:,} / n {load.world_size}",
+            formula=f"{each} bytes x {name} {symbol:,} / n {load.world_size}",
             phase="always",
             basis="counted",
         )
-        for name, each in parts.items()
+        for part, each in parts.items()
         if each
     ]
+    return [*_weights(load), *shared]
+
+
+def _weights(load: Load) -> list[MemoryTerm]:
+    """The model's own weights, and beside those of a frozen base the adapters."""
+    if load.method == "full":
+        return [_held(load, "weights", load.shape.parameters, load.width, "P")]
+    quantised = load.shape.layers * layer_weights(load.shape) if load.method == "qlora" else 0
+    rest = load.shape.parameters - quantised
+    terms = [_held(load, "frozen weights", rest, load.width, "P")] if rest > 0 else []
+    terms += [_held(load, "frozen weights in 4 bits", quantised, load.bytes_of_frozen, "layers' P")] if quantised else []
+    return [*terms, _held(load, "adapters", load.adapters, load.width, "A")]
+
+
+def _held(load: Load, name: str, count: int, each: float, symbol: str) -> MemoryTerm:
+    """So many weights, as the engine holds them: a part under ZeRO-3, whole under ZeRO-2."""
+    offloaded = load.offloads_parameters and load.device == "gpu"
+    divided = load.stage == 3 and load.world_size > 1
+    part = -(-count // load.world_size) if divided else count
+    return MemoryTerm(
+        name=f"{name}, {'partitioned' if divided else 'whole'}" if load.world_size > 1 else name,
+        bytes=0 if offloaded else int(each * part),
+        formula=f"{each:.3g} bytes x {symbol} {count:,}"
+        + (f" / n {load.world_size}" if divided else "")
+        + (", on the host" if offloaded else ""),
+        phase="always",
+        basis="counted",
+    )
 
 
 def _pass(load: Load) -> list[MemoryTerm]:
     """What forward and backward add."""
-    return [_live(load), _largest_module(load), _buckets(load), _activations(load), _working_set(load), _head(load), _logits(load)]
+    sent = [_live(load), _largest_module(load)] if not load.is_plain and load.stage == 3 else []
+    sent += [] if load.is_plain else [_buckets(load)]
+    # The loss is done when layers go backward.
+    at_work = max(_working_set(load), _logits(load), key=lambda term: term.bytes)
+    return [*sent, _activations(load), at_work, *([_head(load)] if load.method == "full" else [])]
 
 
 def _hidden(load: Load) -> int:
@@ -91,17 +127,17 @@ def _layer_parameters(shape: ModelShape) -> int:
 
 
 def _live(load: Load) -> MemoryTerm:
-    """Layers gathered at once: the one at work and the one prefetched."""
+    """Layers gathered at once: the one at work and the one prefetched; a matrix at least, whatever may be alive."""
     prefetch = load.zero.stage3_prefetch_bucket_size
     prefetch = int(0.9 * _hidden(load) ** 2) if prefetch is None else prefetch
     layer = _layer_parameters(load.shape)
     wanted = 2 * layer + prefetch
-    live = min(load.zero.stage3_max_live_parameters, wanted, load.shape.parameters)
+    most = max(load.zero.stage3_max_live_parameters, max(inner * outer for inner, outer in linear_layers(load.shape)))
+    live = min(most, wanted, load.shape.parameters)
     return MemoryTerm(
         name="gathered layers",
         bytes=load.width * live,
-        formula=f"{load.width} bytes x min(2 layers x {layer:,} + prefetch {prefetch:,}, "
-        f"stage3_max_live_parameters {load.zero.stage3_max_live_parameters:,}, P)",
+        formula=f"{load.width} bytes x min(2 layers x {layer:,} + prefetch {prefetch:,}, {most:,} alive at most, P)",
         phase="pass",
         basis="estimated",
     )
@@ -119,24 +155,21 @@ def _largest_module(load: Load) -> MemoryTerm:
 
 
 def _buckets(load: Load) -> MemoryTerm:
-    """Gradients on their way to their owners; overlapping keeps two buckets."""
-    size = load.zero.reduce_bucket_size or _hidden(load) ** 2
+    """Gradients on their way to their owners; overlapping keeps two buckets. ZeRO-3 copies each to one buffer first, the largest alone;
+    on CPUs gloo, which reduces whole tensors, copies it once more.
+    """
+    size = min(load.zero.reduce_bucket_size or _hidden(load) ** 2, load.trained)
     buckets = 2 if load.zero.overlap_comm else 1
+    copies = 0 if load.stage == 2 or load.method != "full" else 2 if load.device == "cpu" else 1
+    largest = copies * load.shape.vocabulary_size * _hidden(load)
+    copied = f" + {copies} x V {load.shape.vocabulary_size:,} x H {_hidden(load):,}" if copies else ""
     return MemoryTerm(
         name="communication buckets",
-        bytes=load.width * buckets * size,
-        formula=f"{load.width} bytes x {buckets} x {size:,}",
+        bytes=load.width * (buckets * size + largest),
+        formula=f"{load.width} bytes x ({buckets} x {size:,}{copied})",
         phase="pass",
         basis="counted",
     )
-
-
-def _layer_bytes_per_token(load: Load) -> int:
-    """Activations of one layer: (18 H + 4 I) per token in bf16, which is 34 H where I = 4 H (Korthikanti et al. 2022, without
-    the attention matrix, which is never stored); a gated feed-forward has twice as many wide tensors.
-    """
-    wide = 4 if load.shape.architecture in PLAIN_FEED_FORWARD else 8
-    return (18 * _hidden(load) + wide * load.shape.intermediate_size) * load.width // 2
 
 
 def _activations(load: Load) -> MemoryTerm:
@@ -148,14 +181,14 @@ def _activations(load: Load) -> MemoryTerm:
             f"{load.width} bytes x L {layers} x T {tokens:,} x H {_hidden(load):,}",
         )
     else:
-        each = _layer_bytes_per_token(load)
+        each = layer_bytes_per_token(load)
         size, formula = layers * tokens * each, f"L {layers} x T {tokens:,} x {each:,} bytes a token and layer"
     return MemoryTerm(name="activations", bytes=size, formula=formula, phase="pass", basis="estimated")
 
 
 def _working_set(load: Load) -> MemoryTerm:
     """One layer at work, recomputed or not."""
-    each = _layer_bytes_per_token(load)
+    each = layer_bytes_per_token(load)
     return MemoryTerm(
         name="a layer's working set",
         bytes=load.tokens * each,
@@ -168,7 +201,7 @@ def _working_set(load: Load) -> MemoryTerm:
 def _head(load: Load) -> MemoryTerm:
     """The head's gradient is made in the forward pass, in fp32, and held until the backward; in bf16 a chunk's product lies beside it."""
     elements = load.shape.vocabulary_size * _hidden(load)
-    each = 6 if load.precision == "bf16" else 4
+    each = 4 if load.precision == "fp32" else 6
     return MemoryTerm(
         name="head's gradient",
         bytes=each * elements,
@@ -179,27 +212,33 @@ def _head(load: Load) -> MemoryTerm:
 
 
 def _logits(load: Load) -> MemoryTerm:
-    """Only supervised rows meet the head, a chunk at a time."""
-    elements = min(max(_LOGITS_IN_FLIGHT, load.shape.vocabulary_size), load.tokens * load.shape.vocabulary_size)
+    """Only supervised rows meet the head, a chunk at a time, in fp32; in 16 bits they lie beside that as they were made."""
+    vocabulary, rows = load.shape.vocabulary_size, max(1, round(load.supervised * load.tokens))
+    elements = min(max(_LOGITS_IN_FLIGHT, vocabulary), rows * vocabulary)
+    each = 4 if load.precision == "fp32" else 6
     return MemoryTerm(
         name="logits, a chunk",
-        bytes=elements * (4 + load.width),
-        formula=f"{4 + load.width} bytes x min(2^24, T {load.tokens:,} x V {load.shape.vocabulary_size:,})",
+        bytes=elements * each,
+        formula=f"{each} bytes x min(2^24, {rows:,} supervised tokens x V {vocabulary:,})",
         phase="pass",
         basis="counted",
     )
 
 
-def _update(load: Load) -> MemoryTerm:
-    """The update of a sub-group holds its gradient in fp32 and Adam's denominator."""
+def _update(load: Load) -> list[MemoryTerm]:
+    """The update of a sub-group holds its gradient in fp32 and Adam's denominator. One worker alone updates in place."""
+    if load.is_plain or (load.offloads_optimizer and load.device == "gpu"):
+        return []
     size = min(load.zero.sub_group_size, load.partition)
-    return MemoryTerm(
-        name="optimizer's update",
-        bytes=8 * size,
-        formula=f"(4 gradient + 4 denominator) bytes x min(sub_group_size {load.zero.sub_group_size:,}, P/n {load.partition:,})",
-        phase="update",
-        basis="estimated",
-    )
+    return [
+        MemoryTerm(
+            name="optimizer's update",
+            bytes=8 * size,
+            formula=f"(4 gradient + 4 denominator) bytes x min(sub_group_size {load.zero.sub_group_size:,}, P/n {load.partition:,})",
+            phase="update",
+            basis="estimated",
+        )
+    ]
 
 
 def _gaps(used: int) -> MemoryTerm:
@@ -212,12 +251,10 @@ def _gaps(used: int) -> MemoryTerm:
     )
 
 
-def _runtime(load: Load) -> MemoryTerm:
-    on_gpu = load.device == "gpu"
-    return MemoryTerm(
-        name="runtime",
-        bytes=_GPU_RUNTIME_BYTES if on_gpu else _CPU_RUNTIME_BYTES,
-        formula="allowance for CUDA context, NCCL and workspaces" if on_gpu else "allowance for the process and its libraries",
-        phase="always",
-        basis="assumed",
-    )
+def _runtime(load: Load, footprint_bytes: int | None) -> MemoryTerm:
+    size, formula = _GPU_RUNTIME_BYTES, "allowance for CUDA context, NCCL and workspaces"
+    if load.device == "cpu":
+        size, formula = _CPU_RUNTIME_BYTES, "allowance for the process and its libraries"
+    if load.device == "cpu" and footprint_bytes is not None:
+        size, formula = footprint_bytes, "of the process before the model, as in earlier runs"
+    return MemoryTerm(name="runtime", bytes=size, formula=formula, phase="always", basis="assumed")

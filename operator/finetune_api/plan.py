@@ -7,27 +7,31 @@ with every reason why the job can't run. Pure arithmetic: it opens no file and a
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from finetune_api.accelerators import ACCELERATORS, Accelerator, accelerator, nearest_name, slice_of
-from finetune_api.batch_size import FEWEST_STEPS, SIZES, chosen_size, global_batch_size, micro_batch_size
+from finetune_api.accelerators import Accelerator, accelerator, slice_of
+from finetune_api.batch_size import FEWEST_STEPS, global_batch_size, micro_batch_size
+from finetune_api.calibration import Calibration
 from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
-from finetune_api.duration import EFFICIENCY, Duration, Steps, peak_flops, run_duration, run_steps
+from finetune_api.duration import Steps, run_steps
 from finetune_api.errors import InvalidSpec, Problem
-from finetune_api.evaluation_notes import evaluation_notes
-from finetune_api.field_effects import idle_notes
 from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob, FineTuneJobSpec, ModelShape
 from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
-from finetune_api.memory import Load, memory
+from finetune_api.load import Load, adapter_parameters
+from finetune_api.memory import memory
+from finetune_api.plan_notes import Known, notes, unknown
 from finetune_api.quantity import number
-from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, Unknown
+from finetune_api.run_time import Duration, Setting, run_duration
+from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, TrainingRun
 
-# An `Unknown` of the plan: nobody compared a worker's memory with what it will have.
-WHETHER_IT_FITS: Final = "whether it fits"
+_NO_LIMIT: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What is known of the machine that workers run on. None is unknown. `called`, `field`: whose memory it is, and where it is set."""
+    """What is known of the machine that workers run on. None is unknown. `called`, `field`: whose memory it is, and where it is set.
+
+    `network_bandwidth`: bytes a second between nodes, of each.
+    """
 
     called: str = "this machine"
     field: str = ""
@@ -36,10 +40,20 @@ class Machine:
     gpu_memory_bytes: int | None = None
     accelerator: str | None = None
     fast_bf16: bool | None = None
+    network_bandwidth: float | None = None
 
 
-def plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape | None, machine: Machine | None = None) -> Plan:
-    """The plan, or InvalidSpec with all problems. `model_shape` is read from the model's config; absent, spec.model.shape counts."""
+def plan(
+    job: FineTuneJob,
+    model_shape: ModelShape | None,
+    data_shape: DataShape | None,
+    machine: Machine | None = None,
+    earlier: Calibration | None = None,
+) -> Plan:
+    """The plan, or InvalidSpec with all problems. `model_shape` is read from the model's config; absent, spec.model.shape counts.
+
+    `earlier`: what runs on such machines say of their speed and memory.
+    """
     spec, machine = job.spec, machine or Machine()
     problems = [*spec_problems(spec), *_shape_problems(spec, model_shape), *_machine_problems(spec, machine)]
     shape = model_shape or spec.model.shape
@@ -54,13 +68,14 @@ def plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape
         raise InvalidSpec(in_spec_order(problems))
     batch = _batch(spec, batch_size)
     problems += _batch_problems(spec, batch)
-    needed = _memory(spec, shape, batch, card, machine, precision) if shape else None
-    if shape and needed and not problems:
-        found = fit_problem(_load(spec, shape, batch, precision), batch, needed, _capacity_name(spec, batch, card, machine))
+    load = load_of(spec, shape, data_shape, batch, precision) if shape else None
+    needed = _memory(spec, load, batch, card, machine, earlier) if load else None
+    if load and needed and not problems:
+        found = fit_problem(load, batch, needed, _capacity_name(spec, batch, card, machine))
         problems += [found] if found else []
     if problems:
         raise InvalidSpec(in_spec_order(problems))
-    return _plan(spec, shape, data_shape, batch, card, machine, precision, steps, needed)
+    return _plan(spec, load, data_shape, batch, card, machine, precision, steps, needed, earlier)
 
 
 def cluster_plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape | None) -> Plan:
@@ -85,20 +100,35 @@ def _worker_pod(spec: FineTuneJobSpec) -> Machine:
 
 def _plan(
     spec: FineTuneJobSpec,
-    shape: ModelShape | None,
+    load: Load | None,
     data: DataShape | None,
     batch: Batch,
     card: Accelerator | None,
     machine: Machine,
-    precision: Literal["bf16", "fp32"],
+    precision: Literal["bf16", "fp16", "fp32"],
     steps: Steps,
     needed: Memory | None,
+    earlier: Calibration | None,
 ) -> Plan:
     """The value, once nothing is wrong."""
     training, world = spec.training, spec.workers.world_size
-    peak = peak_flops(spec, card, precision)
-    duration = run_duration(spec, shape, data, peak, steps, batch.global_batch_size)
-    weight_bytes = 2 if precision == "bf16" else 4
+    checkpoint_bytes = load.trained * 12 if load else None
+    duration = Duration()
+    if load is not None and checkpoint_bytes is not None:
+        setting = Setting(
+            spec=spec,
+            load=load,
+            data=data,
+            card=card,
+            steps=steps,
+            rows=batch.global_batch_size,
+            checkpoint_bytes=checkpoint_bytes,
+            network=machine.network_bandwidth,
+            earlier=earlier,
+        )
+        duration = run_duration(setting)
+    known = Known(spec=spec, load=load, data=data, card=card, batch=batch, steps=steps, needed=needed, duration=duration)
+    whole = load.shape.parameters * load.width if load else None
     return Plan(
         device=_device(spec),
         accelerator=card.name if card and _device(spec) == "gpu" else None,
@@ -116,17 +146,36 @@ def _plan(
         total_steps=steps.total,
         warmup_steps=steps.warmup,
         memory=needed,
-        host_loading_bytes=shape.parameters * weight_bytes if shape else None,
-        checkpoint_bytes=shape.parameters * 12 if shape else None,
-        export_bytes=shape.parameters * weight_bytes if shape else None,
+        host_loading_bytes=whole,
+        checkpoint_bytes=checkpoint_bytes,
+        export_bytes=_export_bytes(spec, load),
         flops_per_token=duration.flops_per_token,
-        efficiency=EFFICIENCY if duration.seconds_per_step else None,
+        efficiency=duration.efficiency,
         seconds_per_step=duration.seconds_per_step,
         seconds=duration.seconds,
         gpu_hours=duration.gpu_hours,
-        unknown=tuple(_unknown(spec, shape, data, card, machine, needed, peak)),
-        notes=tuple(_notes(spec, shape, data, batch, steps, duration)),
+        timing=duration.timing,
+        unknown=tuple(unknown(known, precision, measured=machine.fast_bf16 is not None, gpu_memory=machine.gpu_memory_bytes is not None)),
+        notes=tuple(notes(known, machine.network_bandwidth)),
     )
+
+
+def _export_bytes(spec: FineTuneJobSpec, load: Load | None) -> int | None:
+    """What is published: the whole model, or the adapters alone."""
+    if load is None:
+        return None
+    return load.width * (load.shape.parameters if load.method == "full" or spec.publish.merge else load.adapters)
+
+
+def replanned(run: TrainingRun) -> Plan:
+    """What is planned of a run at best, a CPU at a nominal speed: what calibration compares with."""
+    machine = Machine(
+        # It ran, so it fitted.
+        gpu_memory_bytes=_NO_LIMIT if run.plan.device == "gpu" else None,
+        accelerator=run.plan.accelerator,
+        fast_bf16=run.plan.precision == "bf16",
+    )
+    return plan(run.job, run.model_shape, run.data, machine, Calibration(runs=0, step=1.0))
 
 
 def assumed_data(tokens: int, max_sequence_length: int) -> DataShape:
@@ -239,7 +288,7 @@ def _machine_problems(spec: FineTuneJobSpec, machine: Machine) -> list[Problem]:
     return [Problem("spec.workers.gpusPerNode", f"{wanted} is more than the {machine.gpus} GPUs of this machine", remedy)]
 
 
-def _precision(spec: FineTuneJobSpec, card: Accelerator | None, machine: Machine) -> Literal["bf16", "fp32"]:
+def _precision(spec: FineTuneJobSpec, card: Accelerator | None, machine: Machine) -> Literal["bf16", "fp16", "fp32"]:
     """The arithmetic that `auto` comes to: bf16 on GPUs that have it (or that we don't know), on CPUs only where it is known to be fast."""
     if spec.training.precision != "auto":
         return spec.training.precision
@@ -252,11 +301,14 @@ def _precision(spec: FineTuneJobSpec, card: Accelerator | None, machine: Machine
 def _precision_problems(spec: FineTuneJobSpec, card: Accelerator | None) -> list[Problem]:
     if spec.training.precision != "bf16" or device(spec) != "gpu" or card is None or card.bf16_flops is not None:
         return []
-    return [Problem("spec.training.precision", f"bf16 is not in {card.name}", "use auto or fp32")]
+    return [Problem("spec.training.precision", f"bf16 is not in {card.name}", "use auto, fp32 or fp16")]
 
 
-def _load(spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, precision: Literal["bf16", "fp32"]) -> Load:
-    training = spec.training
+def load_of(
+    spec: FineTuneJobSpec, shape: ModelShape, data: DataShape | None, batch: Batch, precision: Literal["bf16", "fp16", "fp32"]
+) -> Load:
+    """What one worker carries, of a job with that batch. Without data, or with assumed data, every token counts as supervised."""
+    training, train = spec.training, data.train if data is not None and data.train.supervised_tokens else None
     return Load(
         shape=shape,
         zero=training.deepspeed,
@@ -265,18 +317,26 @@ def _load(spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, precision: Lit
         world_size=spec.workers.world_size,
         tokens=batch.micro_batch_size * training.max_sequence_length,
         checkpointing=training.activation_checkpointing,
+        supervised=train.supervised_tokens / train.tokens if train else 1.0,
+        stage=2 if training.sharding == "zero2" else 3,
+        offloads_optimizer=training.deepspeed.offload_optimizer.device == "cpu",
+        offloads_parameters=training.deepspeed.offload_param.device == "cpu",
+        method=training.method,
+        adapters=adapter_parameters(shape, training.adapter.r) if training.adapter else 0,
     )
 
 
 def _memory(
-    spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, card: Accelerator | None, machine: Machine, precision: Literal["bf16", "fp32"]
+    spec: FineTuneJobSpec, load: Load, batch: Batch, card: Accelerator | None, machine: Machine, earlier: Calibration | None
 ) -> Memory:
     """The peak beside what a worker has: its GPU's memory, or on CPUs its share of the machine."""
     if device(spec) == "gpu":
         capacity = machine.gpu_memory_bytes or (card.memory_bytes if card else None)
     else:
         capacity = machine.memory_bytes // batch.workers_per_node if machine.memory_bytes else None
-    return memory(_load(spec, shape, batch, precision), capacity)
+    if earlier is None:
+        return memory(load, capacity)
+    return memory(load, capacity, beside_bytes=earlier.beside_bytes, footprint_bytes=earlier.footprint_bytes)
 
 
 def _capacity_name(spec: FineTuneJobSpec, batch: Batch, card: Accelerator | None, machine: Machine) -> str:
@@ -287,97 +347,3 @@ def _capacity_name(spec: FineTuneJobSpec, batch: Batch, card: Accelerator | None
     if workers == 1:
         return machine.called + machine.field
     return f"its share of {machine.called}'s {gib(machine.memory_bytes or 0)} GiB{machine.field} among {workers} workers"
-
-
-# ---- what to say besides
-
-
-def _unknown(
-    spec: FineTuneJobSpec,
-    shape: ModelShape | None,
-    data: DataShape | None,
-    card: Accelerator | None,
-    machine: Machine,
-    needed: Memory | None,
-    peak: float | None,
-) -> list[Unknown]:
-    """What the plan leaves open, and what would settle it."""
-    found = []
-    if shape is None:
-        found.append(Unknown(name="memory", why="the model's shape is not known; give spec.model.shape, or a directory with config.json"))
-    unknown_gpu = device(spec) == "gpu" and card is None and machine.gpu_memory_bytes is None
-    if unknown_gpu or (needed and needed.capacity_bytes is None):
-        found.append(Unknown(name=WHETHER_IT_FITS, why=_why_no_capacity(spec, needed)))
-    if data is None:
-        what = "time" if spec.training.max_steps else "steps and time"
-        found.append(Unknown(name=what, why="the data is not prepared yet; preparation counts its rows"))
-        if spec.training.global_batch_size is None:
-            found.append(Unknown(name="batch", why=f"globalBatchSize is absent and follows from the rows; {SIZES[0]} is assumed here"))
-    if shape is not None and peak is None and device(spec) == "cpu":
-        found.append(Unknown(name="seconds", why="CPUs differ too much; the first steps tell"))
-    elif shape is not None and peak is None:
-        found.append(Unknown(name="seconds", why="no peak is known for the GPU; set spec.workers.accelerator or peakTeraflops"))
-    if spec.training.precision == "auto" and machine.fast_bf16 is None and (card is None or device(spec) == "cpu"):
-        assumed = _precision(spec, card, machine)
-        found.append(Unknown(name="precision", why=f"auto looks at the hardware; {assumed} is assumed here"))
-    return found
-
-
-def _why_no_capacity(spec: FineTuneJobSpec, needed: Memory | None) -> str:
-    if device(spec) == "cpu":
-        return (
-            "the memory of workers is not known here; `finetune run` compares, and so does a cluster with workers.resources.limits.memory"
-        )
-    name = spec.workers.accelerator
-    if name is None:
-        return "the GPU model is not given; set spec.workers.accelerator, for example nvidia-a100-80gb" + _beside_the_largest(needed)
-    like = nearest_name(name)
-    return f"{name} is not a GPU model that we know" + (f"; did you mean {like}?" if like else "") + _beside_the_largest(needed)
-
-
-def _beside_the_largest(needed: Memory | None) -> str:
-    """What a worker needs, where no GPU that we know has that."""
-    largest = max(ACCELERATORS, key=lambda card: card.memory_bytes)
-    if needed is None or needed.total_bytes <= largest.memory_bytes:
-        return ""
-    return f"; a worker needs {gib(needed.total_bytes)} GiB, more than any that we know has ({largest.name}: {gib(largest.memory_bytes)})"
-
-
-def _notes(
-    spec: FineTuneJobSpec, shape: ModelShape | None, data: DataShape | None, batch: Batch, steps: Steps, duration: Duration
-) -> list[str]:
-    """What a reader of the numbers should know."""
-    notes = idle_notes(spec)
-    if spec.training.global_batch_size is None and data is not None:
-        notes.append(chosen_size(batch.global_batch_size, steps.total))
-    if duration.seconds_per_step is not None:
-        notes.append(
-            f"Time is computing time at {EFFICIENCY:.0%} of the peak, as the recipe's published run reached, recomputation counted; "
-            "loading and checkpoints come on top."
-        )
-    if duration.flops_per_token is not None and data is None:
-        notes.append("Operations assume full rows of one dialogue each, the most they can be.")
-    if data is not None and data.fingerprint == "assumed":
-        notes.append(
-            f"Steps and time follow from {data.train.tokens:,} tokens an epoch, which is an assumption until the data is prepared."
-        )
-    if data is not None and data.train.rows < batch.global_batch_size:
-        rows, size = data.train.rows, batch.global_batch_size
-        notes.append(f"An epoch has {rows} rows, fewer than globalBatchSize {size}: each epoch is one short step.")
-    if spec.training.max_steps and steps.steps_per_epoch and steps.total:
-        notes.append(f"{steps.total} steps are {steps.total / steps.steps_per_epoch:.2f} epochs.")
-    notes += evaluation_notes(spec, data, steps)
-    if shape is not None and spec.workers.nodes > 1:
-        notes.append(_network_note(spec, shape, batch, duration))
-    return notes
-
-
-def _network_note(spec: FineTuneJobSpec, shape: ModelShape, batch: Batch, duration: Duration) -> str:
-    """ZeRO-3 gathers weights twice and scatters gradients once per micro-step."""
-    world = spec.workers.world_size
-    moved = 3 * 2 * shape.parameters * (world - 1) / world
-    note = f"Each micro-step moves {moved / 1e9:.0f} GB between the nodes"
-    if duration.seconds_per_step is None:
-        return note + "."
-    computing = duration.seconds_per_step * batch.micro_batch_size * world / batch.global_batch_size
-    return f"{note}: below {moved * 8 / computing / 1e9:.0f} Gb/s a node the network, not computing, sets the time."

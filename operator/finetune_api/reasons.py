@@ -65,7 +65,9 @@ class Reason(StrEnum):
     )
     TOO_MANY_FAILURES = "TooManyFailures"  # False and Failed: more charged failures than failurePolicy.maxFailures
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # any stage False and Failed: budget.activeDeadlineSeconds, or its stage's, has passed
-    BUDGET_EXCEEDED = "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; the last attempt was asked for a checkpoint
+    BUDGET_EXCEEDED = (
+        "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; an attempt was asked for a checkpoint, an evaluation was ended
+    )
     # Why an attempt ended that isn't charged.
     PREEMPTED = "Preempted"  # Kueue or the scheduler took the GPUs, or the node was drained
     NODE_LOST = "NodeLost"  # a pod or its node is gone or no longer answers; the message names both
@@ -83,7 +85,7 @@ class Reason(StrEnum):
 
     # From the pod, until spec or retry changes.
     INVALID_ENDPOINT = "InvalidEndpoint"  # False: the judge's endpoint refuses the address, the key or the model; the message has its words
-    UNKNOWN_TASK = "UnknownTask"  # False: evaluation.tasks names one that nobody defines
+    UNKNOWN_TASK = "UnknownTask"  # False, of Prepared before training: evaluation.tasks names one that nobody defines
     NO_SANDBOX = "NoSandbox"  # False: the node can't confine a model's code, which a task runs; the message has the remedy
     NOT_INSTALLED = "NotInstalled"  # False: the image lacks a package that a task needs
     # From the pod, tried again.

@@ -11,6 +11,7 @@ from finetune_api.conditions import NEWER_WORDS, Condition, ConditionType, Statu
 from finetune_api.duration import flops_at_full_use, model_flops_per_token
 from finetune_api.finetunejob import LARGEST_INTEGER, FineTuneJobSpec, ModelShape, Natural, Positive
 from finetune_api.finetunejob.types import FreeObject, Share
+from finetune_api.price import NO_PRICES, Prices, cost_of, price_of
 from finetune_api.training_run import DataShape, Plan
 
 # Newest entries that are kept of lists that would grow for ever.
@@ -77,7 +78,7 @@ class PlanStatus(StatusModel):
 
     final: bool = Field(default=False, description="Whether it follows from prepared data; before that parts of it are unknown.")
     device: Annotated[Literal["cpu", "gpu"], *NEWER_WORDS] | None = Field(default=None, description="Where workers compute.")
-    precision: Annotated[Literal["bf16", "fp32"], *NEWER_WORDS] | None = Field(
+    precision: Annotated[Literal["bf16", "fp16", "fp32"], *NEWER_WORDS] | None = Field(
         default=None, description="Arithmetic of forward and backward."
     )
     world_size: Positive = Field(description="Workers in all.")
@@ -85,8 +86,10 @@ class PlanStatus(StatusModel):
     memory_bytes: Natural | None = Field(default=None, description="Peak memory of one worker, estimated.")
     memory_capacity_bytes: Natural | None = Field(default=None, description="What one worker has.")
     checkpoint_bytes: Natural | None = Field(default=None, description="Size of one checkpoint.")
-    seconds: NotNegative | None = Field(default=None, description="Computing time, estimated.")
-    gpu_hours: NotNegative | None = Field(default=None, description="GPU hours, estimated.")
+    seconds: NotNegative | None = Field(default=None, description="Time of all steps and evaluations, estimated.")
+    gpu_hours: NotNegative | None = Field(default=None, description="GPU hours from the start of workers to the end, estimated.")
+    best_gpu_hours: NotNegative | None = Field(default=None, description="The same at best: a tuned stack and a fast network.")
+    cost: NotNegative | None = Field(default=None, description="US dollars for gpuHours; absent where the chart's `prices` has none.")
     flops_per_token: NotNegative | None = Field(
         default=None, description="Operations that the model asks for per token, without recomputation; MFU counts them."
     )
@@ -161,6 +164,14 @@ class AttemptPod(StatusItem):
     spare: bool | None = Field(default=None, description="True: Ray got the driver without it, so that its loss ends nothing.")
 
 
+class EndedPods(StatusItem):
+    """Pods of an attempt whose Ray ended before it had the driver. KubeRay replaces each, for ever."""
+
+    count: Positive = Field(description="How often; pods that ended together count once.")
+    created: Time | None = Field(default=None, description="When the last one was made.")
+    message: Text = Field(description="Which it is, and how it ended.")
+
+
 class AttemptStatus(StatusItem):
     """One attempt at training."""
 
@@ -203,6 +214,7 @@ class AttemptStatus(StatusItem):
     )
     lost: Text | None = Field(default=None, description="While it runs: which of them is lost, where and why.")
     out_of_memory: Text | None = Field(default=None, description="While it runs: which of them ran out of memory.")
+    ended_pods: EndedPods | None = Field(default=None, description="Until Ray has the driver: its pods whose Ray ended.")
     lost_time: Time | None = Field(default=None, description="Since when; later, if a step was reported since.")
     told_time: Time | None = Field(default=None, description="While its RayJob still runs: when its driver first told how it ended.")
 
@@ -212,6 +224,9 @@ class UsageStatus(StatusModel):
 
     gpu_hours: NotNegative = Field(
         default=0.0, description="GPU hours that pods have held, from their binding to a node to their end, whether all pods ran or not."
+    )
+    evaluation_pods: Annotated[list[AttemptPod], Field(max_length=MOST_PODS)] | None = Field(
+        default=None, description="Pods of evaluations with GPUs, as long as they are there; `gpuHours` has those that have ended."
     )
     held_seconds: NotNegative = Field(default=0.0, description="Time for which all pods of attempts that ended ran.")
     goodput_seconds: NotNegative = Field(default=0.0, description="Time that went into steps that count, of attempts that ended.")
@@ -241,6 +256,7 @@ class JudgedStatus(StatusModel):
     low: Share = Field(description="Lower end of its 95 % interval, which the gate compares.")
     high: Share = Field(description="Upper end.")
     prompts: Natural = Field(description="Prompts with a readable verdict.")
+    partial: bool | None = Field(default=None, description="True: evaluation.judge.maxTokens ended it before the last prompt.")
 
 
 class EvaluationStatus(StatusModel):
@@ -333,7 +349,13 @@ def newest(items: Sequence[Item]) -> list[Item]:
 
 
 def plan_status(
-    plan: Plan, spec: FineTuneJobSpec, shape: ModelShape | None = None, data: DataShape | None = None, *, final: bool
+    plan: Plan,
+    spec: FineTuneJobSpec,
+    shape: ModelShape | None = None,
+    data: DataShape | None = None,
+    *,
+    final: bool,
+    prices: Prices = NO_PRICES,
 ) -> PlanStatus:
     """The plan's main numbers, of that spec and those shapes."""
     shape = shape or spec.model.shape
@@ -348,6 +370,8 @@ def plan_status(
         checkpoint_bytes=_within_64_bits(plan.checkpoint_bytes),
         seconds=plan.seconds,
         gpu_hours=plan.gpu_hours,
+        best_gpu_hours=plan.best_gpu_hours,
+        cost=cost_of(plan, price_of(plan, prices)),
         flops_per_token=model_flops_per_token(spec, shape, data) if shape else None,
         peak_flops=flops_at_full_use(spec, plan),
         unknown=newest([shortened(f"{unknown.name}: {unknown.why}", LONGEST_MESSAGE) for unknown in plan.unknown]),

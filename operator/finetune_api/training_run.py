@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from finetune_api.errors import InvalidTrainingRun
 from finetune_api.field_use import selected
 from finetune_api.finetunejob import FineTuneJob, Model, ModelShape, Natural, Positive
+from finetune_api.finetunejob.training import LEARNING_RATES
 
 # Raised when a reader of the old JSON would misunderstand the new one.
 CONTRACT_VERSION: Final = 2
@@ -70,6 +71,34 @@ class Memory(Model):
     capacity_bytes: AtLeastOne | None = Field(default=None, description="What one worker has; absent when it isn't known.")
 
 
+class TimeTerm(Model):
+    """One part of a step's time."""
+
+    name: str = Field(description="What takes it.")
+    seconds: float = Field(description="How long.")
+    formula: str = Field(description="How it came about, with the numbers put in.")
+    basis: Literal["estimated", "assumed"] = Field(description="From speeds of the machine, or from one that nobody gave.")
+
+
+class Timing(Model):
+    """How long it takes, and how it came about. Where speeds are a range, the slowest counts; `best` is the fastest."""
+
+    terms: tuple[TimeTerm, ...] = Field(description="Parts of a full step, in order; communication less what goes on behind computing.")
+    seconds_per_step: float = Field(description="A full step: their sum.")
+    best_seconds_per_step: float = Field(description="A full step with all that a tuned stack and a fast network reach.")
+    mfu: float | None = Field(
+        default=None, description="Share of the peak that the model's own operations reach; absent: no peak is known."
+    )
+    best_mfu: float | None = Field(default=None, description="The same at best.")
+    best_seconds: float | None = Field(default=None, description="Computing time of all steps, at best.")
+    start_seconds: float | None = Field(default=None, description="Until the first step: workers start, weights are fetched and read.")
+    checkpoint_seconds: float | None = Field(default=None, description="Writing a checkpoint; beside training, but at the end.")
+    checkpoints: Count | None = Field(default=None, description="Checkpoints of a run.")
+    held_seconds: float | None = Field(default=None, description="All that GPUs are held for: start, steps, evaluations, checkpoints.")
+    best_held_seconds: float | None = Field(default=None, description="The same at best.")
+    calibrated_by: Count = Field(default=0, description="Runs that the speeds were taken from; 0 is none.")
+
+
 class Unknown(Model):
     """Something that the plan can't say yet, and why."""
 
@@ -82,7 +111,7 @@ class Plan(Model):
 
     device: Literal["cpu", "gpu"] = Field(description="Where workers compute.")
     accelerator: str | None = Field(default=None, description="GPU model that was planned for.")
-    precision: Literal["bf16", "fp32"] = Field(description="Arithmetic of forward and backward.")
+    precision: Literal["bf16", "fp16", "fp32"] = Field(description="Arithmetic of forward and backward.")
     world_size: AtLeastOne = Field(description="Workers in all.")
     nodes: AtLeastOne = Field(description="Machines.")
     micro_batch_size: AtLeastOne = Field(description="Rows per worker and micro-step.")
@@ -100,12 +129,20 @@ class Plan(Model):
     checkpoint_bytes: Count | None = Field(default=None, description="Size of one checkpoint.")
     export_bytes: Count | None = Field(default=None, description="Size of the published weights.")
     flops_per_token: float | None = Field(default=None, description="Operations per token, recomputation included.")
-    efficiency: float | None = Field(default=None, description="Share of the GPU's peak that the time assumes.")
-    seconds_per_step: float | None = Field(default=None, description="Computing time of a full step, estimated.")
-    seconds: float | None = Field(default=None, description="Computing time of all steps, estimated.")
-    gpu_hours: float | None = Field(default=None, description="GPU hours of that time, estimated.")
+    efficiency: float | None = Field(default=None, description="Share of the GPU's peak that all operations reach together.")
+    seconds_per_step: float | None = Field(default=None, description="Time of a full step, estimated.")
+    seconds: float | None = Field(default=None, description="Time of all steps and evaluations, estimated.")
+    gpu_hours: float | None = Field(default=None, description="GPU hours from the start of workers to the end, estimated.")
+    timing: Timing | None = Field(default=None, description="How the time came about; absent when none is known.")
     unknown: tuple[Unknown, ...] = Field(default=(), description="What isn't known, and why.")
     notes: tuple[str, ...] = Field(default=(), description="What is worth knowing besides.")
+
+    @property
+    def best_gpu_hours(self) -> float | None:
+        """GPU hours at best."""
+        if self.gpu_hours is None or self.timing is None or not self.timing.held_seconds or self.timing.best_held_seconds is None:
+            return None
+        return self.gpu_hours * self.timing.best_held_seconds / self.timing.held_seconds
 
 
 class TrainingRun(Model):
@@ -131,7 +168,9 @@ class TrainingRun(Model):
         """
         value: Any = self.model_dump(mode="json", by_alias=True)
         if readable_with:
-            value = _without_new(value, self.model_dump(mode="json", by_alias=True, exclude_defaults=True), json.loads(readable_with))
+            chosen = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            chosen["plan"].pop("timing", None)  # for people; nobody executes it
+            value = _without_new(value, chosen, json.loads(readable_with))
         return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -205,7 +244,15 @@ def _identity_fields(job: FineTuneJob, *, defaults: bool) -> dict[str, Any]:
     spec = selected(job.spec, lambda use: use.identity, defaults=defaults)
     training = spec.setdefault("training", {})
     training["epochs"] = job.spec.training.effective_epochs
-    training.setdefault("optimizer", {})["warmupRatio"] = job.spec.training.optimizer.effective_warmup_ratio
+    optimizer = training.setdefault("optimizer", {})
+    optimizer["warmupRatio"] = job.spec.training.optimizer.effective_warmup_ratio
+    # Absent or written, a default is the same; that of `full` was once a default that nobody's identity holds.
+    rate, adapter = job.spec.training.effective_learning_rate, job.spec.training.adapter
+    optimizer["learningRate"] = None if rate == LEARNING_RATES["full"] and not defaults else rate
+    training["lora"] = {} if adapter is None else adapter.model_dump(mode="json", exclude_defaults=not defaults)
+    for section, name in ((optimizer, "learningRate"), (training, "lora")):
+        if not section[name]:
+            del section[name]
     return spec
 
 

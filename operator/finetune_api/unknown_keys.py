@@ -9,7 +9,8 @@ from finetune_api.fields import keys, nearest, owner, paths
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.foreign_names import foreign, plain
 
-_UNKNOWN = "there is no such field"
+# Also looked for in what a pod says whose image is older than the operator.
+NO_SUCH_FIELD = "there is no such field"
 
 
 def unknown_at(loc: Sequence[str | int], value: Any, root: type[BaseModel]) -> tuple[str, str]:
@@ -21,7 +22,7 @@ def unknown_at(loc: Sequence[str | int], value: Any, root: type[BaseModel]) -> t
     """
     found = owner(loc, root)
     if found is None:
-        return _UNKNOWN, "remove it"
+        return NO_SUCH_FIELD, "remove it"
     section = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
     return unknown_key(found[1], section, value, found[0])
 
@@ -33,20 +34,20 @@ def unknown_key(name: str, section: str, value: Any, model: type[BaseModel], *, 
     too, the same word elsewhere, a like one here, a like one elsewhere.
     """
     if meant := foreign(name, section):
-        return _UNKNOWN, meant.remedy(value)
+        return NO_SUCH_FIELD, meant.remedy(value)
     same = {plain(known): known for known in keys(model)}
     if like := same.get(plain(name)):
-        return _UNKNOWN, f"did you mean {at}{like}?"
+        return NO_SUCH_FIELD, f"did you mean {at}{like}?"
     everywhere = _fields()
     if (meant := foreign(name)) and not _is_plain(everywhere.get(name), meant.ours):
-        return _UNKNOWN, meant.remedy(value)
+        return NO_SUCH_FIELD, meant.remedy(value)
     if name in everywhere:
-        return _UNKNOWN, f"did you mean {everywhere[name]}?"
+        return NO_SUCH_FIELD, f"did you mean {everywhere[name]}?"
     if like := nearest(name, keys(model)):
-        return _UNKNOWN, f"did you mean {at}{like}?"
+        return NO_SUCH_FIELD, f"did you mean {at}{like}?"
     if like := nearest(name, everywhere):
-        return _UNKNOWN, f"did you mean {everywhere[like]}?"
-    return _UNKNOWN, f"its keys are {', '.join(keys(model))}"
+        return NO_SUCH_FIELD, f"did you mean {everywhere[like]}?"
+    return NO_SUCH_FIELD, f"its keys are {', '.join(keys(model))}"
 
 
 def _fields() -> dict[str, str]:

@@ -66,7 +66,18 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
         ("system_turn", {"template": {"name": "model", "systemTurn": False}}),
         ("system_text", {"template": {"name": "default", "systemTurn": False, "systemText": "Be kind."}}),
     ],
+    api.Training: [("lora", {"training": {"lora": {"r": 8}}})],
+    api.Optimizer: [
+        ("decay_ratio", {"training": {"optimizer": {"decayRatio": 0.2}}}),
+        ("decay_ratio", {"training": {"optimizer": {"decayRatio": 0.2, "schedule": "linear"}}}),
+        ("minimum_learning_rate_ratio", {"training": {"optimizer": {"minimumLearningRateRatio": 0.1, "schedule": "constant"}}}),
+    ],
+    api.Training: [
+        ("lora", {"training": {"lora": {"r": 16}}}),
+        ("lora", {"training": {"method": "full", "lora": {}}}),
+    ],
     api.FineTuneJobSpec: [
+        ("publish.merge", {"publish": {"merge": False}}),
         ("evaluation.every_epochs", {"evaluation": {"everyEpochs": 2}}),
         ("evaluation.every_steps", {"evaluation": {"everySteps": 100}}),
         ("evaluation.early_stopping", {"evaluation": {"earlyStopping": {"patience": 2}}}),

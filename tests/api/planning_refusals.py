@@ -63,7 +63,7 @@ REFUSALS: Final = (
     Refusal(
         name="precision",
         spec={"training": {"precision": "bf16"}, "workers": {"accelerator": "nvidia-tesla-v100"}},
-        words=("spec.training.precision: bf16 is not in", "use auto or fp32"),
+        words=("spec.training.precision: bf16 is not in", "use auto, fp32 or fp16"),
     ),
     # ---- contradictions
     Refusal(

@@ -16,6 +16,10 @@ CONTRADICTION_CASES = [
         {"model": {"name": "./m", "initialization": "random"}, "evaluation": {"judge": {"model": "m"}}},
         "spec.evaluation.judge: compares the trained model with its base, which has no weights",
     ),
+    (
+        {"model": {"name": "./m", "initialization": "random"}, "training": {"method": "lora"}},
+        "spec.training.method: lora trains adapters beside the base's weights, and this base has none",
+    ),
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
     (
         {"checkpoints": {"endpoint": "http://s3"}},
@@ -31,6 +35,38 @@ CONTRADICTION_CASES = [
     ({"budget": {"gpuHours": 64.0}, "workers": {"device": "cpu"}}, "spec.budget.gpuHours: is given, and workers on CPUs hold no GPU"),
     ({"workers": {"device": "gpu", "gpusPerNode": 0}}, "spec.workers.gpusPerNode: 0 leaves device: gpu without GPUs"),
     ({"workers": {"gpusPerNode": 0}}, "spec.workers.workersPerNode: is missing, and gpusPerNode is 0"),
+    *(
+        (
+            {"workers": {"gpusPerNode": 0, "workersPerNode": 2}, "training": {"deepspeed": {name: {"device": "cpu"}}}},
+            f"spec.training.deepspeed.{name}: keeps in the host's memory what a GPU would hold, and the workers are on CPUs",
+        )
+        for name in ("offload_optimizer", "offload_param")
+    ),
+    (
+        {"workers": {"gpusPerNode": 0, "workersPerNode": 2}, "training": {"precision": "fp16"}},
+        "spec.training.precision: fp16 is for GPUs without bf16, and the workers are on CPUs; use auto or fp32",
+    ),
+    *(
+        (
+            {"training": {"deepspeed": {name: {"pin_memory": True}}}},
+            f"spec.training.deepspeed.{name}.pin_memory: true is of what is offloaded, and device: none offloads nothing",
+        )
+        for name in ("offload_optimizer", "offload_param")
+    ),
+    *(
+        (
+            {"training": {"sharding": "zero2", "deepspeed": {name: value}}},
+            f"spec.training.deepspeed.{name}: is a setting of ZeRO-3, and sharding: zero2 leaves all weights on each worker",
+        )
+        for name, value in {
+            "sub_group_size": 5,
+            "stage3_prefetch_bucket_size": 5,
+            "stage3_param_persistence_threshold": 5,
+            "stage3_max_live_parameters": 5,
+            "stage3_max_reuse_distance": 5,
+            "offload_param": {"device": "cpu"},
+        }.items()
+    ),
     ({"workers": {"workersPerNode": 2}}, "spec.workers.workersPerNode: differs from gpusPerNode, and a GPU has exactly one worker"),
 ]
 

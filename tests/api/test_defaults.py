@@ -10,7 +10,7 @@ def test_training_follows_the_recipe():
     assert (training.method, training.sharding, training.precision) == ("full", "zero3", "auto")
     assert (training.max_sequence_length, training.micro_batch_size, training.global_batch_size, training.seed) == (1024, 4, None, 42)
     optimizer = training.optimizer
-    assert (optimizer.name, optimizer.learning_rate, optimizer.schedule) == ("adamw", 2e-5, "cosine")
+    assert (optimizer.name, optimizer.learning_rate, optimizer.schedule) == ("adamw", None, "cosine")
     assert (optimizer.weight_decay, optimizer.gradient_clipping) == (0.0, 1.0)
     assert (training.dropout, training.activation_checkpointing, training.log_every_steps) == (0.0, True, 1)
 

@@ -37,7 +37,8 @@ def conditional() -> set[str]:
         "DataSource": "spec.dataset.sources[]",
         "Dataset": "spec.dataset",
     }
-    below |= {"TemplateSpec": "spec.template", "FineTuneJobSpec": "spec", "Evaluation": "spec.evaluation"}
+    below |= {"Training": "spec.training", "Optimizer": "spec.training.optimizer"}
+    below |= {"TemplateSpec": "spec.template", "FineTuneJobSpec": "spec", "Evaluation": "spec.evaluation", "Training": "spec.training"}
     effects = {f"{below[model.__name__]}.{yaml_path(effect.field)}" for model in IDLE_CASES for effect in model.EFFECTS}
     return effects | {rule.field for rule in CONTRADICTIONS} | {f"spec.{yaml_path(note.field)}" for note in NOTES}
 
@@ -107,6 +108,9 @@ def test_each_condition_has_a_case():
         {"template": {"name": "model", "systemText": "Be kind."}},
         {"template": {"name": "alpaca", "systemTurn": False}},
         {"template": {"name": "model", "tokenOrder": "blog", "systemTurn": True}},
+        {"training": {"optimizer": {"schedule": "wsd", "decayRatio": 0.2, "minimumLearningRateRatio": 0.1}}},
+        {"training": {"optimizer": {"minimumLearningRateRatio": 0.1}}},
+        {"training": {"method": "lora", "lora": {"r": 8}}},
     ],
 )
 def test_what_can_act_is_not_refused(spec):
@@ -129,6 +133,14 @@ def test_several_of_one_object_are_all_told():
         ({"generation": {"temperature": 0, "topK": 5}}, "spec.generation.topK has no effect: it chooses among candidates"),
         ({"generation": {"temperature": 0, "topP": 0.5}}, "spec.generation.topP has no effect"),
         ({"workers": {"gpusPerNode": 0, "workersPerNode": 2}}, "spec.workers.accelerator has no effect: it is the GPU model"),
+        (
+            {"workers": {"nodes": 1, "gpusPerNode": 1}, "training": {"sharding": "zero2"}},
+            "spec.training.sharding has no effect: it is how a model is divided over workers, and this job has one",
+        ),
+        (
+            {"workers": {"nodes": 1, "gpusPerNode": 1}, "training": {"deepspeed": {"overlap_comm": False}}},
+            "spec.training.deepspeed has no effect: it has settings of DeepSpeed, which one worker alone does without",
+        ),
         (
             {"publish": {"gate": {"evaluationLoss": {"max": 1}}}, "dataset": {"evaluation": {"fraction": 0.1}}},
             "spec.publish.gate.evaluationLoss has no effect: it is asked by `finetune publish` alone",

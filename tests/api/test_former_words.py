@@ -17,9 +17,7 @@ Json = dict[str, Any]
 needs_history = pytest.mark.skipif(not is_at_hand(), reason=f"the history doesn't go back to {FORMER}: git fetch --unshallow")
 # What the first operator refused, as not built yet, or as no value of a Hub's: no job of its has begun with them.
 NEVER_BEGAN = (
-    "training.lora",
-    "training.deepspeed.offload_optimizer",
-    "training.deepspeed.offload_param",
+    "training.lora",  # its keys were others
     "workers.minNodes",
     "evaluation.benchmarks",
     "evaluation.judge",

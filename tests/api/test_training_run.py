@@ -123,6 +123,15 @@ def test_what_is_written_for_an_older_program_has_no_settings_that_it_does_not_k
     assert newer.to_json(readable_with=newer.to_json()) == newer.to_json()
 
 
+def test_how_time_came_about_is_not_written_for_a_program_that_does_not_know_it(run):
+    """It would be refused, and nobody executes it."""
+    assert run.plan.timing is not None
+    older = json.loads(run.to_json())
+    del older["plan"]["timing"]
+    assert "timing" not in json.loads(run.to_json(readable_with=json.dumps(older)))["plan"]
+    assert "timing" in json.loads(run.to_json(readable_with=run.to_json()))["plan"]
+
+
 def test_identity_ignores_the_order_of_keys():
     data = mapping(training={"seed": 1, "epochs": 2}, template={"name": "no_system"})
     turned = {name: data[name] for name in reversed(data)}

@@ -124,7 +124,18 @@ def test_default_and_all_values_fit_the_schema() -> None:
 
 def leaves(values: object, above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     """Paths of the schema's own fields in values."""
-    free = {"annotations", "labels", "requests", "limits", "affinity", "nodeSelector", "podLabels", "podAnnotations", "jobDefaults"}
+    free = {
+        "annotations",
+        "labels",
+        "requests",
+        "limits",
+        "affinity",
+        "nodeSelector",
+        "podLabels",
+        "podAnnotations",
+        "jobDefaults",
+        "prices",
+    }
     if not isinstance(values, dict) or (above and above[-1] in free):
         return {above}
     return {leaf for name, value in values.items() for leaf in leaves(value, (*above, name))}

@@ -18,6 +18,7 @@ from finetune_api.finetunejob.dataset import (
 )
 from finetune_api.finetunejob.evaluation import EarlyStopping, Evaluation, EvaluationPod, Generation, Judge, Samples
 from finetune_api.finetunejob.job import Budget, FailurePolicy, FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.finetunejob.lora import ALL_LINEAR, Lora
 from finetune_api.finetunejob.model import BaseModelSpec, ModelShape
 from finetune_api.finetunejob.pod_env import EnvFrom, EnvVar, ValueFrom
 from finetune_api.finetunejob.pod_placement import Affinity, LabelRequirement, NodeRequirement, Toleration, TopologySpreadConstraint
@@ -25,7 +26,7 @@ from finetune_api.finetunejob.pod_volumes import LocalObject, NamedVolume, Volum
 from finetune_api.finetunejob.pods import GPU_RESOURCE, PodSettings, Resources, Workers
 from finetune_api.finetunejob.publish import Card, DirectoryPublication, Gate, HubPublication, Maximum, Minimum, Publish, StoragePublication
 from finetune_api.finetunejob.template import ControlTokens, TemplateSpec
-from finetune_api.finetunejob.training import Optimizer, Training, ZeroOptimization
+from finetune_api.finetunejob.training import Offload, Optimizer, Training, ZeroOptimization
 from finetune_api.finetunejob.types import (
     LARGEST_INTEGER,
     Model,
@@ -37,6 +38,7 @@ from finetune_api.finetunejob.types import (
 )
 
 __all__ = [
+    "ALL_LINEAR",
     "GPU_RESOURCE",
     "LARGEST_INTEGER",
     "Affinity",
@@ -67,6 +69,7 @@ __all__ = [
     "Judge",
     "LabelRequirement",
     "LocalObject",
+    "Lora",
     "Maximum",
     "MessageProperties",
     "Metadata",
@@ -76,6 +79,7 @@ __all__ = [
     "NamedVolume",
     "Natural",
     "NodeRequirement",
+    "Offload",
     "Optimizer",
     "PodSettings",
     "Positive",

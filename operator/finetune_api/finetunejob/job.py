@@ -86,6 +86,11 @@ class FineTuneJobSpec(Spec):
         default=None, description="Delete the job this long after it finished; absent keeps it."
     )
 
+    @property
+    def publishes_adapter(self) -> bool:
+        """Whether adapters alone go out, for whoever has the base model."""
+        return self.training.adapter is not None and not self.publish.merge
+
     EFFECTS: ClassVar[tuple[Effect, ...]] = (
         _with_held_out_data("evaluation.every_epochs"),
         _with_held_out_data("evaluation.every_steps"),
@@ -98,6 +103,13 @@ class FineTuneJobSpec(Spec):
             cel="has(self.evaluation) && has(self.evaluation.judge)",
             message="is a judge's verdict, and evaluation.judge is absent",
             remedy="set evaluation.judge.model, or remove it",
+        ),
+        Effect(
+            field="publish.merge",
+            acts=lambda spec: spec.training.method != "full",
+            cel="has(self.training) && has(self.training.method) && self.training.method != 'full'",
+            message="is about adapters, and training.method: full has none",
+            remedy="remove it, or set training.method: lora",
         ),
     )
 

@@ -80,6 +80,10 @@ class Workers(PodSettings):
         default=1800,
         description="All pods must run within this time, or the attempt gives its GPUs back. It covers new nodes and the image.",
     )
+    collective_timeout_seconds: Positive = Field(
+        default=600,
+        description="How long a worker waits for the others in a collective operation (NCCL on GPUs, gloo on CPUs); then the attempt ends.",
+    )
 
     @property
     def world_size(self) -> int:

@@ -103,6 +103,9 @@ class Publish(Spec):
     hub: HubPublication | None = Field(default=None, description="A Hub repository.")
     directory: DirectoryPublication | None = Field(default=None, description="A directory.")
     storage: StoragePublication | None = Field(default=None, description="Object storage.")
+    merge: bool = Field(
+        default=True, description="A LoRA run's model goes out whole, with the adapters added to its weights; false: the adapter alone."
+    )
     gate: Gate = Field(default=Gate(), description="Conditions of publication.")
     card: Card = Field(default=Card(), description="The author's part of the model card.")
 

@@ -1,0 +1,109 @@
+"""What one worker carries: the settings that memory and time of a micro-step depend on, as numbers.
+
+In: a model's shape and a job's settings. Out: a Load, and the counts that both formulas need. What they come to is `memory`'s and
+`step_time`'s business.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_api.finetunejob import ModelShape, ZeroOptimization
+from finetune_api.model_shape import PLAIN_FEED_FORWARD
+
+Method = Literal["full", "lora", "qlora"]
+
+# A weight of the base that QLoRA holds: 4 bits, for each 64 of them a scale in 8 bits, for 256 scales one in 32 (NF4, quantised twice).
+_BITS_4BIT = 4 + 8 / 64 + 32 / (64 * 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one worker has to carry. `tokens` is those of a micro-step, `supervised` the share of them that meets the head; `adapters` the
+    parameters that LoRA trains.
+    """
+
+    shape: ModelShape
+    zero: ZeroOptimization
+    device: Literal["cpu", "gpu"]
+    precision: Literal["bf16", "fp16", "fp32"]
+    world_size: int
+    tokens: int
+    checkpointing: bool
+    supervised: float = 1.0
+    stage: Literal[2, 3] = 3
+    method: Method = "full"
+    adapters: int = 0
+    offloads_optimizer: bool = False
+    offloads_parameters: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one worker holds everything, and has nothing to send (finetune_api.engines)."""
+        return self.world_size == 1 and not (self.offloads_optimizer or self.offloads_parameters)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight, a gradient or an activation."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def trained(self) -> int:
+        """Parameters that get a gradient."""
+        return self.shape.parameters if self.method == "full" else self.adapters
+
+    @property
+    def frozen(self) -> int:
+        """Parameters of the base that stay as they are."""
+        return 0 if self.method == "full" else self.shape.parameters
+
+    @property
+    def partition(self) -> int:
+        """Trained parameters whose optimizer state one worker owns."""
+        return -(-self.trained // self.world_size)
+
+    @property
+    def host_bytes(self) -> int:
+        """What is offloaded to a worker's host: gradients, masters and moments in fp32, weights."""
+        if self.device == "cpu":
+            return 0
+        optimizer = 16 * self.partition if self.offloads_optimizer else 0
+        weights = self.width * -(-self.shape.parameters // self.world_size) if self.offloads_parameters else 0
+        return optimizer + weights
+
+    @property
+    def bytes_of_frozen(self) -> float:
+        """Bytes of a frozen weight."""
+        return _BITS_4BIT / 8 if self.method == "qlora" else self.width
+
+
+def layer_weights(shape: ModelShape) -> int:
+    """Weights of a layer's matrix products that one token meets: attention and feed-forward, norms and biases aside.
+
+    >>> gpt2 = dict(architecture="GPT2LMHeadModel", layers=2, hidden_size=4, intermediate_size=16, attention_heads=2, head_size=2)
+    >>> layer_weights(ModelShape(**gpt2, key_value_heads=2, vocabulary_size=10, parameters=1000))
+    192
+    """
+    if shape.active_parameters is not None:  # experts: what the config's widths make of them differs by family
+        return max(0, shape.active_parameters - shape.vocabulary_size * shape.hidden_size) // shape.layers
+    return sum(inner * outer for inner, outer in linear_layers(shape))
+
+
+def linear_layers(shape: ModelShape) -> list[tuple[int, int]]:
+    """(inputs, outputs) of each matrix of a layer: queries, keys and values, what attention gives back, feed-forward."""
+    queries, keys = shape.attention_heads * shape.head_size, shape.key_value_heads * shape.head_size
+    hidden, wide = shape.hidden_size, shape.intermediate_size
+    ups = 1 if shape.architecture in PLAIN_FEED_FORWARD else 2
+    return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), *[(hidden, wide)] * ups, (wide, hidden)]
+
+
+def adapter_parameters(shape: ModelShape, rank: int) -> int:
+    """Parameters of LoRA's pairs of matrices on every linear layer."""
+    return shape.layers * sum(rank * (inner + outer) for inner, outer in linear_layers(shape))
+
+
+def layer_bytes_per_token(load: Load) -> int:
+    """Activations of one layer: (18 H + 4 I) per token in bf16, which is 34 H where I = 4 H (Korthikanti et al. 2022, without
+    the attention matrix, which is never stored); a gated feed-forward has twice as many wide tensors.
+    """
+    wide = 4 if load.shape.architecture in PLAIN_FEED_FORWARD else 8
+    return (18 * load.shape.hidden_size + wide * load.shape.intermediate_size) * load.width // 2
