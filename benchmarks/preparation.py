@@ -1,33 +1,35 @@
-"""Preparation measured against TRL: read, template, tokenise, labels, pack. Prints one JSON object.
+"""Preparation measured against TRL, and against the tokenizer alone, on text that is read once. Prints one JSON object.
 
-    python -m benchmarks.preparation --data ../shared/data --peers VENV/bin/python [--tokens 5000000] [--repeats 3]
+    python -m benchmarks.preparation --data ../shared/data --peers VENV/bin/python [--repeats 3] [--keep FOLDER] [--dialogues 100]
 
-The input is the OpenAssistant trees of `--data`, linearised to `messages` rows and repeated to the number of tokens; both sides
-read the same file and use the same tokenizer file. Each repetition carries its number in the first user message, so that no
-dialogue is the same twice. A second file holds words that no other repetition has, because our side remembers words, which text
-that repeats itself flatters. Every measurement is a process of its own in a folder of its own; sides take turns, and of its
-repeats the one with the median time is reported.
+Against TRL: one file with both corpora of `texts`, StarCoder's tokenizer, from the file to packed rows with labels, with one process and
+with two. Against the tokenizer: what a template makes of each corpus is encoded by `encode_batch`, which finds offsets, and by
+`encode_batch_fast`, which doesn't, with the ids taken out, and nothing else; ours goes from the file to the store. There neither side's
+reading of its tokenizer counts. Every measurement is a process of its own in a folder of its own; sides take turns, and of its repeats the
+one with the median time is reported.
 """
 
 import argparse
 import json
 import os
-import random
 import sys
 import tempfile
-from collections.abc import Iterator
-from itertools import count, product
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 from benchmarks.machine import Clock, least_disturbed, measured
+from benchmarks.sections import Kept
+from benchmarks.texts import CORPORA, TEMPLATES, write_model, write_rows
 
 MAX_LENGTH = 1024
 CONTROL_TOKENS = ["<|system|>", "<|assistant|>", "<|user|>", "<|end|>"]
-# Share of words that are new in text of this size which does not repeat itself: an estimate, see docs/benchmarks.md.
-NEW_WORDS = 0.1
 PROCESSES = (1, 2)
+BATCH = 256  # texts, as many as ours encodes at once
+ALONE = ("encode_batch", "encode_batch_fast")
+_SPENT = ("seconds", "cpu_seconds")
 
 
 def main() -> None:
@@ -35,135 +37,167 @@ def main() -> None:
     if options.worker:
         print(json.dumps(_WORKERS[options.worker](options)))
         return
+    if not (options.smollm2 / "tokenizer.json").is_file():
+        sys.exit(f"no tokenizer.json in {options.smollm2}: make ~/.cache/finetune/smollm2/model.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(options, Path(folder)), indent=1))
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All measurements. `repeated` is the text again and again, `new_words` the same with a share of words never seen before."""
+    """All measurements. `ratios`: how many times faster ours is, by the clock and by processor time."""
+    kept = Kept(options.keep, {"dialogues": options.dialogues, "python": sys.version})
+    packed = folder / "packing"
+    packed.mkdir()
     return {
-        "packing": _measured("packing", options, folder / "packing", 1),
-        "repeated": _corpus(options, folder / "repeated", 0.0),
-        "new_words": {**_corpus(options, folder / "new-words", NEW_WORDS), "share": NEW_WORDS},
+        "repeats": options.repeats,
+        "packing": kept("packing", lambda: _measured("packing", options, packed)),
+        "trl": _against_trl(options, folder / "trl", kept),
+        "tokenizer": {
+            vocabulary: {corpus: _against_the_tokenizer(vocabulary, corpus, options, folder, kept) for corpus in CORPORA}
+            for vocabulary in TEMPLATES
+        },
     }
 
 
-def _corpus(options: argparse.Namespace, folder: Path, new_words: float) -> dict[str, Any]:
-    """Both sides on one file, with one process and with two. `ratios`: how many times faster than TRL, by time for the same file."""
+def _against_trl(options: argparse.Namespace, folder: Path, kept: Kept) -> dict[str, Any]:
     folder.mkdir()
-    rows = write_rows(Path(options.data), options.tokens, folder, new_words)
-    sides = ("ours", "trl") if options.peers else ("ours",)
-    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for repeat, processes, side in product(range(options.repeats), PROCESSES, sides):
-        runs.setdefault((side, processes), []).append(_measured(side, options, folder / f"{side}-{processes}-{repeat}", processes))
-    results: dict[str, Any] = {"rows": rows}
-    for (side, processes), its_runs in runs.items():
-        results.setdefault(side, {})[str(processes)] = _median(its_runs)
-    if "trl" in results:
-        results["ratios"] = {key: results["trl"][key]["seconds"] / ours["seconds"] for key, ours in results["ours"].items()}
+    rows = write_rows(options.data, folder, CORPORA, options.dialogues)
+    results: dict[str, Any] = {"rows": rows, "megabytes": (folder / "rows.jsonl").stat().st_size / 1e6}
+    for processes in PROCESSES:
+        sides = {side: partial(_measured, side, options, folder, "--processes", str(processes)) for side in ("ours", "trl")}
+        if not options.peers:
+            del sides["trl"]
+        results[str(processes)] = _compared(f"trl-{processes}", sides, options.repeats, kept)
     return results
 
 
+def _against_the_tokenizer(vocabulary: str, corpus: str, options: argparse.Namespace, folder: Path, kept: Kept) -> dict[str, Any]:
+    own = folder / f"{vocabulary}-{corpus}"
+    own.mkdir()
+    write_rows(options.data, own, [corpus], options.dialogues)
+    write_model(vocabulary, own / "model", options.data, options.smollm2)
+    sides = {side: partial(_measured, side, options, own, "--vocabulary", vocabulary) for side in ("stored", *ALONE)}
+    return _compared(f"{vocabulary}-{corpus}", sides, options.repeats, kept)
+
+
+def _compared(name: str, sides: dict[str, Callable[[], dict[str, Any]]], repeats: int, kept: Kept) -> dict[str, Any]:
+    """Sides take turns. `ratios`: the median of each other side by that of the first one."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for repeat, (side, measure) in product(range(repeats), sides.items()):
+        runs[side].append(kept(f"{name}-{side}-{repeat}", measure))
+    found: dict[str, Any] = {side: _median(its_runs) for side, its_runs in runs.items()}
+    ours, *others = sides
+    found["ratios"] = {side: {kind: found[side][kind] / max(found[ours][kind], 0.001) for kind in _SPENT} for side in others}
+    return found
+
+
 def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run with the median time, and the times of all."""
+    """The run with the median time, with the median of processor time, and the times of all."""
     ordered = sorted(runs, key=lambda run: float(run["seconds"]))
-    return {**ordered[(len(ordered) - 1) // 2], "all_seconds": [run["seconds"] for run in runs]}
+    processor = sorted(float(run["cpu_seconds"]) for run in runs)
+    middle = (len(ordered) - 1) // 2
+    return {**ordered[middle], "cpu_seconds": processor[middle], "all_seconds": [run["seconds"] for run in runs]}
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("--data", default=os.environ.get("FINETUNE_TEST_DATA", "../shared/data"), help="folder with the real data")
-    parser.add_argument("--tokens", type=int, default=5_000_000)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0] if __doc__ else None,
+        epilog="As it is it takes some 8 minutes on two quiet cores (estimated); `--dialogues 100 --repeats 1` tries all of it in two.",
+    )
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("FINETUNE_TEST_DATA", "../shared/data"), help="folder with the real data"
+    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser.add_argument("--smollm2", type=Path, default=cache / "finetune" / "smollm2", help="folder with SmolLM2's tokenizer")
+    parser.add_argument("--dialogues", type=int, help="of each corpus at most")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
-    parser.add_argument("--peers", help="Python of an environment with TRL; without it only our side is measured")
-    parser.add_argument("--worker", choices=["ours", "trl", "packing"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep each measurement there, and take those that are kept")
+    parser.add_argument("--peers", help="Python of an environment with TRL; without it TRL is not measured")
+    parser.add_argument("--worker", choices=list(_WORKERS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--vocabulary", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _measured(what: str, options: argparse.Namespace, folder: Path, processes: int) -> dict[str, Any]:
-    """Run one side in a process of its own; its rows are in the folder above its own."""
+def _measured(what: str, options: argparse.Namespace, folder: Path, *more: str) -> dict[str, Any]:
+    """Run one side in a process of its own; its rows and its model are in the folder above its own."""
     python = options.peers if what == "trl" else sys.executable
-    command = [python, "-m", "benchmarks.preparation", "--worker", what, "--processes", str(processes), "--data", str(options.data)]
+    command = [python, "-m", "benchmarks.preparation", "--worker", what, "--data", str(options.data), *more]
 
     def measure(attempt: int) -> dict[str, Any]:
-        own = folder.with_name(f"{folder.name}-{attempt}")
-        own.mkdir()
-        return measured([*command, "--folder", str(own)])
+        with tempfile.TemporaryDirectory(prefix=f"{what}-", dir=folder) as own:
+            return measured([*command, "--folder", own])
 
-    return least_disturbed(f"{what}, processes: {processes}", measure, options.wait)
-
-
-def write_rows(data: Path, tokens: int, folder: Path, new_words: float) -> int:
-    """rows.jsonl: the dialogues of the trees again and again until there are so many tokens; the number of rows."""
-    from tokenizers import Tokenizer
-
-    from finetune_api.finetunejob import DataSource
-    from finetune_trainer.data.dialogues import Dialogue
-    from finetune_trainer.data.parsing import parse
-    from finetune_trainer.data.sources import read
-    from finetune_trainer.secrets import Secrets
-
-    source = DataSource(path=str((data / "oasst1_en_trees.jsonl").resolve()), format="oasst")
-    found = parse(read(source, "train", base=Path(), secrets=Secrets()), source)
-    dialogues = [[{"role": m.role, "content": m.content} for m in each.messages] for each in found if isinstance(each, Dialogue)]
-    tokenizer = Tokenizer.from_file(str(data / "starcoder-tokenizer.json"))
-    once = sum(len(tokenizer.encode(message["content"]).ids) + 4 for each in dialogues for message in each)
-    repetitions = -(-tokens // once)
-    drawn, endings = random.Random(0), _endings()
-    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for repetition in range(repetitions):
-            for dialogue in dialogues:
-                first, *rest = [{**m, "content": _renewed(m["content"], new_words, drawn, endings)} for m in dialogue]
-                numbered = {**first, "content": f"({repetition}) {first['content']}"}
-                file.write(json.dumps({"messages": [numbered, *rest]}, ensure_ascii=False) + "\n")
-    return repetitions * len(dialogues)
-
-
-def _renewed(text: str, share: float, drawn: random.Random, endings: Iterator[str]) -> str:
-    """The text with a share of its words made new by an ending that no other word has."""
-    if share == 0.0:
-        return text
-    return " ".join(word + next(endings) if drawn.random() < share else word for word in text.split(" "))
-
-
-def _endings() -> Iterator[str]:
-    """baa, bab, ...: letters, all different."""
-    for number in count(1):
-        letters = ""
-        while number:
-            number, letter = divmod(number, len(ascii_lowercase))
-            letters = ascii_lowercase[letter] + letters
-        yield letters.rjust(3, "a")
+    return least_disturbed(" ".join([what, *more]), measure, options.wait)
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """`prepare` as `finetune run` calls it, from the file to the store and the packed rows."""
-    from finetune_api.finetunejob import FineTuneJob
     from finetune_trainer.preparation.prepare import prepare
     from finetune_trainer.secrets import Secrets
 
-    folder = Path(options.folder)
-    model = folder / "model"
-    model.mkdir()
-    (model / "tokenizer.json").write_bytes((Path(options.data) / "starcoder-tokenizer.json").read_bytes())
-    job = {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "FineTuneJob",
-        "metadata": {"name": "benchmark"},
-        "spec": {
-            "model": {"name": str(model)},
-            "dataset": {"sources": [{"path": str(folder.parent / "rows.jsonl"), "format": "messages"}], "processes": options.processes},
-            "template": {"name": "no_system", "systemTurn": False},
-            "training": {"maxSequenceLength": MAX_LENGTH},
-        },
-    }
+    folder = options.folder
+    write_model("StarCoder", folder / "model", options.data, options.smollm2)
     clock = Clock()
-    prepared = prepare(FineTuneJob.model_validate(job), base=folder, model_folder=model, folder=folder / "store", secrets=Secrets())
+    job = _job(folder.parent / "rows.jsonl", folder / "model", TEMPLATES["StarCoder"], options.processes)
+    prepared = prepare(job, base=folder, model_folder=folder / "model", folder=folder / "store", secrets=Secrets())
     shape = prepared.data_shape.train
     return {**clock.read(), "tokens": shape.tokens, "supervised_tokens": shape.supervised_tokens, "rows": shape.rows}
+
+
+def stored(options: argparse.Namespace) -> dict[str, Any]:
+    """`prepare` without its first part, which reads the tokenizer and tries the template."""
+    from finetune_trainer.preparation.prepare import find_data, tokenise
+    from finetune_trainer.secrets import Secrets
+
+    folder, model = options.folder, options.folder.parent / "model"
+    job = _job(folder.parent / "rows.jsonl", model, TEMPLATES[options.vocabulary], 1)
+    found = find_data(job, base=folder, model_folder=model, secrets=Secrets())
+    clock = Clock()
+    prepared = tokenise(found, folder / "store", lambda event: None)
+    return {**clock.read(), "tokens": prepared.data_shape.train.tokens}
+
+
+def alone(options: argparse.Namespace, call: str) -> dict[str, Any]:
+    """The tokenizer's own call on the same texts, and the ids of each."""
+    from tokenizers import Tokenizer
+
+    from finetune_api.finetunejob import TemplateSpec
+    from finetune_trainer.data.dialogues import Message
+    from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
+    from finetune_trainer.templates.tokenizer import read_tokenizer
+
+    files = read_tokenizer(options.folder.parent / "model")
+    tokenizer: Tokenizer = files.tokenizer
+    template = add_control_tokens(tokenizer, template_from_spec(TemplateSpec.model_validate(TEMPLATES[options.vocabulary]), files))
+    lines = (options.folder.parent / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [template.render([Message(**message) for message in json.loads(line)["messages"]]) for line in lines]
+    tokenizer.encode("some text")  # what it makes at its first call
+    clock = Clock()
+    tokens = 0
+    for start in range(0, len(texts), BATCH):
+        tokens += sum(len(each.ids) for each in getattr(tokenizer, call)(texts[start : start + BATCH], add_special_tokens=False))
+    return {**clock.read(), "tokens": tokens}
+
+
+def _job(rows: Path, model: Path, template: dict[str, Any], processes: int) -> Any:
+    from finetune_api.finetunejob import FineTuneJob
+
+    return FineTuneJob.model_validate(
+        {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "metadata": {"name": "benchmark"},
+            "spec": {
+                "model": {"name": str(model)},
+                "dataset": {"sources": [{"path": str(rows), "format": "messages"}], "processes": processes},
+                "template": template,
+                "training": {"maxSequenceLength": MAX_LENGTH},
+            },
+        }
+    )
 
 
 def trl(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,9 +209,9 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
 
     disable_caching()
     torch.set_num_threads(1)
-    folder = Path(options.folder)
+    folder = options.folder
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(Path(options.data) / "starcoder-tokenizer.json"), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        tokenizer_file=str(options.data / "starcoder-tokenizer.json"), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
     tokenizer.add_special_tokens({"additional_special_tokens": CONTROL_TOKENS})
     tokenizer.chat_template = (
@@ -221,7 +255,13 @@ def packing(options: argparse.Namespace) -> dict[str, Any]:
     return {**clock.read(), "dialogues": len(lengths), "rows": planned.num_rows, "fill": round(planned.fill, 5)}
 
 
-_WORKERS = {"ours": ours, "trl": trl, "packing": packing}
+_WORKERS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "ours": ours,
+    "trl": trl,
+    "stored": stored,
+    **{call: partial(alone, call=call) for call in ALONE},
+    "packing": packing,
+}
 
 if __name__ == "__main__":
     main()

@@ -3,32 +3,28 @@
     python -m benchmarks.words --data ../shared/data [--repeats 5]
 
 `preparation/words.py` remembers the ids of words; `encode_batch_fast` of the tokenizers library encodes each text. Both give the same ids,
-which is checked. Texts, each once: what the JSON files of `--data` hold (dialogues, questions, stories), and Python's standard library. The
-library's threads count by processor time: it has as many as the machine has cores.
+which is checked. Texts: every message of the two corpora of `texts`, of which none comes twice. The library's threads count by processor
+time: it has as many as the machine has cores.
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 import os
 import statistics
 import sys
-import sysconfig
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Clock, measured
+from benchmarks.texts import CORPORA, dialogues
 from tokenizers import Tokenizer
 
 BATCH = 1_000
-SHORTEST = 40  # characters
-PIECE = 4_000
 SIDES = ("words", "whole")
-CORPORA = ("prose", "code")
 
 
 def main() -> None:
@@ -77,13 +73,14 @@ def _encoded(side: str, corpus: str, data: Path, share: float) -> dict[str, Any]
     from finetune_trainer.preparation.words import WordEncoder
 
     tokenizer = Tokenizer.from_file(str(data / "starcoder-tokenizer.json"))
-    tokenizer.encode_special_tokens = True
+    literal = Tokenizer.from_str(tokenizer.to_str())
+    literal.encode_special_tokens = True
 
     def whole(texts: Sequence[str]) -> list[list[int]]:
-        return [one.ids for one in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [one.ids for one in literal.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     encode = WordEncoder(tokenizer).encode if side == "words" else whole
-    texts = _texts(corpus, data)
+    texts = [message["content"] for one in dialogues(corpus, data) for message in one]
     texts = texts[: int(len(texts) * share)]
     digest, tokens, clock = hashlib.sha256(), 0, Clock()
     for start in range(0, len(texts), BATCH):
@@ -93,36 +90,6 @@ def _encoded(side: str, corpus: str, data: Path, share: float) -> dict[str, Any]
     spent = clock.read()
     size = sum(len(text.encode()) for text in texts)
     return {**spent, "tokens": tokens, "megabytes": round(size / 1e6, 2), "ids": digest.hexdigest()}
-
-
-def _texts(corpus: str, data: Path) -> list[str]:
-    """Every text once, in the order in which it is met."""
-    return list(dict.fromkeys(_prose(data) if corpus == "prose" else _code()))
-
-
-def _prose(folder: Path) -> Iterator[str]:
-    """The longer strings of the folder's JSON files: dialogues, questions, endings of stories."""
-    for path in sorted(folder.glob("*.json*")):
-        if path.name == "starcoder-tokenizer.json":
-            continue
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        for line in [data] if path.suffix == ".json" else data.splitlines():
-            yield from (text for text in _strings(json.loads(line)) if len(text) >= SHORTEST)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _strings(inner)
-
-
-def _code() -> Iterator[str]:
-    """The modules of Python's standard library, in pieces as long as an answer."""
-    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
-        if "site-packages" not in path.parts:
-            text = path.read_text(encoding="utf-8", errors="replace")
-            yield from (text[start : start + PIECE] for start in range(0, len(text), PIECE))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ class Encoder:
     def encode_prompt(self, messages: Sequence[Message], tools: Tools = (), generation_prompt: bool = True) -> list[int]:
         """What the model is given to answer `messages`: a prefix of what it was trained on. Raises InvalidData."""
         try:
-            return self._encoded([self.template.prompt(messages, tools, generation_prompt)])[0].ids
+            (encoded,) = self._encoded([self.template.prompt(messages, tools, generation_prompt)])
+            if isinstance(encoded, Unrendered):
+                raise encoded
+            return encoded.ids
         except Unrendered as error:
             raise InvalidData(f"the template can't take this dialogue: {error}") from None
 
@@ -54,31 +57,47 @@ class Encoder:
         """
         known = known or [frozenset()] * len(dialogues)
         taught = [_taught(each.messages, its_known, self.template.masking) for each, its_known in zip(dialogues, known, strict=True)]
-        if self._turns is not None:
-            plain = [index for index, each in enumerate(dialogues) if is_plain(each)]
-            fast = dict(zip(plain, self._turns.encode([dialogues[index].messages for index in plain]), strict=True))
-        else:
-            fast = {}
+        texts = self._texts_of(dialogues, taught)
         encoded = []
-        for index, (dialogue, its_taught) in enumerate(zip(dialogues, taught, strict=True)):
+        for dialogue, its_texts, its_taught in zip(dialogues, texts, taught, strict=True):
             try:
-                texts = fast[index] if index in fast else self._dialogue(dialogue.messages, dialogue.tools, its_taught)
-                encoded.append(self._examples(dialogue, texts, its_taught, max_length, overlong_turns))
+                if isinstance(its_texts, Unrendered):
+                    raise its_texts
+                encoded.append(self._examples(dialogue, its_texts, its_taught, max_length, overlong_turns))
             except Unrendered as error:
                 encoded.append(Encoded(refused=str(error)))
         return encoded
 
-    def _dialogue(self, messages: Sequence[Message], tools: Tools, taught: Sequence[int]) -> list[EncodedDialogue]:
-        """Raises Unrendered."""
-        return self._encoded(self.template.renderings(messages, tools, taught))
+    def _texts_of(self, dialogues: Sequence[Dialogue], taught: Sequence[list[int]]) -> list[list[EncodedDialogue] | Unrendered]:
+        """The texts of each dialogue; all of them are encoded together."""
+        found: dict[int, list[EncodedDialogue] | Unrendered] = {}
+        if self._turns is not None:
+            plain = [index for index, each in enumerate(dialogues) if is_plain(each)]
+            found.update(zip(plain, self._turns.encode([dialogues[index].messages for index in plain]), strict=True))
+        rendered: list[tuple[int, Rendered]] = []
+        for index, dialogue in enumerate(dialogues):
+            if index in found:
+                continue
+            try:
+                renderings = self.template.renderings(dialogue.messages, dialogue.tools, taught[index])
+            except Unrendered as error:
+                found[index] = error
+            else:
+                found[index] = []
+                rendered += [(index, each) for each in renderings]
+        for (index, _), text in zip(rendered, self._encoded([each for _, each in rendered]), strict=True):
+            before = found[index]
+            if not isinstance(before, Unrendered):
+                found[index] = text if isinstance(text, Unrendered) else [*before, text]
+        return [found[index] for index in range(len(dialogues))]
 
-    def _encoded(self, rendered: Sequence[Rendered]) -> list[EncodedDialogue]:
-        found = []
-        for each, text in zip(rendered, self._texts.encode(rendered), strict=True):
-            if isinstance(text, Unrendered):
-                raise text
-            found.append(EncodedDialogue(ids=text.ids, answers=text.answers, seams=text.seams, starts=text.messages, rendered=each))
-        return found
+    def _encoded(self, rendered: Sequence[Rendered]) -> list[EncodedDialogue | Unrendered]:
+        return [
+            text
+            if isinstance(text, Unrendered)
+            else EncodedDialogue(ids=text.ids, answers=text.answers, seams=text.seams, starts=text.messages, rendered=each)
+            for each, text in zip(rendered, self._texts.encode(rendered), strict=True)
+        ]
 
     def _examples(
         self, dialogue: Dialogue, texts: Sequence[EncodedDialogue], taught: list[int], max_length: int | None, overlong_turns: OverlongTurns
@@ -109,8 +128,10 @@ class Encoder:
         """A stretch of a dialogue as one text, in which `targets` are answers. Raises Unrendered."""
         if self._turns is not None and not tools and all(message.role != "tool" and not message.tool_calls for message in messages):
             return self._turns.encode([messages])[0][0]
-        texts = self._dialogue(messages, tools, targets)
-        return texts[-1]
+        encoded = self._encoded(self.template.renderings(messages, tools, targets)[-1:])[0]
+        if isinstance(encoded, Unrendered):
+            raise encoded
+        return encoded
 
 
 def _taught(messages: Sequence[Message], known: frozenset[int], masking: Masking) -> list[int]:

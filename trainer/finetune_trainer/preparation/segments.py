@@ -1,7 +1,8 @@
 """Rendered texts on byte-level BPE: divided at control tokens and encoded a word at a time, with exactly the ids of the whole text.
 
-In: rendered texts. Out: ids and answers, or nothing where a token would reach over a prompt's end or a message holds the text of a control
-token: `texts` encodes these as a whole. It is exact for the reasons in `words`, and because added tokens divide a text first.
+In: rendered texts. Out: ids and answers, or nothing where a token would reach over a prompt's end, or where a message holds the text of a
+control token whose flag isn't `special`: `texts` encodes these as a whole. It is exact for the reasons in `words`, and because added tokens
+divide a text first.
 """
 
 import re
@@ -36,7 +37,9 @@ class SegmentEncoder:
     def __init__(self, tokenizer: Tokenizer, words: WordEncoder) -> None:
         self._words = words
         self._headers: dict[str, list[int]] = {}
-        self._ids = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
+        added = tokenizer.get_added_tokens_decoder()
+        self._ids = {token.content: token_id for token_id, token in added.items()}
+        self._special = frozenset(token.content for token in added.values() if token.special)
         # Longest first: of tokens that begin at the same place, tokenizers take the longest.
         self._token = re.compile("|".join(re.escape(token) for token in sorted(self._ids, key=len, reverse=True)) or r"(?!)")
 
@@ -56,11 +59,15 @@ class SegmentEncoder:
         return self._headers[text]
 
     def _divided(self, rendered: Rendered, is_foreign: IsForeign) -> "_Divided | None":
-        text = rendered.text
-        segments, starts, tokens, position = [], [], [], 0
+        text, written = rendered.text, rendered.written
+        segments, starts, tokens, position, following = [], [], [], 0, 0
         for found in self._token.finditer(text):
             token, (start, stop) = found.group(), found.span()
-            if is_foreign(token, start, stop):
+            while following < len(written) and written[following].stop <= start:
+                following += 1
+            if following < len(written) and written[following].start < stop and is_foreign(token, start, stop):
+                if token in self._special and written[following].start <= start and stop <= written[following].stop:
+                    continue  # `words` reads it as text
                 return None
             segments.append(text[position:start])
             starts.append(position)

@@ -143,6 +143,9 @@ class _Encoding:
     @cached_property
     def _continuing(self) -> Tokenizer:
         """Encodes a text that does not begin one: without the space that some tokenizers put before a text."""
+        parts = {name: _settings(getattr(self.tokenizer, name)) for name in ("normalizer", "pre_tokenizer")}
+        if _without_prefix(parts) == parts:
+            return self.tokenizer
         return Tokenizer.from_str(json.dumps(_without_prefix(json.loads(self.tokenizer.to_str()))))
 
     def continued(self, text: str) -> "_Tokens":
@@ -230,6 +233,11 @@ class _Tokens(NamedTuple):
 
     def shifted(self, by: int) -> list[int]:
         return [by + start for start in self.starts]
+
+
+def _settings(part: Any) -> Any:
+    """A normalizer or pre-tokenizer as it is in a tokenizer's JSON."""
+    return None if part is None else json.loads(part.__getstate__())
 
 
 def _without_prefix(value: dict[str, Any]) -> dict[str, Any]:

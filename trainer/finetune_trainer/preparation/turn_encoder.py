@@ -1,8 +1,8 @@
 """Our own templates on byte-level BPE: turns encoded apart and put together, with exactly the ids of the whole text, only faster.
 
-In: messages. Out: ids. It is exact because control tokens divide a text, and because GPT-2's expression divides it between the newline of a
-header and a visible character. A question that begins with white space is encoded with its header's newline; an answer never is, so
-that its prompt stays a prefix: that seam is counted.
+In: messages. Out: ids. It is exact because control tokens divide a text, and because the expressions that `words` knows divide it between
+the newline of a header and a visible character. A question that begins with white space is encoded with its header's newline; an answer
+never is, so that its prompt stays a prefix: that seam is counted.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,9 @@ class TurnEncoder:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, template: Template, words: WordEncoder | None) -> "TurnEncoder | None":
-        """None where a text has to be encoded as a whole."""
-        return cls(tokenizer, template, words) if words is not None and template.new_tokens else None
+        """None where a text has to be encoded as a whole: a token that isn't special would be read in a message."""
+        special = all(token.special for token in tokenizer.get_added_tokens_decoder().values())
+        return cls(tokenizer, template, words) if words is not None and special and template.new_tokens else None
 
     def encode(self, dialogues: Sequence[Sequence[Message]]) -> list[list[EncodedDialogue]]:
         """One text for each dialogue. Raises Unrendered."""
