@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ class ModelWeights:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(value.shape) for name, value in self._values.items()}
+
+    def expect(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """All of it is in memory."""
 
     def read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         self.largest_read = max(self.largest_read, stop - start)

@@ -1,4 +1,7 @@
-"""What test_engine.py runs on each rank: several checks in one process group, because starting one costs half a minute."""
+"""What test_engine.py runs on each rank: several checks in one process group, because starting one costs half a minute.
+
+A PlainEngine knows no process group: on each rank it trains on all rows, as one worker would.
+"""
 
 import warnings
 from pathlib import Path
@@ -8,26 +11,44 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from tests.trainer.architectures import EMPTY, packed, random_rows
+from tests.trainer.golden import curve
 
+from finetune_api.engines import EngineName
 from finetune_api.errors import TrainingFailed
-from finetune_api.finetunejob import Optimizer, Training, ZeroOptimization
+from finetune_api.finetunejob import Offload, Optimizer, Training, ZeroOptimization
 from finetune_trainer.model.build import build_model
+from finetune_trainer.model.method import Method
 from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.model.precision import Precision
 from finetune_trainer.training.engine import DTYPES, KINDS, Engine
+from finetune_trainer.training.engines import make_engine
+from finetune_trainer.training.plain_engine import PlainEngine
 
 State = dict[str, np.ndarray[Any, Any]]
 STEPS = 2
+TOO_LARGE = 2.0**24  # a scale of losses with which gradients overflow in fp16
+CURVE = 12  # steps of the curves that engines are compared by
 ROWS = 5  # an uneven number, so that some ranks get empty micro-batches
 
 
-def engine(folder: Path, *, precision: Precision = "fp32", dropout: float = 0.0, seed: int = 1, random: bool = False) -> Engine:
+def engine(
+    folder: Path,
+    *,
+    name: EngineName = "zero3",
+    precision: Precision = "fp32",
+    dropout: float = 0.0,
+    seed: int = 1,
+    random: bool = False,
+    offload: bool = False,
+) -> Engine:
     """An engine that partitions everything but biases and norms, clips, and decays."""
+    place = Offload(device="cpu", pin_memory=False) if offload else Offload()
     training = Training(
         micro_batch_size=1,
         seed=seed,
         activation_checkpointing=True,
-        deepspeed=ZeroOptimization(stage3_param_persistence_threshold=60),
+        sharding="zero2" if name == "zero2" else "zero3",
+        deepspeed=ZeroOptimization(stage3_param_persistence_threshold=60, offload_optimizer=place, offload_param=place),
         optimizer=Optimizer(weight_decay=0.1, gradient_clipping=0.5, epsilon=1e-6),
     )
     model = build_model(
@@ -37,13 +58,16 @@ def engine(folder: Path, *, precision: Precision = "fp32", dropout: float = 0.0,
         dropout=dropout,
         vocabulary_size=0,
         dtype=DTYPES[precision],
-        reads=dist.get_rank() == 0,
+        reads=name == "plain" or dist.get_rank() == 0,
+        by_range=name == "zero3",
     )
-    return Engine(model, training, precision=precision)
+    return make_engine(name, model, training, precision=precision, method=Method())
 
 
-def share(rows: list[MicroBatch]) -> list[MicroBatch]:
-    """This rank's rows, equally many on each."""
+def share(trained: Engine, rows: list[MicroBatch]) -> list[MicroBatch]:
+    """This rank's rows, equally many on each; all of them where there is one worker."""
+    if isinstance(trained, PlainEngine):
+        return rows
     rank, size = dist.get_rank(), dist.get_world_size()
     mine = rows[rank::size]
     return mine + [EMPTY] * (-(-len(rows) // size) - len(mine))
@@ -54,7 +78,9 @@ def steps(trained: Engine, count: int, learning_rate: float = 1e-2) -> list[tupl
     results = []
     for _ in range(count):
         rows = random_rows(ROWS, seed=trained.step)
-        result = trained.train_step(share(rows), num_supervised=sum(row.num_supervised for row in rows), learning_rate=learning_rate)
+        result = trained.train_step(
+            share(trained, rows), num_supervised=sum(row.num_supervised for row in rows), learning_rate=learning_rate
+        )
         results.append((result.loss, result.grad_norm))
     return results
 
@@ -88,7 +114,7 @@ def train_save_restore(folder: Path, precision: Precision, dropout: float) -> di
     saved, saved_logits = whole_state(first), logits(first)
     late = steps(first, STEPS)
     rows = random_rows(5, seed=50)
-    evaluation = first.evaluate(share(rows))
+    evaluation = first.evaluate(share(first, rows))
     second = engine(folder, precision=precision, dropout=dropout, random=True)
     other_logits = logits(second)
     restore(second, saved, STEPS)
@@ -114,6 +140,40 @@ def resume(folder: Path, saved: State) -> dict[str, Any]:
     return {"logits": logits(resumed), "late": steps(resumed, STEPS), "final": whole_state(resumed)}
 
 
+def beside_plain(
+    folder: Path, name: EngineName, precision: Precision = "fp32", dropout: float = 0.0, offload: bool = False
+) -> dict[str, Any]:
+    """An engine over all ranks and the plain one: their curves, then each goes on from what the other was left with, and gives it back."""
+    divided = engine(folder, name=name, precision=precision, dropout=dropout, offload=offload)
+    plain = engine(folder, name="plain", precision=precision, dropout=dropout)
+    curves = {"divided": steps(divided, CURVE), "plain": steps(plain, CURVE)}
+    states = {"divided": whole_state(divided), "plain": whole_state(plain)}
+    rows = random_rows(5, seed=50)
+    evaluations = [one.evaluate(share(one, rows)) for one in (divided, plain)]
+    restore(plain, states["divided"], CURVE)
+    restore(divided, states["plain"], CURVE)
+    return {
+        "curves": curves,
+        "states": states,
+        "taken_up": {"divided": whole_state(divided), "plain": whole_state(plain)},
+        "evaluations": evaluations,
+        "logits": [logits(one) for one in (divided, plain)],
+        "late": {"divided": steps(divided, STEPS), "plain": steps(plain, STEPS)},
+    }
+
+
+def halves(folder: Path, name: EngineName) -> dict[str, Any]:
+    """Steps in fp16 that begin with too large a scale: the curve, and the scale that is left."""
+    trained: Any = engine(folder, name=name, precision="fp16")
+    if name == "plain":
+        trained._scaler = torch.amp.GradScaler("cpu", TOO_LARGE)
+    else:
+        trained._zero.loss_scaler.cur_scale = TOO_LARGE
+    curve = steps(trained, CURVE)
+    scale = trained._scaler.get_scale() if name == "plain" else trained._zero.loss_scale
+    return {"curve": curve, "scale": scale, "steps": trained.step}
+
+
 def isolation(folder: Path) -> dict[str, Any]:
     """Change one dialogue of a row: logits of the others, and the training step when only the others count."""
     trained = engine(folder)
@@ -136,7 +196,7 @@ def groupings(folder: Path) -> dict[str, list[tuple[float, float]]]:
     for name, rows in arrangements.items():
         trained = engine(folder)
         supervised = sum(row.num_supervised for row in rows)
-        made = [trained.train_step(share(rows), num_supervised=supervised, learning_rate=1e-2) for _ in range(STEPS)]
+        made = [trained.train_step(share(trained, rows), num_supervised=supervised, learning_rate=1e-2) for _ in range(STEPS)]
         results[name] = [(result.loss, result.grad_norm) for result in made]
     return results
 
@@ -164,20 +224,37 @@ def warned(folder: Path) -> list[tuple[str, str]]:
     return [(Path(one.filename).name, str(one.message)) for one in seen]
 
 
-def two_ranks(gpt_bigcode: Path, llama: Path) -> dict[str, Any]:
+def two_ranks(gpt_bigcode: Path, llama: Path, golden: Path) -> dict[str, Any]:
     """Everything that is tried on two ranks."""
     return {
         "gpt_bigcode": train_save_restore(gpt_bigcode, "fp32", dropout=0.0),
         "dropout": train_save_restore(gpt_bigcode, "fp32", dropout=0.1),
         "bf16": train_save_restore(llama, "bf16", dropout=0.0),
+        "fp16": {name: halves(llama, name) for name in ("plain", "zero3", "zero2")},
         "isolation": {"gpt_bigcode": isolation(gpt_bigcode), "llama": isolation(llama)},
         "groupings": groupings(llama),
+        "golden": curve(engine(golden), dist.get_rank(), dist.get_world_size(), micro_batch_size=2),
         "not_finite": not_finite(gpt_bigcode),
+        "beside_plain": {
+            "fp32": beside_plain(gpt_bigcode, "zero3"),
+            "bf16": beside_plain(llama, "zero3", precision="bf16"),
+            "dropout": beside_plain(gpt_bigcode, "zero3", dropout=0.1),
+            "zero2": beside_plain(gpt_bigcode, "zero2"),
+            "zero2 bf16": beside_plain(llama, "zero2", precision="bf16"),
+            "offload": beside_plain(gpt_bigcode, "zero3", offload=True),
+            "offload bf16": beside_plain(llama, "zero3", precision="bf16", offload=True),
+            "zero2 offload": beside_plain(gpt_bigcode, "zero2", offload=True),
+            "zero2 offload bf16": beside_plain(llama, "zero2", precision="bf16", offload=True),
+        },
         "warned": warned(gpt_bigcode),
         "threads": torch.get_num_threads(),
     }
 
 
-def other_ranks(gpt_bigcode: Path, saved: State) -> dict[str, Any]:
+def other_ranks(gpt_bigcode: Path, golden: Path, saved: State) -> dict[str, Any]:
     """The same from the start, and from the state that two ranks saved."""
-    return {"resumed": resume(gpt_bigcode, saved), "early": steps(engine(gpt_bigcode), STEPS)}
+    return {
+        "resumed": resume(gpt_bigcode, saved),
+        "early": steps(engine(gpt_bigcode), STEPS),
+        "golden": curve(engine(golden), dist.get_rank(), dist.get_world_size(), micro_batch_size=2),
+    }

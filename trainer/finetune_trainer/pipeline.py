@@ -16,7 +16,7 @@ from typing import Protocol
 
 from finetune_api.batch_size import chosen_size
 from finetune_api.checks import cluster_only_fields, is_path
-from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, RunConflict
+from finetune_api.errors import FineTuneError, Interrupted, InvalidPublication, InvalidSpec, Problem, RunConflict
 from finetune_api.evaluation_digest import evaluation_digest
 from finetune_api.evaluation_summary import EvaluationSummary
 from finetune_api.finetunejob import FineTuneJob
@@ -28,14 +28,17 @@ from finetune_trainer.checkpoints.job_storage import job_checkpoints, job_storag
 from finetune_trainer.checkpoints.manifest import Manifest
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.launch import driver
-from finetune_trainer.launch.ray_session import local_ray
+from finetune_trainer.launch.here import warm_up, workers_here
+from finetune_trainer.launch.local_workers import apart
 from finetune_trainer.machine import hardware_text, library_versions, this_machine, with_workers_of
+from finetune_trainer.model.adapter_folder import export_adapter
+from finetune_trainer.model.merged import merged_weights
 from finetune_trainer.model.resolve import ModelFiles, read_config, resolve_model
 from finetune_trainer.preparation.prepare import Prepared, prepare, prepared_earlier, vocabulary
 from finetune_trainer.publishing.card import card_texts
-from finetune_trainer.publishing.changes import GateClosed, refused_by_gate
+from finetune_trainer.publishing.changes import GateClosed, judge_goes_on, refused_by_gate
 from finetune_trainer.publishing.directory import check_directory
-from finetune_trainer.publishing.export import CheckpointWeights, describe, export, generation_text
+from finetune_trainer.publishing.export import CheckpointWeights, Weights, describe, export, generation_text
 from finetune_trainer.publishing.model_folder import RECORD_NAME, checked_exported
 from finetune_trainer.publishing.place import check_place, publish_to
 from finetune_trainer.reporting.events import (
@@ -61,12 +64,16 @@ from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.storage.probe import check_writable
 from finetune_trainer.training.early_stopping import stopped_early
 from finetune_trainer.training.places import Places
+from finetune_trainer.training.profiling import Profile
 from finetune_trainer.training.rank import best_step, check_same_inputs
 
 
 @dataclass(slots=True, kw_only=True)
 class LocalRun:
-    """One run on this machine. `base` is where relative paths of the job begin; `sink` is the user's (a terminal, JSON lines)."""
+    """One run on this machine. `base` is where relative paths of the job begin; `sink` is the user's (a terminal, JSON lines).
+
+    `profile`: the first and the last step of a trace.
+    """
 
     job: FineTuneJob
     base: Path
@@ -74,6 +81,7 @@ class LocalRun:
     sink: Sink
     stop: threading.Event
     dashboard: bool = False
+    profile: tuple[int, int] | None = None
     secrets: Secrets = field(default_factory=Secrets)
 
 
@@ -124,6 +132,9 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, evaluation: EvaluationS
     check_places(local)
     evaluation.check(local)
     model = base_model(local, frozen.model_revision if frozen else None)
+    if not local.dashboard and not (local.folder.model / RECORD_NAME).is_file():
+        planned = plan(local.job, model.shape, None, this_machine())
+        warm_up(str(read_config(model.folder / "config.json").get("model_type")), local.job.spec.training, planned)
     prepared = _prepare(local, frozen, model, sink)
     run = _freeze(local, frozen, model, prepared)
     try:
@@ -131,11 +142,12 @@ def _stages(local: LocalRun, frozen: TrainingRun | None, evaluation: EvaluationS
         try:
             exported = export_model(local, run, model, sink)
         except DamagedCheckpoint as error:
+            _refuse_damage_before_the_end(local, error)
             sink.record(Notice(message=f"{error}; what came after the checkpoint before it is trained again"))
             _train(local, run, model, prepared, sink, again=True)
             exported = export_model(local, run, model, sink)
         if measure_model(local, run, exported, evaluation, sink) is not None:
-            _describe(local, run, model, exported.step)
+            _describe(local, run, model, exported.step, exported.checkpoint)
         published = publish_model(local, run, exported, sink)
     except BaseException as error:
         write_run_report(local, run, sink, outcome="stopped" if isinstance(error, Interrupted) else "failed")
@@ -174,7 +186,13 @@ def try_architecture(local: LocalRun, model: ModelFiles, data: DataShape) -> Non
     """Refuse an architecture that no way of training is right for before a worker starts, and say what the way that is right costs.
 
     Only for families that the contract has no formula for, whose counting loads torch anyway: of the others, workers alone try theirs.
+    Settings of adapters are tried on any.
     """
+    lora, template = local.job.spec.training.adapter, local.job.spec.template
+    if lora is not None:
+        from finetune_trainer.model.adapters import try_adapters
+
+        try_adapters(model.folder, lora, vocabulary(template, model.folder))
     if can_count(read_config(model.folder / "config.json")):
         return
     from finetune_trainer.model.method import cost_of
@@ -215,7 +233,8 @@ def check_places(local: LocalRun) -> None:
     check_trackers(local.job, os.environ)
     storage = job_storage(local.job, base=local.base, default=local.folder.storage, secrets=local.secrets)
     check_writable(storage)
-    check_directory(local.folder.model, local.job.metadata.name)
+    for folder in (local.folder.model, local.folder.adapter):
+        check_directory(folder, local.job.metadata.name)
     claims.check_owner(storage, identity=run_identity(local.job), job=local.job.metadata.name)
     check_place(local.job, base=local.base, secrets=local.secrets)
 
@@ -280,25 +299,43 @@ def _train(local: LocalRun, run: TrainingRun, model: ModelFiles, prepared: Prepa
         return
     if local.stop.is_set():
         raise Interrupted("stopped before training; nothing is lost, the same command goes on")
-    places = Places(model=str(model.folder), prepared=str(prepared.folder), base=str(local.base), storage=str(local.folder.storage))
-    workers = f"{run.plan.world_size} {run.plan.device.upper()} worker{'s' if run.plan.world_size > 1 else ''}"
-    sink.record(Notice(message=f"starting Ray and {workers}, which takes about a minute on two cores"))
+    places = Places(
+        model=str(model.folder),
+        prepared=str(prepared.folder),
+        base=str(local.base),
+        storage=str(local.folder.storage),
+        profile=_profile(local, newest.step if newest is not None else 0, total_steps),
+    )
     sink.record(StageStarted(stage="training", total=total_steps, unit="steps"))
-    machine = this_machine()
-    with local_ray(
-        num_cpus=max(machine.cpus, run.plan.world_size),
-        num_gpus=machine.gpus or 0,
-        dashboard=local.dashboard,
-        logs=local.folder.path / "logs",
-    ) as dashboard:
-        if dashboard:
-            sink.record(Notice(message=f"Ray dashboard: {dashboard}"))
-        done = driver.train(run, places, sink=sink, stop=local.stop, attempt=attempt_name())
+    with workers_here(
+        run, places, attempt=attempt_name(), logs=local.folder.path / "logs", dashboard=local.dashboard, tell=sink.record
+    ) as workers:
+        done = driver.train(workers, gpu=run.plan.device == "gpu", sink=sink, stop=local.stop)
     if done < total_steps:
         if (early := ended_early(local, run)) is None:
             told = f"stopped after step {done} of {total_steps}; its checkpoint is committed, the same command goes on from there"
             raise Interrupted(told)
         sink.record(early)
+
+
+def _profile(local: LocalRun, done: int, total_steps: int) -> Profile | None:
+    """What `--profile` asks for. Raises InvalidSpec when none of it is to come."""
+    if local.profile is None:
+        return None
+    first, last = local.profile
+    if not (done < first and last <= total_steps):
+        raise InvalidSpec(
+            [Problem("--profile", f"{first}-{last} is not all among steps {done + 1} to {total_steps}", "choose some of these")]
+        )
+    return Profile(first=first, last=last, folder=str(local.folder.profile))
+
+
+def _refuse_damage_before_the_end(local: LocalRun, error: DamagedCheckpoint) -> None:
+    """Training goes on from the newest checkpoint and makes none of before it again. Raises DamagedCheckpoint with what is left to do."""
+    newest = checkpoints_of(local).newest_verified()
+    if newest is not None and chosen_checkpoint(local).step < newest.step:
+        told = "training doesn't make the best checkpoint again: publish the last one (publish.checkpoint: last), or begin a new run"
+        raise DamagedCheckpoint(f"{error}; {told}") from error
 
 
 def ended_early(local: LocalRun, run: TrainingRun) -> StoppedEarly | None:
@@ -316,17 +353,22 @@ def export_model(local: LocalRun, run: TrainingRun, model: ModelFiles, sink: Sin
         with store.reader(chosen) as reader:
             weights = CheckpointWeights(reader)
             # Those of the plan lack the rows of new tokens.
-            sink.record(StageStarted(stage="export", total=sum(map(math.prod, weights.shapes.values())), unit="parameters"))
+            whole: Weights = weights
+            if run.job.spec.training.adapter is not None:
+                export_adapter(run, weights, step=chosen.step, base=model.folder, folder=local.folder.adapter)
+                whole = merged_weights(run, weights, model.folder)
+            sink.record(StageStarted(stage="export", total=sum(map(math.prod, whole.shapes.values())), unit="parameters"))
             export(
                 run,
-                weights,
+                whole,
                 step=chosen.step,
                 base=model.folder,
                 folder=local.folder.model,
                 progress=lambda done, _total: record(StageAdvanced(stage="export", done=done)),
+                apart=apart,
             )
     # The weights are safe; what describes them may fail and be written again.
-    _describe(local, run, model, chosen.step)
+    _describe(local, run, model, chosen.step, chosen.digest)
     loss = chosen.extra.get("evaluationLoss")
     return Exported(
         folder=local.folder.model,
@@ -346,23 +388,28 @@ def chosen_checkpoint(local: LocalRun) -> Manifest:
     return chosen
 
 
-def _describe(local: LocalRun, run: TrainingRun, model: ModelFiles, step: int) -> None:
-    """Card, job and generation config of the exported model, by what is known now."""
+def _describe(local: LocalRun, run: TrainingRun, model: ModelFiles, step: int, checkpoint: str) -> None:
+    """Card, job and generation config of the exported model, by what is known now; and which checkpoint it is of."""
     data, exported = _report_data(local, run), local.folder.model
     texts = card_texts(data, step=step, base=model.folder, exported=exported, hardware=hardware_text())
     generation = {"generation_config.json": generation_text(exported, local.job.spec.generation)}
-    describe(exported, texts | generation)
+    describe(exported, texts | generation, checkpoint=checkpoint)
+    if run.job.spec.training.adapter is not None:
+        adapter = local.folder.adapter
+        cards = card_texts(data, step=step, base=model.folder, exported=adapter, hardware=hardware_text())
+        describe(adapter, cards, checkpoint=checkpoint)
 
 
 def _is_exported(local: LocalRun, run: TrainingRun, chosen: Manifest) -> bool:
-    """Whether model/ holds this step of this run, every file as it was written."""
-    if not (local.folder.model / RECORD_NAME).is_file():
+    """Whether model/, and adapter/ of a LoRA run, hold this checkpoint of this run, every file as it was written."""
+    folders = [local.folder.model, *([] if run.job.spec.training.adapter is None else [local.folder.adapter])]
+    if not all((folder / RECORD_NAME).is_file() for folder in folders):
         return False
     try:
-        record = checked_exported(local.folder.model)
+        records = [checked_exported(folder) for folder in folders]
     except InvalidPublication:
         return False
-    return (record.identity, record.step) == (run.identity, chosen.step)
+    return all((record.identity, record.checkpoint) == (run.identity, chosen.digest) for record in records)
 
 
 def measure_model(local: LocalRun, run: TrainingRun, exported: Exported, stage: EvaluationStage, sink: Sink) -> EvaluationSummary | None:
@@ -370,7 +417,7 @@ def measure_model(local: LocalRun, run: TrainingRun, exported: Exported, stage: 
     if not run.job.spec.evaluation.has_stage:
         return None
     folder, kept = local.folder.evaluation(run), local.folder.summary(run)
-    if kept is not None and kept.checkpoint == exported.checkpoint:
+    if kept is not None and kept.checkpoint == exported.checkpoint and not judge_goes_on(run.job.spec.publish.gate, kept):
         sink.record(Notice(message=f"step {exported.step} is evaluated already: {folder}"))
         return kept
     return stage.measure(local, exported, folder, evaluation_digest(run.identity, run.job), _until_stopped(local, sink, "evaluation"))
@@ -389,7 +436,7 @@ def publish_model(local: LocalRun, run: TrainingRun, exported: Exported, sink: S
     sink.record(StageStarted(stage="publication", unit="bytes"))
     done = publish_to(
         publish.place,
-        local.folder.model,
+        local.folder.published(local.job),
         job=local.job,
         base=local.base,
         secrets=local.secrets,
@@ -402,7 +449,13 @@ def publish_model(local: LocalRun, run: TrainingRun, exported: Exported, sink: S
 
 def _report_data(local: LocalRun, run: TrainingRun, *, outcome: str = "finished", published: str = "") -> ReportData:
     committed = [
-        CheckpointCommitted(step=one.step, seconds=one.extra.get("seconds", 0.0), bytes=one.num_bytes, key=one.key)
+        CheckpointCommitted(
+            step=one.step,
+            seconds=one.extra.get("seconds", 0.0),
+            bytes=one.num_bytes,
+            key=one.key,
+            write_seconds=one.extra.get("writeSeconds", 0.0),
+        )
         for one in checkpoints_of(local).candidates()
     ]
     return report_data(

@@ -4,7 +4,7 @@ run.json       the frozen TrainingRun             metrics.jsonl   a line per ste
 job.yaml       the FineTuneJob as it was given    tensorboard/    the same for TensorBoard
 prepared/      tokenised data, by fingerprint     report.html     what happened, for a reader
 storage/       unless checkpoints.storage is set  model/          the exported model
-evaluation/    what was measured after training, by digest
+evaluation/    what was measured after training    adapter/        of a LoRA run: the adapters alone, for PEFT
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import yaml
 from finetune_api.errors import InvalidInput, InvalidTrainingRun, RunConflict, StorageFailed
 from finetune_api.evaluation_digest import evaluation_digest
 from finetune_api.evaluation_summary import EVALUATION_FOLDER, SUMMARY_FILE, EvaluationSummary, parse_summary
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.files.locks import LockHeld, locked
@@ -69,6 +70,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def profile(self) -> Path:
+        """Traces of steps, by torch's profiler."""
+        return self.path / "profile"
+
+    @property
     def report(self) -> Path:
         """The report of the run."""
         return self.path / "report.html"
@@ -89,8 +95,17 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The exported model."""
+        """The exported model, whole."""
         return self.path / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapters of a LoRA run, for whoever has the base model."""
+        return self.path / "adapter"
+
+    def published(self, job: FineTuneJob) -> Path:
+        """What the job publishes."""
+        return self.adapter if job.spec.publishes_adapter else self.model
 
     @contextmanager
     def locked(self) -> Iterator[None]:

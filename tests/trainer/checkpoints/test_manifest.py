@@ -16,7 +16,12 @@ def piece(start: int, stop: int, *, offset: int = 0, kind: str = "master", name:
 
 def part(rank: int, *pieces: StoredPiece) -> PartRecord:
     return PartRecord(
-        rank=rank, key=f"checkpoints/step-00000012/attempt-0003/rank-{rank:05d}.bin", size=40, digests=("0" * 64,), pieces=pieces
+        rank=rank,
+        key=f"checkpoints/step-00000012/attempt-0003/rank-{rank:05d}.bin",
+        size=40,
+        sections=(40,),
+        digests=("0" * 64,),
+        pieces=pieces,
     )
 
 
@@ -81,7 +86,7 @@ def test_no_altered_byte_is_believed() -> None:
             Manifest.from_bytes(altered, one.key)
 
 
-@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b"\xff", b'{"format":1,"sha256":"","body":{}}'])
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b"\xff", b'{"format":2,"sha256":"","body":{}}'])
 def test_what_is_no_manifest_is_damaged(data: bytes) -> None:
     with pytest.raises(DamagedCheckpoint):
         Manifest.from_bytes(data, "checkpoints/step-00000012/attempt-0003/manifest.json")
@@ -97,8 +102,8 @@ def test_a_cut_off_or_moved_manifest_is_damaged() -> None:
 
 def test_a_format_of_the_future_is_not_passed_over() -> None:
     one = made(part(0, piece(0, 10)))
-    data = one.to_bytes().replace(b'"format":1', b'"format":2')
-    with pytest.raises(InvalidStorage, match="has format 2, this version reads 1"):
+    data = one.to_bytes().replace(b'"format":2', b'"format":3')
+    with pytest.raises(InvalidStorage, match="has format 3, this version reads 2"):
         Manifest.from_bytes(data, one.key)
 
 

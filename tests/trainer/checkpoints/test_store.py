@@ -29,6 +29,7 @@ from finetune_trainer.storage.s3 import S3Credentials
 
 IDENTITY = "a" * 64
 KINDS: tuple[Kind, ...] = ("master", "exp_avg", "exp_avg_sq")
+TOKEN = "0123456789abcdef0123456789abcdef"
 SMALL = {"embedding": (7, 3), "bias": (5,), "scale": (), "empty": (0, 4)}
 # The first is larger than a chunk, so that pieces cross chunks and chunks hold pieces of several tensors.
 LARGE = {"matrix": (1500, 1501), "bias": (1501,), "vector": (2_100_000,)}
@@ -44,7 +45,7 @@ def state(shapes: dict[str, tuple[int, ...]], seed: int) -> State:
     """Random full tensors of every kind, flattened."""
     random = np.random.default_rng(seed)
     return {
-        (kind, name): random.standard_normal(int(np.prod(shape))).astype(np.float32) for name, shape in shapes.items() for kind in KINDS
+        (kind, name): random.standard_normal(int(np.prod(shape))).astype(np.float32) for kind in KINDS for name, shape in shapes.items()
     }
 
 
@@ -133,13 +134,13 @@ def test_only_our_own_multipart_uploads_are_ended(s3: S3Server) -> None:
     prefix = uuid.uuid4().hex
     bucket = open_storage(f"s3://{BUCKET}/{prefix}", endpoint=s3.endpoint, credentials=lambda: credentials)
     store(bucket).claimed()
-    left = {"checkpoints/step-00000004/attempt-0001/rank-00000.bin", "prepared/0123456789abcdef/train.ids.bin"}
+    left = {f"checkpoints/step-00000004/attempt-0001/rank-00000.{TOKEN}.bin", "prepared/0123456789abcdef/train.ids.bin"}
     others = {
         "backup.tar",
         "checkpoints/backup.tar",
         "checkpoints/step-00000004/attempt-0001/backup.tar",
-        "checkpoints/step-00000008/attempt-0002/rank-00000.bin",
-        "checkpoints/step-00000008/attempt-0003/rank-00000.bin",
+        f"checkpoints/step-00000008/attempt-0002/rank-00000.{TOKEN}.bin",
+        f"checkpoints/step-00000008/attempt-0003/rank-00000.{TOKEN}.bin",
         "prepared/backup.tar",
     }
     client = boto3.client(
@@ -155,7 +156,10 @@ def test_only_our_own_multipart_uploads_are_ended(s3: S3Server) -> None:
 def test_tensors_larger_than_chunks(storage: Storage) -> None:
     one = store(storage).claimed()
     checkpoint = save(one, 1, world_size=2, shapes=LARGE)
-    assert [len(part.digests) for part in checkpoint.objects] == [-(-part.size // CHUNK_BYTES) for part in checkpoint.objects]
+    for part in checkpoint.objects:
+        assert len(part.digests) == len(part.bounds) - 1
+        assert (part.bounds[0], part.bounds[-1]) == (0, part.size)
+        assert all(0 < stop - start <= CHUNK_BYTES for start, stop in itertools.pairwise(part.bounds))
     assert len(checkpoint.objects[0].digests) > 2
     one.verify(checkpoint, deep=True)
     assert same(restored(one, checkpoint, 3, LARGE), state(LARGE, 1))
@@ -252,7 +256,7 @@ def test_damage_names_object_bytes_and_step() -> None:
     checkpoint = save(one, 2)
     alter(storage, checkpoint.objects[1].key)
     one.verify(checkpoint)
-    with pytest.raises(DamagedCheckpoint, match=r"memory: step 2 is damaged: .*rank-00001\..+\.bin differs in bytes 0 to \d+") as caught:
+    with pytest.raises(DamagedCheckpoint, match=r"memory: step 2 is damaged: .*rank-00001\..+\.bin differs in bytes \d+ to \d+") as caught:
         one.verify(checkpoint, deep=True)
     assert isinstance(caught.value, StorageFailed)
     assert caught.value.reason == "StorageFailed"
@@ -590,3 +594,85 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert "what was saved before is intact" in found.stdout
     assert storage.list("checkpoints/") == before
     assert resumed_step(storage) == 1
+
+
+class Counted(MemoryStorage):
+    """Counts the bytes that are read of parts, and how often each is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+        self._counting = threading.Lock()
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        data = super().get(key, start, stop)
+        with self._counting:
+            self.read += len(data) if key.endswith(".bin") else 0
+        return data
+
+
+# 24 MiB of each kind: more than a chunk for each of two ranks, less than one for each of sixteen.
+BLOCKS = {f"blocks.{number}.weight": (1024, 256) for number in range(24)} | {f"blocks.{number}.bias": (257,) for number in range(24)}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
+def test_an_export_reads_the_masters_once_and_nothing_else(world_size: int) -> None:
+    storage = Counted()
+    one = store(storage).claimed()
+    full = state(BLOCKS, 5)
+    parts = [one.write_part(5, rank, pieces(full, BLOCKS, rank, world_size)) for rank in range(world_size)]
+    checkpoint = one.commit(5, parts, {})
+    ranges = [("master", name, 0, int(np.prod(shape))) for name, shape in BLOCKS.items()]
+    with one.reader(checkpoint) as reader:
+        reader.expect(ranges)
+        for kind, name, start, stop in ranges:
+            assert np.array_equal(reader.read(kind, name, start, stop), full[kind, name])
+    assert storage.read == sum(full["master", name].nbytes for name in BLOCKS)
+
+
+@pytest.mark.parametrize(("saved_at", "restored_at", "most"), [(1, 1, 1.0), (4, 4, 1.0), (4, 2, 1.4), (3, 2, 1.75), (2, 4, 2.3)])
+def test_a_restore_fetches_no_chunk_twice_on_a_rank(saved_at: int, restored_at: int, most: float) -> None:
+    """Ranks that need parts of one chunk each read it: so a larger run reads more, and a smaller one at the seams."""
+    storage = Counted()
+    one = store(storage).claimed()
+    full = state(BLOCKS, 5)
+    checkpoint = one.commit(5, [one.write_part(5, rank, pieces(full, BLOCKS, rank, saved_at)) for rank in range(saved_at)], {})
+    for rank in range(restored_at):
+        wanted = [(kind, name, *partition(full[kind, name].size, rank, restored_at)) for name in BLOCKS for kind in KINDS]
+        with one.reader(checkpoint) as reader:
+            reader.expect(wanted)
+            for kind, name, start, stop in wanted:
+                assert np.array_equal(reader.read(kind, name, start, stop), full[kind, name][start:stop])
+            assert not reader._chunks, "what is no longer needed is forgotten"
+    assert storage.read <= most * sum(values.nbytes for values in full.values())
+
+
+def test_what_was_expected_and_is_not_read_in_that_order_is_right_all_the_same() -> None:
+    one = store(MemoryStorage()).claimed()
+    checkpoint = save(one, 3, world_size=3, shapes=BLOCKS)
+    full = state(BLOCKS, 3)
+    ranges = [("master", name, 0, int(np.prod(shape))) for name, shape in BLOCKS.items()]
+    with one.reader(checkpoint) as reader:
+        reader.expect([*ranges, ("master", "not there", 0, 4)])
+        for kind, name, start, stop in [*reversed(ranges), *ranges[:3]]:
+            assert np.array_equal(reader.read(kind, name, start, stop), full[kind, name])
+
+
+def test_a_manifest_is_read_once_by_whoever_prunes() -> None:
+    storage = MemoryStorage()
+    one, asked = store(storage).claimed(), list[str]()
+    get = storage.get
+
+    def counted(key: str, start: int = 0, stop: int | None = None) -> bytes:
+        asked.append(key)
+        return get(key, start, stop)
+
+    storage.get = counted  # type: ignore[method-assign]
+    for step in range(1, 6):
+        save(one, step)
+        one.prune(3)
+    read = [key for key in asked if key.endswith("manifest.json")]
+    assert len(read) == len({*read}) == 5
+    assert [checkpoint.step for checkpoint in one.complete()] == [5, 4, 3]
+    storage.delete([one.complete()[0].objects[0].key])
+    assert [checkpoint.step for checkpoint in one.complete()] == [4, 3]

@@ -15,8 +15,9 @@ import pytest
 from tests.conftest import ROOT, Tiny
 
 from finetune_api.errors import InvalidStorage, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
-from finetune_trainer.launch.driver import follow, lost, steps_done, worker_nodes
+from finetune_trainer.launch.driver import follow, lost, steps_done
 from finetune_trainer.launch.patience import Patience, Sign
+from finetune_trainer.launch.ray_workers import worker_nodes
 from finetune_trainer.machine import this_machine
 from finetune_trainer.reporting.events import Event, FanOut
 
@@ -171,13 +172,14 @@ from finetune_trainer.launch import driver
 from finetune_trainer.training.places import Places
 from finetune_trainer.reporting.events import FanOut
 from finetune_trainer.launch.ray_session import local_ray
+from finetune_trainer.launch.ray_workers import RayWorkers
 folder = Path(sys.argv[1])
 run = training_run(base_folder(folder / "base", "llama"))
 run = run.model_copy(update={"plan": run.plan.model_copy(update={"device": "gpu"})})
 places = Places(model=str(folder / "base"), prepared=str(folder), base=str(folder), storage=str(folder / "storage"))
 with local_ray(num_cpus=2, num_gpus=2, dashboard=False, logs=folder / "logs"):
     try:
-        driver.train(run, places, sink=FanOut([]), stop=threading.Event(), attempt="once")
+        driver.train(RayWorkers(run, places, attempt="once"), gpu=True, sink=FanOut([]), stop=threading.Event())
     except TrainingFailed as error:
         told = error
 print(told)
@@ -207,27 +209,27 @@ sys.exit(main())
 @pytest.mark.training
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("victim", "how", "told_of"),
+    ("victim", "how", "options", "told_of"),
     [
-        # Alive for the kernel and for Ray, silent for ever. The other rank waits for it in a collective.
-        ("RayTrainWorker", signal.SIGSTOP, ("no step and no progress of any other kind for",)),
+        # Alive for the kernel, silent for ever. The other rank waits for it in a collective.
+        ("rank-1", signal.SIGSTOP, (), ("no step and no progress of any other kind for",)),
         # All that Ray started on the machine ends with it. Which of two asks first is chance.
-        ("raylet/raylet", signal.SIGKILL, ("whose raylet died", "Ray on the driver's node no longer answers")),
+        ("raylet", signal.SIGKILL, ("--dashboard",), ("whose raylet died", "Ray on the driver's node no longer answers")),
     ],
     ids=["a rank is stopped", "the raylet is killed"],
 )
-def test_what_ray_does_not_survive_ends_the_run_and_leaves_nothing_behind(
-    tmp_path: Path, tiny: Tiny, victim: str, how: signal.Signals, told_of: tuple[str, ...]
+def test_what_workers_do_not_survive_ends_the_run_and_leaves_nothing_behind(
+    tmp_path: Path, tiny: Tiny, victim: str, how: signal.Signals, options: tuple[str, ...], told_of: tuple[str, ...]
 ) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(tokenizer=ROOT / "examples/tiny", data=tiny.dialogues), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", STOPPED, str(job), "--run-folder", str(tmp_path / "run")]
+    command = [sys.executable, "-c", STOPPED, str(job), "--run-folder", str(tmp_path / "run"), *options]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     started: list[int] = []
     try:
         wait_until(lambda: read(tmp_path / "run/metrics.jsonl").count('"StepDone"') > 3, run)  # from here on patience knows a step
-        started = [*below(run.pid, "RayTrainWorker"), *below(run.pid, "raylet/raylet")]
+        started = [process for name in ("rank-0", "rank-1", "ray::RayTrainWo", "raylet") for process in below(run.pid, name)]
         os.kill(below(run.pid, victim)[0], how)
         told, _ = run.communicate(timeout=240)
         print(told)
@@ -251,10 +253,10 @@ spec:
 """
 
 
-def below(driver: int, word: str) -> list[int]:
-    """Processes that descend from this driver, with a word in their command."""
+def below(driver: int, name: str) -> list[int]:
+    """Processes that descend from this driver and have this short name."""
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [process for process in processes if word in read(Path(f"/proc/{process}/cmdline")) and is_below(process, driver)]
+    return [process for process in processes if read(Path(f"/proc/{process}/comm")).strip() == name and is_below(process, driver)]
 
 
 def is_below(process: int, ancestor: int) -> bool:

@@ -99,9 +99,12 @@ def test_random_weights_depend_on_the_seed_alone(folder: Path) -> None:
 
 
 def test_every_dropout_is_set() -> None:
-    config = with_dropout(gpt_bigcode(), 0.25)
-    assert (config.attn_pdrop, config.resid_pdrop, config.embd_pdrop) == (0.25, 0.25, 0.25)
-    assert with_dropout(llama(), 0.25).attention_dropout == 0.25
+    """Attention's apart, also in a config within a config."""
+    config = with_dropout(gpt_bigcode(), 0.25, 0.5)
+    assert (config.attn_pdrop, config.resid_pdrop, config.embd_pdrop) == (0.5, 0.25, 0.25)
+    assert with_dropout(llama(), 0.25).attention_dropout == 0.0
+    inner = with_dropout(transformers.Llama4Config(text_config={"attention_dropout": 0.1}), 0.25, 0.5).text_config
+    assert inner.attention_dropout == 0.5
     assert gpt_bigcode().attn_pdrop == 0.1  # the model's own is left alone
 
 

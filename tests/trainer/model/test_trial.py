@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from finetune_api.errors import InvalidModel
 from finetune_api.training_run import SplitShape
-from finetune_trainer.model.attention import boundary_arguments
 from finetune_trainer.model.build import from_config, with_dropout
+from finetune_trainer.model.inputs import model_inputs
 from finetune_trainer.model.loss import LossModel, install_loss_head
 from finetune_trainer.model.method import Method, cost_of
 from finetune_trainer.model.micro_batch import single_dialogues
@@ -70,8 +70,7 @@ def ours(config: Any, weights: dict[str, torch.Tensor], method: Method) -> Outco
 
 
 def call_of(wrapped: LossModel, call: Any) -> torch.Tensor:
-    inputs = {name: torch.tensor(getattr(call, name))[None] for name in ("input_ids", "position_ids", "labels")}
-    loss: torch.Tensor = wrapped(**inputs, **boundary_arguments(call, torch.device("cpu")))
+    loss: torch.Tensor = wrapped(**model_inputs(call, torch.device("cpu")))
     return loss
 
 
@@ -170,6 +169,13 @@ def test_what_a_method_costs_is_told() -> None:
     assert "held at once" in (cost_of(Method(logits=None), data) or "")
 
 
-@pytest.mark.parametrize("config", [gpt_bigcode(), gpt_bigcode(multi_query=False), llama()], ids=["mqa", "mha", "gqa"])
-def test_the_usual_families_are_packed(config: Any) -> None:
-    assert method_for(config) == Method()
+@pytest.mark.parametrize(
+    ("config", "last_layer"),
+    [
+        pytest.param(gpt_bigcode(), ("attn.c_proj", "mlp"), id="mqa"),
+        pytest.param(gpt_bigcode(multi_query=False), ("attn.c_proj", "mlp"), id="mha"),
+        pytest.param(llama(), ("self_attn.q_proj", "self_attn.o_proj", "mlp"), id="gqa"),
+    ],
+)
+def test_the_usual_families_are_packed(config: Any, last_layer: tuple[str, ...]) -> None:
+    assert method_for(config) == Method(last_layer=last_layer)

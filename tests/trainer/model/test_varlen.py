@@ -41,13 +41,17 @@ def _segments(offsets: Tensor, *states: Tensor) -> Iterator[tuple[slice, list[Te
         yield part, [t[part].float().transpose(0, 1).repeat_interleave(heads // t.shape[1], 0) for t in states]
 
 
+_DROPOUTS: list[float] = []
+
+
 def _forward(query, key, value, offsets_q, offsets_k, max_q, max_k, dropout, is_causal, debug, *, scale=None,
              window_size_left=None, window_size_right=None, **others):  # fmt: skip
     _checked((query, key, value), (offsets_q, offsets_k))
-    assert dropout == 0.0
+    assert dropout in (0.0, 0.25)
     assert not any(value is not None for value in others.values()), others
     assert max_q == max_k == int(offsets_q.diff().max())
     assert is_causal == ((window_size_left, window_size_right) == (-1, 0))
+    _DROPOUTS.append(dropout)
     output = torch.empty_like(query)
     for part, (q, k, v) in _segments(offsets_q, query, key, value):
         output[part] = (_weights(q, k, scale, window_size_left, window_size_right) @ v).transpose(0, 1).to(query.dtype)
@@ -133,10 +137,19 @@ def test_torchs_own_operator_takes_the_call() -> None:
         assert (query.grad.shape, key.grad.shape) == (query.shape, key.shape)
 
 
-@pytest.mark.parametrize(("dtype", "dropout", "width"), [(torch.float32, 0.0, 16), (torch.bfloat16, 0.1, 16), (torch.bfloat16, 0.0, 264)])
-def test_what_the_kernel_does_not_take_goes_segment_by_segment(dtype: torch.dtype, dropout: float, width: int) -> None:
+@pytest.mark.usefixtures("_kernel")
+def test_dropout_is_the_kernels() -> None:
+    states = _states(4, 2, 16)
+    del _DROPOUTS[:]
+    varlen_attention(*states, OFFSETS, max(LENGTHS), scaling=None, window=None, dropout=0.25)
+    varlen_attention(*states, OFFSETS, max(LENGTHS), scaling=None, window=None)
+    assert _DROPOUTS == [0.25, 0.0]
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 16), (torch.bfloat16, 264)])
+def test_what_the_kernel_does_not_take_goes_segment_by_segment(dtype: torch.dtype, width: int) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
-        assert not runs_on(torch.empty(1, 2, 8, width, device="cuda", dtype=dtype), dropout)
-    assert not runs_on(torch.empty(1, 2, 8, 16, dtype=torch.bfloat16), 0.0)
+        assert not runs_on(torch.empty(1, 2, 8, width, device="cuda", dtype=dtype))
+    assert not runs_on(torch.empty(1, 2, 8, 16, dtype=torch.bfloat16))

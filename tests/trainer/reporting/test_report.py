@@ -5,14 +5,14 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import pytest
 
 from finetune_api.evaluation_summary import EvaluationSummary, JudgeSummary, SampleSummary, TaskSummary
 from finetune_api.finetunejob import FineTuneJob, ModelShape
-from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, TrainingRun, Vocabulary
+from finetune_api.training_run import DataShape, Memory, MemoryTerm, Plan, SplitShape, Timing, TrainingRun, Vocabulary
 from finetune_trainer.reporting import charts
 from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, StepDone, StoppedEarly, evaluation_done
 from finetune_trainer.reporting.metrics import Measurement, MetricsFile
@@ -272,6 +272,27 @@ def test_plan_against_seen() -> None:
     assert rows["memory of a worker"].share == pytest.approx(0.5)
     assert rows["time in steps"].seen == "4 min 40 s"
     assert (rows["checkpoint"].planned, rows["checkpoint"].seen) == ("unknown", "not measured")
+
+
+def test_a_plan_that_is_a_range_is_compared_with_its_slow_end() -> None:
+    """Of a GPU, torch counts tensors: what the runtime and the allocator hold besides isn't in what was seen."""
+    terms = [MemoryTerm(name=name, bytes=size, formula="", phase="always", basis=basis) for name, size, basis in MEMORY_OF_A_GPU]
+    timing = Timing(terms=(), seconds_per_step=12.5, best_seconds_per_step=8.0, best_seconds=224.0, mfu=0.3, best_mfu=0.45)
+    run = training_run(memory=Memory(terms=tuple(terms), total_bytes=8 * 2**30))
+    changes = {"device": "gpu", "timing": timing, "seconds_per_step": 12.5, "seconds": 350.0, "precision": "bf16"}
+    run = run.model_copy(update={"plan": run.plan.model_copy(update=changes)})
+    data = ReportData(run=run, job_text="", measurements=measurements())
+    rows = {row.what: row for row in plan_against_seen(data)}
+    assert (rows["time a step"].planned, rows["time a step"].seen, rows["time a step"].share) == ("8.0 s to 12.5 s", "10.0 s", 0.8)
+    assert rows["time in steps"].planned == "3 min 44 s to 5 min 50 s"
+    assert rows["memory of a worker"].share == pytest.approx(0.5)
+    assert "finetune plan --calibrate" in report_html(data)
+
+
+MEMORY_OF_A_GPU: list[tuple[str, int, Literal["counted", "assumed"]]] = [
+    ("weights", 6 * 2**30, "counted"),
+    ("runtime", 2 * 2**30, "assumed"),
+]
 
 
 def test_a_run_that_was_stopped_early_says_where_why_and_what_was_best() -> None:

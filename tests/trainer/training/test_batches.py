@@ -120,10 +120,15 @@ def test_rows_of_a_micro_batch_never_pass_its_size(world_size: int) -> None:
             assert all(len(batch.input_ids) <= 2 * CAPACITY for batch in rank)
 
 
-def test_every_step_has_the_same_number_of_micro_steps_even_a_short_one() -> None:
+def test_a_step_has_as_many_micro_steps_as_its_fullest_rank_needs() -> None:
+    """A short one has fewer: what is empty on every rank would gather the whole model for nothing."""
     batches = plan(examples())
-    counts = {len(batches.micro_batches(step, rank, 3, 2)) for step in range(batches.steps_per_epoch) for rank in range(3)}
-    assert counts == {2}
+    last = batches.steps_per_epoch - 1
+    assert (len(batches.rows_of_step(0)), len(batches.rows_of_step(last))) == (12, 1)
+    assert {len(batches.micro_batches(0, rank, 3, 2)) for rank in range(3)} == {2}
+    assert {len(batches.micro_batches(last, rank, 3, 2)) for rank in range(3)} == {1}
+    ranks = step_of_all_ranks(batches, last, 8, 1)
+    assert sum(batch.num_supervised == 0 and batch.max_length == 1 for (batch,) in ranks) == 7, "eight ranks, one row"
 
 
 def test_a_full_step_has_no_empty_micro_batch_when_sizes_divide() -> None:

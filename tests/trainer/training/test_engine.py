@@ -1,4 +1,4 @@
-"""finetune_trainer/training/engine.py, on one, two and three real ranks with gloo."""
+"""finetune_trainer/training/engine.py, on one, two and four real ranks with gloo."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tests.trainer import golden
 from tests.trainer.architectures import gpt_bigcode, llama, random_rows, save_random
 from tests.trainer.distributed import run_distributed
-from tests.trainer.engine_runs import ROWS, STEPS, State, other_ranks, two_ranks
+from tests.trainer.engine_runs import CURVE, ROWS, STEPS, TOO_LARGE, State, other_ranks, two_ranks
 from torch.nn.functional import cross_entropy
 
 from finetune_trainer.training.engine import parameter_groups
@@ -25,24 +26,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "gpt_bigcode": save_random(gpt_bigcode(), root / "gpt_bigcode"),
         "llama": save_random(llama(), root / "llama"),
+        "golden": golden.save_model(root / "golden"),
     }
 
 
 @pytest.fixture(scope="module")
 def at_two(folders: dict[str, Path]) -> list[Result]:
-    return run_distributed(two_ranks, 2, folders["gpt_bigcode"], folders["llama"])
+    return run_distributed(two_ranks, 2, folders["gpt_bigcode"], folders["llama"], folders["golden"])
 
 
-@pytest.fixture(scope="module", params=[1, 3])
+@pytest.fixture(scope="module", params=[1, 4])
 def at_other(request: pytest.FixtureRequest, folders: dict[str, Path], at_two: list[Result]) -> Result:
-    return run_distributed(other_ranks, request.param, folders["gpt_bigcode"], at_two[0]["gpt_bigcode"]["saved"])[0]
+    saved = at_two[0]["gpt_bigcode"]["saved"]
+    return run_distributed(other_ranks, request.param, folders["gpt_bigcode"], folders["golden"], saved)[0]
 
 
 def reference(folder: Path, count: int) -> tuple[list[tuple[float, float]], State]:
     """The same steps in plain PyTorch, one process, dialogue by dialogue: (loss, gradient norm) and the parameters."""
     torch.set_num_threads(1)  # tensors this small are slower on several
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-2, eps=1e-6)
+    optimizer = torch.optim.AdamW(parameter_groups(model.parameters(), 0.1), lr=1e-2, eps=1e-6)
     results = []
     for step in range(count):
         rows = random_rows(ROWS, seed=step)
@@ -150,6 +153,12 @@ def test_another_world_size_starts_alike(at_two: list[Result], at_other: Result)
     np.testing.assert_allclose(at_other["early"], at_two[0]["gpt_bigcode"]["early"], rtol=1e-6)
 
 
+def test_the_golden_curve_is_that_of_any_world_size(at_two: list[Result], at_other: Result) -> None:
+    """Under ZeRO-3; test_golden_curve.py has the plain engine's."""
+    np.testing.assert_allclose(at_two[0]["golden"], golden.LOSSES, rtol=1e-5)
+    np.testing.assert_allclose(at_other["golden"], golden.LOSSES, rtol=1e-5)
+
+
 def test_another_world_size_takes_the_state_up(at_two: list[Result], at_other: Result) -> None:
     expected, resumed = at_two[0]["gpt_bigcode"], at_other["resumed"]
     np.testing.assert_array_equal(resumed["logits"], expected["saved_logits"])
@@ -167,9 +176,43 @@ def test_a_loss_that_is_not_finite_stops_training_and_changes_nothing(at_two: li
         np.testing.assert_array_equal(result["after"][key], values, err_msg=key)
 
 
+CASES = ("fp32", "bf16", "dropout", "zero2", "zero2 bf16", "offload", "offload bf16", "zero2 offload", "zero2 offload bf16")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_engines_have_one_curve(at_two: list[Result], case: str) -> None:
+    tolerance = 2e-2 if "bf16" in case else 1e-5
+    result = at_two[0]["beside_plain"][case]
+    np.testing.assert_allclose(result["curves"]["plain"], result["curves"]["divided"], rtol=tolerance)
+    np.testing.assert_allclose(*result["evaluations"], rtol=tolerance)
+    assert len({loss for loss, _ in result["curves"]["plain"]}) == CURVE
+    assert at_two[1]["beside_plain"][case]["curves"] == result["curves"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_engine_takes_up_what_the_other_left(at_two: list[Result], case: str) -> None:
+    """Bit-identically, both ways; what follows is then the other's, too."""
+    for result in (rank["beside_plain"][case] for rank in at_two):
+        for engine, other in (("plain", "divided"), ("divided", "plain")):
+            assert result["states"][other].keys() == result["taken_up"][engine].keys()
+            for key, values in result["states"][other].items():
+                np.testing.assert_array_equal(result["taken_up"][engine][key], values, err_msg=key)
+        tolerance = 2e-2 if "bf16" in case else 1e-4
+        np.testing.assert_allclose(result["late"]["plain"], result["late"]["divided"], rtol=tolerance)
+
+
+def test_fp16_takes_every_step_with_a_scale_that_fits(at_two: list[Result]) -> None:
+    """A step whose gradients overflow is made again with half the scale, and none is lost."""
+    found, expected = at_two[0]["fp16"], at_two[0]["beside_plain"]["bf16"]["curves"]["plain"]
+    for name in ("plain", "zero3", "zero2"):
+        np.testing.assert_allclose(found[name]["curve"], expected, rtol=3e-2, err_msg=name)
+        assert found[name]["steps"] == CURVE
+        assert 1.0 < found[name]["scale"] < TOO_LARGE, name
+
+
 def test_decay_is_for_matrices_only() -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
-    matrices, vectors = parameter_groups(model, 0.1)
+    matrices, vectors = parameter_groups(model.parameters(), 0.1)
     assert [p.dim() for p in matrices["params"]] == [2, 2]
     assert [p.dim() for p in vectors["params"]] == [1, 1, 1]
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)

@@ -5,6 +5,7 @@ Each against plain PyTorch, one dialogue at a time: the first step's loss and gr
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from finetune_trainer.model.trial import choose_method
 from finetune_trainer.publishing.export import export
 from finetune_trainer.training.engine import Engine
 from finetune_trainer.training.rank import _constant
+from finetune_trainer.training.zero_engine import ZeroEngine
 
 pytestmark = pytest.mark.training
 
@@ -87,6 +89,9 @@ class Gathered:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: value.shape for name, value in self._values.items()}
 
+    def expect(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """All of it is in memory."""
+
     def read(self, name: str, start: int, stop: int) -> Any:
         return self._values[name].reshape(-1)[start:stop]
 
@@ -108,7 +113,7 @@ def train_and_export(folders: dict[str, Path], exported: Path) -> dict[str, Any]
             "dtype": torch.float32,
         }
         model = build_model(folder, initialization="pretrained", seed=1, reads=rank == 0, attention=method.attention, **settings)
-        engine = Engine(model, training, precision="fp32", method=method)
+        engine = ZeroEngine(model, training, precision="fp32", method=method)
         before = engine.logits(ROWS[1]).numpy()
         steps = [engine.train_step([ROWS[rank]], num_supervised=SUPERVISED, learning_rate=1e-3) for _ in range(2)]
         weights = Gathered(engine)

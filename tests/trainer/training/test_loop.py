@@ -5,9 +5,19 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from finetune_api.errors import StorageFailed
 from finetune_api.finetunejob import EarlyStopping
 from finetune_trainer.training.early_stopping import Evaluated
-from finetune_trainer.training.loop import CheckpointClock, Milestones, automatic_interval, run_steps
+from finetune_trainer.training.loop import (
+    FIRST_RETRY_SECONDS,
+    MOST_FAILURES,
+    Agreement,
+    CheckpointClock,
+    Milestones,
+    automatic_interval,
+    run_steps,
+)
+from finetune_trainer.training.saving import Saved
 
 
 @dataclass
@@ -15,6 +25,8 @@ class Scribe:
     """A rank that notes each call; a stop is asked for once `stop_at` steps are done."""
 
     stop_at: int | None = None
+    outcomes: list[Saved | None] = field(default_factory=list)
+    """Of checkpoints, step by step."""
     calls: list[str] = field(default_factory=list)
     done: int = 0
 
@@ -26,12 +38,16 @@ class Scribe:
         self.calls.append(f"evaluate {step}")
         return 1.5
 
-    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> float:
+    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> Saved | None:
         self.calls.append(f"checkpoint {step} after evaluations {[one.step for one in evaluations]}")
-        return 1.0
+        return None
 
-    def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
-        return stop, checkpoint
+    def last_checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> None:
+        self.calls.append(f"last checkpoint {step} after evaluations {[one.step for one in evaluations]}")
+
+    def agree(self, stop: bool, checkpoint: bool) -> Agreement:
+        saved = self.outcomes.pop(0) if self.outcomes else None
+        return Agreement(stop=stop, checkpoint=checkpoint, saved=saved)
 
     def stop_requested(self) -> bool:
         return self.stop_at is not None and self.done >= self.stop_at
@@ -39,7 +55,11 @@ class Scribe:
 
 def checkpoints(rank: Scribe) -> list[int]:
     """The steps that were committed."""
-    return [int(call.split()[1]) for call in rank.calls if call.startswith("checkpoint")]
+    return [int(call.split(" after ")[0].split()[-1]) for call in rank.calls if "checkpoint" in call]
+
+
+def saved(*, blocked: float = 0.5, written: float = 5.0, problem: str = "") -> Saved:
+    return Saved(step=1, manifest=None, problem=problem, blocked_seconds=blocked, write_seconds=written)
 
 
 def milestones(**changes: object) -> Milestones:
@@ -55,14 +75,14 @@ def test_a_whole_run_evaluates_before_the_first_step_and_commits_at_the_end() ->
     assert run_steps(rank, milestones(), done=0) == 4
     assert rank.calls == [
         *("evaluate 0", "train 0", "train 1", "evaluate 2", "train 2", "train 3", "evaluate 4"),
-        "checkpoint 4 after evaluations [0, 2, 4]",
+        "last checkpoint 4 after evaluations [0, 2, 4]",
     ]
 
 
 def test_a_resumed_run_goes_on_without_a_second_evaluation() -> None:
     rank = Scribe()
     assert run_steps(rank, milestones(), done=2, evaluations=[Evaluated(0, 2.0), Evaluated(2, 1.5)]) == 4
-    assert rank.calls == ["train 2", "train 3", "evaluate 4", "checkpoint 4 after evaluations [0, 2, 4]"]
+    assert rank.calls == ["train 2", "train 3", "evaluate 4", "last checkpoint 4 after evaluations [0, 2, 4]"]
 
 
 def test_a_finished_run_does_nothing() -> None:
@@ -74,7 +94,7 @@ def test_a_finished_run_does_nothing() -> None:
 def test_a_stop_commits_what_is_done_and_ends() -> None:
     rank = Scribe(stop_at=1)
     assert run_steps(rank, milestones(), done=0) == 1
-    assert rank.calls == ["evaluate 0", "train 0", "checkpoint 1 after evaluations [0]"]
+    assert rank.calls == ["evaluate 0", "train 0", "last checkpoint 1 after evaluations [0]"]
 
 
 def test_checkpoints_every_so_many_steps() -> None:
@@ -99,7 +119,7 @@ def test_the_evaluation_that_is_one_too_many_ends_the_run_with_a_checkpoint() ->
     rank = Scribe()  # every loss is 1.5
     stops = milestones(total_steps=100, evaluation_steps=3, early_stopping=EarlyStopping(patience=2))
     assert run_steps(rank, stops, done=0) == 6
-    assert rank.calls[-2:] == ["evaluate 6", "checkpoint 6 after evaluations [0, 3, 6]"]
+    assert rank.calls[-2:] == ["evaluate 6", "last checkpoint 6 after evaluations [0, 3, 6]"]
     assert checkpoints(rank) == [6]
 
 
@@ -113,23 +133,52 @@ def test_a_run_that_was_stopped_early_does_nothing_when_it_is_asked_to_go_on() -
 def test_evaluations_less_often_than_there_are_steps_still_come_at_the_end() -> None:
     rank = Scribe()
     assert run_steps(rank, milestones(total_steps=3, evaluation_steps=500), done=0) == 3
-    assert rank.calls[-1] == "checkpoint 3 after evaluations [0, 3]"
+    assert rank.calls[-1] == "last checkpoint 3 after evaluations [0, 3]"
 
 
-def test_seconds_are_counted_from_the_last_checkpoint() -> None:
+def test_seconds_are_counted_from_the_moment_of_the_last_checkpoint() -> None:
     time = [0.0]
     clock = CheckpointClock(milestones(checkpoint_seconds=10.0), now=lambda: time[0])
     time[0] = 9.0
     assert not clock.due(1)
     time[0] = 11.0
     assert clock.due(2)
-    clock.committed(5.0)
-    assert not clock.due(3)
+    clock.began()
+    time[0] = 22.0
+    assert not clock.due(3), "the one before is still under way"
+    clock.hears(saved(written=11.0))
+    assert clock.due(4)
     assert clock.interval_seconds == 10.0
 
 
-def test_the_automatic_interval_follows_the_cost() -> None:
+def test_the_automatic_interval_follows_the_cost_and_is_no_shorter_than_an_upload() -> None:
     clock = CheckpointClock(milestones(), now=lambda: 0.0)
-    clock.committed(20.0)
-    assert clock.interval_seconds == automatic_interval(20.0) == pytest.approx((2 * 20 * 86_400) ** 0.5)
-    assert automatic_interval(0.0) == 60.0
+    clock.hears(saved(blocked=20.0, written=30.0))
+    assert clock.interval_seconds == automatic_interval(20.0, 30.0) == pytest.approx((2 * 20 * 86_400) ** 0.5)
+    clock.hears(saved(blocked=0.5, written=900.0))
+    assert clock.interval_seconds == 900.0
+    assert automatic_interval(0.0, 0.0) == 60.0
+
+
+@pytest.mark.parametrize("every", [{}, {"checkpoint_seconds": 1000.0}, {"checkpoint_steps": 1000}])
+def test_a_checkpoint_that_failed_is_tried_again_after_longer_and_longer(every: dict[str, float]) -> None:
+    time = [0.0]
+    clock = CheckpointClock(milestones(**every), now=lambda: time[0])
+    for failure in range(MOST_FAILURES - 1):
+        clock.began()
+        clock.hears(saved(problem="storage is full"))
+        time[0] += FIRST_RETRY_SECONDS * 2.0**failure - 1
+        assert not clock.due(1)
+        time[0] += 1
+        assert clock.due(1)
+    clock.began()
+    clock.hears(saved())
+    assert not clock.due(1)
+    assert clock.failures == 0
+
+
+def test_failures_without_end_end_the_run() -> None:
+    rank = Scribe(outcomes=[saved(problem="storage is full")] * MOST_FAILURES)
+    with pytest.raises(StorageFailed, match=f"{MOST_FAILURES} checkpoints in a row failed; the last: storage is full"):
+        run_steps(rank, milestones(total_steps=100, evaluation_steps=None, checkpoint_steps=1), done=0)
+    assert rank.done == MOST_FAILURES

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from finetune_api.errors import InvalidStorage
@@ -19,8 +20,8 @@ from finetune_trainer.storage.errors import DamagedCheckpoint
 Kind = Literal["master", "exp_avg", "exp_avg_sq", "constant"]
 DTYPE: Final = "float32"  # little-endian, of every tensor
 ITEM_BYTES: Final = 4
-CHUNK_BYTES: Final = 8 * 2**20  # a digest covers this much of an object
-_FORMAT: Final = 1
+CHUNK_BYTES: Final = 8 * 2**20  # a digest covers this much of an object, or less at the end of a section
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +38,12 @@ class StoredPiece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRecord:
-    """What one rank wrote: one object and the pieces in it. `digests`: SHA-256 of each CHUNK_BYTES of the object, the last shorter."""
+    """What one rank wrote: one object and the pieces in it. `sections` and `digests` as a StoredObject's."""
 
     rank: int
     key: str
     size: int
+    sections: tuple[int, ...]
     digests: tuple[str, ...]
     pieces: tuple[StoredPiece, ...]
 
@@ -52,16 +54,31 @@ class PartRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "PartRecord":
         pieces = tuple(StoredPiece(**{**piece, "shape": tuple(piece["shape"])}) for piece in value["pieces"])
-        return cls(**{**value, "digests": tuple(value["digests"]), "pieces": pieces})
+        return cls(**{**value, "sections": tuple(value["sections"]), "digests": tuple(value["digests"]), "pieces": pieces})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """An object of a checkpoint."""
+    """An object of a checkpoint. `digests`: SHA-256 of each chunk."""
 
     key: str
     size: int
+    sections: tuple[int, ...]
+    """Bytes of each stretch of one kind, which begins with a chunk of its own: who wants one kind reads no byte of another."""
     digests: tuple[str, ...]
+
+    @cached_property
+    def bounds(self) -> tuple[int, ...]:
+        """Where each chunk begins, and the end of the last.
+
+        >>> StoredObject(key="k", size=CHUNK_BYTES + 5, sections=(CHUNK_BYTES + 3, 2), digests=()).bounds
+        (0, 8388608, 8388611, 8388613)
+        """
+        found, start = [0], 0
+        for size in self.sections:
+            found += [min(end, start + size) for end in range(start + CHUNK_BYTES, start + size + CHUNK_BYTES, CHUNK_BYTES)]
+            start += size
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +140,7 @@ class Manifest:
             "attempt": self.attempt,
             "worldSize": self.world_size,
             "chunkBytes": CHUNK_BYTES,
-            "objects": [[one.key, one.size, list(one.digests)] for one in self.objects],
+            "objects": [[one.key, one.size, list(one.sections), list(one.digests)] for one in self.objects],
             "tensors": [_tensor_json(tensor) for tensor in self.tensors.values()],
             "extra": dict(self.extra),
         }
@@ -153,7 +170,10 @@ class Manifest:
             step=body["step"],
             attempt=body["attempt"],
             world_size=body["worldSize"],
-            objects=tuple(StoredObject(key=key, size=size, digests=tuple(digests)) for key, size, digests in body["objects"]),
+            objects=tuple(
+                StoredObject(key=key, size=size, sections=tuple(sections), digests=tuple(digests))
+                for key, size, sections, digests in body["objects"]
+            ),
             tensors={(one.kind, one.name): one for one in tensors},
             extra=body["extra"],
         )
@@ -180,7 +200,7 @@ def manifest(identity: str, step: int, attempt: int, parts: Sequence[PartRecord]
             found[piece.kind, piece.name].append((piece, index))
     tensors: dict[tuple[str, str], StoredTensor] = {key: _assembled(key, pieces) for key, pieces in found.items()}
     _check_kinds(tensors.values())
-    objects = tuple(StoredObject(key=part.key, size=part.size, digests=part.digests) for part in parts)
+    objects = tuple(StoredObject(key=part.key, size=part.size, sections=part.sections, digests=part.digests) for part in parts)
     return Manifest(
         identity=identity,
         step=step,

@@ -1,18 +1,17 @@
 """Checkpoints in one logical format: written by many ranks, committed by one, read at any world size.
 
-Each rank streams its pieces to one object (`write_part`); rank 0 then commits the manifest, last. A checkpoint without a verified
-manifest does not exist. Nothing here holds more than a few chunks of 8 MiB. This room knows neither engine nor world size.
+Each rank streams its pieces to one object (`write_part`), kind by kind where they come so; rank 0 then commits the manifest, last. A
+checkpoint without a verified manifest does not exist. Nothing here holds more than a few chunks of 8 MiB. This room knows neither engine
+nor world size.
 
     checkpoints/step-00000012/attempt-0001/rank-00000.TOKEN.bin  rank-00001.TOKEN.bin  manifest.json
 """
 
 import contextlib
 import hashlib
-import math
+import itertools
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,15 +32,13 @@ from finetune_trainer.checkpoints.manifest import (
     manifest,
     manifest_key,
 )
+from finetune_trainer.checkpoints.reader import Floats, Reader
 from finetune_trainer.storage.errors import DamagedCheckpoint, MissingObject
 from finetune_trainer.storage.protocol import Storage
 
-Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 _KEY = re.compile(r"checkpoints/step-(\d{8,})/attempt-(\d{4,})/(.+)")
-_PART = re.compile(r"checkpoints/step-\d{8,}/attempt-(\d{4,})/rank-\d{5,}\.bin")
+_PART = re.compile(r"checkpoints/step-\d{8,}/attempt-(\d{4,})/rank-\d{5,}\.[0-9a-f]+\.bin")
 _PREPARED = re.compile(r"prepared/[0-9a-f]+/[\w.-]+")
-_PARALLEL = 4  # chunks fetched at a time
-_CACHED = 2 * _PARALLEL  # chunks kept by a reader: 64 MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +59,7 @@ class CheckpointStore:
     def __init__(self, storage: Storage, *, identity: str, job: str, claim: Claim | None = None) -> None:
         self.storage = storage
         self._identity, self._job, self._claim = identity, job, claim
+        self._known: dict[tuple[int, int], Manifest] = {}  # manifests never change
 
     def claimed(self) -> "CheckpointStore":
         """A store that may write; earlier attempts may not from now on. One process takes it each time workers start, and tells the ranks.
@@ -91,7 +89,9 @@ class CheckpointStore:
         key = f"{folder(step, self.claim.number)}rank-{rank:05d}.{self.claim.token}.bin"
         size = self.storage.put_stream(key, part.chunks())
         assert size == part.size, f"{key}: {size} bytes stored, {part.size} given"
-        return PartRecord(rank=rank, key=key, size=size, digests=tuple(part.digests), pieces=tuple(part.pieces))
+        return PartRecord(
+            rank=rank, key=key, size=size, sections=tuple(part.sections), digests=tuple(part.digests), pieces=tuple(part.pieces)
+        )
 
     def commit(self, step: int, parts: Sequence[PartRecord], extra: Mapping[str, Any]) -> Manifest:
         """Make the checkpoint exist: rank 0 only, after every rank's `write_part`.
@@ -147,7 +147,7 @@ class CheckpointStore:
             with self.reader(checkpoint) as reader:
                 reader.verify()
 
-    def reader(self, checkpoint: Manifest) -> "Reader":
+    def reader(self, checkpoint: Manifest) -> Reader:
         """Reads ranges of tensors; close it, or use it in a `with`."""
         return Reader(self.storage, checkpoint)
 
@@ -175,12 +175,19 @@ class CheckpointStore:
         own_steps = [other.step for other in complete if other.attempt == self.claim.number]
         return bool(own_steps) and one.attempt < self.claim.number and one.step > max(own_steps)
 
+    def complete(self) -> list[Manifest]:
+        """Checkpoints that exist, newest first, as `candidates` gives them; a manifest that was read before isn't read again."""
+        return self._complete(_Listing(self.storage.list("checkpoints/")))
+
     def _complete(self, found: "_Listing") -> list[Manifest]:
-        """Intact checkpoints, newest first."""
         complete = []
-        for step, attempt in found.committed():
+        for one in found.committed():
             with contextlib.suppress(DamagedCheckpoint):
-                complete.append(self._verified(step, attempt, found.sizes))
+                if (known := self._known.get(one)) is not None:
+                    self._verify_sizes(known, found.sizes)
+                else:
+                    known = self._known[one] = self._verified(*one, found.sizes)
+                complete.append(known)
         return complete
 
     def _is_ours_to_delete(self, one: tuple[int, int], complete: list[Manifest]) -> bool:
@@ -215,91 +222,6 @@ class CheckpointStore:
                 )
 
 
-class Reader:
-    """Reads ranges of a checkpoint's tensors, every byte checked against its digest. For one thread."""
-
-    def __init__(self, storage: Storage, checkpoint: Manifest) -> None:
-        self._storage, self.manifest = storage, checkpoint
-        self._threads = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="checkpoint")
-        self._chunks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
-        self._last = (-1, -1)  # object and chunk
-        self._in_a_row = 0
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give back threads and memory."""
-        self._threads.shutdown(cancel_futures=True)
-        self._chunks.clear()
-
-    def read(self, kind: str, name: str, start: int, stop: int) -> Floats:
-        """Elements [start, stop) of a flattened tensor, float32 (stop - start,).
-
-        Raises DamagedCheckpoint if the objects are not what was written, InvalidStorage if the checkpoint has no such elements.
-        """
-        tensor = self.manifest.tensors.get((kind, name))
-        if tensor is None or not 0 <= start <= stop <= math.prod(tensor.shape):
-            raise InvalidStorage(
-                f"{self._storage.url}: step {self.manifest.step} has no elements {start} to {stop} of {kind} {name!r}; "
-                "was it saved from another model?"
-            )
-        values = np.empty(stop - start, dtype="<f4")
-        target = values.data.cast("B") if stop > start else memoryview(b"")
-        spans = [span for extent in tensor.extents for span in _spans(extent.object, extent.offset, extent.start, extent.stop, start, stop)]
-        for index, (where, begin, end) in enumerate(spans):
-            self._expect([one for one, _, _ in spans[index : index + _PARALLEL]])
-            target[: end - begin] = self._chunk(where)[begin:end]
-            target = target[end - begin :]
-        return values
-
-    def verify(self) -> None:
-        """Read every byte. Raises DamagedCheckpoint."""
-        everything = [(index, chunk) for index, one in enumerate(self.manifest.objects) for chunk in range(len(one.digests))]
-        for position, where in enumerate(everything):
-            self._expect(everything[position : position + _PARALLEL])
-            self._chunk(where)
-
-    def _chunk(self, where: tuple[int, int]) -> memoryview:
-        """A chunk; the next ones are fetched meanwhile if chunks have been read in a row."""
-        index, chunk = where
-        if where != self._last:
-            self._in_a_row = self._in_a_row + 1 if self._last == (index, chunk - 1) else 0
-            self._last = where
-        ahead = min(chunk + 1 + min(self._in_a_row, _PARALLEL - 1), len(self.manifest.objects[index].digests))
-        self._expect([(index, one) for one in range(chunk, ahead)])
-        try:
-            return memoryview(self._chunks[where].result())
-        except BaseException:
-            del self._chunks[where]  # the next read tries again
-            raise
-
-    def _expect(self, wanted: list[tuple[int, int]]) -> None:
-        """Begin to fetch chunks, and forget those that were asked for longest ago."""
-        for where in wanted:
-            if where not in self._chunks:
-                self._chunks[where] = self._threads.submit(self._fetch, *where)
-            self._chunks.move_to_end(where)
-        while len(self._chunks) > _CACHED:
-            self._chunks.popitem(last=False)[1].cancel()
-
-    def _fetch(self, index: int, chunk: int) -> bytes:
-        one = self.manifest.objects[index]
-        start, stop = chunk * CHUNK_BYTES, min((chunk + 1) * CHUNK_BYTES, one.size)
-        try:
-            data = self._storage.get(one.key, start, stop)
-        except MissingObject as error:
-            raise DamagedCheckpoint(f"{self._storage.url}: step {self.manifest.step} is damaged: {one.key} is missing") from error
-        if hashlib.sha256(data).hexdigest() != one.digests[chunk]:
-            raise DamagedCheckpoint(
-                f"{self._storage.url}: step {self.manifest.step} is damaged: {one.key} differs in bytes {start} to {stop}"
-            )
-        return data
-
-
 def _is_left(key: str, *, attempt: int) -> bool:
     """Whether an upload that is under way can only be what an older attempt, or the preparation before it, left.
 
@@ -316,13 +238,21 @@ class _Part:
     def __init__(self, pieces: Iterable[Piece]) -> None:
         self._given = pieces
         self.pieces: list[StoredPiece] = []
+        self.sections: list[int] = []
         self.digests: list[str] = []
         self.size = 0
 
     def chunks(self) -> Iterator[bytearray]:
-        """Chunks of CHUNK_BYTES, the last shorter; each is a buffer of its own."""
+        """Chunks of CHUNK_BYTES, the last of each kind shorter; each is a buffer of its own."""
+        for _, pieces in itertools.groupby(self._given, key=lambda piece: piece.kind):
+            before = self.size
+            yield from self._section(pieces)
+            if self.size > before:
+                self.sections.append(self.size - before)
+
+    def _section(self, pieces: Iterable[Piece]) -> Iterator[bytearray]:
         chunk = bytearray()
-        for block in self._blocks():
+        for block in self._blocks(pieces):
             while block:
                 taken = block[: CHUNK_BYTES - len(chunk)]
                 chunk += taken
@@ -337,9 +267,9 @@ class _Part:
         self.digests.append(hashlib.sha256(chunk).hexdigest())
         return chunk
 
-    def _blocks(self) -> Iterator[memoryview]:
+    def _blocks(self, pieces: Iterable[Piece]) -> Iterator[memoryview]:
         """The bytes of each piece that has any."""
-        for piece in self._given:
+        for piece in pieces:
             assert piece.data.dtype == np.float32, f"{piece.name}: {piece.data.dtype}"
             assert piece.data.shape == (piece.stop - piece.start,), f"{piece.name}: {piece.data.shape}"
             self.pieces.append(
@@ -370,21 +300,6 @@ class _Listing:
 
     def keys(self, one: tuple[int, int]) -> list[str]:
         return self._keys[one]
-
-
-def _spans(index: int, offset: int, first: int, last: int, start: int, stop: int) -> Iterator[tuple[tuple[int, int], int, int]]:
-    """((object, chunk), begin, end) for the elements of [start, stop) that an extent [first, last) at byte `offset` holds.
-
-    >>> list(_spans(0, CHUNK_BYTES - 8, 100, 200, 101, 104))
-    [((0, 0), 8388604, 8388608), ((0, 1), 0, 8)]
-    """
-    begin = offset + (max(first, start) - first) * ITEM_BYTES
-    end = offset + (min(last, stop) - first) * ITEM_BYTES
-    while begin < end:
-        chunk, inside = divmod(begin, CHUNK_BYTES)
-        length = min(CHUNK_BYTES - inside, end - begin)
-        yield (index, chunk), inside, inside + length
-        begin += length
 
 
 __all__ = ["CheckpointStore", "Claim", "DamagedCheckpoint", "Kind", "Manifest", "PartRecord", "Piece", "Reader"]

@@ -1,17 +1,12 @@
-"""Ray on this machine for the length of one run, on loopback, leaving nothing behind however the run ends.
+"""Ray on this machine for the length of one run, on loopback, leaving nothing behind however the run ends: `run --dashboard`.
 
 `ray.init` starts half a dozen processes. When the process that called it is killed with SIGKILL, Ray's agents and now and
-then a worker live on (seen with Ray 2.60). So a watchdog of ours holds the reading end of a pipe; when the pipe closes, it
-ends every process of this session, by id, and removes the session's folder. It knows them by the session's mark in their
-environment, and by the session's log files that they write: Ray's agents overwrite their environment with a title. And it tells
-of an end that nobody else can tell of: Ray, too, ends its driver without a word when the raylet is gone.
+then a worker live on (seen with Ray 2.60); the session's watchdog ends them (`session`).
 """
 
 import atexit
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,58 +19,10 @@ from typing import Final
 
 from finetune_api.errors import TrainingFailed
 from finetune_trainer.launch.bounded import any_left, within
-
-# Set by this file for the session's processes, read by the watchdog alone.
-MARK_ENV = "FINETUNE_RAY_SESSION"
+from finetune_trainer.launch.session import PREFIX, keep_logs, session
 
 # Ray needs about a second.
 _SHUTDOWN_SECONDS: Final = 30.0
-
-# Runs with the standard library alone: it must start in milliseconds and outlive everything. argv: mark, folder.
-_WATCHDOG = """
-import os, shutil, signal, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-mark, folder, driver = sys.argv[1].encode(), sys.argv[2] + "/", os.getppid()
-is_told = bool(sys.stdin.buffer.read())
-def target(link):
-    try:
-        return os.readlink(link)
-    except OSError:
-        return ""
-def ours(pid):
-    try:
-        if mark in open(f"/proc/{pid}/environ", "rb").read().split(b"\\0"):
-            return True
-        files = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return False
-    return any(target(f"/proc/{pid}/fd/{file}").startswith(folder) for file in files)
-def living():
-    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
-    return [pid for pid in pids if pid not in (os.getpid(), driver) and ours(pid)]
-for _ in range(50):
-    pids = living()
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    if not pids:
-        break
-    time.sleep(0.1)
-shutil.rmtree(folder, ignore_errors=True)
-if not is_told:
-    try:
-        print(
-            "error: this process was ended from outside, or by Ray, whose raylet died (killed, or out of memory); "
-            "the same command goes on from the newest checkpoint",
-            file=sys.stderr,
-        )
-    except OSError:
-        pass
-"""
-
 
 # How long Ray's own processes may take to come up. Ray gives up after 30 s, which a busy machine exceeds; then the start is tried anew.
 START_SECONDS = (30.0, 300.0)
@@ -92,10 +39,10 @@ def local_ray(
     """
     # A token of this session's own: Ray would keep one in the user's home, and say so at each start.
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex})
-    with ExitStack() as session:
+    with ExitStack() as started:
         for seconds in start_seconds:
             try:
-                address = session.enter_context(_session(num_cpus, num_gpus, dashboard=dashboard, logs=logs, seconds=seconds))
+                address = started.enter_context(_session(num_cpus, num_gpus, dashboard=dashboard, logs=logs, seconds=seconds))
                 break
             except _StartedTooSlowly as slow:
                 failure = slow
@@ -111,17 +58,10 @@ class _StartedTooSlowly(Exception):
     """Ray's processes were not up in time."""
 
 
-# Watchdogs whose pipes are to stay open until this process ends.
-_ACTING_LATER: "list[subprocess.Popen[bytes]]" = []
-
-
 @contextmanager
 def _session(num_cpus: int, num_gpus: int, *, dashboard: bool, logs: Path, seconds: float) -> Iterator[str]:
     """One start of Ray, in a folder of its own, which a watchdog clears away however it ends."""
     folder = _short_folder(dashboard=dashboard)
-    mark = f"{MARK_ENV}={uuid.uuid4().hex}"
-    watchdog = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCHDOG, mark, folder], stdin=subprocess.PIPE, start_new_session=True)
-    os.environ[MARK_ENV] = mark.partition("=")[2]
     # Read when ray is imported: the first keeps V2 on, the second lets the dashboard's API tell of the run (docs/dashboard.md).
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
@@ -134,23 +74,13 @@ def _session(num_cpus: int, num_gpus: int, *, dashboard: bool, logs: Path, secon
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     # Workers stay in this folder: relative paths, such as that of $FINETUNE_SECRETS, mean the same to them.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    try:
-        # Ray prints other processes' misfortunes to stdout, in the middle of our lines (its option log_to_driver doesn't cover them).
-        with open(f"{folder}/printed.log", "w", encoding="utf-8") as printed, redirect_stdout(printed):
-            yield from _running(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard=dashboard, logs=logs, seconds=seconds)
-    finally:
-        os.environ.pop(MARK_ENV, None)
-        assert watchdog.stdin is not None
-        with suppress(OSError):  # somebody killed it
-            watchdog.stdin.write(b"this process tells how it ends")
-            watchdog.stdin.flush()
-        if any_left():  # without a raylet this process would end at once, and has to tell why first: the watchdog acts when it has ended
-            _ACTING_LATER.append(watchdog)
-        else:
-            with suppress(OSError):
-                watchdog.stdin.close()
-            watchdog.wait()
-            shutil.rmtree(folder, ignore_errors=True)
+    # Ray prints other processes' misfortunes to stdout, in the middle of our lines (its option log_to_driver doesn't cover them).
+    with (
+        session(folder, or_by=", or by Ray, whose raylet died (killed, or out of memory)"),
+        open(f"{folder}/printed.log", "w", encoding="utf-8") as printed,
+        redirect_stdout(printed),
+    ):
+        yield from _running(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard=dashboard, logs=logs, seconds=seconds)
 
 
 def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs: Path, seconds: float) -> Iterator[str]:
@@ -172,8 +102,7 @@ def _running(folder: str, *, num_cpus: int, num_gpus: int, dashboard: bool, logs
         # Nobody else is told the token: without it the page stays closed.
         yield f"http://{context.dashboard_url}, which asks for the token {os.environ['RAY_AUTH_TOKEN']}" if context.dashboard_url else ""
     except Exception:
-        with suppress(OSError):  # the disk may be full, or Ray may not have begun to write: neither may hide what happened
-            shutil.copytree(f"{folder}/session_latest/logs", logs, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        keep_logs(f"{folder}/session_latest/logs", logs)
         raise
     finally:
         if not shut_down():
@@ -220,11 +149,11 @@ _SOCKET_BYTES = 107
 def _short_folder(*, dashboard: bool) -> str:
     """A new folder for Ray, short enough for the sockets that it makes there: a run folder, or a batch system's TMPDIR, may be too long."""
     session = f"/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/{_LONGEST_SOCKET[dashboard]}"
-    longest = _SOCKET_BYTES - len(session) - len("/finetune-ray-12345678")
+    longest = _SOCKET_BYTES - len(session) - len(f"/{PREFIX}12345678")
     for base in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
         if len(os.fsencode(base)) <= longest:
             with suppress(OSError):  # the next one may be writable
-                return tempfile.mkdtemp(prefix="finetune-ray-", dir=base)
+                return tempfile.mkdtemp(prefix=PREFIX, dir=base)
     raise TrainingFailed(
         f"no folder for Ray's sockets: TMPDIR is {tempfile.gettempdir()}, which must have at most {longest} characters, and neither /tmp, "
         "/var/tmp nor /dev/shm can be written; set TMPDIR to a shorter folder"

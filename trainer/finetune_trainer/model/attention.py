@@ -7,15 +7,15 @@ proves that an architecture passes the boundaries on. This room knows nothing of
 Shapes: B = 1 row, H query heads, K key and value heads, T tokens, D head width, S segments, L tokens of one segment.
 """
 
-from functools import partial
-from itertools import pairwise
+from functools import lru_cache, partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.model import varlen
@@ -23,10 +23,22 @@ from finetune_trainer.model.micro_batch import MicroBatch
 
 ATTENTION = "finetune_packed"
 
+# What `last_layer` reads from the arguments of a layer, which are also those of its attention.
+SUPERVISED_ROWS = "supervised_rows"
+
 # Arguments that architectures pass on and that change nothing here. All others but None are refused: one that is ignored would
 # train another model. Positions are in the queries and keys already, or, where an architecture needs them here, found out by the trial.
 _WITHOUT_EFFECT = frozenset(
-    {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "deterministic"}
+    {
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "deterministic",
+        SUPERVISED_ROWS,
+    }
 )
 
 # Queries whose scores are written out at once, where no kernel of torch's does what is asked for.
@@ -35,8 +47,17 @@ _SCORED_QUERIES = 1024
 
 def boundary_arguments(row: MicroBatch, device: torch.device) -> dict[str, Any]:
     """The keyword arguments of `model.forward` that `packed_attention` needs."""
-    offsets = torch.as_tensor(row.cu_seq_lens, dtype=torch.int32, device=device)
-    return {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": row.max_length, "max_length_k": row.max_length}
+    return boundaries(row, torch.as_tensor(row.cu_seq_lens, dtype=torch.int32, device=device))
+
+
+def boundaries(row: MicroBatch, offsets: Tensor) -> dict[str, Any]:
+    """`boundary_arguments` with the offsets where the model computes.
+
+    Lengths go along as Python numbers: what a layer read from the device, it would have to wait for.
+    """
+    lengths = tuple(np.diff(row.cu_seq_lens).tolist())
+    longest = {"max_length_q": row.max_length, "max_length_k": row.max_length}
+    return {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, **longest, "segment_lengths": lengths}
 
 
 def packed_attention(
@@ -53,6 +74,7 @@ def packed_attention(
     cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
     max_length_k: int | None = None,
+    segment_lengths: tuple[int, ...] | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
@@ -65,55 +87,56 @@ def packed_attention(
     attend across dialogues without a word), or when the architecture asks for something that is not done here.
     """
     name = type(module).__name__
-    if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
+    if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None or segment_lengths is None:
         raise InvalidModel(f"{name} does not pass the boundaries of packed dialogues on to attention")
     asked = sorted(argument for argument, value in others.items() if value is not None and argument not in _WITHOUT_EFFECT)
     if asked or attention_mask is not None or is_causal is False:
         what = ", ".join(asked) or ("a mask of its own" if attention_mask is not None else "a view of later tokens")
         raise InvalidModel(f"{name} needs attention with {what}, which packed attention has not")
-    offsets, longest = _in_chunks(module, cu_seq_lens_q, max_length_q)
+    offsets, lengths, longest = cu_seq_lens_q, segment_lengths, max_length_q
+    if (size := _chunk_size(module)) is not None and size < longest:
+        offsets, lengths, longest = *_in_chunks(lengths, size, offsets.device), size
     width = value.shape[-1]
     value = pad(value, (0, query.shape[-1] - width)) if width < query.shape[-1] else value  # kernels want one width
-    if softcap is None and s_aux is None and varlen.runs_on(query, dropout):
-        output = varlen.varlen_attention(query, key, value, offsets, longest, scaling=scaling, window=sliding_window)
+    if softcap is None and s_aux is None and varlen.runs_on(query):
+        output = varlen.varlen_attention(query, key, value, offsets, longest, scaling=scaling, window=sliding_window, dropout=dropout)
     else:
         attend = partial(_segment, window=sliding_window, scaling=scaling, dropout=dropout)
         if softcap is not None or s_aux is not None:
             attend = partial(_scored, window=sliding_window, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
-        output = _per_segment(query, key, value, offsets, attend)
+        output = _per_segment(query, key, value, lengths, attend)
     return output[..., :width], None
 
 
-def no_mask(*_: Any, **__: Any) -> None:
-    """The mask of "finetune_packed": none, the boundaries say it all."""
-    return
-
-
 def register() -> None:
-    """Make "finetune_packed" known to Transformers. Safe to call twice."""
-    AttentionInterface.register(ATTENTION, packed_attention)
-    AttentionMaskInterface.register(ATTENTION, no_mask)
+    """Make "finetune_packed" known to Transformers. Safe to call twice.
 
-
-def _in_chunks(module: nn.Module, offsets: Tensor, longest: int) -> tuple[Tensor, int]:
-    """The boundaries, and in a layer with chunked attention (Llama 4) also those of the chunks, counted from each dialogue's start.
-
-    Such a layer says its kind in its config only; Transformers' own attention gets it as a mask.
+    Not as a maker of masks: attention without one is called with none, and nobody looks at the positions to find out what is packed,
+    for which a GPU would have to be waited for.
     """
+    AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def _chunk_size(module: nn.Module) -> int | None:
+    """Of a layer with chunked attention (Llama 4), which says its kind in its config only; Transformers' own attention has it in a mask."""
     config = getattr(module, "config", None)
     size, kinds = getattr(config, "attention_chunk_size", None), getattr(config, "layer_types", None)
-    if size is None or not kinds or longest <= size or kinds[cast(Any, module).layer_idx] != "chunked_attention":
-        return offsets, longest
-    edges = offsets.tolist()
-    starts = [start for first, end in pairwise(edges) for start in range(first, end, size)]
-    return torch.tensor([*starts, edges[-1]], dtype=offsets.dtype, device=offsets.device), size
+    return size if size is not None and kinds and kinds[cast(Any, module).layer_idx] == "chunked_attention" else None
 
 
-def _per_segment(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, attend: Any) -> Tensor:
+@lru_cache(maxsize=1)
+def _in_chunks(lengths: tuple[int, ...], size: int, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+    """Offsets and lengths of chunks, counted from each dialogue's start: the same for all layers of a call."""
+    chunks = tuple(min(size, length - start) for length in lengths for start in range(0, length, size))
+    return torch.tensor(np.cumsum([0, *chunks]), dtype=torch.int32, device=device), chunks
+
+
+def _per_segment(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], attend: Any) -> Tensor:
     """`attend` once per segment: cost is the sum of squared lengths, and torch's kernels never hold a whole matrix."""
     heads = query.shape[1]
-    lengths = offsets.diff().tolist()
-    parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, _for_each_head(key, heads), _for_each_head(value, heads))), strict=True)
+    parts = zip(
+        *(torch.split(t, list(lengths), dim=2) for t in (query, _for_each_head(key, heads), _for_each_head(value, heads))), strict=True
+    )
     return torch.cat([attend(q, k, v).transpose(1, 2) for q, k, v in parts], dim=1)  # contiguous: some architectures view it
 
 

@@ -1,4 +1,4 @@
-"""A model object from a model folder, ready for the engine to partition. One process reads; the others hold shapes only.
+"""A model object from a model folder, ready for the engine to partition. One process reads it, or each will read its ranges.
 
 In: a folder with config.json and safetensors (or a seed). Out: a Transformers model with "finetune_packed" attention, every
 dropout set, room for the control tokens, and their rows set to the mean of the rows the base model knows. Reading, renaming and
@@ -14,12 +14,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.model.attention import ATTENTION, register
 from finetune_trainer.model.frequencies import separate_frequencies
+from finetune_trainer.model.stored import leave_in_files
 
 # What Transformers reports of weights that don't fit, and what it means.
 _REPORT = {"missing_keys": "lacks", "mismatched_keys": "has the wrong shape for", "unexpected_keys": "has weights that the model lacks:"}
@@ -31,24 +32,29 @@ def build_model(
     initialization: Literal["pretrained", "random"],
     seed: int,
     dropout: float,
+    attention_dropout: float = 0.0,
     vocabulary_size: int,
     dtype: torch.dtype,
     new_token_ids: Sequence[int] = (),
     reads: bool = True,
+    by_range: bool = False,
     attention: str = ATTENTION,
 ) -> Any:
     """The model of `folder` on the CPU, in training mode, with at least `vocabulary_size` embedding rows (never fewer than it has).
 
     `new_token_ids`: control tokens the base model has never seen; their rows, and rows that are added, become the mean of all
     others (in fp32), also where they fall into rows that the base model holds as padding. `reads=False` gives the same model
-    with parameters on the meta device: every rank but the one that reads (32 GB of a 15.5 B model in bf16) builds it so.
+    with parameters on the meta device: every rank but the one that reads (32 GB of a 15.5 B model in bf16) builds it so. `by_range`:
+    where that can be, nobody reads, and the parameters say where their values are (`stored.stored_values`).
     Random weights depend on the seed alone. What the architecture keeps frozen is frozen. `attention`: its name in Transformers.
     Raises InvalidModel for missing, surplus or misshapen weights.
     """
-    config = read_config(folder, dropout)
+    config = read_config(folder, dropout, attention_dropout)
     old_size = config.vocab_size
     assert old_size > 0, "models.py refuses a config without a vocabulary"
     size = max(old_size, vocabulary_size)
+    if by_range and initialization == "pretrained" and (unread := _unread(folder, config, dtype, attention, size, new_token_ids)):
+        return unread.train()
     if not reads or initialization == "random":
         set_vocabulary(config, size)
         return _seeded(config, dtype, seed, attention).train() if reads else _without_parameters(config, dtype, attention).train()
@@ -57,23 +63,39 @@ def build_model(
         _resize(model, size)
         set_vocabulary(config, size)
         _check_resized(model, config, attention)
-    if fresh := {*new_token_ids, *range(old_size, size)}:
+    if fresh := fresh_rows(old_size, size, new_token_ids):
         _mean_rows(model, fresh)
     return model.train()
 
 
-def with_dropout(config: Any, dropout: float) -> Any:
-    """A copy of a Transformers config with every dropout field set, whatever the architecture calls it."""
+def fresh_rows(old_size: int, size: int, new_token_ids: Sequence[int]) -> list[int]:
+    """Rows that a base model of `old_size` has never seen: of new tokens, and those that are added.
+
+    >>> fresh_rows(10, 12, [3, 10])
+    [3, 10, 11]
+    """
+    return sorted({*new_token_ids, *range(old_size, size)})
+
+
+def with_dropout(config: Any, dropout: float, attention: float = 0.0) -> Any:
+    """A copy of a Transformers config with every dropout field set, whatever the architecture calls it; those of attention apart."""
     changed = copy.deepcopy(config)
     for field, value in vars(config).items():
-        if isinstance(value, float | int) and not isinstance(value, bool) and ("dropout" in field or field.endswith(("_pdrop", "_drop"))):
-            setattr(changed, field, dropout)
+        if isinstance(value, PreTrainedConfig):
+            setattr(changed, field, with_dropout(value, dropout, attention))
+        elif _is_number(value) and ("dropout" in field or field.endswith(("_pdrop", "_drop"))):
+            rate = attention if field.startswith(("attn", "attention")) else dropout
+            setattr(changed, field, type(value)(rate) if rate == 0.0 else rate)  # some fields take whole numbers only
     return changed
 
 
-def read_config(folder: Path, dropout: float = 0.0) -> Any:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def read_config(folder: Path, dropout: float = 0.0, attention_dropout: float = 0.0) -> Any:
     """The Transformers config of a folder, with every dropout set."""
-    config = with_dropout(AutoConfig.from_pretrained(folder, local_files_only=True), dropout)
+    config = with_dropout(AutoConfig.from_pretrained(folder, local_files_only=True), dropout, attention_dropout)
     config.use_cache = False
     return config
 
@@ -187,13 +209,30 @@ def _check_resized(model: Any, config: Any, attention: str) -> None:
             raise InvalidModel(f"{type(model).__name__} can't get new tokens: {what}; use a template whose tokens it has")
 
 
-@torch.no_grad()
-def _mean_rows(model: Any, fresh: set[int]) -> None:
-    """Rows `fresh` of all tables of tokens (and of the head's bias) become the mean of the others, taken in fp32."""
+def _tables(model: Any) -> list[nn.Parameter]:
+    """What has a row, or an element, for each token."""
     head = model.get_output_embeddings()
     of_layers = [parameter for name, parameter in model.named_parameters() if name.endswith("embed_tokens_per_layer.weight")]
-    tables = {id(t): t for t in (model.get_input_embeddings().weight, head.weight, head.bias, *of_layers) if t is not None}
-    for table in tables.values():
+    tables = (model.get_input_embeddings().weight, head.weight, head.bias, *of_layers)
+    return list({id(table): table for table in tables if table is not None}.values())
+
+
+def _unread(folder: Path, config: Any, dtype: torch.dtype, attention: str, size: int, new_token_ids: Sequence[int]) -> Any:
+    """The model whose parameters say where their values are; None where that can't be said."""
+    as_stored = without_memory(config, attention)
+    changed = copy.deepcopy(config)
+    set_vocabulary(changed, size)
+    model = _without_parameters(changed, dtype, attention)
+    tables = {id(table) for table in _tables(model)}
+    rows = fresh_rows(config.vocab_size, size, new_token_ids)
+    fresh = {name: rows for name, parameter in model.named_parameters() if id(parameter) in tables}
+    return model if leave_in_files(model, folder, as_stored, fresh) else None
+
+
+@torch.no_grad()
+def _mean_rows(model: Any, fresh: list[int]) -> None:
+    """Rows `fresh` of all tables of tokens (and of the head's bias) become the mean of the others, taken in fp32."""
+    for table in _tables(model):
         known = torch.ones(table.shape[0], dtype=torch.bool)
-        known[sorted(fresh)] = False
-        table[sorted(fresh)] = cast(torch.Tensor, table)[known].float().mean(dim=0).to(table.dtype)
+        known[fresh] = False
+        table[fresh] = cast(torch.Tensor, table)[known].float().mean(dim=0).to(table.dtype)

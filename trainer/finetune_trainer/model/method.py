@@ -41,11 +41,15 @@ def logit_rules(config: Any) -> list[LogitRule]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """`attention`: its name in Transformers. `packed`: dialogues share a call. `logits`: None means that the model makes its own."""
+    """`attention`: its name in Transformers. `packed`: dialogues share a call. `logits`: None means that the model makes its own.
+
+    `last_layer`: modules of the last layer that compute supervised tokens only.
+    """
 
     attention: str = ATTENTION
     packed: bool = True
     logits: LogitRule | None = LogitRule()
+    last_layer: tuple[str, ...] = ()
     why_unpacked: str = ""
 
 

@@ -1,15 +1,17 @@
-"""Which arithmetic forward and backward use: bf16 where the hardware is fast at it, else fp32. Masters are fp32 either way."""
+"""Which arithmetic forward and backward use: bf16 where the hardware is fast at it, else fp32; fp16 where a job asks. Masters are fp32."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "fp16", "fp32"]
+# What torch and NumPy call them.
+DTYPE_NAMES: Final[dict[Precision, str]] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 # A CPU with neither emulates bf16: 9 times slower than fp32 (SmolLM2-135M, 2 cores, torch 2.13).
 _FAST_FLAGS = {"amx_bf16", "avx512_bf16"}
 
 
-def resolve_precision(wanted: Literal["auto", "bf16", "fp32"], *, gpu_bf16: bool | None, cpu_flags: frozenset[str]) -> Precision:
+def resolve_precision(wanted: Literal["auto", "bf16", "fp16", "fp32"], *, gpu_bf16: bool | None, cpu_flags: frozenset[str]) -> Precision:
     """`wanted`, with `auto` decided. gpu_bf16: whether the GPU has bf16; None without a GPU. All workers must agree: decide once.
 
     >>> resolve_precision("auto", gpu_bf16=None, cpu_flags=frozenset({"avx2"}))

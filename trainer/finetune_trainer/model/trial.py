@@ -3,27 +3,30 @@
 In: a model's config. Out: a Method. The reference is the model itself as Transformers computes it, eager attention, one dialogue at a time,
 in evaluation mode, with its own logits. A way is right when the loss and every gradient of three dialogues are the reference's. Tried, best
 first: dialogues packed, with our head; packed, with the model's own logits; one dialogue a call, with either. What none of them is right
-for is refused.
+for is refused. Where the first is right, so may be a last layer that computes supervised tokens only, which is tried, too.
 """
 
 import inspect
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import Training
-from finetune_trainer.model.attention import ATTENTION, boundary_arguments
+from finetune_trainer.model.attention import ATTENTION
 from finetune_trainer.model.build import quietly, read_config, with_dropout
-from finetune_trainer.model.loss import install_loss_head, language_body
+from finetune_trainer.model.inputs import model_inputs
+from finetune_trainer.model.last_layer import ways
+from finetune_trainer.model.loss import install_loss_head, language_body, last_layer
 from finetune_trainer.model.method import LogitRule, Method, logit_rules
-from finetune_trainer.model.micro_batch import MicroBatch, joined, single_dialogues
+from finetune_trainer.model.micro_batch import MicroBatch, flat_micro_batch, joined, single_dialogues
 from finetune_trainer.model.miniature import random_model, small_config
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 
@@ -75,7 +78,7 @@ class _Trial:
         self._config, self._checkpointing = config, checkpointing
         model = self._model = random_model(config, "eager").eval()
         self._weights = model.state_dict()
-        self._rows = [joined([dialogue]) for dialogue in _DIALOGUES]
+        self._rows = [_row([dialogue]) for dialogue in _DIALOGUES]
         logits = [_own_logits(model, row) for row in self._rows]
         if not all(bool(one.isfinite().all()) for one in logits):
             raise ValueError("its logits are not finite")
@@ -94,8 +97,7 @@ class _Trial:
         for method in self._ways():
             problem = self._problem(method)
             if problem is None:
-                why = reasons.get(True, "") if not method.packed else ""
-                return Method(attention=method.attention, packed=method.packed, logits=method.logits, why_unpacked=why)
+                return self._shortened(method) if method.packed else replace(method, why_unpacked=reasons.get(True, ""))
             reasons.setdefault(method.packed, problem)
         raise InvalidModel(f"{reasons[False]}, even one dialogue at a time")
 
@@ -104,6 +106,13 @@ class _Trial:
         for packed, attention in ((True, ATTENTION), (False, "sdpa"), (False, "eager")):
             for head in heads:
                 yield Method(attention=attention, packed=packed, logits=head)
+
+    def _shortened(self, method: Method) -> Method:
+        """With the last layer on supervised tokens only, where that is right and the head is ours."""
+        if method.logits is None:
+            return method
+        found = (replace(method, last_layer=parts) for parts in ways(last_layer(self._model)))
+        return next((one for one in found if self._problem(one) is None), method)
 
     def _problem(self, method: Method) -> str | None:
         """What is wrong with a way, or None."""
@@ -139,9 +148,17 @@ class _Trial:
         if self._checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         whole = install_loss_head(model, method).train()
-        row = joined(list(_DIALOGUES))
+        row = _row(_DIALOGUES)
         calls = [row] if method.packed else single_dialogues(row)
-        return _outcome(model, sum((whole(**_inputs(call)) for call in calls), torch.zeros(())))
+        return _outcome(model, sum((whole(**model_inputs(call, torch.device("cpu"))) for call in calls), torch.zeros(())))
+
+
+def _row(dialogues: Sequence[Sequence[int]]) -> MicroBatch:
+    """Dialogues whose first third is not learnt, as a question isn't."""
+    labels = [np.array([*one[1:], IGNORE_INDEX]) for one in dialogues]
+    for one in labels:
+        one[: len(one) // 3] = IGNORE_INDEX
+    return flat_micro_batch([np.asarray(one) for one in dialogues], labels)
 
 
 def _is_causal(model: Any, logits: Tensor) -> bool:
@@ -175,11 +192,6 @@ def _rules_that_fit(model: Any, row: MicroBatch, logits: Tensor) -> list[LogitRu
         if torch.allclose(made, logits, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
             return [rule]
     return []
-
-
-def _inputs(row: MicroBatch) -> dict[str, Any]:
-    tensors = {name: torch.as_tensor(getattr(row, name))[None] for name in ("input_ids", "position_ids", "labels")}
-    return tensors | boundary_arguments(row, torch.device("cpu"))
 
 
 def _outcome(model: Any, loss: Tensor) -> _Outcome:

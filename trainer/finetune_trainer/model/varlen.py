@@ -1,49 +1,60 @@
-"""FlashAttention over all segments of a row at once, on a GPU: torch's `varlen_attn`, and what its kernel wants.
+"""FlashAttention over all segments of a row at once, on a GPU: torch's operator, and what its kernel wants.
 
 What it wants is read from torch 2.13, its Python and the messages of its CUDA library: 16 bits, compute capability 8.0, at most 256 wide
-heads in multiples of 8 with unit stride, no dropout. On a GPU this is tried by `make test-gpu`; elsewhere by a kernel of the tests' own.
+heads in multiples of 8 with unit stride. torch's public `varlen_attn` calls the same operator, without dropout and without its gradient.
+On a GPU this is tried by `make test-gpu`; elsewhere by a kernel of the tests' own, and by shapes alone.
 
 Shapes: H query heads, K key and value heads, T tokens, D head width.
 """
 
-import inspect
-from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 _WIDEST = 256
+# Arguments by name, as torch 2.13 has them; an older torch has no windows.
+_ARGUMENTS = {"query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal", "scale", "window_size_left"}
 
 
-def runs_on(query: Tensor, dropout: float) -> bool:
+def runs_on(query: Tensor) -> bool:
     """Whether the kernel takes such queries (1, H, T, D), and this torch has it."""
-    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or dropout > 0.0 or query.shape[-1] > _WIDEST:
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or query.shape[-1] > _WIDEST:
         return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0) and _varlen_attn() is not None
+    return _capability(query.device) >= (8, 0) and _is_known()
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, longest: int, *, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: Tensor,
+    longest: int,
+    *,
+    scaling: float | None,
+    window: int | None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Causal attention inside each segment: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
 
     `offsets`: int32 on the same device, where segments begin and end. `window`: keys that a query sees, its own among them.
     """
-    kernel, width = _varlen_attn(), query.shape[-1]
-    assert kernel is not None, "runs_on says so"
+    width = query.shape[-1]
     states = (_padded(t[0].transpose(0, 1)) for t in (query, key, value))
-    output = kernel(
+    output, *_ = torch.ops.aten._flash_attention_forward(
         *states,
         offsets,
         offsets,
         longest,
         longest,
+        dropout,
+        window is None,  # causal; with a window that is the window's right side
+        False,  # no matrix for debugging
         scale=width**-0.5 if scaling is None else scaling,  # by itself the kernel would take the padded width's
-        window_size=(-1 if window is None else window - 1, 0),  # keys before a query's own, and after it
-        enable_gqa=query.shape[1] != key.shape[1],
+        window_size_left=-1 if window is None else window - 1,  # keys before a query's own
+        window_size_right=0,
     )
     return cast(Tensor, output)[None, ..., :width]
 
@@ -60,10 +71,12 @@ def _padded(states_THD: Tensor) -> Tensor:
 
 
 @cache
-def _varlen_attn() -> Callable[..., Any] | None:
-    """torch's function; None where this torch has it not, or not with windows yet."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys() else None
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _is_known() -> bool:
+    """Whether this torch has the operator, with windows."""
+    operator = getattr(torch.ops.aten, "_flash_attention_forward", None)
+    return operator is not None and {argument.name for argument in operator.default._schema.arguments} >= _ARGUMENTS

@@ -4,6 +4,8 @@ A pod that comes after another one, or a job that is applied again, finds the da
 nobody's business here: their headers are read where they are.
 """
 
+from collections.abc import Callable
+
 from finetune_api.keys import PREPARATION
 from finetune_api.pod_result import PodResult, PreparationResult
 from finetune_api.training_run import DataShape
@@ -54,8 +56,8 @@ def _data(local: LocalRun, model: ModelFiles) -> DataShape:
     return data.data_shape
 
 
-def main() -> int:
-    """`python -m finetune_trainer.pods prepare`."""
+def main(stage: Callable[[Pod], PodResult] = prepared) -> int:
+    """`python -m finetune_trainer.pods prepare`; `stage`: what is looked at besides, and then `prepared`."""
     pod = Pod.from_environment()
     with pod.logged(f"{PREPARATION}/{pod_name()}/main"):
-        return run_stage(prepared, pod)
+        return run_stage(stage, pod)

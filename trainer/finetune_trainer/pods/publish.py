@@ -25,7 +25,7 @@ def published(pod: Pod) -> PodResult:
     fetch_summary(local, run)
     pod.keep_log(storage_of(local))
     with answered_before():
-        model = base_model(local, run.model_revision, fetches_weights=False)
+        model = base_model(local, run.model_revision, fetches_weights=run.job.spec.training.adapter is not None)
     # Its tokenizer and config become part of what is published.
     check_same(run.job.spec.model, run.model_revision, model.revision)
     exported = export_model(local, run, model, local.sink)

@@ -16,6 +16,7 @@ from finetune_api.pod_result import PodResult
 from finetune_api.reasons import Reason
 from finetune_api.report import ReportOutcome
 from finetune_trainer.launch import driver
+from finetune_trainer.launch.ray_workers import RayWorkers
 from finetune_trainer.pipeline import checkpoints_of, ended_early, write_run_report
 from finetune_trainer.pods.nodes import PodPlaces
 from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
@@ -88,7 +89,8 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
         _connect()
     try:
         if early is None:
-            done = driver.train(run, PodPlaces(str(pod.scratch)), sink=sinks, stop=stop, stop_files=StopFiles(), attempt=attempt)
+            workers = RayWorkers(run, PodPlaces(str(pod.scratch)), attempt=attempt, stop_files=StopFiles())
+            done = driver.train(workers, gpu=run.plan.device == "gpu", sink=sinks, stop=stop)
             early = ended_early(local, run) if done < total_steps else None
         if early is not None:
             sinks.record(early)

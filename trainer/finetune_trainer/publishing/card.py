@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.checks import is_path
+from finetune_api.engines import engine_name, engine_text
 from finetune_api.evaluation_summary import EvaluationSummary
-from finetune_api.finetunejob import BaseModelSpec, DataSource, FineTuneJob
+from finetune_api.finetunejob import BaseModelSpec, DataSource, FineTuneJob, Training
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.data.cards import LONGEST_README, README, HubCard, hub_card
 from finetune_trainer.publishing.card_evaluation import MOST_TASKS, card_samples, model_index
@@ -44,7 +45,8 @@ _LICENCE_FILES = ("LICENSE", "LICENSE.md")
 def card_texts(data: "ReportData", *, step: int, base: Path, exported: Path, hardware: str = "") -> dict[str, str]:
     """README.md and finetunejob.yaml, by file name: what `export.describe` adds to `exported`. `base`: the base model's files."""
     template = template_from_json((exported / "dialogue_template.json").read_text(encoding="utf-8"))
-    card = model_card(data, step=step, base=read_card(base), template=template, hardware=hardware)
+    adapter = (exported / "adapter_config.json").is_file()
+    card = model_card(data, step=step, base=read_card(base), template=template, hardware=hardware, adapter=adapter)
     return {README: card, "finetunejob.yaml": public_job(data.run)}
 
 
@@ -82,10 +84,18 @@ def public_job(run: TrainingRun) -> str:
     return yaml.safe_dump(job, sort_keys=False, allow_unicode=True, width=120)
 
 
-def model_card(data: "ReportData", *, step: int, base: HubCard = _NO_CARD, template: Template | None = None, hardware: str = "") -> str:
+def model_card(
+    data: "ReportData",
+    *,
+    step: int,
+    base: HubCard = _NO_CARD,
+    template: Template | None = None,
+    hardware: str = "",
+    adapter: bool = False,
+) -> str:
     """README.md of the model of `step`. Measurements of later steps, and an evaluation of another one, are left out.
 
-    `template`: that of the exported folder, with the ids of its tokens.
+    `template`: that of the exported folder, with the ids of its tokens. `adapter`: the folder holds adapters alone.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -96,21 +106,23 @@ def model_card(data: "ReportData", *, step: int, base: HubCard = _NO_CARD, templ
     evaluation = data.evaluation if data.evaluation is not None and data.evaluation.step == step else None
     measurements = [event for event in data.measurements if event.step <= step or isinstance(event, StoppedEarly)]
     measured = replace(data, measurements=measurements, evaluation=evaluation)
-    return environment.get_template("model_card.md.jinja").render(_values(measured, step, base, template, hardware))
+    return environment.get_template("model_card.md.jinja").render(_values(measured, step, base, template, hardware, adapter))
 
 
-def _values(data: "ReportData", step: int, card: HubCard, template: Template | None, hardware: str) -> dict[str, Any]:
+def _values(data: "ReportData", step: int, card: HubCard, template: Template | None, hardware: str, adapter: bool) -> dict[str, Any]:
     """What the template shows."""
     run, spec = data.run, data.run.job.spec
     base = _linked(spec.model.name)
     sources = _sources(data)
     return {
-        "front_matter": front_matter(run, card, data.evaluation),
+        "front_matter": front_matter(run, card, data.evaluation, adapter=adapter),
+        "is_adapter": adapter,
         "title": run.job.metadata.name,
         "citation_key": re.sub(r"\W", "", run.job.metadata.name) or "model",
         "place": spec.publish.hub.repository if spec.publish.hub else run.job.metadata.name,
         "base": base,
         "base_plain": _shown(spec.model.name),
+        "base_revision": run.model_revision,
         "step": step,
         "longest_answer": spec.generation.max_new_tokens,
         "total_steps": run.plan.total_steps or UNKNOWN,
@@ -137,18 +149,18 @@ def _values(data: "ReportData", step: int, card: HubCard, template: Template | N
     }
 
 
-def front_matter(run: TrainingRun, card: HubCard, evaluation: EvaluationSummary | None = None) -> str:
+def front_matter(run: TrainingRun, card: HubCard, evaluation: EvaluationSummary | None = None, *, adapter: bool = False) -> str:
     """The YAML that the Hub reads: licence, base model, data sets, tags, results of benchmarks."""
     import yaml
 
     spec = run.job.spec
     matter: dict[str, Any] = _licence_matter(card, run)
     if is_hub_id(spec.model.name) and spec.model.initialization == "pretrained":
-        matter |= {"base_model": spec.model.name, "base_model_relation": "finetune"}
+        matter |= {"base_model": spec.model.name, "base_model_relation": "adapter" if adapter else "finetune"}
     datasets = list(dict.fromkeys(source.path for source in spec.dataset.sources if is_hub_id(source.path)))
     matter |= {"datasets": datasets} if datasets else {}
     tags = ["conversational", *(["code"] if card.is_of_code else []), "finetune-operator"]
-    matter |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    matter |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation", "tags": tags}
     index = model_index(run.job.metadata.name, evaluation) if evaluation is not None else []
     matter |= {"model-index": index} if index else {}
     return yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
@@ -324,21 +336,36 @@ def _training_rows(run: TrainingRun) -> Iterable[tuple[str, object]]:
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.effective_epochs} epochs"
     warmup = UNKNOWN if plan.warmup_steps is None else plan.warmup_steps
     return [
-        ("method", f"{training.method}, DeepSpeed {training.sharding.replace('zero', 'ZeRO-')}"),
+        ("method", f"{training.method}, {engine_text(engine_name(training, plan.world_size))}"),
+        *_adapter_rows(training),
         ("length", f"{length}, {plan.total_steps or UNKNOWN} steps"),
         ("rows per step", f"{plan.global_batch_size} packed rows of {training.max_sequence_length} tokens"),
         ("batch", f"{plan.world_size} workers x {plan.micro_batch_size} rows x {plan.micro_steps} micro-steps"),
         ("optimizer", f"AdamW, beta {optimizer.beta1:g} and {optimizer.beta2:g}, epsilon {optimizer.epsilon:g}"),
         (
             "learning rate",
-            f"{optimizer.learning_rate:g}, {optimizer.schedule}, {warmup} warm-up steps",
+            f"{training.effective_learning_rate:g}, {optimizer.schedule}, {warmup} warm-up steps",
         ),
         ("weight decay", f"{optimizer.weight_decay:g}"),
         ("gradient clipping", f"{optimizer.gradient_clipping:g}"),
         ("precision", f"{plan.precision}, fp32 master weights"),
         ("dropout", f"{training.dropout:g}"),
+        ("attention dropout", f"{training.attention_dropout:g}"),
         ("seed", training.seed),
     ]
+
+
+def _adapter_rows(training: Training) -> list[tuple[str, object]]:
+    """What a LoRA run trains."""
+    lora = training.adapter
+    if lora is None:
+        return []
+    kind = "DoRA" if lora.use_dora else "LoRA"
+    scale = "alpha / sqrt(rank)" if lora.use_rslora else "alpha / rank"
+    where = ", ".join(lora.target_modules)
+    told = f"{kind}, rank {lora.r}, alpha {lora.lora_alpha} (scale {scale}), dropout {lora.lora_dropout:g}, on {where}"
+    saved = f"; in full: {', '.join(lora.modules_to_save)}" if lora.modules_to_save else ""
+    return [("adapters", f"{told}{saved}; and rows of new control tokens")]
 
 
 def _hardware_rows(data: "ReportData", hardware: str) -> list[tuple[str, str]]:

@@ -109,6 +109,12 @@ def refused_by_gate(gate: Gate, evaluation_loss: float | None, step: int, evalua
     return f"spec.publish.gate.judgeWinRate.min={wanted.min:g}, and {found}: the rate's 95 % interval begins at {judge.low:.3f}"
 
 
+def judge_goes_on(gate: Gate, evaluation: EvaluationSummary) -> bool:
+    """Whether a judge whose tokens had ended before the last pair is asked on: a gate, which may have come since, wants a higher rate."""
+    wanted, judge = gate.judge_win_rate, evaluation.judge
+    return wanted is not None and judge is not None and judge.partial and judge.low < wanted.min
+
+
 def check_owner(repository: str, remote: Iterable[str], previous: ExportRecord | None, job: str) -> None:
     """Refuse a repository that holds the weights of something else: two models' files in one folder load as neither."""
     if previous is not None and previous.job != job:

@@ -1,16 +1,18 @@
 """Export: a checkpoint's master weights become a folder that plain transformers loads.
 
 In: a frozen run, the weights of one step (read in ranges), the base model's folder. Out: safetensors in the arithmetic that the
-run was trained in, so that the exported model gives the engine's logits: bfloat16 for `bf16`, float32 for `fp32`; beside them
-config, tokenizer with control tokens and chat template, generation config with the right stop ids, dialogue_template.json.
+run was trained in, so that the exported model gives the engine's logits: bfloat16 for `bf16`, float16 for `fp16`, float32 for `fp32`;
+beside them config, tokenizer with control tokens and chat template, generation config with the right stop ids, dialogue_template.json.
 The folder appears whole or not at all. The card and the job file come afterwards, by `describe`: they must not cost the weights.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ from finetune_trainer.publishing.model_folder import (
     read_exported,
 )
 from finetune_trainer.publishing.rope import older_rope_fields
-from finetune_trainer.publishing.safetensors_files import SHARD_BYTES, DType, Shapes, write_weights
+from finetune_trainer.publishing.safetensors_files import SHARD_BYTES, DType, Shapes, ranges, write_weights
 from finetune_trainer.publishing.tensor_names import Piece, published_tensors
 from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
 from finetune_trainer.templates.tokenizer import TokenizerFiles, read_tokenizer
@@ -37,13 +39,20 @@ from finetune_trainer.templates.turns import Template
 if TYPE_CHECKING:
     from finetune_trainer.checkpoints.store import Reader
 
-_DTYPES: dict[str, DType] = {"bf16": "bfloat16", "fp32": "float32"}
+WRITTEN_DTYPES: dict[str, DType] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _WHOLE: dict[str, DType] = {"torch.int64": "int64", "torch.int32": "int32", "torch.uint8": "uint8", "torch.bool": "bool"}
 # Fields of the base's tokenizer_config.json that would make transformers build another tokenizer than tokenizer.json says.
 _FOREIGN_SETTINGS = ("added_tokens_decoder", "auto_map", "backend", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path")
 # Fields that Transformers 5 writes under another name than any older reader looks for: family -> new name, older name.
 _RENAMED = {"qwen3_moe": ("num_local_experts", "num_experts")}
+Answer = TypeVar("Answer")
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
+
+
+class Apart(Protocol):
+    """Gives what a call gives, which another process may make: importing torch for it is most of a small export."""
+
+    def __call__(self, call: Callable[[], Answer], /) -> Answer: ...
 
 
 class Weights(Protocol):
@@ -52,6 +61,9 @@ class Weights(Protocol):
     @property
     def shapes(self) -> Shapes:
         """Name and shape of every tensor, tied ones once, in the model's order."""
+
+    def expect(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """What will be read, in this order: name, start and stop."""
 
     def read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """A range of the flat tensor."""
@@ -69,6 +81,10 @@ class CheckpointWeights:
         """Of the master weights and constants."""
         return {name: tuple(self._reader.manifest.tensors[kind, name].shape) for name, kind in self._kinds.items()}
 
+    def expect(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """Each byte is then read once."""
+        self._reader.expect((self._kinds.get(name, "master"), name, start, stop) for name, start, stop in ranges)
+
     def read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Verified against the checkpoint's digests; raises DamagedCheckpoint."""
         return self._reader.read(self._kinds.get(name, "master"), name, start, stop)
@@ -83,30 +99,34 @@ def export(
     folder: Path,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    apart: Apart = lambda call: call(),
 ) -> ExportRecord:
     """Write the exported model to `folder`, replacing an earlier export there. `progress` gets (parameters written, of how many).
+
+    `apart` makes what needs the model's class.
 
     Memory: 16 MiB at a time. Raises StorageFailed when the disk is full (an earlier export stays), TrainingFailed when a weight is
     not finite, InvalidModel when the weights don't fit the base model's architecture, RunConflict for a folder of something else.
     """
-    _check_target(folder, run)
+    check_target(folder, run)
     files = read_tokenizer(base)
     template = add_control_tokens(files.tokenizer, template_from_spec(run.job.spec.template, files))
     stops = stop_ids(template, files, base)
-    config = _config(run, base, stops)
+    config = _config(run, base, stops, apart(partial(_understood, base)))
     try:
         with folder_put_in_place(folder) as new:
             for name, text in _small_files(run, base, files, template, config, stops).items():
                 (new / name).write_text(text, encoding="utf-8")
-            model, constants = check_loadable(new, weights.shapes)
-            pieces = published_tensors(model, weights.shapes)
+            pieces, constants = apart(partial(_published, new, weights.shapes))
             shapes = {name: piece.shape for name, piece in pieces.items()}
             types = {name: constants[piece.source] for name, piece in pieces.items() if piece.source in constants}
-            dtype, read = _DTYPES[run.plan.precision], _checked(weights, pieces, progress)
+            dtype, read = WRITTEN_DTYPES[run.plan.precision], _checked(weights, pieces, progress)
+            places = ((pieces[name], start, stop) for name, start, stop in ranges(shapes))
+            weights.expect((one.source, one.offset + start, one.offset + stop) for one, start, stop in places)
             written = write_weights(new, shapes, read, dtype, constants=types, shard_bytes=shard_bytes)
             digests = {name: written.get(name) or digest_of_file(new / name) for name in folder_files(new)}
             record = ExportRecord(
-                job=run.job.metadata.name, identity=run.identity, step=step, dtype=_DTYPES[run.plan.precision], files=digests
+                job=run.job.metadata.name, identity=run.identity, step=step, dtype=WRITTEN_DTYPES[run.plan.precision], files=digests
             )
             (new / RECORD_NAME).write_text(record.to_json())
     except OSError as error:
@@ -122,10 +142,11 @@ def generation_text(folder: Path, generation: Generation) -> str:
     return _pretty(generation_config(generation, ids))
 
 
-def describe(folder: Path, texts: Mapping[str, str]) -> None:
+def describe(folder: Path, texts: Mapping[str, str], *, checkpoint: str | None = None) -> None:
     """Add the card and other texts to an exported folder, each whole or not at all, and to its record.
 
-    A text that somebody has edited since it was written is left as it is.
+    `checkpoint`: the digest of what was exported there; None leaves what the record says. A text that somebody has edited since it was
+    written is left as it is.
     """
     record = read_exported(folder)
     texts = {name: text for name, text in texts.items() if not _is_edited(folder / name, record)}
@@ -133,7 +154,7 @@ def describe(folder: Path, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             write_atomically(folder / name, text)
         files = {**record.files, **{name: digest_of_file(folder / name) for name in texts}}
-        whole = ExportRecord(job=record.job, identity=record.identity, step=record.step, dtype=record.dtype, files=files)
+        whole = replace(record, files=files, checkpoint=checkpoint or record.checkpoint)
         write_atomically(folder / RECORD_NAME, whole.to_json())
     except OSError as error:
         raise StorageFailed(
@@ -145,7 +166,7 @@ def _is_edited(path: Path, record: ExportRecord) -> bool:
     return path.name in record.files and path.exists() and digest_of_file(path) != record.files[path.name]
 
 
-def _check_target(folder: Path, run: TrainingRun) -> None:
+def check_target(folder: Path, run: TrainingRun) -> None:
     """Only an export of the same job, or nothing, is replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -189,28 +210,38 @@ def _small_files(
     run: TrainingRun, base: Path, files: TokenizerFiles, template: Template, config: dict[str, Any], stops: list[int]
 ) -> dict[str, str]:
     """Everything but the weights, as text by file name."""
-    licences = {name: (base / name).read_text(encoding="utf-8", errors="replace") for name in _LICENCE_FILES if (base / name).is_file()}
-    pad = files.named_tokens.get("pad_token") or files.end_of_text
+    pad = files.pad_token
     pad_id = files.tokenizer.token_to_id(pad) if pad else None
     ids = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": stops or None, "pad_token_id": pad_id}
     return {
         "config.json": _pretty(config),
         "generation_config.json": _pretty(generation_config(run.job.spec.generation, ids)),
+        **shared_files(base, files, template),
+    }
+
+
+def shared_files(base: Path, files: TokenizerFiles, template: Template) -> dict[str, str]:
+    """What a whole model and an adapter alone both come with: tokenizer, template, the base's licence."""
+    licences = {name: (base / name).read_text(encoding="utf-8", errors="replace") for name in _LICENCE_FILES if (base / name).is_file()}
+    return {
         "tokenizer.json": str(files.tokenizer.to_str(pretty=True)),
-        "tokenizer_config.json": _pretty(_tokenizer_config(base, files, template, pad)),
+        "tokenizer_config.json": _pretty(_tokenizer_config(base, files, template)),
         "dialogue_template.json": template.to_json(),
         **licences,
     }
 
 
-def _config(run: TrainingRun, base: Path, stops: list[int]) -> dict[str, Any]:
-    """The base's config.json with the new vocabulary, the end token, the type of the weights, and what older readers look for."""
+def _config(run: TrainingRun, base: Path, stops: list[int], understood: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's config.json with the new vocabulary, the end token, the type of the weights, and what older readers look for.
+
+    `understood`: what transformers makes of the base's.
+    """
     config = _json(base / "config.json")
-    config = _in_older_words_too(config, _understood(base))
+    config = _in_older_words_too(config, understood)
     config.pop("torch_dtype", None)
     # A base model with more rows than its tokenizer has tokens keeps them.
     rows = max(run.vocabulary.size, run.model_shape.vocabulary_size)
-    changed: dict[str, Any] = {"vocab_size": rows, "dtype": _DTYPES[run.plan.precision]}
+    changed: dict[str, Any] = {"vocab_size": rows, "dtype": WRITTEN_DTYPES[run.plan.precision]}
     if rows > run.model_shape.vocabulary_size and "vocab_size_per_layer_input" in config:
         changed["vocab_size_per_layer_input"] = rows
     return config | changed | ({"eos_token_id": stops[0]} if stops else {})
@@ -237,13 +268,13 @@ def _in_older_words_too(config: dict[str, Any], understood: Mapping[str, Any]) -
     return config
 
 
-def _tokenizer_config(base: Path, files: TokenizerFiles, template: Template, pad: str | None) -> dict[str, Any]:
+def _tokenizer_config(base: Path, files: TokenizerFiles, template: Template) -> dict[str, Any]:
     """Makes AutoTokenizer take tokenizer.json as it is, with the chat template and the end token of an answer."""
     settings = {name: value for name, value in _json(base / "tokenizer_config.json").items() if name not in _FOREIGN_SETTINGS}
     end = template.stop_tokens[0] if template.stop_tokens else files.end_of_text
     if template.name in ("model", "jinja") and "eos_token" in template.chat_template():
         end = files.end_of_text  # the template writes it: another one would change its texts
-    known = {"eos_token": end if end and files.tokenizer.token_to_id(end) is not None else files.end_of_text, "pad_token": pad}
+    known = {"eos_token": end if end and files.tokenizer.token_to_id(end) is not None else files.end_of_text, "pad_token": files.pad_token}
     given = {name: token for name, token in known.items() if token is not None}
     return settings | given | {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template.chat_template()}
 
@@ -281,6 +312,12 @@ def check_loadable(folder: Path, shapes: Shapes) -> tuple[Any, dict[str, DType]]
         )
     untrained = {name: tensor for name, tensor in tensors.items() if not tensor.requires_grad}
     return model, {name: "float32" if one.is_floating_point() else _WHOLE[str(one.dtype)] for name, one in untrained.items()}
+
+
+def _published(folder: Path, shapes: Shapes) -> tuple[dict[str, Piece], dict[str, DType]]:
+    """What the tensors are in a published folder, by name, and the types of those that are not trained. Raises InvalidModel."""
+    model, constants = check_loadable(folder, shapes)
+    return published_tensors(model, shapes), constants
 
 
 def _saved_buffers(model: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def convert(folder: Path, target: Path, dtype: str, environment: Mapping[str, st
     Raises InvalidInput, with the command to type, when there is no converter; PublicationFailed when it fails.
     """
     found = converter(environment)
-    arguments = [str(folder), "--outfile", str(target), "--outtype", {"bfloat16": "bf16", "float32": "f32"}[dtype]]
+    arguments = [str(folder), "--outfile", str(target), "--outtype", {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[dtype]]
     if found is None:
         typed = shlex.join(["python", SCRIPT, *arguments])
         raise InvalidInput(

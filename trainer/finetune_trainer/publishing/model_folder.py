@@ -41,19 +41,24 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRecord:
-    """Where an exported model comes from. `files` maps paths inside the folder to digests; the record itself is not among them."""
+    """Where an exported model comes from. `files` maps paths inside the folder to digests; the record itself is not among them.
+
+    `checkpoint`: the digest of the checkpoint's manifest, once the folder is described: a step that is trained again is another one.
+    """
 
     job: str
     identity: str
     step: int
     dtype: str
     files: Mapping[str, FileDigest]
+    checkpoint: str | None = None
 
     def to_json(self) -> str:
         """The text of `finetune_export.json`: the same for the same model, so that publishing twice makes one commit."""
         files = {path: digest.to_json() for path, digest in sorted(self.files.items())}
-        record = {"version": 1, "job": self.job, "identity": self.identity, "step": self.step, "dtype": self.dtype, "files": files}
-        return json.dumps(record, indent=2) + "\n"
+        source = {"job": self.job, "identity": self.identity, "step": self.step, "dtype": self.dtype}
+        checkpoint = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
+        return json.dumps({"version": 1, **source, **checkpoint, "files": files}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "ExportRecord":
@@ -61,8 +66,14 @@ class ExportRecord:
         try:
             record = json.loads(text)
             files = {str(path): _digest_from_json(file) for path, file in record["files"].items()}
+            checkpoint = record.get("checkpoint")
             return cls(
-                job=str(record["job"]), identity=str(record["identity"]), step=int(record["step"]), dtype=str(record["dtype"]), files=files
+                job=str(record["job"]),
+                identity=str(record["identity"]),
+                step=int(record["step"]),
+                dtype=str(record["dtype"]),
+                files=files,
+                checkpoint=None if checkpoint is None else str(checkpoint),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an export record: {error!r}") from error

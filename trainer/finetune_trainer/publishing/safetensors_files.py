@@ -18,15 +18,23 @@ from numpy.typing import NDArray
 
 from finetune_trainer.publishing.model_folder import FileDigest, digest_of_file
 
-DType = Literal["bfloat16", "float32", "int64", "int32", "uint8", "bool"]
+DType = Literal["bfloat16", "float16", "float32", "int64", "int32", "uint8", "bool"]
 Shapes = Mapping[str, tuple[int, ...]]
 Read = Callable[[str, int, int], NDArray[np.float32]]
 """(name, start, stop) -> that range of the flat tensor."""
 
 SHARD_BYTES = 5_000_000_000  # what transformers' users know; also below the 5 GB of a single S3 upload
 CHUNK_ELEMENTS = 4 << 20  # 16 MiB of fp32 at a time
-_CODES: dict[DType, str] = {"bfloat16": "BF16", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
-_ITEM_BYTES: dict[DType, int] = {"bfloat16": 2, "float32": 4, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+_CODES: dict[DType, str] = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_ITEM_BYTES: dict[DType, int] = {"bfloat16": 2, "float16": 2, "float32": 4, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 
 
 def write_weights(
@@ -90,11 +98,21 @@ def _header(shapes: Shapes, types: Mapping[str, DType]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _data(shapes: Shapes, read: Read, types: Mapping[str, DType]) -> Iterator[bytes]:
+def ranges(shapes: Shapes) -> Iterator[tuple[str, int, int]]:
+    """What `write_weights` reads, in its order: name, start and stop in the flat tensor.
+
+    >>> list(ranges({"a": (2, 3), "empty": (0,)}))
+    [('a', 0, 6)]
+    """
     for name, shape in shapes.items():
         for start in range(0, prod(shape), CHUNK_ELEMENTS):
-            values = read(name, start, min(start + CHUNK_ELEMENTS, prod(shape)))
-            yield (bfloat16(values) if types[name] == "bfloat16" else values.astype(types[name], copy=False)).tobytes()
+            yield name, start, min(start + CHUNK_ELEMENTS, prod(shape))
+
+
+def _data(shapes: Shapes, read: Read, types: Mapping[str, DType]) -> Iterator[bytes]:
+    for name, start, stop in ranges(shapes):
+        values = read(name, start, stop)
+        yield (bfloat16(values) if types[name] == "bfloat16" else values.astype(types[name], copy=False)).tobytes()
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

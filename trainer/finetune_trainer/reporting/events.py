@@ -46,6 +46,7 @@ class StepDone:
     """One optimizer step. `step` counts from 1; `epoch` is a fraction of passes; `tokens_per_second` is over all workers.
 
     `loss` is per supervised token of this step; `memory_bytes` the peak of the fullest worker; `seconds` this step's time.
+    `footprint_bytes`: what a CPU worker's process held before the model; 0 on GPUs, and where it isn't known.
     """
 
     kind: ClassVar[str] = "StepDone"
@@ -60,6 +61,7 @@ class StepDone:
     tokens_per_second: float
     memory_bytes: int
     seconds: float
+    footprint_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +100,14 @@ def evaluation_done(*, step: int, epoch: float, loss: float, seconds: float = 0.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointCommitted:
-    """A checkpoint's manifest is in storage under `key`; `seconds` is the time that training waited for it."""
+    """A checkpoint's manifest is in storage under `key`. Training waited `seconds` for it; it was there after `write_seconds`."""
 
     kind: ClassVar[str] = "CheckpointCommitted"
     step: int
     seconds: float
     bytes: int
     key: str
+    write_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from finetune_api.duration import model_flops_utilisation
 from finetune_api.evaluation_summary import EvaluationSummary
-from finetune_api.training_run import TrainingRun
+from finetune_api.training_run import Plan, TrainingRun
 from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.reporting.charts import Series, histogram, line_chart, smoothed
 from finetune_trainer.reporting.evaluated import UNKNOWN, benchmarks, verdict_of
@@ -214,7 +215,6 @@ def plan_against_seen(data: ReportData) -> list[Compared]:
     logged = steps[-1].step if steps else 0
     done = data.stopped_early.step if data.stopped_early is not None else logged
     scale, seconds = data.steps_done_per_measured, data.seconds_in_steps
-    memory = plan.memory.total_bytes if plan.memory else None
     passes = plan.total_steps / plan.steps_per_epoch if plan.total_steps and plan.steps_per_epoch else None
     planned_tokens = None if passes is None else train.tokens * passes
     planned_supervised = None if passes is None else train.supervised_tokens * passes
@@ -222,17 +222,43 @@ def plan_against_seen(data: ReportData) -> list[Compared]:
         _compared("optimizer steps", plan.total_steps, done, count),
         _compared("tokens", planned_tokens, sum(step.tokens for step in steps) * scale, count),
         _compared("supervised tokens", planned_supervised, sum(step.supervised_tokens for step in steps) * scale, count),
-        _compared("time in steps", plan.seconds, seconds, duration),
-        _compared("time a step", plan.seconds_per_step, seconds / logged if logged else 0.0, duration),
-        _compared("memory of a worker", memory, max((step.memory_bytes for step in steps), default=0), size),
+        _compared("time in steps", plan.seconds, seconds, duration, best=plan.timing.best_seconds if plan.timing else None),
+        _compared(
+            "time a step",
+            plan.seconds_per_step,
+            seconds / logged if logged else 0.0,
+            duration,
+            best=plan.timing.best_seconds_per_step if plan.timing else None,
+        ),
+        *_utilisation(data, sum(step.tokens for step in steps) * scale / seconds if seconds else 0.0),
+        _compared("memory of a worker", _planned_memory(plan), max((step.memory_bytes for step in steps), default=0), size),
         _compared("checkpoint", plan.checkpoint_bytes, max((checkpoint.bytes for checkpoint in data.checkpoints), default=0), size),
     ]
 
 
-def _compared(what: str, planned: float | None, seen: float, text: Any) -> Compared:
-    """A number of 0 means that nothing was measured."""
+def _planned_memory(plan: Plan) -> int | None:
+    """Of a GPU what tensors take, as torch counts it; of a CPU worker its process."""
+    if plan.memory is None:
+        return None
+    beside = sum(term.bytes for term in plan.memory.terms if term.basis == "assumed") if plan.device == "gpu" else 0
+    return plan.memory.total_bytes - beside
+
+
+def _utilisation(data: ReportData, tokens_per_second: float) -> list[Compared]:
+    """MFU, where a peak is known."""
+    timing = data.run.plan.timing
+    seen = model_flops_utilisation(data.run, tokens_per_second)
+    if timing is None or timing.mfu is None or seen is None:
+        return []
+    return [_compared("MFU", timing.mfu, seen, "{:.1%}".format, best=timing.best_mfu)]
+
+
+def _compared(what: str, planned: float | None, seen: float, text: Any, *, best: float | None = None) -> Compared:
+    """A number of 0 means that nothing was measured. `best`: the better end of what was planned; the share is of the other."""
     share = seen / planned if planned and seen else None
     shown = "unknown" if planned is None else text(planned)
+    if best is not None and text(best) != shown:
+        shown = f"{text(best)} to {shown}"
     return Compared(what=what, planned=shown, seen=text(seen) if seen else "not measured", share=share)
 
 

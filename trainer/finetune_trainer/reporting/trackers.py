@@ -75,6 +75,8 @@ def trackers(job: FineTuneJob, environment: Environment, folder: Path) -> list[S
 def parameters(job: FineTuneJob) -> dict[str, Any]:
     """What a reader compares runs by: the model, and how it was trained."""
     training = job.spec.training.model_dump(mode="json", by_alias=True, exclude_none=True)
+    # It may be absent, and is what runs are compared by first.
+    training["optimizer"]["learningRate"] = job.spec.training.effective_learning_rate
     return {"model": job.spec.model.name} | dict(_flat(training))
 
 

@@ -41,6 +41,11 @@ class TokenizerFiles:
         return self.named_tokens.get("eos_token") or next(usual, None)
 
     @property
+    def pad_token(self) -> str | None:
+        """The token that fills rows up; where none is named, the one that ends a text."""
+        return self.named_tokens.get("pad_token") or self.end_of_text
+
+    @property
     def begin(self) -> str:
         """What the tokenizer adds before every text by itself: Llama 3's and Gemma's BOS."""
         alone = self.tokenizer.encode("a", add_special_tokens=False).ids

@@ -66,11 +66,9 @@ class BatchPlan:
         return int(self.packing.row_tokens[self.rows_of_step(step)].sum())
 
     def micro_batches(self, step: int, rank: int, world_size: int, micro_batch_size: int) -> list[MicroBatch]:
-        """A rank's micro-batches of a step. Every rank of every step gets the same number, the last ones empty where rows run out."""
-        num_micro_steps = -(-self.global_batch_size // (world_size * micro_batch_size))
+        """A rank's micro-batches of a step: as many as the fullest rank needs, on every rank; one may be empty where rows run out."""
         shares = self._shares(self.rows_of_step(step), world_size, micro_batch_size)
-        mine = [self._micro_batch(share[rank]) for share in shares]
-        return mine + [empty_micro_batch() for _ in range(num_micro_steps - len(mine))]
+        return [self._micro_batch(share[rank]) for share in shares]
 
     def _epoch_order(self, epoch: int) -> Integers:
         return np.arange(self.packing.num_rows) if self.seed is None else _shuffled(self.packing.num_rows, self.seed, epoch)

@@ -1,12 +1,30 @@
-"""What the ranks tell one another besides gradients: small Python values, over torch.distributed. All methods are collective."""
+"""What the ranks tell one another besides gradients: small Python values, over torch.distributed. All methods are collective.
 
+They travel in CPU memory, in a group of their own: a rank that waits for another's storage or disk must not run into the time-out of its
+GPU's collectives, nor stop what the GPU has yet to do.
+"""
+
+import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
 
 Value = TypeVar("Value")
+
+# Of a wait for one rank's storage or disk. That nothing goes on, the driver notices earlier (docs/decisions/0008).
+_PATIENCE: Final = timedelta(hours=1)
+
+
+def rank_device() -> torch.device:
+    """Where this rank computes: its GPU where the ranks talk by NCCL, else the CPU."""
+    if dist.get_backend() != "nccl":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
 
 
 class Ranks:
@@ -15,8 +33,7 @@ class Ranks:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        # Values travel as bytes in CPU memory wherever there is a CPU backend beside NCCL.
-        self._device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def from_first(self, ask: Callable[[], Value]) -> Value:
         """What rank 0's `ask` gives, on every rank; only rank 0 calls it. An error of it is raised on every rank: none may wait for it."""
@@ -26,7 +43,7 @@ class Ranks:
                 box[0] = ask()
             except Exception as error:
                 box[1] = error
-        dist.broadcast_object_list(box, src=0, device=self._device)
+        dist.broadcast_object_list(box, src=0, group=self._group)
         if box[1] is not None:
             raise box[1]
         value: Value = box[0]
@@ -35,11 +52,11 @@ class Ranks:
     def gathered(self, value: Value) -> list[Value]:
         """Every rank's value, in order of rank, on every rank."""
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self._group)
         return values
 
     def largest(self, value: int) -> int:
         """The largest of the ranks' numbers."""
-        number = torch.tensor([value], dtype=torch.int64, device=self._device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        number = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
         return int(number.item())

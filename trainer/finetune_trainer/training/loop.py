@@ -10,13 +10,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from finetune_api.errors import StorageFailed
 from finetune_api.finetunejob import EarlyStopping
 from finetune_trainer.training.early_stopping import Evaluated, unbeaten
+from finetune_trainer.training.saving import Saved
 
 # A failure of some node every day, and no wait shorter than this between two checkpoints that nobody asked for.
 MEAN_TIME_BETWEEN_FAILURES_SECONDS = 86_400.0
 FIRST_INTERVAL_SECONDS = 300.0
 SHORTEST_INTERVAL_SECONDS = 60.0
+# A checkpoint that failed is tried again after so long, then after twice as long: 8 minutes in all, until training ends.
+FIRST_RETRY_SECONDS = 15.0
+MOST_FAILURES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """`stop`: whether any rank wants to; `checkpoint`: what rank 0 said; `saved`: what became of one, as far as this rank knows."""
+
+    stop: bool
+    checkpoint: bool
+    saved: Saved | None = None
 
 
 class Rank(Protocol):
@@ -28,11 +42,14 @@ class Rank(Protocol):
     def evaluate(self, step: int) -> float:
         """Loss per supervised token of the held-out dialogues after `step` steps: the same number on every rank."""
 
-    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> float:
-        """Commit the state after `step` steps, with all evaluations so far; seconds that it took."""
+    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> Saved | None:
+        """Begin to save the state after `step` steps, with all evaluations so far; what became of the one before, if it was under way."""
 
-    def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
-        """Whether any rank wants to stop, and rank 0's answer to the other question, on every rank."""
+    def last_checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> None:
+        """Commit the state after `step` steps, and wait for it. Raises StorageFailed where that can't be done."""
+
+    def agree(self, stop: bool, checkpoint: bool) -> Agreement:
+        """What the ranks want, and what became of a checkpoint since the last step."""
 
     def stop_requested(self) -> bool:
         """Whether somebody asked this rank to stop."""
@@ -60,13 +77,19 @@ class Milestones:
         return step % self.evaluation_steps == 0 or step == self.total_steps
 
 
-def automatic_interval(cost_seconds: float, *, mean_time_between_failures_seconds: float = MEAN_TIME_BETWEEN_FAILURES_SECONDS) -> float:
-    """Seconds between checkpoints that lose the least time in all: Young's square root of 2 x cost x mean time between failures.
+def automatic_interval(
+    blocked_seconds: float, write_seconds: float, *, mean_time_between_failures_seconds: float = MEAN_TIME_BETWEEN_FAILURES_SECONDS
+) -> float:
+    """Seconds between checkpoints that lose the least time in all, and are no more than can be written.
 
-    >>> round(automatic_interval(10.0))
+    Young's square root of 2 x cost x mean time between failures; the cost is the time for which training waits.
+
+    >>> round(automatic_interval(10.0, 60.0))
     1315
+    >>> automatic_interval(0.1, 600.0)
+    600.0
     """
-    return max(math.sqrt(2.0 * cost_seconds * mean_time_between_failures_seconds), SHORTEST_INTERVAL_SECONDS)
+    return max(math.sqrt(2.0 * blocked_seconds * mean_time_between_failures_seconds), write_seconds, SHORTEST_INTERVAL_SECONDS)
 
 
 @dataclass(slots=True)
@@ -77,29 +100,45 @@ class CheckpointClock:
     now: Callable[[], float] = time.monotonic
     interval_seconds: float = field(init=False)
     last: float = field(init=False)
+    under_way: bool = False
+    failures: int = 0
 
     def __post_init__(self) -> None:
         self.interval_seconds = self.milestones.checkpoint_seconds or FIRST_INTERVAL_SECONDS
         self.last = self.now()
 
     def due(self, step: int) -> bool:
-        """Whether `step` steps done is the moment for one."""
-        if self.milestones.checkpoint_steps is not None:
-            return step % self.milestones.checkpoint_steps == 0
+        """Whether `step` steps done is the moment for one. What is asked for by steps waits for the one before, all else comes after it."""
+        if self.milestones.checkpoint_steps is not None and step % self.milestones.checkpoint_steps == 0:
+            return True
+        if self.under_way or (self.milestones.checkpoint_steps is not None and not self.failures):
+            return False
         return self.now() - self.last >= self.interval_seconds
 
-    def committed(self, cost_seconds: float) -> None:
-        """A checkpoint was committed and took so long."""
-        self.last = self.now()
-        if self.milestones.checkpoint_seconds is None:
-            self.interval_seconds = automatic_interval(cost_seconds)
+    def began(self) -> None:
+        """A checkpoint of this moment is under way."""
+        self.last, self.under_way = self.now(), True
+
+    def hears(self, saved: Saved | None) -> None:
+        """What became of it. Raises StorageFailed after so many failures in a row that nobody can expect the next to do better."""
+        if saved is None:
+            return
+        self.under_way = False
+        if not saved.problem:
+            self.failures = 0
+            self.interval_seconds = self.milestones.checkpoint_seconds or automatic_interval(saved.blocked_seconds, saved.write_seconds)
+            return
+        self.failures += 1
+        if self.failures >= MOST_FAILURES:
+            raise StorageFailed(f"{self.failures} checkpoints in a row failed; the last: {saved.problem}")
+        self.last, self.interval_seconds = self.now(), FIRST_RETRY_SECONDS * 2.0 ** (self.failures - 1)
 
 
 def run_steps(rank: Rank, milestones: Milestones, *, done: int, evaluations: Sequence[Evaluated] = ()) -> int:
     """Go on after `done` steps, whose `evaluations` are known, until all are done, none helps any more, or a stop was agreed on.
 
     However it ends, the last state is committed. Returns the steps that are done. An error of the rank ends it, and nothing after the
-    last checkpoint is kept.
+    last checkpoint that was committed is kept.
     """
     clock, known = CheckpointClock(milestones), list(evaluations)
     if done == 0 and milestones.evaluates(0):
@@ -112,9 +151,12 @@ def run_steps(rank: Rank, milestones: Milestones, *, done: int, evaluations: Seq
         if evaluated:
             known.append(Evaluated(done, rank.evaluate(done)))
             ends = ends or unbeaten(known, milestones.early_stopping) is not None
-        best_needs_it = milestones.checkpoint_each_evaluation and evaluated
-        stop, due = rank.agree(rank.stop_requested(), clock.due(done))
-        ends = ends or stop
-        if ends or due or best_needs_it:
-            clock.committed(rank.checkpoint(done, known))
+        agreed = rank.agree(rank.stop_requested(), clock.due(done))
+        clock.hears(agreed.saved)
+        ends = ends or agreed.stop
+        if ends:
+            rank.last_checkpoint(done, known)
+        elif agreed.checkpoint or (milestones.checkpoint_each_evaluation and evaluated):
+            clock.hears(rank.checkpoint(done, known))
+            clock.began()
     return done

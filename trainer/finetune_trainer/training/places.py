@@ -4,16 +4,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.training.profiling import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Absolute paths. `base` is where relative paths of the job begin; `storage` holds checkpoints when the job names none."""
+    """Absolute paths. `base` is where relative paths of the job begin; `storage` holds checkpoints when the job names none.
+
+    `profile`: which steps are traced, and where the traces are written.
+    """
 
     model: str
     prepared: str
     base: str
     storage: str
+    profile: Profile | None = None
 
     def here(self, run: TrainingRun) -> "Places":
         """These folders: every worker sees them."""

@@ -2,29 +2,34 @@
 
 In: a frozen TrainingRun and where its files are. Every rank opens the same prepared data, computes the same plan of
 batches, builds its part of the model, takes up the newest verified checkpoint and goes on from there. Rank 0 alone talks.
-Nothing here depends on where Ray runs: a laptop and a pod run this file unchanged.
+Nothing here depends on who started the rank: processes of a laptop and Ray Train's workers in pods run this file unchanged.
 """
 
 import math
+import resource
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune_api.duration import evaluation_interval
+from finetune_api.engines import engine_name, engine_text
 from finetune_api.errors import FineTuneError, RunConflict, StorageFailed, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
-from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.checkpoints.manifest import ITEM_BYTES, Manifest
 from finetune_trainer.checkpoints.run_record import keep_run
-from finetune_trainer.checkpoints.store import CheckpointStore, Claim, PartRecord, Reader
+from finetune_trainer.checkpoints.store import CheckpointStore, Claim, Reader
 from finetune_trainer.checkpoints.store import Piece as StoredPiece
+from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.model.resolve import small_files
 from finetune_trainer.preparation.packing import pack
 from finetune_trainer.preparation.store import META, PreparedData, Side
@@ -33,40 +38,54 @@ from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
 from finetune_trainer.storage.kept_logs import LogPlace, kept, printed_to
 from finetune_trainer.training.batches import BatchPlan
-from finetune_trainer.training.collectives import Ranks
 from finetune_trainer.training.early_stopping import EVALUATION_LOSS, Evaluated, as_extra, evaluations_in
-from finetune_trainer.training.loop import Milestones, run_steps
+from finetune_trainer.training.host_memory import available_memory_bytes
+from finetune_trainer.training.loop import Agreement, Milestones, run_steps
 from finetune_trainer.training.places import Placement, Places
+from finetune_trainer.training.profiling import StepProfiler
+from finetune_trainer.training.reading_ahead import ReadingAhead
+from finetune_trainer.training.saving import Saved, Saver
 from finetune_trainer.training.schedule import learning_rate
 from finetune_trainer.training.signs import Signs
 from finetune_trainer.training.stop_files import StopFiles
+from finetune_trainer.training.surroundings import Driver, Position
+
+if TYPE_CHECKING:  # drivers import this file, and no torch
+    from finetune_trainer.model.method import Method
+    from finetune_trainer.training.collectives import Ranks
+    from finetune_trainer.training.engine import Engine
 
 Tell = Callable[[Event], None]
 
+# Pauses before the last checkpoint of a run is tried once more.
+_LAST_PAUSES_SECONDS = (10.0, 30.0, 60.0)
 
-def train_on_rank(config: dict[str, Any]) -> None:
-    """Train until done or stopped. Collective: Ray Train calls it on every rank, with torch.distributed initialised."""
-    mailbox, run = config["mailbox"], TrainingRun.from_json(config["run"])
-    with _log_kept(config["attempt"]) as log:
+
+def train_on_rank(
+    run: TrainingRun, placement: Placement, *, driver: Driver, position: Position, attempt: str, stop_files: StopFiles | None = None
+) -> None:
+    """Train until done or stopped. Collective: called on every rank, with torch.distributed initialised.
+
+    `attempt` names the logs that are kept. `stop_files`: where this rank's pod is asked to stop; None on one machine.
+    """
+    with _log_kept(attempt, position.rank) as log:
         try:
-            with _until_stopped(config["stop_files"]) as asked:
-                steps_done = _train(run, config["placement"], mailbox, asked, log)
+            with _until_stopped(stop_files, position) as asked:
+                steps_done = _train(run, placement, driver, position, asked, log)
                 if steps_done is not None:
                     # Before the pod may go, when it was asked to.
-                    _wait_for(mailbox.finish.remote(steps_done))
+                    driver.finish(steps_done)
         except FineTuneError as error:
-            # Before Ray ends the other ranks, whose errors would only say that this one is gone.
-            _wait_for(mailbox.fail.remote(error.reason, str(error)))
+            # Before the other ranks are ended, whose errors would only say that this one is gone.
+            driver.fail(error.reason, str(error))
             raise
 
 
 @contextmanager
-def _log_kept(attempt: str) -> Iterator[LogPlace]:
+def _log_kept(attempt: str, rank: int) -> Iterator[LogPlace]:
     """What this rank prints while the block runs, also how it fails, is kept in the place that the block gives."""
-    import ray.train
-
-    folder = f"training/{attempt}/rank-{ray.train.get_context().get_world_rank()}"
     place = LogPlace()
+    folder = f"training/{attempt}/rank-{rank}"
     with kept(place, {folder: printed_to()}, masked=Secrets().masked, warn=lambda text: print(text, file=sys.stderr)):
         try:
             yield place
@@ -76,14 +95,12 @@ def _log_kept(attempt: str) -> Iterator[LogPlace]:
 
 
 @contextmanager
-def _until_stopped(files: StopFiles | None) -> Iterator[Callable[[], bool]]:
+def _until_stopped(files: StopFiles | None, position: Position) -> Iterator[Callable[[], bool]]:
     """Whether this rank's own pod is to be stopped, as a question; when the block ends, what waits for the checkpoint may go on.
 
     The first rank of each pod answers for it. On one machine there are no pods: `files` is None.
     """
-    import ray.train
-
-    if files is None or ray.train.get_context().get_local_rank() != 0:
+    if files is None or position.worker != 0:
         yield lambda: False
         return
     files.clear()
@@ -94,17 +111,21 @@ def _until_stopped(files: StopFiles | None) -> Iterator[Callable[[], bool]]:
         files.say_stopped()
 
 
-def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable[[], bool], log: LogPlace) -> int | None:
+def _train(
+    run: TrainingRun, placement: Placement, driver: Driver, position: Position, asked: Callable[[], bool], log: LogPlace
+) -> int | None:
     """Steps that are done, on rank 0; None on the others."""
+    from finetune_trainer.training.collectives import Ranks
+
     ranks = Ranks()
-    _check_order(ranks)
+    check_order(ranks.rank, node=position.node, worker=position.worker, workers=position.workers)
 
     def tell(event: Event) -> None:
         if ranks.rank == 0:
-            mailbox.record.remote(event)
+            driver.record(event)
 
     # What this node needs, fetched once for all of its ranks.
-    signs = Signs(mailbox)
+    signs = Signs(driver.progress)
     with signs.while_reading("fetching the model and the data"):
         places = placement.here(run)
     log.storage = _checkpoints(run, places).storage
@@ -113,9 +134,11 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
     batches = batch_plan(run, places, "train")
     held_out = batch_plan(run, places, "evaluation") if run.data.evaluation is not None else None
 
-    # The model: rank 0 reads it, and the engine cuts it over the ranks.
+    # The model: each rank reads the ranges that it will hold, or rank 0 reads it all and the engine cuts it over the ranks.
     with signs.while_reading("loading the model"):
-        engine = _engine(run, places, ranks, tell)
+        method = _method(run, places, ranks, tell)
+        footprint = resident_bytes()
+        engine = _engine(run, places, ranks, method, tell)
 
     # The newest verified checkpoint, whatever world size wrote it.
     store = _claimed_checkpoints(run, places, ranks)
@@ -130,22 +153,18 @@ def _train(run: TrainingRun, placement: Placement, mailbox: Any, asked: Callable
         ranks=ranks,
         engine=engine,
         batches=batches,
+        ahead=ReadingAhead(partial(_micro_batches, batches, ranks, run.plan.micro_batch_size), run.plan.total_steps or 0),
         held_out=held_out,
-        store=store,
-        mailbox=mailbox,
+        saver=_saver(run, store, ranks, engine, tell, signs),
+        driver=driver,
         asked=asked,
         tell=tell,
         signs=signs,
+        profiler=StepProfiler(places.profile, ranks.rank),
+        footprint_bytes=footprint,
     )
     steps_done = run_steps(rank, milestones(run, batches), done=steps_done, evaluations=evaluations)
     return steps_done if ranks.rank == 0 else None
-
-
-def _check_order(ranks: Ranks) -> None:
-    import ray.train
-
-    here = ray.train.get_context()
-    check_order(ranks.rank, node=here.get_node_rank(), worker=here.get_local_rank(), workers=here.get_local_world_size())
 
 
 def check_order(rank: int, *, node: int, worker: int, workers: int) -> None:
@@ -197,7 +216,7 @@ def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
 
 
 def restore(
-    engine: Any, store: CheckpointStore, run: TrainingRun, ranks: Ranks, tell: Tell, signs: Callable[[str], None]
+    engine: "Engine", store: CheckpointStore, run: TrainingRun, ranks: "Ranks", tell: Tell, signs: Callable[[str], None]
 ) -> Manifest | None:
     """Take up the newest checkpoint that every rank can read to the last byte; it, None when there is none.
 
@@ -213,6 +232,7 @@ def restore(
     while (chosen := ranks.from_first(lambda: _next_place(candidates, run))) is not None:
         checkpoint = store.open(*chosen)
         with store.reader(checkpoint) as reader:
+            reader.expect((piece.kind, piece.name, piece.start, piece.stop) for piece in engine.local_state())
             read = _Lenient(reader, signs)
             engine.load_local_state(read, step=chosen[0])
         problems = [problem for problem in ranks.gathered(read.problem) if problem]
@@ -272,37 +292,52 @@ def _next_place(candidates: Iterator[Manifest], run: TrainingRun) -> tuple[int, 
     return manifest.step, manifest.attempt
 
 
-def _engine(run: TrainingRun, places: Places, ranks: Ranks, tell: Tell) -> Any:
-    from finetune_trainer.model.build import build_model
+def _method(run: TrainingRun, places: Places, ranks: "Ranks", tell: Tell) -> "Method":
+    """How the architecture is computed rightly: in some, dialogues of one row would see one another. A small random copy tells."""
     from finetune_trainer.model.method import cost_of
     from finetune_trainer.model.trial import choose_method
-    from finetune_trainer.training.engine import DTYPES, Engine
 
-    # How the architecture is computed rightly: in some, dialogues of one row would see one another. A small random copy tells.
-    training = run.job.spec.training
-    method = ranks.from_first(lambda: choose_method(Path(places.model), training))
+    method = ranks.from_first(lambda: choose_method(Path(places.model), run.job.spec.training))
     if notice := cost_of(method, run.data.train):
         tell(Notice(message=notice))
-    vocabulary = run.vocabulary
+    return method
+
+
+def _engine(run: TrainingRun, places: Places, ranks: "Ranks", method: "Method", tell: Tell) -> "Engine":
+    from finetune_trainer.model.build import build_model
+    from finetune_trainer.training.engine import DTYPES
+    from finetune_trainer.training.engines import make_engine
+
+    training, vocabulary = run.job.spec.training, run.vocabulary
+    name = engine_name(training, run.plan.world_size)
     model = build_model(
         Path(places.model),
         initialization=run.job.spec.model.initialization,
         seed=training.seed,
         dropout=training.dropout,
+        attention_dropout=training.attention_dropout,
         vocabulary_size=vocabulary.size,
         new_token_ids=vocabulary.new_token_ids,
         dtype=DTYPES[run.plan.precision],
         reads=ranks.rank == 0,
+        by_range=name == "zero3" and training.adapter is None,
         attention=method.attention,
     )
-    return Engine(model, training, precision=run.plan.precision, method=method)
+    if training.adapter is not None:
+        from finetune_trainer.model.adapters import adapt, share_trained
+
+        adapt(model, run, reads=ranks.rank == 0)
+        tell(Notice(message=share_trained(model)))
+    if name == "plain":
+        tell(Notice(message=f"trained by {engine_text(name)}: it has nothing to divide, so DeepSpeed is not used"))
+    return make_engine(name, model, training, precision=run.plan.precision, method=method)
 
 
 def _checkpoints(run: TrainingRun, places: Places) -> CheckpointStore:
     return job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
 
 
-def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> CheckpointStore:
+def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: "Ranks") -> CheckpointStore:
     """One claim for all ranks: rank 0 takes it, and earlier attempts write nothing from now on."""
     store = _checkpoints(run, places)
 
@@ -315,20 +350,29 @@ def _claimed_checkpoints(run: TrainingRun, places: Places, ranks: Ranks) -> Chec
     return CheckpointStore(store.storage, identity=run.identity, job=run.job.metadata.name, claim=claim)
 
 
+def _micro_batches(plan: BatchPlan, ranks: "Ranks", micro_batch_size: int, step: int) -> list[MicroBatch]:
+    """Those of this rank in a step."""
+    return plan.micro_batches(step, ranks.rank, ranks.world_size, micro_batch_size)
+
+
 @dataclass(slots=True, kw_only=True)
 class TrainingRank:
     """What the loop asks of a rank. Everything but `stop_requested` is collective."""
 
     run: TrainingRun
-    ranks: Ranks
-    engine: Any
+    ranks: "Ranks"
+    engine: "Engine"
     batches: BatchPlan
+    ahead: ReadingAhead
     held_out: BatchPlan | None
-    store: CheckpointStore
-    mailbox: Any
+    saver: Saver
+    driver: Driver
     asked: Callable[[], bool]
     tell: Tell
     signs: Signs
+    profiler: StepProfiler
+    footprint_bytes: int
+    """Of this process, before the model."""
 
     def train(self, step: int) -> None:
         """One optimizer step: this rank's micro-batches, normalised by the supervised tokens of all ranks."""
@@ -336,15 +380,15 @@ class TrainingRank:
         began = time.monotonic()
         rate = learning_rate(
             step,
-            peak=training.optimizer.learning_rate,
-            schedule=training.optimizer.schedule,
+            training.optimizer,
+            peak=training.effective_learning_rate,
             warmup_steps=plan.warmup_steps or 0,
             total_steps=plan.total_steps or 0,
         )
         num_supervised = self.batches.supervised_of_step(step)
-        micro_batches = self.batches.micro_batches(step, self.ranks.rank, self.ranks.world_size, plan.micro_batch_size)
-        told = self.signs.of_each(f"micro-batches of step {step + 1}", micro_batches)
-        result = self.engine.train_step(told, num_supervised=num_supervised, learning_rate=rate)
+        told = self.signs.of_each(f"micro-batches of step {step + 1}", self.ahead.of_step(step))
+        with self.profiler.step(step + 1):
+            result = self.engine.train_step(told, num_supervised=num_supervised, learning_rate=rate)
         if step == 0 or (step + 1) % training.log_every_steps == 0 or step + 1 == plan.total_steps:
             seconds = time.monotonic() - began
             tokens = self.batches.tokens_of_step(step)
@@ -361,6 +405,7 @@ class TrainingRank:
                     tokens_per_second=tokens / seconds,
                     memory_bytes=self.ranks.largest(peak_memory_bytes(self.engine.device)),
                     seconds=seconds,
+                    footprint_bytes=0 if self.engine.device.type == "cuda" else self.footprint_bytes,
                 )
             )
 
@@ -371,7 +416,7 @@ class TrainingRank:
         micro_batch_size = evaluation_micro_batch_size(self.run)
         loss_sum, count = 0.0, 0
         for index in range(self.held_out.steps_per_epoch):
-            micro_batches = self.held_out.micro_batches(index, self.ranks.rank, self.ranks.world_size, micro_batch_size)
+            micro_batches = _micro_batches(self.held_out, self.ranks, micro_batch_size, index)
             told = self.signs.of_each(f"the evaluation after step {step}", micro_batches)
             part_sum, part_count = self.engine.evaluate(told)
             loss_sum, count = loss_sum + part_sum, count + part_count
@@ -385,51 +430,97 @@ class TrainingRank:
         self.tell(evaluation_done(step=step, epoch=epoch, loss=loss, seconds=time.monotonic() - began))
         return loss
 
-    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> float:
-        """Every rank writes its part, rank 0 the manifest; then what is no longer kept is deleted. Seconds that it took."""
-        began = time.monotonic()
-        part = self.store.write_part(step, self.ranks.rank, self._pieces(step))
-        self.signs(f"the checkpoint of step {step}")
-        parts = self.ranks.gathered(part.to_json())
-        seconds = self.ranks.from_first(lambda: self._commit(step, evaluations, parts, began))
-        return float(seconds)
+    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> Saved | None:
+        """Every rank copies its state and begins to write it; what became of the checkpoint before, if it was under way."""
+        return self._told(self.saver.begin(step, self._extra(step, evaluations)))
 
-    def _pieces(self, step: int) -> Iterator[StoredPiece]:
-        """The engine's pieces as the checkpoint's: on the CPU, as NumPy. A piece is copied when it is asked for."""
-        for piece in self.engine.local_state():
-            data = piece.tensor.detach().cpu().numpy()
-            yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
-            self.signs(f"the checkpoint of step {step}")
-        yield from _constant(self.engine.constants)
+    def last_checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> None:
+        """Every rank writes its part, rank 0 the manifest, and all wait for it. Tried again, since nothing comes after it."""
+        self._told(self.saver.settle())
+        for pause in (*_LAST_PAUSES_SECONDS, None):
+            saved = self._told(self.saver.save(step, self._extra(step, evaluations)))
+            # Rank 0 alone knows how a commit ended.
+            problem = self.ranks.gathered(saved.problem if saved is not None else "")[0]
+            if not problem:
+                return
+            if pause is None:
+                raise StorageFailed(f"the last checkpoint, of step {step}, could not be saved: {problem}")
+            time.sleep(pause)
 
-    def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
-        """Whether any rank wants to stop, and rank 0's other answer, on every rank."""
-        answers = self.ranks.gathered((stop, checkpoint))
-        return any(stop for stop, _ in answers), answers[0][1]
+    def agree(self, stop: bool, checkpoint: bool) -> Agreement:
+        """What the ranks want, and how far each is with the checkpoint under way: one exchange a step."""
+        answers = self.ranks.gathered((stop, checkpoint, self.saver.word))
+        saved = self._told(self.saver.take_up([word for _, _, word in answers]))
+        return Agreement(stop=any(stop for stop, _, _ in answers), checkpoint=answers[0][1], saved=saved)
+
+    def _told(self, saved: Saved | None) -> Saved | None:
+        """The same, once rank 0 has told it."""
+        if saved is not None and saved.manifest is not None:
+            made = saved.manifest
+            self.tell(
+                CheckpointCommitted(
+                    step=saved.step,
+                    seconds=saved.blocked_seconds,
+                    write_seconds=saved.write_seconds,
+                    bytes=made.num_bytes,
+                    key=made.key,
+                )
+            )
+        elif saved is not None:
+            self.tell(Notice(message=f"the checkpoint of step {saved.step} failed, and is tried again: {saved.problem}"))
+        return saved
+
+    def _extra(self, step: int, evaluations: Sequence[Evaluated]) -> dict[str, Any]:
+        """What a checkpoint keeps besides tensors."""
+        return {
+            **as_extra(step, evaluations),
+            "run": self.run.digest,
+            "engine": engine_name(self.run.job.spec.training, self.run.plan.world_size),
+            **_inputs(self.run),
+        }
 
     def stop_requested(self) -> bool:
         """Whether the driver asked for a stop, or this rank's pod is to be stopped. That rank 0 asks is the driver's sign of a step."""
-        return self.asked() or (self.ranks.rank == 0 and bool(_wait_for(self.mailbox.stop_requested.remote())))
+        return self.asked() or (self.ranks.rank == 0 and self.driver.stop_requested())
 
-    def _commit(self, step: int, evaluations: Sequence[Evaluated], parts: list[dict[str, Any]], began: float) -> float:
-        extra = {
-            **as_extra(step, evaluations),
-            "run": self.run.digest,
-            "engine": "deepspeed-zero3",
-            "seconds": time.monotonic() - began,
-            **_inputs(self.run),
-        }
-        manifest = self.store.commit(step, [PartRecord.from_json(part) for part in parts], extra)
-        seconds = time.monotonic() - began
-        self.tell(CheckpointCommitted(step=step, seconds=seconds, bytes=manifest.num_bytes, key=manifest.key))
-        best = best_step(self.store) if self.run.job.spec.publish.checkpoint == "best" else None
-        self.store.prune(self.run.job.spec.checkpoints.keep, protect=() if best is None else (best,))
-        return seconds
+
+def _saver(run: TrainingRun, store: CheckpointStore, ranks: "Ranks", engine: "Engine", tell: Tell, signs: Callable[[str], None]) -> Saver:
+    from finetune_trainer.training.engine import KINDS
+
+    def state() -> Iterator[StoredPiece]:
+        """The engine's pieces as the checkpoint's: on the CPU, as NumPy, kind by kind, since an export reads the masters alone."""
+        for kind in KINDS:
+            for piece in engine.local_state():
+                if piece.kind == kind:
+                    data = piece.tensor.detach().cpu().numpy()
+                    yield StoredPiece(kind=kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
+        yield from _constant(engine.constants)
+
+    def prune() -> None:
+        best = best_step(store) if run.job.spec.publish.checkpoint == "best" else None
+        store.prune(run.job.spec.checkpoints.keep, protect=() if best is None else (best,))
+
+    return Saver(
+        store=store,
+        ranks=ranks,
+        state=state,
+        state_bytes=lambda: sum(piece.stop - piece.start for piece in engine.local_state()) * ITEM_BYTES,
+        free_bytes=lambda: _share_of_free_memory(ranks),
+        prune=prune,
+        notice=lambda text: tell(Notice(message=text)),
+        signs=signs,
+    )
+
+
+def _share_of_free_memory(ranks: "Ranks") -> int | None:
+    """Host memory that is free, divided by the ranks that share it."""
+    free, here = available_memory_bytes(), ranks.gathered(socket.gethostname()).count(socket.gethostname())
+    return None if free is None else free // here
 
 
 def best_step(store: CheckpointStore) -> int | None:
     """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals."""
-    measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.candidates() if one.extra.get(EVALUATION_LOSS) is not None]
+    measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.complete() if one.extra.get(EVALUATION_LOSS) is not None]
     return min(measured)[1] if measured else None
 
 
@@ -439,9 +530,15 @@ def peak_memory_bytes(device: Any) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now; 0 where the system doesn't tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _constant(tensors: Mapping[str, Any]) -> Iterator[StoredPiece]:
@@ -449,9 +546,3 @@ def _constant(tensors: Mapping[str, Any]) -> Iterator[StoredPiece]:
     for name, tensor in tensors.items():
         data = tensor.reshape(-1).float().numpy()
         yield StoredPiece(kind="constant", name=name, shape=tuple(tensor.shape), start=0, stop=data.size, data=data)
-
-
-def _wait_for(reference: Any) -> Any:
-    import ray
-
-    return ray.get(reference)

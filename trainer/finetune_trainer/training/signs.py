@@ -1,6 +1,6 @@
 """Signs of progress between two steps, from any rank to the driver: without one for long the driver gives the attempt up.
 
-In: calls from the middle of something long. Out: now and then a call to the mailbox that nobody waits for.
+In: calls from the middle of something long. Out: now and then a word to the driver.
 """
 
 import threading
@@ -17,17 +17,17 @@ _LEAST_BYTES: Final = 1 << 20
 
 
 class Signs:
-    """Calls it like a function: `signs("evaluation")`. Cheap; tells the mailbox at most every ten seconds."""
+    """Calls it like a function: `signs("evaluation")`. Cheap; tells the driver at most every ten seconds."""
 
-    def __init__(self, mailbox: Any, every_seconds: float = _EVERY_SECONDS) -> None:
-        self._mailbox, self._every_seconds = mailbox, every_seconds
+    def __init__(self, tell: Callable[[str], None], every_seconds: float = _EVERY_SECONDS) -> None:
+        self._tell, self._every_seconds = tell, every_seconds
         self._next = 0.0
 
     def __call__(self, what: str) -> None:
         """Something was done just now: a micro-step of an evaluation, a piece of a checkpoint."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every_seconds
-            self._mailbox.progress.remote(what)
+            self._tell(what)
 
     def of_each(self, what: str, items: Sequence[Item]) -> Sequence[Item]:
         """The same items, with a sign whenever one is taken: the one before it is done.
