@@ -121,6 +121,23 @@ def test_a_base_model_tells_how_it_is_asked_and_what_that_costs(base_model: Path
     assert float(turn.split()[-1]) > 10
 
 
+def test_prices_tell_what_turns_cost_beside_the_model_fine_tuned(base_model: Path, finetune: Run) -> None:
+    priced = ("--price-input", "1000", "--price-output", "0")
+    code, out, err = finetune(str(base_model), "--json", "--greedy", "--max-new-tokens", "2", *priced, typed="Hello?\n/tokens\n")
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["usd"], answer["tunedUsd"]) == (answer["promptTokens"] / 1000, answer["tunedPromptTokens"] / 1000)
+    _, head, turn = err.splitlines()
+    assert head.split()[-2:] == ["USD", "fine-tuned"]
+    assert {f"{answer['usd']:.6f}", f"{answer['tunedUsd']:.6f}"} <= set(turn.split())
+
+
+def test_one_price_of_two_is_refused_before_a_model_is_loaded(finetune: Run, tmp_path: Path) -> None:
+    code, _, err = finetune(str(tmp_path / "absent"), "--price-input", "1", "--once", "Hello?")
+    assert code == 2
+    assert "--price-input and --price-output belong together" in err
+
+
 def test_options_for_sampling_reach_the_model(finetune: Run, run_folder: Path) -> None:
     asked = ("--repetition-penalty", "1", "--once", "Hello?", "--json")
     hot = ("--temperature", "9", "--top-k", "1")

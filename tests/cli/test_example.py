@@ -78,4 +78,4 @@ def test_nothing_is_overwritten(finetune: Finetune, tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_names(finetune: Finetune) -> None:
     code, _, said = finetune("example", "llama")
     assert code == 2
-    assert "there are tiny, my-assistant" in said
+    assert "there are tiny, lora, my-assistant" in said

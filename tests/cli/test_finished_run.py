@@ -115,6 +115,22 @@ def test_a_run_whose_checkpoint_says_that_it_ended_early_trains_no_further(finet
     assert "Training stopped early at step 4 of 8: the last evaluation" in (place / "runs/demo/report.html").read_text()
 
 
+def test_the_model_of_a_step_that_was_trained_again_is_exported_again(
+    finetune: Finetune, place: Path, weights: dict[int, ModelWeights]
+) -> None:
+    """As when somebody deleted the storage of a run and kept its model."""
+    assert finetune("run", "job.yaml")[0] == 0
+    former = (place / "runs/demo/model/model.safetensors").read_bytes()
+    default = RunFolder(place / "runs/demo").storage
+    store = job_checkpoints(load_job(place / "job.yaml"), base=place, default=default, secrets=Secrets({})).claimed()
+    extra = dict(store.open(8).extra)
+    shutil.rmtree(default / "checkpoints/step-00000008")
+    store.commit(8, [store.write_part(8, 0, list(pieces(weights[4])))], extra)
+    assert finetune("run", "job.yaml")[0] == 0
+    assert (place / "runs/demo/model/model.safetensors").read_bytes() != former
+    assert read_exported(place / "runs/demo/model").checkpoint == store.open(8).digest
+
+
 def test_a_gate_keeps_the_model_and_says_why(finetune: Finetune, place: Path) -> None:
     gate = {"publish__directory__path": "out", "publish__gate__evaluationLoss__max": 1.5}
     code, _, err = finetune("run", "job.yaml", **gate)
@@ -227,6 +243,19 @@ def test_a_damaged_checkpoint_is_named_by_export_and_the_older_one_is_left(finet
     code, out, _ = finetune("export", "runs/demo", "--step", 4, "--output", "four")
     assert code == 0
     assert "step 4 is exported to four" in out
+
+
+def test_a_damaged_best_checkpoint_is_told_and_nothing_is_trained_in_vain(finetune: Finetune, place: Path) -> None:
+    (part,) = (place / "runs/demo/storage/checkpoints/step-00000004").rglob("rank-*.bin")
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    code, _, err = finetune("run", "job.yaml", publish__checkpoint="best")
+    assert code == 1
+    assert "step 4" in err
+    assert "publish the last one (publish.checkpoint: last), or begin a new run" in err
+    assert finetune("run", "job.yaml", publish__checkpoint="last")[0] == 0
+    assert read_exported(place / "runs/demo/model").step == 8
 
 
 def test_a_run_is_published_to_the_hub_and_published_again_by_hand(

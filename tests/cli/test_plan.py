@@ -9,6 +9,7 @@ from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, Vocabulary, run_identity
 from finetune_cli.app import main
 from finetune_trainer.machine import this_machine
+from finetune_trainer.reporting.events import StepDone, to_json
 
 TINY_CONFIG = {
     "architectures": ["GPTBigCodeForCausalLM"], "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 256, "vocab_size": 512,
@@ -204,3 +205,107 @@ def test_this_machine_is_compared_when_asked(folder, capsys):
     write(folder / "huge.yaml", model={"shape": {**STARCODERBASE.model_dump(by_alias=True), "parameters": 10**15}}, workers=CPU)
     assert main(["plan", "huge.yaml", "--here"]) == 2
     assert "its share of this machine's" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_price_table_gives_the_cost_of_the_jobs_gpu(folder, capsys):
+    (folder / "prices.yaml").write_text("a100-80gb: 2.5\nnvidia-h100-80gb: 4\n")
+    found = planned(capsys, "job.yaml", "--tokens", "7440000", "--prices", "prices.yaml")
+    assert found["cost"] == pytest.approx(2.5 * found["gpuHours"])
+    assert found["bestGpuHours"] < found["gpuHours"]
+    assert planned(capsys, "job.yaml", "--prices", "prices.yaml", "--set", "workers.accelerator=nvidia-b200")["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--prices", "gone.yaml"], "--prices gone.yaml: can't be read"),
+        (["--prices", "prices.yaml"], "prices.yaml: nvidia-a100-80g: is not a GPU model that we know; did you mean nvidia-a100-80gb?"),
+        (["--prices", "prices.yaml", "--price", "2"], "--price and --prices both say what a GPU hour costs"),
+        (["--calibrate", "gone"], "--calibrate gone: there is no such folder"),
+        (["--calibrate", "runs"], "--calibrate runs: there are runs none of which a step was measured"),
+    ],
+)
+def test_wrong_options_are_named(folder, capsys, arguments, told):
+    (folder / "prices.yaml").write_text("nvidia-a100-80g: 2.5\n")
+    (folder / "runs").mkdir()
+    assert main(["plan", "job.yaml", *arguments]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_network_between_nodes_may_be_given(folder, capsys):
+    two = ["job.yaml", "--tokens", "7440000", "--set", "workers.nodes=2"]
+    slow, fast = planned(capsys, *two, "--network", "50"), planned(capsys, *two, "--network", "3200")
+    assert slow["seconds"] > 1.5 * fast["seconds"]
+
+
+def test_text_tells_a_steps_time_term_by_term(folder, capsys):
+    assert main(["plan", "job.yaml", "--tokens", "7440000", "--price", "2"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Time of a step, at the slow end",
+        "matrix products",
+        "communication, not hidden",
+        "% of the peak",
+        "until the first step",
+    ):
+        assert words in text, words
+
+
+def test_layouts_are_ranked_and_each_is_yaml_to_paste(folder, capsys):
+    found = planned(capsys, "job.yaml", "--tokens", "7440000", "--explore", "--price", "2")
+    times = [layout["plan"]["timing"]["heldSeconds"] for layout in found["layouts"]]
+    assert times == sorted(times)
+    assert all(layout["cost"] == pytest.approx(2 * layout["plan"]["gpuHours"]) for layout in found["layouts"])
+    assert main(["plan", "job.yaml", "--tokens", "7440000", "--explore", "--price", "2"]) == 0
+    text = capsys.readouterr().out
+    block = text.split("Of the fewest GPU hours with method: full:\n", 1)[1].split("note", 1)[0]
+    write(folder / "pasted.yaml", model={"shape": STARCODERBASE.model_dump(by_alias=True)}, **yaml.safe_load(block))
+    assert planned(capsys, "pasted.yaml", "--tokens", "7440000")["totalSteps"] == 87
+
+
+def test_no_layout_fits_and_why(folder, capsys):
+    huge = {**STARCODERBASE.model_dump(by_alias=True), "parameters": 10**14, "hiddenSize": 2**18}
+    write(folder / "huge.yaml", model={"shape": huge}, workers={"accelerator": "nvidia-l4", "gpusPerNode": 1})
+    found = planned(capsys, "huge.yaml", "--explore")
+    assert found["layouts"] == []
+    assert "a worker needs" in found["refused"][0]["why"]
+    assert main(["plan", "huge.yaml", "--explore"]) == 0
+    assert "What doesn't fit" in capsys.readouterr().out
+
+
+def earlier_run(folder, *, seconds, **spec):
+    """A run folder whose steps took so long."""
+    wanted, data = job(**spec), data_shape()
+    run = TrainingRun(
+        job=wanted,
+        identity=run_identity(wanted),
+        model_revision="c0ffee",
+        model_shape=STARCODERBASE,
+        vocabulary=Vocabulary(size=49156),
+        data=data,
+        plan=plan(wanted, STARCODERBASE, data),
+    )
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(run.to_json())
+    numbers = {"epoch": 0.1, "loss": 1.0, "learning_rate": 1e-5, "grad_norm": 1.0, "supervised_tokens": 1, "tokens_per_second": 1.0}
+    tokens = run.plan.tokens_per_step
+    steps = [StepDone(step=n, total_steps=87, tokens=tokens, memory_bytes=50 * 2**30, seconds=seconds, **numbers) for n in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(to_json(step) + "\n" for step in steps))
+
+
+def test_earlier_runs_calibrate_time_and_memory(folder, capsys):
+    earlier_run(folder / "runs" / "one", seconds=30.0)
+    earlier_run(folder / "runs" / "two", seconds=40.0)
+    earlier_run(folder / "runs" / "other", seconds=1.0, workers={"accelerator": "nvidia-h100-80gb"})
+    for place in (["runs"], ["runs/one", "--calibrate", "runs/two"]):
+        found = planned(capsys, "job.yaml", "--tokens", "7440000", "--calibrate", *place)
+        # Those runs' dialogues are shorter than the rows that are assumed here: attention takes a little longer.
+        assert found["secondsPerStep"] == pytest.approx(35.0, rel=0.03)
+        assert found["timing"]["calibratedBy"] == 2
+        assert found["notes"][0] == "Time and memory are calibrated by 2 earlier runs."
+
+
+def test_runs_on_other_machines_say_nothing(folder, capsys):
+    earlier_run(folder / "runs" / "other", seconds=1.0, workers={"accelerator": "nvidia-h100-80gb"})
+    assert main(["plan", "job.yaml", "--calibrate", "runs"]) == 2
+    assert "there are runs only of nvidia-h100-80gb; name one on nvidia-a100-80gb" in " ".join(capsys.readouterr().err.split())

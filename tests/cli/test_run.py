@@ -1,4 +1,4 @@
-"""`finetune run` as a user types it, with real Ray, DeepSpeed and S3: whole, killed, stopped, damaged, and run twice at once."""
+"""`finetune run` as a user types it, with real workers, DeepSpeed and S3: whole, killed, stopped, damaged, and run twice at once."""
 
 import contextlib
 import json
@@ -17,17 +17,19 @@ import pytest
 from examples.demo.s3_server import S3Server
 
 from finetune_api.errors import RunConflict
+from finetune_api.plan import Machine, plan
 from finetune_cli.app import main
+from finetune_cli.earlier_runs import calibration_of
 from finetune_trainer.checkpoints.manifest import Manifest
 from finetune_trainer.checkpoints.store import CheckpointStore
-from finetune_trainer.launch.ray_session import MARK_ENV
+from finetune_trainer.launch.session import MARK_ENV, PREFIX
 from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.s3 import S3Credentials
 from finetune_trainer.training.compiled_ops import compiled_ops_folder, turn
 
-# Each session of Ray takes its minute on two cores, more on a busy machine.
+# Each run takes half a minute on two cores, more on a busy machine.
 pytestmark = [pytest.mark.training, pytest.mark.timeout(1800)]
 
 FINETUNE = Path(sys.executable).with_name("finetune")
@@ -148,14 +150,14 @@ def measured(place: Place) -> list[tuple[Any, ...]]:
 
 
 def session_processes() -> dict[int, str]:
-    """Every process of a Ray session of ours, by id, with its command line: those with its mark, and those that write its log files."""
+    """Every process of a session of ours, by id, with its short name: those with its mark, and those that write its log files."""
     found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             process = int(entry.name)
             marked = MARK_ENV.encode() in (entry / "environ").read_bytes()
-            if marked or any("/finetune-ray-" in target(file) for file in (entry / "fd").iterdir()):
-                found[process] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if marked or any(f"/{PREFIX}" in target(file) for file in (entry / "fd").iterdir()):
+                found[process] = (entry / "comm").read_text(encoding="utf-8").strip()
     return found
 
 
@@ -202,6 +204,20 @@ def test_a_whole_run(whole: tuple[Place, Run]) -> None:
     published = Path(run.of_kind("Published")[0]["where"])
     assert (published / "model.safetensors").read_bytes() == (place.folder / "model/model.safetensors").read_bytes()
     assert not (place.folder / "logs").exists()
+
+
+def test_a_run_calibrates_the_next_plan(whole: tuple[Place, Run]) -> None:
+    """Without a peak of its CPUs anywhere, its steps tell their speed, and its processes what they hold before a model."""
+    place, run = whole
+    assert all(0 < step["footprint_bytes"] < step["memory_bytes"] for step in run.of_kind("StepDone"))
+    frozen = RunFolder(place.folder).frozen_run()
+    assert frozen is not None
+    assert frozen.plan.seconds is None
+    earlier = calibration_of([str(place.folder)], frozen.job)
+    assert (earlier.runs, earlier.footprint_bytes) == (1, run.of_kind("StepDone")[0]["footprint_bytes"])
+    again = plan(frozen.job, frozen.model_shape, frozen.data, Machine(fast_bf16=False), earlier)
+    assert again.seconds is not None
+    assert again.seconds > 0
 
 
 def test_what_ranks_printed_is_kept_beside_the_checkpoints(
@@ -278,7 +294,7 @@ def test_killed_and_stopped_it_ends_bit_identical(whole: tuple[Place, Run], s3: 
 
     # kill -9 of the driver: nothing is left running, and the lock goes with it.
     with place.running(tiny.job) as run:
-        run.until("StepDone", step=5)
+        run.until("CheckpointCommitted", step=4)
         run.process.kill()
         run.process.wait()
     wait_until_gone()
@@ -289,7 +305,7 @@ def test_killed_and_stopped_it_ends_bit_identical(whole: tuple[Place, Run], s3: 
     damage(place, killed_at)
     done = killed_at - 2
 
-    # Ctrl-C and `timeout` signal the whole group, in which Ray's processes are too: a checkpoint of the step at hand, and exit code 130.
+    # Ctrl-C and `timeout` signal the whole group, in which the ranks are too: a checkpoint of the step at hand, and exit code 130.
     with place.running(tiny.job) as run:
         assert run.until("Resumed")["step"] == done
         run.until("StepDone", step=done + 1)
@@ -318,12 +334,13 @@ def test_killed_and_stopped_it_ends_bit_identical(whole: tuple[Place, Run], s3: 
     with place.running(tiny.job, workers__workersPerNode=1) as run:
         first = run.until("StepDone")
         # kill -9 of the worker: the run fails, says so and how to go on.
-        (worker,) = (pid for pid, command in session_processes().items() if "RayTrainWorker" in command)
+        (worker,) = (pid for pid, name in session_processes().items() if name == "rank-0")
         os.kill(worker, signal.SIGKILL)
         assert run.end() == 1
     wait_until_gone()
     notices = [notice["message"] for notice in run.of_kind("Notice")]
     assert any("what came after the checkpoint before it is trained again" in notice for notice in notices)
+    assert any("trained by torch alone" in notice for notice in notices), "ZeRO's checkpoint, and one worker"
     assert sum("can't be used, the one before it is tried" in notice for notice in notices) == 2
     resumed_at = run.of_kind("Resumed")[0]["step"]
     assert first["step"] == resumed_at + 1 < TOTAL_STEPS - 2
@@ -333,11 +350,11 @@ def test_killed_and_stopped_it_ends_bit_identical(whole: tuple[Place, Run], s3: 
 
 
 def damage(place: Place, step: int) -> None:
-    """Change one byte of a checkpoint in the storage."""
+    """Change one byte of a checkpoint in the storage, of a master's: an export reads nothing else."""
     checkpoints = place.checkpoints()
     key = checkpoints.open(step).objects[1].key
     content = bytearray(checkpoints.storage.get(key))
-    content[len(content) // 2] ^= 1
+    content[0] ^= 1
     checkpoints.storage.put(key, content)
 
 

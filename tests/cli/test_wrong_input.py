@@ -36,8 +36,8 @@ SPECS = {
     "unknown template": ({"template__name": "vicuna"}, "\"vicuna\" is not one of 'auto', 'default', 'no_system', 'alpaca', 'chatml'"),
     "unknown format": ({"dataset__sources__0__format": "sharegtp"}, "did you mean sharegpt?"),
     "not available": (
-        {"training__method": "lora"},
-        "spec.training.method: \"lora\" is not one of 'full'; LoRA and other adapters are not available in this version; use full",
+        {"training__method": "qlora"},
+        "\"qlora\" is not one of 'full' or 'lora'; quantised base weights are not available in this version; use lora",
     ),
 }
 
@@ -51,6 +51,13 @@ def test_a_wrong_job_is_refused_alike_by_every_command(finetune: Finetune, tiny:
     assert err.startswith("error: ")
     assert message in err
     assert list(tmp_path.iterdir()) == [], "a refused job leaves nothing behind"
+
+
+def test_a_profile_of_no_steps_is_refused(finetune: Finetune, tiny: Tiny, tmp_path: Path) -> None:
+    code, out, err = finetune("run", tiny.job, "--profile", "12-10")
+    assert (code, out) == (2, "")
+    assert "'12-10' is no span of steps; write the first and the last, counted from 1, such as 10-12" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])

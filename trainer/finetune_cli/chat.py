@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune_cli.chat_commands import Commands, is_command, say
+from finetune_cli.chat_commands import Commands, is_command, say, usd
+from finetune_cli.endpoint_options import PriceInput, PriceOutput, prices
 from finetune_cli.model_options import (
     DtypeName,
     Greedy,
@@ -28,6 +29,7 @@ from finetune_cli.model_options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from finetune_assistant.endpoint.budget import Prices
     from finetune_assistant.inference.chat import Answer, Chat
     from finetune_cli.chat_commands import Ask
 
@@ -49,6 +51,8 @@ def chat(
     dtype: DtypeName = "auto",
     load_in: LoadInName = None,
     revision: Revision = None,
+    price_input: PriceInput = None,
+    price_output: PriceOutput = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer.")] = False,
 ) -> None:
     """Talk to a fine-tuned model, to any chat model, or to a base model by dialogue prompting.
@@ -62,6 +66,7 @@ def chat(
     if once is not None and not once.strip():
         raise typer.BadParameter("--once has no question; give one, or leave it out for a conversation")
     refuse_greedy_with_others(greedy, temperature, top_k, top_p)
+    priced = prices(price_input, price_output)
     sampling = Sampling(
         greedy=greedy,
         temperature=temperature,
@@ -75,7 +80,7 @@ def chat(
     loaded = load(model, revision=revision, prompt=prompt, dtype=dtype, load_in=load_in)
     for note in loaded.notes:
         say(note)
-    session = Session(Chat.of(loaded, system=system, sampling=sampling), model, as_json=as_json)
+    session = Session(Chat.of(loaded, system=system, sampling=sampling), model, as_json=as_json, priced=priced)
     if once is not None:
         session.ask(once)
     elif sys.stdin.isatty():
@@ -89,9 +94,9 @@ def chat(
 class Session:
     """A talk and how its answers are shown."""
 
-    def __init__(self, talk: "Chat", model: str, *, as_json: bool) -> None:
-        self._talk, self._as_json = talk, as_json
-        self._commands = Commands(talk, model, self._show, at_a_terminal=sys.stdin.isatty())
+    def __init__(self, talk: "Chat", model: str, *, as_json: bool, priced: "Prices | None") -> None:
+        self._talk, self._as_json, self._priced = talk, as_json, priced
+        self._commands = Commands(talk, model, self._show, at_a_terminal=sys.stdin.isatty(), prices=priced)
 
     def take(self, line: str) -> None:
         """A question, or a command of the conversation."""
@@ -108,7 +113,7 @@ class Session:
         if self._as_json:
             import json
 
-            print(json.dumps(_described(question, ask(lambda _text: None)), ensure_ascii=False), flush=True)
+            print(json.dumps(_described(question, ask(lambda _text: None), self._priced), ensure_ascii=False), flush=True)
             return
         answer = _streamed(ask)
         notes = {"interrupted": "stopped", "length": "the answer was cut at its longest", "end": ""}
@@ -178,8 +183,11 @@ def _typed(console: "Console") -> str:
     return "\n".join(lines).strip().removesuffix(_SEVERAL_LINES).strip()
 
 
-def _described(question: str, answer: "Answer") -> dict[str, object]:
-    compared = {} if answer.tuned_tokens is None else {"preambleTokens": answer.preamble_tokens, "tunedPromptTokens": answer.tuned_tokens}
+def _described(question: str, answer: "Answer", priced: "Prices | None") -> dict[str, object]:
+    tuned, cost = answer.tuned_tokens, {} if priced is None else {"usd": usd(answer, answer.prompt_tokens, priced)}
+    compared = {} if tuned is None else {"preambleTokens": answer.preamble_tokens, "tunedPromptTokens": tuned}
+    if tuned is not None and priced is not None:
+        cost["tunedUsd"] = usd(answer, tuned, priced)
     return {
         "question": question,
         "answer": answer.text,
@@ -188,6 +196,7 @@ def _described(question: str, answer: "Answer") -> dict[str, object]:
         "keptTokens": answer.kept_tokens,
         **compared,
         "newTokens": answer.new_tokens,
+        **{name: round(amount, 9) for name, amount in cost.items()},
         "leftOut": answer.left_out,
         "seconds": round(answer.seconds, 3),
     }

@@ -2,11 +2,12 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from finetune_assistant.endpoint.budget import Prices
     from finetune_assistant.inference.chat import Answer, Chat, OnText
 
     Ask = Callable[[OnText], Answer]
@@ -39,9 +40,11 @@ def is_command(line: str) -> bool:
 class Commands:
     """Commands for one talk."""
 
-    def __init__(self, talk: "Chat", model: str, show: Callable[[str, "Ask"], None], *, at_a_terminal: bool) -> None:
-        """`show` gets a question and what answers it, and shows the answer as it comes."""
-        self._talk, self._model, self._show, self._at_a_terminal = talk, model, show, at_a_terminal
+    def __init__(
+        self, talk: "Chat", model: str, show: Callable[[str, "Ask"], None], *, at_a_terminal: bool, prices: "Prices | None" = None
+    ) -> None:
+        """`show` gets a question and what answers it, and shows the answer as it comes. With `prices` /tokens tells what turns cost."""
+        self._talk, self._model, self._show, self._at_a_terminal, self._prices = talk, model, show, at_a_terminal, prices
 
     def run(self, line: str) -> None:
         """Do what a line says. Raises InvalidData."""
@@ -78,7 +81,7 @@ class Commands:
         return say(f"{len(self._talk.messages)} messages from {name}; the next question goes on there")
 
     def _tokens(self, _rest: str) -> None:
-        say(cost_table(self._talk))
+        say(cost_table(self._talk.turns, self._prices))
 
     def _reset(self, _rest: str) -> None:
         self._talk.reset()
@@ -92,17 +95,37 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def cost_table(talk: "Chat") -> str:
-    """Prompt tokens of each turn; under dialogue prompting beside those of the same talk with the model fine-tuned."""
-    if not talk.turns:
+def cost_table(turns: "Sequence[Answer]", prices: "Prices | None" = None) -> str:
+    """Tokens of each turn, and what they cost; under dialogue prompting beside those of the same talk with the model fine-tuned."""
+    if not turns:
         return "no turn yet"
-    rows: list[tuple[str, ...]] = [("turn", "prompt", "of it kept", "answer")]
-    rows += [(str(n), f"{a.prompt_tokens:,}", f"{a.kept_tokens:,}", f"{a.new_tokens:,}") for n, a in enumerate(talk.turns, start=1)]
-    if tuned := [turn.tuned_tokens for turn in talk.turns if turn.tuned_tokens]:
-        more = [(f"{a.preamble_tokens:,}", f"{b:,}", f"{a.prompt_tokens / b:.1f}") for a, b in zip(talk.turns, tuned, strict=True)]
-        rows = [(*row, *cells) for row, cells in zip(rows, [("of it preamble", "fine-tuned", "times as many"), *more], strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    columns = [
+        ("turn", [str(number) for number in range(1, len(turns) + 1)]),
+        ("prompt", [f"{turn.prompt_tokens:,}" for turn in turns]),
+        ("of it kept", [f"{turn.kept_tokens:,}" for turn in turns]),
+        ("answer", [f"{turn.new_tokens:,}" for turn in turns]),
+    ]
+    if prices is not None:
+        columns.append(("USD", [f"{usd(turn, turn.prompt_tokens, prices):.6f}" for turn in turns]))
+    if all(turn.tuned_tokens for turn in turns):
+        tuned = [turn.tuned_tokens or 0 for turn in turns]
+        both = list(zip(turns, tuned, strict=True))
+        columns += [
+            ("of it preamble", [f"{turn.preamble_tokens:,}" for turn in turns]),
+            ("fine-tuned", [f"{tokens:,}" for tokens in tuned]),
+            ("times as many", [f"{turn.prompt_tokens / tokens:.1f}" for turn, tokens in both]),
+        ]
+        if prices is not None:
+            columns.append(("USD fine-tuned", [f"{usd(turn, tokens, prices):.6f}" for turn, tokens in both]))
+    padded = [[cell.rjust(max(map(len, [head, *cells]))) for cell in (head, *cells)] for head, cells in columns]
+    return "\n".join("  ".join(row) for row in zip(*padded, strict=True))
+
+
+def usd(turn: "Answer", prompt_tokens: int, prices: "Prices") -> float:
+    """What a turn costs with a prompt of so many tokens. What is kept of it is paid for, too: an endpoint reads it again."""
+    from finetune_assistant.endpoint.budget import Usage
+
+    return prices.usd(Usage(prompt_tokens=prompt_tokens, completion_tokens=turn.new_tokens))
 
 
 _KNOWN: Final = {

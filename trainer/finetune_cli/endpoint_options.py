@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from finetune_assistant.endpoint.budget import Budget
+    from finetune_assistant.endpoint.budget import Budget, Prices
     from finetune_assistant.endpoint.client import EndpointSettings
 
 OPENAI = "https://api.openai.com/v1"
@@ -71,3 +71,14 @@ def budget(tokens: int | None, usd: float | None, price_input: float | None, pri
     if usd is not None and (price_input is None or price_output is None):
         raise typer.BadParameter("--budget-usd needs --price-input and --price-output, in USD for a million tokens")
     return Budget(tokens=tokens, usd=usd, prices=Prices(prompt=price_input or 0.0, completion=price_output or 0.0))
+
+
+def prices(price_input: float | None, price_output: float | None) -> "Prices | None":
+    """What tokens cost, where that is said. Raises BadParameter for one price of two."""
+    if price_input is None and price_output is None:
+        return None
+    if price_input is None or price_output is None:
+        raise typer.BadParameter("--price-input and --price-output belong together, in USD for a million tokens; give both")
+    from finetune_assistant.endpoint.budget import Prices
+
+    return Prices(prompt=price_input, completion=price_output)

@@ -29,6 +29,12 @@ EXAMPLES: Final = {
         about="the smallest whole run: a random model of 5 M parameters, on this machine, without a GPU",
         next="finetune run",
     ),
+    "lora": Example(
+        job="examples/lora.yaml",
+        reads=("examples/demo/data",),
+        about="adapters for SmolLM2 (135 M) from the Hub, on this machine, with or without a GPU",
+        next="finetune validate",
+    ),
     "my-assistant": Example(
         job="manifests/samples/finetunejob.yaml",
         about="a first job on a cluster: SmolLM2 (135 M) on OpenAssistant, one GPU",

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def publish(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny; its model/ is published.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/tiny; its model/ is published, or its adapter/.")
+    ],
     hub: Annotated[str | None, typer.Option("--hub", metavar="ORG/NAME", help="Hub repository; created when absent.")] = None,
     directory: Annotated[Path | None, typer.Option("--directory", metavar="DIR", help="Directory instead of the Hub.")] = None,
     storage: Annotated[
@@ -47,7 +49,7 @@ def publish(
     place = _place(frozen.job.spec.publish, hub, directory, storage, {name: value for name, value in asked.items() if value is not None})
     if not (force or hub or directory or storage):
         _check_gate(frozen, folder)
-    published = _publish(folder.model, place, frozen.job, origin(folder, base))
+    published = _publish(folder.published(frozen.job), place, frozen.job, origin(folder, base))
     if as_json:
         print(json.dumps(_described(published)))
         return
@@ -64,11 +66,12 @@ def _check_gate(run: "TrainingRun", folder: "RunFolder") -> None:
     from finetune_trainer.reporting.events import EvaluationDone
     from finetune_trainer.reporting.metrics import read_metrics
 
-    step = read_exported(folder.model).step
+    step = read_exported(folder.published(run.job)).step
     losses = [event.loss for event in read_metrics(folder.metrics) if isinstance(event, EvaluationDone) and event.step == step]
     if refusal := refused_by_gate(run.job.spec.publish.gate, losses[-1] if losses else None, step, folder.summary(run)):
         raise PublicationFailed(
-            f"not published: {refusal}; the model is kept in {folder.model}. Export a better step with `finetune export`, or use --force"
+            f"not published: {refusal}; the model is kept in {folder.published(run.job)}. "
+            "Export a better step with `finetune export`, or use --force"
         )
 
 

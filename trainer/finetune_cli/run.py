@@ -20,7 +20,10 @@ def run(
     run_folder: Annotated[
         Path | None, typer.Option(help="Where everything of this run is kept.", show_default="runs/NAME", metavar="FOLDER")
     ] = None,
-    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start Ray's dashboard too and print its address.")] = False,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Run the workers with Ray and print its dashboard's address.")] = False,
+    profile: Annotated[
+        str | None, typer.Option(metavar="FIRST-LAST", help="Trace these steps with torch's profiler, into FOLDER/profile.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
 ) -> None:
     """Fine-tune: prepare the data, train, export, evaluate and publish.
@@ -30,7 +33,12 @@ def run(
     """
     from finetune_api.jobfile import load_job
     from finetune_cli.terminal import progress_sink
+    from finetune_trainer.training.profiling import steps_of
 
+    try:
+        steps = None if profile is None else steps_of(profile)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--profile") from None
     loaded = load_job(job, overrides or [])
     # From here on a second is spent on imports.
     from finetune_assistant.job_evaluation.stage import JobEvaluation
@@ -40,7 +48,8 @@ def run(
     folder = RunFolder((run_folder or Path("runs") / loaded.metadata.name).resolve())
     sink = progress_sink(as_json=as_json)
     try:
-        local = LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop_on_signals(), dashboard=dashboard)
+        stop = stop_on_signals()
+        local = LocalRun(job=loaded, base=job.resolve().parent, folder=folder, sink=sink, stop=stop, dashboard=dashboard, profile=steps)
         run_job(local, JobEvaluation())
     finally:
         sink.close()

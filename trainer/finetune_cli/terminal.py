@@ -201,7 +201,9 @@ def line_of(event: Event) -> Text | None:
             perplexity = event.note if event.perplexity is None else f"perplexity {event.perplexity:,.2f}"
             return _labelled("evaluation", f"step {event.step}  loss {event.loss:.4f}  {perplexity}", "magenta")
         case CheckpointCommitted():
-            return _labelled("checkpoint", f"step {event.step}  {size(event.bytes)} in {duration(event.seconds)}", "blue")
+            waited = f", training waited {duration(event.seconds)}" if event.seconds < event.write_seconds else ""
+            written = duration(max(event.seconds, event.write_seconds))
+            return _labelled("checkpoint", f"step {event.step}  {size(event.bytes)} in {written}{waited}", "blue")
         case Notice():
             return _labelled("note", event.message, "yellow")
         case Resumed():

@@ -7,11 +7,12 @@ import pytest
 from tests.assistant.judging.judge_server import KEY, Raw, judge_server
 from tests.exported_models import base_folder, training_run
 
-from finetune_api.errors import InvalidData, InvalidEndpoint, InvalidSpec, NotInstalled
+from finetune_api.errors import InvalidData, InvalidEndpoint, InvalidSpec, NotInstalled, UnknownTask
 from finetune_api.finetunejob import FineTuneJob
+from finetune_assistant.evaluation import tasks
 from finetune_assistant.job_evaluation import checks
 from finetune_assistant.job_evaluation.asking import GREEDY, JUDGED, SAMPLED, judge_plan, questions
-from finetune_assistant.job_evaluation.checks import check_evaluation
+from finetune_assistant.job_evaluation.checks import check_before_preparation, check_evaluation
 from finetune_trainer.secrets import Secrets
 
 
@@ -94,3 +95,33 @@ def test_of_our_prompts_the_judge_sees_all_kinds(base: Path, tmp_path: Path) -> 
     [asked] = questions(asking_for(base, judge={"model": "m"}), tmp_path)
     assert len(asked.rows) == 40
     assert {row.fields["kind"] for row in asked.rows} == {"write", "review"}
+
+
+def before_preparation(job: FineTuneJob, **environment: str) -> list[str]:
+    """What is told in a pod that sees neither the evaluation's volumes nor the judge."""
+    told: list[str] = []
+    check_before_preparation(job, secrets=Secrets(environment), notice=told.append)
+    return told
+
+
+def test_a_preparation_pod_knows_names_and_the_judges_secret(base: Path, tmp_path: Path) -> None:
+    unseen = {"taskData": "/only/there", "judge": {"model": "m", "baseUrl": "http://127.0.0.1:1/v1", "prompts": "/only/there.jsonl"}}
+    assert before_preparation(asking_for(base, tasks=["mmlu", "humaneval"], **unseen)) == []
+    with pytest.raises(UnknownTask, match=r"spec\.evaluation\.tasks hellaswagg: there is no task of this name; near it: hellaswag"):
+        before_preparation(asking_for(base, tasks=["mmlu", "hellaswagg"], **unseen))
+    job = asking_for(base, judge={"model": "m", "apiKeySecret": {"name": "judge", "key": "token"}})
+    with pytest.raises(InvalidSpec, match=r"spec\.evaluation\.judge\.apiKeySecret: secret 'judge' has no value for 'token'"):
+        before_preparation(job, FINETUNE_SECRETS=str(tmp_path))
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge/token").write_text(KEY)
+    assert before_preparation(job, FINETUNE_SECRETS=str(tmp_path)) == []
+
+
+def test_an_image_without_the_harness_says_what_is_not_looked_at(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise NotInstalled("lm-eval")
+
+    monkeypatch.setattr(tasks, "need_harness", absent)
+    tasks.own_names.cache_clear()
+    [told] = before_preparation(asking_for(base, tasks=["hellaswagg"]))
+    assert told == "names in spec.evaluation.tasks are looked at after training only: this image has no lm-eval"

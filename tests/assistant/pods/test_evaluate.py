@@ -19,7 +19,7 @@ from tests.exported_models import ModelWeights, source_model, training_run
 
 from finetune_api.evaluation_digest import evaluation_digest
 from finetune_api.evaluation_summary import EvaluationSummary, parse_summary, summary_key
-from finetune_api.finetunejob import Evaluation, Publish
+from finetune_api.finetunejob import Evaluation, Gate, Minimum, Publish
 from finetune_api.pod_checks import job_json
 from finetune_api.pod_result import LARGEST_MESSAGE, PodResult, parse_pod_result
 from finetune_api.training_run import TrainingRun
@@ -271,6 +271,16 @@ def test_a_budget_that_ends_leaves_the_win_rate_of_what_was_judged(trained: Trai
     assert 0 < summary.judge.prompts < 8
     assert summary.judge.tokens <= 6000
     assert any("spec.evaluation.judge.maxTokens is spent" in note for note in summary.notes)
+    assert summary.judge.partial
+    more = trained.asking_for(judge=judge | {"maxTokens": 100_000})
+    assert trained.evaluate(more, "pod-of-a-retry")[1].evaluation == result.evaluation, "it is done, as no gate asks for more"
+    gated = more.job.spec.publish.model_copy(update={"gate": Gate(judge_win_rate=Minimum(min=0.99))})
+    more = more.model_copy(update={"job": more.job.model_copy(update={"spec": more.job.spec.model_copy(update={"publish": gated})})})
+    code, result = trained.evaluate(more, "pod-of-a-gate")
+    assert (code, result.outcome) == (0, "Done"), result.message
+    assert result.evaluation is not None
+    assert result.evaluation.judge is not None
+    assert (result.evaluation.judge.prompts, result.evaluation.judge.partial) == (8, None)
     run = trained.asking_for(judge=judge | {"maxTokens": 10})
     shutil.rmtree(trained.place(run))
     code, result = trained.evaluate(run, "pod-2")

@@ -50,6 +50,8 @@ def problem_with(path: str, value: Any) -> str | None:
     is_of_source = path.startswith(SOURCE)
     if path.startswith("evaluation."):  # which acts on held-out data
         put(spec, "dataset.evaluation.fraction", 0.1)
+    if path.startswith("training.lora"):
+        put(spec, "training.method", "lora")
     put(source if is_of_source else spec, path.removeprefix(SOURCE), value)
     try:
         parse_job({"metadata": {"name": "x"}, "spec": spec})

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, get_args
 
-from finetune_api.finetunejob import Format, TemplateSpec
+from finetune_api.finetunejob import ALL_LINEAR, Format, TemplateSpec
 from finetune_api.foreign_names import VALUES, plain
 
 File = Mapping[str, Any]
@@ -116,6 +116,27 @@ def _last_answer(key: str, value: Any, file: File) -> Any:
 # ---- training
 
 
+def _method(key: str, value: Any, file: File) -> Any:
+    """
+    >>> _method("adapter", "lora", {}), _method("use_peft", True, {})
+    ('lora', 'lora')
+    """
+    name = plain(str(value))
+    if value is False or name in (*_NONE, "full"):
+        return SAME
+    if value is True or name == "lora":
+        return "lora"
+    raise Untranslatable(VALUES["method"].get(name, f"{value} is not available; lora is"))
+
+
+def _target_modules(key: str, value: Any, file: File) -> Any:
+    if value == ALL_LINEAR or (plain(key) == "loratargetlinear" and value is True):
+        return SAME
+    if not isinstance(value, list):
+        raise Untranslatable(f"{value}: layers are a list of names here")
+    return value
+
+
 def _epochs(key: str, value: Any, file: File) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -132,9 +153,11 @@ def _schedule(key: str, value: Any, file: File) -> Any:
     name = plain(str(value))
     if name == "constantwithwarmup":
         return "constant"
-    if name in ("cosine", "linear", "constant"):
+    if name in ("cosine", "linear", "constant", "wsd"):
         return name
-    raise Untranslatable(VALUES["schedule"].get(name, f"{value} is not available; cosine, linear and constant are"))
+    if name == "warmupstabledecay":
+        return "wsd"
+    raise Untranslatable(VALUES["schedule"].get(name, f"{value} is not available; cosine, linear, constant and wsd are"))
 
 
 def _optimizer(key: str, value: Any, file: File) -> Any:
@@ -246,6 +269,9 @@ _BY_FIELD: Final[dict[str, Convert]] = {
     "template.name": _template_name,
     "template.masking": lambda key, value, file: (_last_answer if "last" in key or "history" in key else _masking)(key, value, file),
     "template.tokens": _only_told,
+    "training.method": _method,
+    "training.lora": _only_told,
+    "training.lora.target_modules": _target_modules,
     "training.epochs": _epochs,
     "training.maxSteps": _max_steps,
     "training.optimizer.schedule": _schedule,

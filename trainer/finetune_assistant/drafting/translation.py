@@ -22,6 +22,7 @@ from finetune_assistant.drafting.foreign_sources import SourceFields, source_fie
 
 NO_VALUE: Final = "no value"
 UNKNOWN: Final = "no key that we know of axolotl, TRL, Transformers or DeepSpeed; nothing was made of it"
+_NO_ADAPTER: Final = "the file trains no adapter by LoRA"
 # Its learning rate is ten times what all parameters bear.
 _OF_AN_ADAPTER: Final = "was chosen for an adapter, and all parameters are trained here, which bear a tenth of it"
 # What the file says of these is written even where it is the default: a draft would choose them by what it finds, and without a patience
@@ -215,8 +216,10 @@ class _Translator:
     def settle(self, workers: int, told_of: str) -> None:
         """Choose between fields of which a job has one, as the other trainers do."""
         self._settle_batch(workers, told_of)
-        if any(self._file.get(key) for key in ("adapter", "peft", "use_peft", "lora_r", "lora_alpha")):
-            self._drop("training.optimizer.learningRate", _OF_AN_ADAPTER)
+        if nested(self._spec, "training.method") is None:
+            self._drop("training.lora", _NO_ADAPTER)
+            if any(self._file.get(key) for key in ("adapter", "peft", "use_peft")):
+                self._drop("training.optimizer.learningRate", _OF_AN_ADAPTER)
         for path, by in (
             ("training.epochs", "training.maxSteps"),
             ("training.optimizer.warmupRatio", "training.optimizer.warmupSteps"),

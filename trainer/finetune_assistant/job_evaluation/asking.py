@@ -26,7 +26,7 @@ OPENAI: Final = "https://api.openai.com/v1"
 GREEDY: Final = "greedy"
 SAMPLED: Final = "sampled"
 JUDGED: Final = "judged"
-_KEY_FIELD: Final = "spec.evaluation.judge.apiKeySecret"
+KEY_FIELD: Final = "spec.evaluation.judge.apiKeySecret"
 
 
 def base_name(job: FineTuneJob) -> str:
@@ -98,8 +98,8 @@ def judge_plan(job: FineTuneJob, secrets: Secrets, environment: Mapping[str, str
     url = judge.base_url or environment.get("OPENAI_BASE_URL")
     secret = judge.api_key_secret
     # A server of one's own may do without a key.
-    key = secrets.endpoint_key(secret, _KEY_FIELD, is_needed=url is None)
+    key = secrets.endpoint_key(secret, KEY_FIELD, is_needed=url is None)
     settings = EndpointSettings(
-        base_url=url or OPENAI, model=judge.model, api_key=key, key_name=ENDPOINT_KEY if secret is None else _KEY_FIELD
+        base_url=url or OPENAI, model=judge.model, api_key=key, key_name=ENDPOINT_KEY if secret is None else KEY_FIELD
     )
     return Plan(settings=settings, budget=Budget(tokens=judge.max_tokens))

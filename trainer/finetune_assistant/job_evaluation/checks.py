@@ -1,7 +1,8 @@
 """What would go wrong only after training, looked at before it: packages, names of tasks, files, the judge's key and address.
 
 In: a job. Out: nothing, or the error that the evaluation would have ended with; what may still change until then is a notice. No model is
-loaded, nothing is fetched from the Hub but prompts, and a judge is asked for the list of its models alone, which costs no token.
+loaded, nothing is fetched from the Hub but prompts, and a judge is asked for the list of its models alone, which costs no token. The
+preparation pod of a cluster has neither the volumes nor the network of the evaluation's: it looks at the spec and the Secrets alone.
 """
 
 import tempfile
@@ -14,8 +15,8 @@ from finetune_api.errors import InvalidEndpoint, InvalidSpec, NotInstalled, Prob
 from finetune_api.finetunejob import FineTuneJob
 from finetune_assistant.endpoint.client import EndpointSettings
 from finetune_assistant.evaluation.code_tasks import WHAT, code_tasks
-from finetune_assistant.evaluation.tasks import chosen_tasks, need_harness
-from finetune_assistant.job_evaluation.asking import judge_plan, questions, task_data
+from finetune_assistant.evaluation.tasks import chosen_tasks, need_harness, refuse_unknown
+from finetune_assistant.job_evaluation.asking import KEY_FIELD, judge_plan, questions, task_data
 from finetune_assistant.job_evaluation.words import fields_are_named
 from finetune_trainer.secrets import Secrets
 
@@ -35,12 +36,33 @@ def check_evaluation(job: FineTuneJob, *, base: Path, secrets: Secrets, notice: 
         questions(job, base)
     if evaluation.judge is None:
         return
-    if job.spec.model.initialization == "random":
-        told = "compares the trained model with its base, which has no weights (model.initialization: random)"
-        raise InvalidSpec([Problem("spec.evaluation.judge", told, "remove it, or start from a pretrained model")])
+    _need_base(job)
     with fields_are_named():
         plan = judge_plan(job, secrets)
     _look_at_endpoint(plan.settings, notice)
+
+
+def check_before_preparation(job: FineTuneJob, *, secrets: Secrets, notice: Callable[[str], None]) -> None:
+    """What can be known of an evaluation without its files and its endpoint: names of tasks, and the judge's Secret.
+
+    Raises UnknownTask or InvalidSpec. An image without lm-eval knows no names: that is a notice, for the evaluation may have its own.
+    """
+    evaluation = job.spec.evaluation
+    try:
+        with fields_are_named():
+            refuse_unknown(name for name in evaluation.tasks if name not in WHAT)
+    except NotInstalled:
+        notice("names in spec.evaluation.tasks are looked at after training only: this image has no lm-eval")
+    if (judge := evaluation.judge) is not None:
+        _need_base(job)
+        if (secret := judge.api_key_secret) is not None:
+            secrets.endpoint_key(secret, KEY_FIELD, is_needed=True)
+
+
+def _need_base(job: FineTuneJob) -> None:
+    if job.spec.model.initialization == "random":
+        told = "compares the trained model with its base, which has no weights (model.initialization: random)"
+        raise InvalidSpec([Problem("spec.evaluation.judge", told, "remove it, or start from a pretrained model")])
 
 
 def _check_tasks(job: FineTuneJob, base: Path) -> None:

@@ -77,7 +77,14 @@ def result_of(summary: EvaluationSummary, results: str) -> EvaluationResult:
         tasks=tuple(tasks),
         judge=None
         if judge is None
-        else JudgedStatus(model=judge.model, win_rate=judge.win_rate, low=judge.low, high=judge.high, prompts=judge.prompts),
+        else JudgedStatus(
+            model=judge.model,
+            win_rate=judge.win_rate,
+            low=judge.low,
+            high=judge.high,
+            prompts=judge.prompts,
+            partial=judge.partial or None,
+        ),
         results=results if len(results) <= LONGEST_MESSAGE else None,
     )
 
@@ -131,6 +138,7 @@ def _judge(judged: Mapping[str, Any]) -> JudgeSummary:
         flips=outcomes["flip"],
         unreadable=outcomes["invalid"],
         tokens=judged["tokens"],
+        partial=judged["judged"] < judged["prompts"],
     )
 
 

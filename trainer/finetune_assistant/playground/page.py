@@ -175,7 +175,7 @@ def _tokens(column: Column) -> str:
         return ""
     if not column.name:
         return _HIDDEN_TOKENS
-    head = "| # | prompt tokens | kept | answer tokens | tokens/s |\n|--:|--:|--:|--:|--:|"
+    head = "| # | prompt | kept | answer | tokens/s |\n|--:|--:|--:|--:|--:|"
     rows = [head]
     notes = []
     for number, (_, said) in enumerate(column.turns, start=1):

@@ -1,1 +1,1 @@
-"""What the pods of a FineTuneJob run that talks to models: the evaluation."""
+"""What pods of a FineTuneJob run that have to do with an evaluation: the evaluation, and what looks at it before training."""

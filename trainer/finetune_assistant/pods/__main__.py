@@ -1,4 +1,4 @@
-"""What the evaluation's pod runs; the other stages' are `python -m finetune_trainer.pods`."""
+"""What pods run that have to do with an evaluation; the other ones' is `python -m finetune_trainer.pods`."""
 
 import sys
 
@@ -10,7 +10,11 @@ def main(arguments: list[str]) -> int:
             from finetune_assistant.pods.evaluate import main as evaluate
 
             return evaluate()
-    print("usage: python -m finetune_assistant.pods evaluate", file=sys.stderr)
+        case ["prepare"]:
+            from finetune_assistant.pods.prepare import main as prepare
+
+            return prepare()
+    print("usage: python -m finetune_assistant.pods evaluate | prepare", file=sys.stderr)
     return 2
 
 

@@ -20,6 +20,7 @@ from finetune_trainer.pipeline import base_model, chosen_checkpoint, export_mode
 from finetune_trainer.pods.nodes import MODEL_CACHE_ENV
 from finetune_trainer.pods.pod import Pod, pod_name, run_stage
 from finetune_trainer.pods.run_objects import fetch_metrics, storage_of
+from finetune_trainer.publishing.changes import judge_goes_on
 from finetune_trainer.storage.errors import answered_before
 
 
@@ -40,7 +41,7 @@ def evaluated(pod: Pod, stop: threading.Event) -> PodResult:
     stage.check(local)
     kept.fetch()
     summary = local.folder.summary(run)
-    if summary is None or summary.checkpoint != chosen_checkpoint(local).digest:
+    if summary is None or summary.checkpoint != chosen_checkpoint(local).digest or judge_goes_on(run.job.spec.publish.gate, summary):
         with answered_before():
             cache = os.environ.get(MODEL_CACHE_ENV)
             model = base_model(local, run.model_revision, cache=Path(cache) if cache else None)
