@@ -1,4 +1,4 @@
-# Every entry point of the project. Needs Python >= 3.11, make and a C++ compiler; everything else goes into .venv.
+# Every entry point of the project. Needs Python >= 3.11, make and, for several workers on CPUs, a C++ compiler; everything else goes into .venv.
 
 PYTHON ?= python3
 VENV := .venv

@@ -22,8 +22,8 @@ from statistics import NormalDist
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.preparation import write_rows
 from benchmarks.tables import table
+from benchmarks.texts import write_rows
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ _CHATML = (
 def main() -> int:
     """The exit code."""
     options = _options()
-    with TemporaryDirectory() as temporary, _checkout(options.commit, Path(temporary, "earlier")) as earlier:
+    with TemporaryDirectory() as temporary, checkout(options.commit, Path(temporary, "earlier")) as earlier:
         folder = Path(temporary)
         rows = [_measured(name, earlier, folder, options) for name in LEAST]
     print(table(["", f"CPU s at {options.commit}", "CPU s now", "earlier / now", "95 % interval", "enough"], rows))
@@ -97,13 +97,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("commit", help="what the working tree is compared with")
     parser.add_argument("--data", default=os.environ.get("FINETUNE_TEST_DATA", "../shared/data"), help="folder with the real data")
     parser.add_argument("--alternations", type=int, default=10, help="pairs of measurements")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="of preparation")
     parser.add_argument("--steps", type=int, default=4, help="measured training steps of each process")
     return parser.parse_args()
 
 
 @contextmanager
-def _checkout(commit: str, folder: Path) -> Iterator[Path]:
+def checkout(commit: str, folder: Path) -> Iterator[Path]:
+    """The tree of a commit, in a new folder, for as long as the block runs."""
     git = ["git", "-C", str(ROOT), "worktree"]
     subprocess.run([*git, "add", "--quiet", "--detach", str(folder), commit], check=True)
     try:
@@ -134,7 +134,7 @@ def _measured(name: str, earlier: Path, folder: Path, options: argparse.Namespac
 def _make_inputs(name: str, folder: Path, data: Path, options: argparse.Namespace) -> None:
     """What both sides read."""
     if name == "preparation":
-        write_rows(data, options.tokens, folder, 0.0)
+        write_rows(data, folder)
     elif name == "training step":
         sizes = ["--vocabulary", str(VOCABULARY), "--steps", str(options.steps), "--threads", str(os.cpu_count())]
         command = ["-m", "benchmarks.training", "--worker", "inputs", "--folder", str(folder), "--data", str(data), *sizes]

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import random
-import socket
 import statistics
 import sys
 import tempfile
@@ -215,14 +214,15 @@ def _spans(labels: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The engine that `finetune run` trains with: ZeRO-3 over one rank, packed attention, the loss head."""
+    """The engine that `finetune run` trains with where there is one worker: torch alone, packed attention, the loss head."""
     import torch
-    import torch.distributed as dist
 
     from finetune_api.finetunejob import Optimizer, Training
     from finetune_trainer.model.build import build_model
+    from finetune_trainer.model.trial import choose_method
     from finetune_trainer.training.batches import micro_batch
-    from finetune_trainer.training.engine import DTYPES, Engine
+    from finetune_trainer.training.engine import DTYPES
+    from finetune_trainer.training.plain_engine import PlainEngine
 
     torch.set_num_threads(options.threads)
     training = Training(
@@ -238,26 +238,16 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             gradient_clipping=CLIPPING,
         ),
     )
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    dist.init_process_group("gloo", rank=0, world_size=1)
     model = build_model(
         folder / "model", initialization="pretrained", seed=SEED, dropout=0.0, vocabulary_size=0, dtype=DTYPES["fp32"], reads=True
     )
-    engine = Engine(model, training, precision="fp32")
+    engine = PlainEngine(model, training, method=choose_method(folder / "model", training))
 
     def step(row: Row) -> float:
         batch = micro_batch(_InMemory(row), range(len(row.ids)))
         return engine.train_step([batch], num_supervised=batch.num_supervised, learning_rate=LEARNING_RATE).loss
 
-    result = _steps(_rows(folder), step)
-    dist.destroy_process_group()
-    return result
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return _steps(_rows(folder), step)
 
 
 class _InMemory:

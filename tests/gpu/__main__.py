@@ -9,6 +9,11 @@ import shutil
 import sys
 
 _MOST_SECONDS = 470.0
+_WOULD_RUN = (
+    "it would compare attention, the loss, steps in bf16 and fp32, a checkpoint and the engine with this machine's CPU, ZeRO-3 over NCCL "
+    "with the engine (where DeepSpeed is installed), then measure tokens/s, MFU and peak memory of a 1 B GPTBigCode "
+    "beside plain Transformers"
+)
 
 
 def main() -> int:
@@ -20,22 +25,23 @@ def main() -> int:
         import transformers  # noqa: F401  (only whether it is there)
     except ImportError as error:
         missing = f"{sys.executable} has no {error.name}; give a Python that has torch and transformers: make test-gpu PYTHON=..."
-        return _told(missing, 1) if shutil.which("nvidia-smi") else _told(f"no GPU here, nothing was checked ({missing})", 0)
+        return _told(missing, 1) if shutil.which("nvidia-smi") else _told(f"no GPU here, nothing was checked ({missing})\n{_WOULD_RUN}", 0)
     if not torch.cuda.is_available():
-        return _told(f"no GPU here: torch {torch.__version__} finds none, nothing was checked", 0)
+        return _told(f"no GPU here: torch {torch.__version__} finds none, nothing was checked\n{_WOULD_RUN}", 0)
     faulthandler.dump_traceback_later(_MOST_SECONDS, exit=True)  # a kernel that hangs can't be interrupted
     return _checked()
 
 
 def _checked() -> int:
     import torch
-    from tests.gpu.page import measured, page, speed, speed_sizes
+    from tests.gpu.page import measured, page, speeds
+    from tests.gpu.speed import speed_sizes
     from tests.gpu.training import Sizes
 
     device = torch.device("cuda", torch.cuda.current_device())
     found = measured(device, Sizes())
     try:
-        told = speed(device, speed_sizes(device))
+        told = speeds(device, speed_sizes(device))
     except Exception as error:  # the checks' table is worth having all the same
         told = f"The speed of a step could not be measured: {type(error).__name__}: {error}"
     print(page(device, found, told))

@@ -5,18 +5,24 @@ Each check gives measures: an error, and the most that it may be. Sixteen bits k
 is rounding; a wrong scale, window, boundary or label is an error of a tenth or more.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from tests.gpu.training import Sizes, Trainer, logits, random_row
+from tests.gpu import speed
+from tests.gpu.training import LEARNING_RATE, Sizes, Trainer, logits, random_row
 from torch import Tensor
 
 from finetune_trainer.model import varlen
 from finetune_trainer.model.attention import packed_attention
-from finetune_trainer.model.loss import cross_entropy_sum
+from finetune_trainer.model.cross_entropy import cross_entropy_sum
+from finetune_trainer.model.micro_batch import MicroBatch
 
 BF16 = torch.bfloat16
 _CPU = torch.device("cpu")
@@ -108,7 +114,8 @@ def _states(shape: Shape, lengths: tuple[int, ...], dtype: torch.dtype) -> list[
 
 def _attend(states: list[Tensor], shape: Shape, lengths: tuple[int, ...]) -> Tensor:
     offsets = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=states[0].device)
-    boundaries = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": max(lengths), "max_length_k": max(lengths)}
+    longest = {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    boundaries = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, **longest, "segment_lengths": lengths}
     query, key, value = states
     named = {"scaling": shape.scaling, "sliding_window": shape.window}
     return packed_attention(torch.nn.Identity(), query, key, value, None, **named, **boundaries)[0]
@@ -172,7 +179,55 @@ def checkpoint(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     )
 
 
-CHECKS: tuple[Check, ...] = (attention, loss, steps, checkpoint)
+def engine(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
+    """The engine of one GPU in bf16, recomputing activations: against itself in fp32 on the CPU, and against what it saved."""
+    rows = [random_row(sizes, seed) for seed in range(4)]
+    trained, reference = speed.engine(sizes, device, BF16, seed=0), speed.engine(sizes, _CPU, torch.float32, seed=0)
+    done, right = [_losses(one, rows[:2]) for one in (trained, reference)]
+    yield Measure(name="engine, bf16: first loss", error=abs(done[0] / right[0] - 1), tolerance=2e-3)
+    yield Measure(name="engine, bf16: loss of step 2", error=abs(done[1] / right[1] - 1), tolerance=2e-2)
+    saved = {(piece.kind, piece.name): piece.tensor.cpu().numpy().copy() for piece in trained.local_state()}
+    other = speed.engine(sizes, device, BF16, seed=9)
+    other.load_local_state(lambda kind, name, start, stop: saved[kind, name][start:stop], step=2)
+    change = (trained.logits(rows[2]) - other.logits(rows[2])).abs().max()
+    yield Measure(name="engine, restored: largest change of a logit before the next step", error=float(change), tolerance=0)
+    went, goes = (_losses(one, rows[2:]) for one in (trained, other))
+    yield Measure(name="engine, restored: loss two steps later", error=abs(goes[1] / went[1] - 1), tolerance=1e-3)
+
+
+def _losses(trained: Any, rows: list[MicroBatch]) -> list[float]:
+    return [trained.train_step([row], num_supervised=row.num_supervised, learning_rate=LEARNING_RATE).loss for row in rows]
+
+
+def zero(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
+    """ZeRO-3 over NCCL with one rank, where DeepSpeed is installed, against the engine that has none: in bf16 both."""
+    if find_spec("deepspeed") is None or find_spec("pydantic") is None:
+        return
+    import torch.distributed as dist
+
+    from finetune_api.finetunejob import Optimizer, Training
+    from finetune_trainer.training.zero_engine import ZeroEngine
+
+    rows = [random_row(sizes, seed) for seed in range(3)]
+    right = _losses(speed.engine(sizes, device, BF16, seed=0), rows)
+    with TemporaryDirectory() as folder:
+        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            optimizer = Optimizer(weight_decay=0.1, gradient_clipping=1.0)
+            training = Training(micro_batch_size=1, activation_checkpointing=True, tf32=False, optimizer=optimizer)
+            model = speed.random_model(sizes, seed=0).to(BF16)
+            done = _losses(ZeroEngine(model, training, precision="bf16", method=speed.METHOD), rows)
+        finally:
+            dist.destroy_process_group()
+    for step, (one, other) in enumerate(zip(done, right, strict=True), 1):
+        yield Measure(name=f"ZeRO-3 over {backend}: loss of step {step}", error=abs(one / other - 1), tolerance=2e-3)
+
+
+CHECKS: tuple[Check, ...] = (attention, loss, steps, checkpoint, engine)
+# What takes DeepSpeed, and a process group: on a machine with a GPU only.
+MORE_CHECKS: tuple[Check, ...] = (zero,)
 
 
 def _leaves(states: list[Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
@@ -180,7 +235,7 @@ def _leaves(states: list[Tensor], device: torch.device, dtype: torch.dtype) -> l
 
 
 def _path(query: Tensor) -> str:
-    return "varlen" if varlen.runs_on(query, 0.0) else "per segment"
+    return "varlen" if varlen.runs_on(query) else "per segment"
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -3,28 +3,27 @@
 import datetime
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import torch
-from tests.gpu.checks import CHECKS, Measure
-from tests.gpu.training import Sizes, Trainer, random_row, tokens_per_second
+from tests.gpu import speed
+from tests.gpu.checks import CHECKS, MORE_CHECKS, Check, Measure
+from tests.gpu.training import Sizes, config_of
 
 HEADING = """## On a GPU
 
     make test-gpu PYTHON=python3 > benchmarks/gpu.md
 
-What a GPU computes against the same on the CPU of its machine, there in fp64: attention, loss, steps of a small GPTBigCode, checkpoint.
-Errors are relative to the reference, in the Euclidean norm. Neither Ray nor DeepSpeed takes part."""
-
-# A model of some size for the speed: rows of 8,192 tokens, and layers as the GPU's memory allows.
-SPEED = {"width": 1_024, "heads": 16, "words": 49_152, "row": 8_192}
-_LARGE_BYTES = 20 * 2**30
+What a GPU computes against the same on the CPU of its machine: attention, loss, steps of a small GPTBigCode, checkpoint, the engine of one
+GPU; ZeRO-3 over NCCL where DeepSpeed is installed. Errors are relative to the reference, in the Euclidean norm. Ray takes no part."""
 
 
-def measured(device: torch.device, sizes: Sizes) -> list[Measure]:
+def measured(device: torch.device, sizes: Sizes, checks: Iterable[Check] = (*CHECKS, *MORE_CHECKS)) -> list[Measure]:
     """What every check found. A check that ends in an error is a measure without a number, and the others go on."""
     found: list[Measure] = []
-    for check in CHECKS:
+    for check in checks:
         print(f"checking {check.__name__}", file=sys.stderr, flush=True)
         try:
             found += check(device, sizes)
@@ -34,23 +33,62 @@ def measured(device: torch.device, sizes: Sizes) -> list[Measure]:
     return found
 
 
-def speed(device: torch.device, sizes: Sizes, *, steps: int = 10) -> str:
-    """A sentence on the step's tokens a second, in bf16 with activation checkpointing."""
-    trainer = Trainer(sizes, device, torch.bfloat16, seed=0, checkpointing=True)
-    rows = [random_row(sizes, seed, dialogues=16) for seed in range(3 + steps)]
-    rate = tokens_per_second(trainer, rows, warm_up=3)
-    parameters = len(trainer.masters())
-    memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB at most" if device.type == "cuda" else ""
-    return (
-        f"A step of GPTBigCode with {parameters / 1e6:.0f} M parameters in bf16 (rows of {sizes.row:,} tokens in 16 dialogues, activation "
-        f"checkpointing, torch's AdamW on fp32 masters): {rate:,.0f} tokens/s over {steps} steps{memory}."
+def speeds(device: torch.device, sizes: Sizes, *, steps: int = 10) -> str:
+    """A table of the engine beside plain Transformers, and what was planned for it."""
+    rows, sides = [], {"this trainer's engine": speed.ours, "plain Transformers, padded batches": speed.plain_transformers}
+    for name, make in sides.items():
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        try:
+            rows.append(_speed_row(speed.measured(name, make, sizes, device, steps=steps), device))
+        except Exception as error:  # such as no memory
+            rows.append([name, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", "", ""])
+    planned = planned_bytes(sizes)
+    told = "" if planned is None else f" `finetune plan` foresees {planned / 2**30:.1f} GiB for the first."
+    return "\n\n".join(
+        [
+            f"Steps of GPTBigCode with {speed.parameters(sizes) / 1e6:,.0f} M parameters in bf16 on rows of {sizes.row:,} tokens in "
+            f"{speed.DIALOGUES} dialogues, two thirds supervised, activations recomputed, torch's AdamW on fp32 masters.{told}",
+            _table([f"{steps} steps", "tokens/s", "MFU", "peak GiB"], rows),
+        ]
     )
 
 
-def speed_sizes(device: torch.device) -> Sizes:
-    """What fits with room to spare: 12 bytes a parameter of state, and the rest."""
-    large = torch.cuda.get_device_properties(device).total_memory >= _LARGE_BYTES
-    return Sizes(layers=24 if large else 6, **SPEED)
+def _speed_row(found: speed.Speed, device: torch.device) -> list[str]:
+    peak = peak_flops(device)
+    mfu = "" if peak is None else f"{found.flops / found.seconds / peak:.1%}"
+    return [found.name, f"{found.tokens / found.seconds:,.0f}", mfu, f"{found.peak_bytes / 2**30:.1f}" if found.peak_bytes else ""]
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Of the GPU in bf16, by the planner's table; None where it isn't known, or where pydantic isn't installed."""
+    if device.type != "cuda" or find_spec("pydantic") is None:
+        return None
+    from finetune_api.accelerators import accelerator
+
+    card = accelerator(torch.cuda.get_device_properties(device).name)
+    return None if card is None else card.bf16_flops
+
+
+def planned_bytes(sizes: Sizes) -> int | None:
+    """What the planner says of the engine's memory on a GPU; None where pydantic isn't installed."""
+    if find_spec("pydantic") is None:
+        return None
+    from finetune_api.finetunejob import ZeroOptimization
+    from finetune_api.load import Load
+    from finetune_api.memory import memory
+    from finetune_trainer.model.shape import read_shape
+
+    config = config_of(sizes).to_dict() | {"architectures": ["GPTBigCodeForCausalLM"]}
+    load = Load(
+        shape=read_shape(config, source="GPTBigCode"),
+        zero=ZeroOptimization(),
+        device="gpu",
+        precision="bf16",
+        world_size=1,
+        tokens=sizes.row,
+        checkpointing=True,
+    )
+    return memory(load, None).total_bytes
 
 
 def page(device: torch.device, found: list[Measure], told: str) -> str:

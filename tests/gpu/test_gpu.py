@@ -8,7 +8,7 @@ import pytest
 import torch
 from benchmarks.document import gpu_section
 from tests.conftest import ROOT
-from tests.gpu import checks, page
+from tests.gpu import checks, page, speed
 from tests.gpu.checks import Measure
 from tests.gpu.training import Sizes
 
@@ -45,12 +45,11 @@ def test_a_leak_between_dialogues_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert not checks._isolation(CPU, SMALL).good
 
 
-def test_a_check_that_breaks_is_a_line_of_the_table_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_breaks_is_a_line_of_the_table_and_the_others_go_on() -> None:
     def broken(device: torch.device, sizes: Sizes) -> list[Measure]:
         raise RuntimeError("no kernel image is available for execution on the device\nCUDA error ...")
 
-    monkeypatch.setattr(page, "CHECKS", (broken, checks.loss))
-    found = page.measured(CPU, SMALL)
+    found = page.measured(CPU, SMALL, (broken, checks.loss))
     text = page.page(CPU, found, "")
     assert "| broken ended with RuntimeError: no kernel image is available for execution on the device |  |  | 0e+00 | **no** |" in text
     assert f"**1 of {len(found)} measures are not.**" in text
@@ -59,11 +58,22 @@ def test_a_check_that_breaks_is_a_line_of_the_table_and_the_others_go_on(monkeyp
 
 def test_the_page_names_versions_errors_and_speed() -> None:
     found = [Measure(name="a", error=0.001, tolerance=0.01, path="varlen")]
-    text = page.page(CPU, found, page.speed(CPU, SMALL, steps=1))
+    text = page.page(CPU, found, page.speeds(CPU, SMALL, steps=1))
     assert f"| torch | {torch.__version__.split('+')[0]}" in text
     assert "All 1 measures are within their tolerances." in text
     assert "| a | varlen | 1.0e-03 | 1e-02 | yes |" in text
-    assert "tokens/s over 1 steps" in text
+    assert "| this trainer's engine | " in text
+    assert "| plain Transformers, padded batches | " in text
+    assert "Error:" not in text
+    assert "GiB for the first" in text
+
+
+def test_plain_transformers_learn_the_same_dialogues() -> None:
+    """The same weights and rows: the same loss, but for rounding to bf16."""
+    ours, plain = (speed.measured("", make, SMALL, CPU, steps=1) for make in (speed.ours, speed.plain_transformers))
+    assert ours.last_loss == pytest.approx(plain.last_loss, rel=2e-2)
+    assert (ours.tokens, ours.flops) == (plain.tokens, plain.flops)
+    assert speed.parameters(SMALL) == pytest.approx(sum(one.numel() for one in speed.random_model(SMALL, 0).parameters()), rel=0.05)
 
 
 NEEDLESS = ("pydantic", "ray", "deepspeed", "boto3", "botocore", "datasets", "obstore", "tensorboard", "bs4", "markdownify")
@@ -90,7 +100,7 @@ def test_without_a_gpu_it_says_so_and_ends_well() -> None:
         ["make", "test-gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=False, env=_environment()
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"no GPU here: torch {torch.__version__} finds none, nothing was checked\n"
+    assert done.stdout.startswith(f"no GPU here: torch {torch.__version__} finds none, nothing was checked\nit would compare attention,")
 
 
 def test_a_python_without_torch_is_told(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Masters and moments are fp32, and the model computes in bf16 or fp32 from the ma
 Attention, loss and checkpoint are the trainer's own.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import transformers
 from torch import Tensor
 
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece, Reader
-from finetune_trainer.model.attention import ATTENTION, boundary_arguments, register
+from finetune_trainer.model.attention import ATTENTION, register
+from finetune_trainer.model.inputs import model_inputs
 from finetune_trainer.model.loss import install_loss_head
 from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
@@ -50,32 +50,32 @@ class Step:
     gradient: Tensor
 
 
-class Trainer:
-    """A random GPTBigCode, multi-query as StarCoder is, with AdamW. The same seed gives the same weights on every device."""
+def config_of(sizes: Sizes) -> Any:
+    """GPTBigCode, multi-query as StarCoder is, without dropout."""
+    return transformers.GPTBigCodeConfig(
+        vocab_size=sizes.words,
+        n_positions=sizes.row,
+        n_embd=sizes.width,
+        n_layer=sizes.layers,
+        n_head=sizes.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        initializer_range=0.08,  # attention that tells tokens apart, for a mistake in it to be seen
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
 
-    def __init__(self, sizes: Sizes, device: torch.device, dtype: torch.dtype, *, seed: int, checkpointing: bool = False) -> None:
+
+class Trainer:
+    """A random GPTBigCode with AdamW. The same seed gives the same weights on every device."""
+
+    def __init__(self, sizes: Sizes, device: torch.device, dtype: torch.dtype, *, seed: int) -> None:
         register()
-        config = transformers.GPTBigCodeConfig(
-            vocab_size=sizes.words,
-            n_positions=sizes.row,
-            n_embd=sizes.width,
-            n_layer=sizes.layers,
-            n_head=sizes.heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            initializer_range=0.08,  # attention that tells tokens apart, for a mistake in it to be seen
-            use_cache=False,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model: Any = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
-        if checkpointing:
-            # Transformers before 5 has it under the other name only.
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            model: Any = transformers.AutoModelForCausalLM.from_config(config_of(sizes), attn_implementation=ATTENTION)
         self.device = device
         model = model.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32).train()
         self._masters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -101,8 +101,7 @@ class Trainer:
 
     def inputs(self, row: MicroBatch) -> dict[str, Any]:
         """The arguments of the loss model's forward."""
-        named = {"input_ids": row.input_ids, "position_ids": row.position_ids, "labels": row.labels}
-        return {name: torch.as_tensor(one, device=self.device)[None] for name, one in named.items()} | boundary_arguments(row, self.device)
+        return model_inputs(row, self.device)
 
     def forward(self, **inputs: Any) -> Tensor:
         """What the model gives: the loss, or without labels the logits."""
@@ -161,7 +160,7 @@ class Trainer:
 def logits(trainer: Trainer, row: MicroBatch) -> Tensor:
     """Logits (T, V) of every token."""
     inputs = trainer.inputs(row)
-    del inputs["labels"]
+    del inputs["supervised"], inputs["targets"]
     return trainer.forward(**inputs)
 
 
@@ -181,20 +180,3 @@ def random_row(sizes: Sizes, seed: int, dialogues: int = 6) -> MicroBatch:
         max_length=int(lengths.max()),
         num_supervised=int((labels != IGNORE_INDEX).sum()),
     )
-
-
-def tokens_per_second(trainer: Trainer, rows: list[MicroBatch], warm_up: int) -> float:
-    """Of the steps after the first `warm_up`, which also compile and choose kernels."""
-    for row in rows[:warm_up]:
-        trainer.step(row)
-    _finish(trainer.device)
-    started = time.perf_counter()
-    for row in rows[warm_up:]:
-        trainer.step(row)
-    _finish(trainer.device)
-    return sum(len(row.input_ids) for row in rows[warm_up:]) / (time.perf_counter() - started)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
