@@ -249,6 +249,7 @@ def test_the_full_job_sets_every_field_of_a_pod() -> None:
         "peak_teraflops",
         "topology_spread_constraints",
         "start_deadline_seconds",
+        "collective_timeout_seconds",
     }
 
 

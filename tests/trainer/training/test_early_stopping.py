@@ -10,7 +10,8 @@ import pytest
 
 from finetune_api.finetunejob import EarlyStopping
 from finetune_trainer.training.early_stopping import Evaluated, as_extra, evaluations_in, unbeaten
-from finetune_trainer.training.loop import Milestones, run_steps
+from finetune_trainer.training.loop import Agreement, Milestones, run_steps
+from finetune_trainer.training.saving import Saved
 
 
 def evaluated(*losses: float, every: int = 10) -> list[Evaluated]:
@@ -64,12 +65,16 @@ class Killed(Exception):
 
 @dataclass
 class Machine:
-    """A rank whose loss after step s is `losses[s]`. Its disk holds what checkpoints keep, by step; it is gone at its call `dies_at`."""
+    """A rank whose loss after step s is `losses[s]`. Its disk holds what checkpoints keep, by step, a step or two later; it is gone at its
+    call `dies_at`.
+    """
 
     losses: list[float]
     disk: dict[int, str] = field(default_factory=dict)
     dies_at: int | None = None
     calls: int = 0
+    looks: int = 0
+    under_way: tuple[int, str] | None = None
 
     def _call(self) -> None:
         self.calls += 1
@@ -83,14 +88,29 @@ class Machine:
         self._call()
         return self.losses[step]
 
-    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> float:
+    def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> Saved | None:
+        self._call()
+        before = self._committed()
+        self.under_way = (step, json.dumps(as_extra(step, evaluations)))
+        return before
+
+    def last_checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> None:
+        self._committed()
         self._call()
         self.disk[step] = json.dumps(as_extra(step, evaluations))
-        return 0.0
 
-    def agree(self, stop: bool, checkpoint: bool) -> tuple[bool, bool]:
+    def agree(self, stop: bool, checkpoint: bool) -> Agreement:
         self._call()
-        return stop, checkpoint
+        self.looks += 1
+        return Agreement(stop=stop, checkpoint=checkpoint, saved=self._committed() if self.looks % 2 else None)
+
+    def _committed(self) -> Saved | None:
+        """Whatever was being written is on the disk now."""
+        if self.under_way is None:
+            return None
+        step, text = self.under_way
+        self.disk[step], self.under_way = text, None
+        return Saved(step=step, manifest=None, blocked_seconds=0.0, write_seconds=0.0)
 
     def stop_requested(self) -> bool:
         return False
