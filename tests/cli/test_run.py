@@ -363,7 +363,7 @@ def test_a_run_that_ends_early_ends_there_after_a_kill_too(s3: S3Server, tiny: A
     place = Place(tmp_path / "run", "early", s3)
     stops = {"evaluation__everySteps": 2, "evaluation__earlyStopping__patience": 2, "evaluation__earlyStopping__minDelta": 100}
     with place.running(tiny.job, **stops) as run:
-        run.until("StepDone", step=3)
+        run.until("CheckpointCommitted", step=2)
         run.process.kill()
         run.process.wait()
     wait_until_gone()
