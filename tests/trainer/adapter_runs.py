@@ -1,4 +1,4 @@
-"""What test_adapters.py runs on each rank: LoRA under ZeRO-3, in one process group for all cases."""
+"""What test_adapters.py runs on each rank: LoRA under ZeRO, in one process group for all cases."""
 
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,17 @@ def engine(folder: Path, lora: Lora, *, name: EngineName = "plain", rank: int = 
     return make_engine(name, model, training(lora, seed), precision=precision, method=Method())
 
 
-def two_ranks(cases: list[tuple[str, Path, str]]) -> dict[str, Any]:
+def two_ranks(cases: list[tuple[str, Path, str, EngineName]]) -> dict[str, Any]:
     """For each model and kind of adapter: a curve, and the same again from what was saved in it, in an engine that began elsewhere."""
     rank, found = dist.get_rank(), {}
-    for model, folder, kind in cases:
-        first = engine(folder, LORA[kind], name="zero3", rank=rank)
+    for model, folder, kind, name in cases:
+        first = engine(folder, LORA[kind], name=name, rank=rank)
         early = steps(first, STEPS)
         saved = whole_state(first)
         late = steps(first, CURVE - STEPS)
-        second = engine(folder, LORA[kind], name="zero3", rank=rank, seed=5)
+        second = engine(folder, LORA[kind], name=name, rank=rank, seed=5)
         restore(second, saved, STEPS)
-        found[f"{model} {kind}"] = {
+        found[f"{model} {kind} {name}"] = {
             "curve": [*early, *late],
             "again": [*early, *steps(second, CURVE - STEPS)],
             "constants": len(first.constants),

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:.*is_grad
 Curve = list[tuple[float, float]]
 MODELS = ("gpt_bigcode", "llama")  # one table of tokens for both ends, and two
 CASES = [(model, kind) for model in MODELS for kind in LORA]
-DIVIDED = [("gpt_bigcode", "lora"), ("llama", "dora")]  # an engine costs seconds
+DIVIDED = [("gpt_bigcode", "lora", "zero3"), ("llama", "dora", "zero3"), ("gpt_bigcode", "lora", "zero2")]  # an engine costs seconds
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,14 @@ def test_one_worker_trains_what_peft_trains(folders: dict[str, Path], plain: dic
 
 @pytest.fixture(scope="module")
 def at_two(folders: dict[str, Path]) -> list[dict[str, Any]]:
-    return run_distributed(two_ranks, 2, [(model, folders[model], kind) for model, kind in DIVIDED])
+    return run_distributed(two_ranks, 2, [(model, folders[model], kind, name) for model, kind, name in DIVIDED])
 
 
-@pytest.mark.parametrize(("model", "kind"), DIVIDED)
+@pytest.mark.parametrize(("model", "kind", "name"), DIVIDED)
 def test_two_workers_train_what_peft_trains_and_go_on_from_what_they_saved(
-    plain: dict[str, Curve], at_two: list[dict[str, Any]], model: str, kind: str
+    plain: dict[str, Curve], at_two: list[dict[str, Any]], model: str, kind: str, name: str
 ) -> None:
-    for result in (rank[f"{model} {kind}"] for rank in at_two):
+    for result in (rank[f"{model} {kind} {name}"] for rank in at_two):
         np.testing.assert_allclose(result["curve"], plain[f"{model} {kind}"], rtol=1e-5)
         assert result["again"] == result["curve"]
         assert result["constants"] == 0
