@@ -25,6 +25,7 @@ LATER_FIELDS: Final = frozenset(
         "dataset.leadingAssistantTurns",
         "template.maxExamplesPerDialogue",
         "training.attentionDropout",
+        *(f"training.deepspeed.{name}" for name in ("offload_optimizer", "offload_param")),  # the first operator knows them, as absent
         "training.optimizer.decayRatio",
         "training.optimizer.minimumLearningRateRatio",
         *(f"{pods}.{name}" for pods in ("workers", "cpuPods") for name in ("imagePullSecrets", "labels", "annotations", "envFrom")),

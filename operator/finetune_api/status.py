@@ -168,7 +168,7 @@ class EndedPods(StatusItem):
     """Pods of an attempt whose Ray ended before it had the driver. KubeRay replaces each, for ever."""
 
     count: Positive = Field(description="How often; pods that ended together count once.")
-    created: Time | None = Field(default=None, description="When the last one was made.")
+    created_time: Time | None = Field(default=None, description="When the last one was made.")
     message: Text = Field(description="Which it is, and how it ended.")
 
 

@@ -52,9 +52,9 @@ def ended_at_start(known: EndedPods | None, pods: Sequence[Pod]) -> EndedPods | 
         found = _ray_end(pod)
         if found is None or pod.deletion_time is not None or pod.disruption is not None:
             continue
-        if known is None or (pod.created or "") > (known.created or ""):
+        if known is None or (pod.created or "") > (known.created_time or ""):
             words = shortened(f"Ray in pod {pod.name} ended before it had the driver: {found.message}", LONGEST_MESSAGE)
-            known = EndedPods(count=known.count + 1 if known else 1, created=pod.created, message=words)
+            known = EndedPods(count=known.count + 1 if known else 1, created_time=pod.created, message=words)
     return known
 
 

@@ -26,6 +26,8 @@ TEXTS = (
 # What has to stand beside a field, or instead of the smallest object, so that the field itself is judged.
 BESIDE = {
     ("TemplateSpec", "tokens"): {"name": "custom"},
+    ("Training", "lora"): {"method": "lora"},
+    ("Optimizer", "decayRatio"): {"schedule": "wsd"},
     ("Toleration", "value"): {"key": "k"},
     ("Toleration", "tolerationSeconds"): {"key": "k", "effect": "NoExecute"},
     ("CheckpointInterval", "seconds"): {},
@@ -54,6 +56,8 @@ SELDOM_GOOD = {
     ("DataSource", "credentialsSecret"),
     ("DataSource", "filter"),
     ("DataSource", "columns"),
+    ("Training", "lora"),
+    ("Optimizer", "decayRatio"),
     ("EnvVar", "valueFrom"),
     *(("Evaluation", name) for name in ("everyEpochs", "everySteps", "numFewshot", "limit", "taskData", "batchSize", "pod")),
     ("Gate", "judgeWinRate"),

@@ -78,7 +78,7 @@ class Offload(Spec):
 
 def _not_pinned(value: Any) -> Any:
     """Nothing that is not pinned, as the first definition filled it in, is nothing: a job of its is the same as one without."""
-    return {} if value == {"device": "none", "pin_memory": False} else value
+    return {} if value in ({"device": "none", "pin_memory": False}, {"pin_memory": False}) else value
 
 
 class ZeroOptimization(Spec):
