@@ -88,6 +88,11 @@ class _Current:
     """None: for as long as it takes."""
     late: bool = False
 
+    def seconds(self) -> tuple[float, float]:
+        """Since its moment, and for how many of them training waited."""
+        since = time.monotonic() - self.began
+        return since, since if self.blocked_seconds is None else self.blocked_seconds
+
 
 @dataclass(slots=True, kw_only=True)
 class Saver:
@@ -178,6 +183,7 @@ class Saver:
 
     def save(self, step: int, extra: Mapping[str, Any]) -> Saved | None:
         """Collective, with nothing under way. Write and commit the state after `step` steps while training waits; as `settle` tells it."""
+        assert not self.under_way, "two would share this rank's state and its object's key"
         self._write(step, extra, time.monotonic(), self.state)
         return self.settle()
 
@@ -215,8 +221,7 @@ class Saver:
 
     def _commit(self, current: _Current, parts: list[PartRecord]) -> tuple[Manifest, str]:
         """In a thread of rank 0: the manifest, and what kept older checkpoints from being deleted. That costs money, and no step."""
-        seconds = time.monotonic() - current.began
-        blocked = seconds if current.blocked_seconds is None else current.blocked_seconds
+        seconds, blocked = current.seconds()
         made = self.store.commit(current.step, parts, {**current.extra, "seconds": blocked, "writeSeconds": seconds})
         try:
             self.prune()
@@ -250,8 +255,7 @@ class Saver:
         return self._saved(current, problem=str(error))
 
     def _saved(self, current: _Current, *, manifest: Manifest | None = None, problem: str = "") -> Saved:
-        seconds = time.monotonic() - current.began
-        blocked = seconds if current.blocked_seconds is None else current.blocked_seconds
+        seconds, blocked = current.seconds()
         return Saved(step=current.step, manifest=manifest, problem=problem, blocked_seconds=blocked, write_seconds=seconds)
 
     def _tell_late(self, current: _Current) -> None:
