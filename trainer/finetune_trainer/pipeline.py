@@ -62,10 +62,11 @@ from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.errors import DamagedCheckpoint
 from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.storage.probe import check_writable
+from finetune_trainer.training.assembling import best_step
 from finetune_trainer.training.early_stopping import stopped_early
 from finetune_trainer.training.places import Places
 from finetune_trainer.training.profiling import Profile
-from finetune_trainer.training.rank import best_step, check_same_inputs
+from finetune_trainer.training.restoring import check_same_inputs
 
 
 @dataclass(slots=True, kw_only=True)

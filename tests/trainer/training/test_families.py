@@ -24,8 +24,8 @@ from finetune_trainer.model.build import build_model
 from finetune_trainer.model.micro_batch import MicroBatch, single_dialogues
 from finetune_trainer.model.trial import choose_method
 from finetune_trainer.publishing.export import export
+from finetune_trainer.training.assembling import constant_pieces
 from finetune_trainer.training.engine import Engine
-from finetune_trainer.training.rank import _constant
 from finetune_trainer.training.zero_engine import ZeroEngine
 
 pytestmark = pytest.mark.training
@@ -78,7 +78,7 @@ class Gathered:
 
     def __init__(self, engine: Engine) -> None:
         pieces = [(p.name, p.shape, p.start, p.stop, p.tensor.numpy().copy()) for p in engine.local_state() if p.kind == "master"]
-        pieces += [(p.name, p.shape, p.start, p.stop, p.data) for p in _constant(engine.constants)]
+        pieces += [(p.name, p.shape, p.start, p.stop, p.data) for p in constant_pieces(engine.constants)]
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, pieces)
         self._values: dict[str, Any] = {}

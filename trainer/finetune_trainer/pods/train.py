@@ -27,7 +27,7 @@ from finetune_trainer.reporting.metrics import MetricsFile
 from finetune_trainer.reporting.trackers import trackers
 from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.training.early_stopping import stopped_early
-from finetune_trainer.training.rank import check_same_inputs
+from finetune_trainer.training.restoring import check_same_inputs
 from finetune_trainer.training.stop_files import StopFiles
 
 _POLL_SECONDS = 0.5

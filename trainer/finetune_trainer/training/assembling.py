@@ -1,0 +1,183 @@
+"""What a rank is made of: the plans of its batches, its part of the model with an engine, its checkpoints."""
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune_api.duration import evaluation_interval
+from finetune_api.engines import engine_name, engine_text
+from finetune_api.training_run import TrainingRun
+from finetune_trainer.checkpoints.job_storage import job_checkpoints
+from finetune_trainer.checkpoints.manifest import ITEM_BYTES
+from finetune_trainer.checkpoints.run_record import keep_run
+from finetune_trainer.checkpoints.store import CheckpointStore, Claim
+from finetune_trainer.checkpoints.store import Piece as StoredPiece
+from finetune_trainer.model.micro_batch import MicroBatch
+from finetune_trainer.model.resolve import small_files
+from finetune_trainer.preparation.packing import pack
+from finetune_trainer.preparation.store import META, PreparedData, Side
+from finetune_trainer.reporting.events import Event, Notice
+from finetune_trainer.secrets import Secrets
+from finetune_trainer.training.batches import BatchPlan
+from finetune_trainer.training.early_stopping import EVALUATION_LOSS
+from finetune_trainer.training.host_memory import available_memory_bytes
+from finetune_trainer.training.loop import Milestones
+from finetune_trainer.training.places import Places
+from finetune_trainer.training.saving import Saver
+
+if TYPE_CHECKING:  # drivers import this file, and no torch
+    from finetune_trainer.model.method import Method
+    from finetune_trainer.training.collectives import Ranks
+    from finetune_trainer.training.engine import Engine
+
+Tell = Callable[[Event], None]
+
+
+def batch_plan(run: TrainingRun, places: Places, side: Side) -> BatchPlan:
+    """The plan of batches of one side of the split; evaluation goes through the rows in their own order."""
+    training = run.job.spec.training
+    data = PreparedData.open(Path(places.prepared), side)
+    evaluation_rows = run.plan.world_size * evaluation_micro_batch_size(run)
+    return BatchPlan(
+        examples=data,
+        packing=pack(data.lengths, training.max_sequence_length),
+        supervised_counts=np.asarray(data.supervised_counts),
+        global_batch_size=run.plan.global_batch_size if side == "train" else evaluation_rows,
+        seed=training.seed if side == "train" else None,
+    )
+
+
+def evaluation_micro_batch_size(run: TrainingRun) -> int:
+    """Rows per worker and forward pass over held-out data."""
+    return run.job.spec.evaluation.micro_batch_size or run.plan.micro_batch_size
+
+
+def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
+    """When the run evaluates and commits."""
+    spec = run.job.spec
+    total_steps = run.plan.total_steps
+    assert total_steps is not None, "the final plan knows the number of steps"
+    every = spec.checkpoints.every
+    return Milestones(
+        total_steps=total_steps,
+        evaluation_steps=evaluation_interval(spec.evaluation, batches.steps_per_epoch) if run.data.evaluation is not None else None,
+        early_stopping=spec.evaluation.early_stopping,
+        checkpoint_steps=every.steps if every else None,
+        checkpoint_seconds=float(every.seconds) if every and every.seconds else None,
+        checkpoint_each_evaluation=spec.publish.checkpoint == "best",
+    )
+
+
+def choose_rank_method(run: TrainingRun, places: Places, ranks: "Ranks", tell: Tell) -> "Method":
+    """How the architecture is computed rightly: in some, dialogues of one row would see one another. A small random copy tells."""
+    from finetune_trainer.model.method import cost_of
+    from finetune_trainer.model.trial import choose_method
+
+    method = ranks.from_first(lambda: choose_method(Path(places.model), run.job.spec.training))
+    if notice := cost_of(method, run.data.train):
+        tell(Notice(message=notice))
+    return method
+
+
+def make_rank_engine(run: TrainingRun, places: Places, ranks: "Ranks", method: "Method", tell: Tell) -> "Engine":
+    from finetune_trainer.model.build import build_model
+    from finetune_trainer.training.engine import DTYPES
+    from finetune_trainer.training.engines import make_engine
+
+    training, vocabulary = run.job.spec.training, run.vocabulary
+    name = engine_name(training, run.plan.world_size)
+    model = build_model(
+        Path(places.model),
+        initialization=run.job.spec.model.initialization,
+        seed=training.seed,
+        dropout=training.dropout,
+        attention_dropout=training.attention_dropout,
+        vocabulary_size=vocabulary.size,
+        new_token_ids=vocabulary.new_token_ids,
+        dtype=DTYPES[run.plan.precision],
+        reads=ranks.rank == 0,
+        by_range=name == "zero3" and training.adapter is None,
+        attention=method.attention,
+    )
+    if training.adapter is not None:
+        from finetune_trainer.model.adapters import adapt, share_trained
+
+        adapt(model, run, reads=ranks.rank == 0)
+        tell(Notice(message=share_trained(model)))
+    if name == "plain":
+        tell(Notice(message=f"trained by {engine_text(name)}: it has nothing to divide, so DeepSpeed is not used"))
+    return make_engine(name, model, training, precision=run.plan.precision, method=method)
+
+
+def checkpoints(run: TrainingRun, places: Places) -> CheckpointStore:
+    return job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
+
+
+def claimed_checkpoints(run: TrainingRun, places: Places, ranks: "Ranks") -> CheckpointStore:
+    """One claim for all ranks: rank 0 takes it, and earlier attempts write nothing from now on."""
+    store = checkpoints(run, places)
+
+    def claimed() -> dict[str, Any]:
+        claim = store.claimed().claim
+        keep_run(store.storage, run, small_files(Path(places.model)), Path(places.prepared) / META)
+        return claim.to_json()
+
+    claim = Claim.from_json(ranks.from_first(claimed))
+    return CheckpointStore(store.storage, identity=run.identity, job=run.job.metadata.name, claim=claim)
+
+
+def micro_batches(plan: BatchPlan, ranks: "Ranks", micro_batch_size: int, step: int) -> list[MicroBatch]:
+    """Those of this rank in a step."""
+    return plan.micro_batches(step, ranks.rank, ranks.world_size, micro_batch_size)
+
+
+def make_saver(
+    run: TrainingRun, store: CheckpointStore, ranks: "Ranks", engine: "Engine", tell: Tell, signs: Callable[[str], None]
+) -> Saver:
+    from finetune_trainer.training.engine import KINDS
+
+    def state() -> Iterator[StoredPiece]:
+        """The engine's pieces as the checkpoint's: on the CPU, as NumPy, kind by kind, since an export reads the masters alone."""
+        for kind in KINDS:
+            for piece in engine.local_state():
+                if piece.kind == kind:
+                    data = piece.tensor.detach().cpu().numpy()
+                    yield StoredPiece(kind=kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
+        yield from constant_pieces(engine.constants)
+
+    def prune() -> None:
+        best = best_step(store) if run.job.spec.publish.checkpoint == "best" else None
+        store.prune(run.job.spec.checkpoints.keep, protect=() if best is None else (best,))
+
+    return Saver(
+        store=store,
+        ranks=ranks,
+        state=state,
+        state_bytes=lambda: sum(piece.stop - piece.start for piece in engine.local_state()) * ITEM_BYTES,
+        free_bytes=lambda: _share_of_free_memory(ranks),
+        prune=prune,
+        notice=lambda text: tell(Notice(message=text)),
+        signs=signs,
+    )
+
+
+def _share_of_free_memory(ranks: "Ranks") -> int | None:
+    """Host memory that is free, divided by the ranks that share it."""
+    free, here = available_memory_bytes(), ranks.gathered(socket.gethostname()).count(socket.gethostname())
+    return None if free is None else free // here
+
+
+def best_step(store: CheckpointStore) -> int | None:
+    """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals."""
+    measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.complete() if one.extra.get(EVALUATION_LOSS) is not None]
+    return min(measured)[1] if measured else None
+
+
+def constant_pieces(tensors: Mapping[str, Any]) -> Iterator[StoredPiece]:
+    """What is saved and not trained, whole, as fp32: also whole numbers, which are small."""
+    for name, tensor in tensors.items():
+        data = tensor.reshape(-1).float().numpy()
+        yield StoredPiece(kind="constant", name=name, shape=tuple(tensor.shape), start=0, stop=data.size, data=data)
