@@ -1,4 +1,4 @@
-"""Objects in a bucket of an S3 server: the only file that imports boto3.
+"""Objects in a bucket of an S3 server: boto3 is the client (`s3_client.py`), large objects go in parts (`s3_upload.py`).
 
 An object appears whole or not at all.
 """
@@ -8,141 +8,29 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from finetune_api.errors import FineTuneError, InvalidStorage, StorageFailed
+from finetune_api.errors import FineTuneError, StorageFailed
 from finetune_trainer.files.atomic import Bytes, atomically
-from finetune_trainer.storage.connection import Connection, Settings, is_loopback
 from finetune_trainer.storage.directory import Listing, Versions
-from finetune_trainer.storage.errors import (
-    MissingObject,
-    Place,
-    UploadGone,
-    another_server,
-    in_the_way,
-    refuses_keys,
-    replaced,
-    server_error,
-    tls_error,
-    unreachable,
-)
-from finetune_trainer.storage.streams import PART_BYTES, at_once, in_order, parts
+from finetune_trainer.storage.errors import MissingObject, UploadGone, in_the_way, replaced, server_error
+from finetune_trainer.storage.s3_client import S3Connection, S3Settings, answer_of, as_body
+from finetune_trainer.storage.s3_upload import Upload
+from finetune_trainer.storage.streams import PART_BYTES, in_order, parts
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-T = TypeVar("T")
 _DELETE_AT_ONCE = 1000  # the most that one DeleteObjects call takes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Credentials:
-    """Keys of an S3 account. Never printed."""
-
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Settings(Settings[S3Credentials]):
-    """The settings of a server, and the bucket's region."""
-
-    region: str | None
-
-
-class _Connection(Connection[S3Credentials, "S3Client"]):
-    """A boto3 client."""
-
-    settings: S3Settings
-
-    def _connect(self, keys: S3Credentials | None) -> "S3Client":
-        import boto3
-        from botocore.config import Config
-
-        endpoint, region, ca_bundle = self.settings.endpoint, self.settings.region, self.settings.ca_bundle
-        config = Config(
-            connect_timeout=self.limits.connect_seconds,
-            read_timeout=self.limits.read_seconds,
-            retries={"mode": "standard", "total_max_attempts": self.limits.attempts},
-            max_pool_connections=4 * self.limits.parallel,
-            # Bucket names in host names need DNS that an own server rarely has.
-            s3={"addressing_style": "path" if endpoint else "auto"},
-            # boto3 1.36 began to send checksums that older S3 servers refuse; ours are in the manifest.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            # Proxies of the environment do not lead back to this machine.
-            proxies={} if is_loopback(endpoint) else None,
-        )
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=region or ("us-east-1" if endpoint else None),
-            aws_access_key_id=keys.access_key if keys else None,
-            aws_secret_access_key=keys.secret_key if keys else None,
-            aws_session_token=keys.session_token if keys else None,
-            verify=str(ca_bundle) if ca_bundle else None,
-            config=config,
-        )
-
-    @contextlib.contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except ClientError as error:
-            status, code, message = _answer(error)
-            if error.operation_name == "HeadObject" and status == 404:  # an answer to HEAD has no body that could say more
-                code = "NoSuchKey"
-            elif error.operation_name == "HeadObject" and status == 400:
-                code = "BadRequest"
-            raise server_error(self.place, doing, code=code, status=status, message=message) from error
-        except (BotoCoreError, ValueError) as error:  # botocore raises a bare ValueError for an endpoint that is no URL
-            raise _client_side_error(self.place, doing, error) from error
-
-    def _is_refusal(self, error: BaseException | None) -> bool:
-        """Whether the server refused the keys, or what they may do: others, which were written meanwhile, may do."""
-        status, code, message = _answer(error)
-        return status == 403 or refuses_keys(code=code, status=status, message=message)
-
-
-def _answer(error: BaseException | None) -> tuple[int, str, str]:
-    """Status, code and message of the server's answer that botocore raised as an error; (0, "", "") for another error."""
-    response: Any = getattr(error, "response", None) or {}
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    details = response.get("Error", {})
-    return status, str(details.get("Code", status or "")), str(details.get("Message", ""))
-
-
-def _client_side_error(place: Place, doing: str, error: Exception) -> FineTuneError:
-    """The error for what botocore itself found wrong, before or instead of an answer."""
-    from botocore import exceptions, parsers
-
-    fields, where = place.fields, f"{place.fields.storage}={place.url}"
-    match error:
-        case exceptions.SSLError():
-            return tls_error(place, str(error))
-        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.CredentialRetrievalError():
-            return InvalidStorage(f"{where}: no access key; set {fields.credentials}, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
-            return unreachable(place, doing, type(error).__name__)
-        case parsers.ResponseParserError():
-            return another_server(place)
-        case exceptions.ParamValidationError() | ValueError():
-            return InvalidStorage(f"{where}: {doing} failed: {error}; correct {fields.storage} or {fields.endpoint}")
-        case _:
-            return StorageFailed(f"{where}: {doing} failed: {error}")
 
 
 class S3Storage:
     """A Storage under a prefix of a bucket. Usable from several threads, not across a fork."""
 
     def __init__(self, settings: S3Settings, prefix: str) -> None:
-        self._connection = _Connection(settings)
+        self._connection = S3Connection(settings)
         self._bucket = settings.place.bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self.place = settings.place
@@ -152,7 +40,7 @@ class S3Storage:
         return self.place.url
 
     def put(self, key: str, data: Bytes) -> None:
-        name, body = self._prefix + key, _as_body(data)
+        name, body = self._prefix + key, as_body(data)
         with self._told_what_is_in_the_way(key):
             self._connection.call(f"writing {key}", lambda s3: s3.put_object(Bucket=self._bucket, Key=name, Body=body))
 
@@ -167,7 +55,7 @@ class S3Storage:
         if second is None:
             self.put(key, first)
             return len(first)
-        upload = _Upload(self._connection, key, self._prefix + key)
+        upload = Upload(self._connection, key, self._prefix + key)
         try:
             with self._told_what_is_in_the_way(key):
                 return upload.send(itertools.chain((first, second), following))
@@ -178,7 +66,7 @@ class S3Storage:
             raise
 
     def put_if_absent(self, key: str, data: Bytes) -> bool:
-        name, body = self._prefix + key, _as_body(data)
+        name, body = self._prefix + key, as_body(data)
 
         def create(s3: "S3Client") -> bool:
             from botocore.exceptions import ClientError
@@ -204,7 +92,7 @@ class S3Storage:
         try:
             yield
         except StorageFailed as error:
-            status, code, _ = _answer(error.__cause__)
+            status, code, _ = answer_of(error.__cause__)
             if status != 409 and status < 500:
                 raise
             if (folder := self._in_the_way_of(self._prefix + key)) is None:
@@ -319,7 +207,7 @@ class S3Storage:
             key = name.removeprefix(self._prefix)
             if ours(key):
                 with contextlib.suppress(UploadGone):
-                    _Upload(self._connection, key, name, upload).abort()
+                    Upload(self._connection, key, name, upload).abort()
 
 
 def _version(etag: str) -> str:
@@ -350,48 +238,3 @@ def _body(wanted: Any, s3: "S3Client", *, is_last: bool) -> tuple[bytes, str] | 
         return None
     finally:
         body.close()
-
-
-class _Upload:
-    """A multipart upload."""
-
-    def __init__(self, connection: _Connection, key: str, name: str, upload: str | None = None) -> None:
-        self._connection, self._key = connection, key
-        self._target: Any = {"Bucket": connection.place.bucket, "Key": name}
-        started = upload or connection.call(f"writing {key}", lambda s3: s3.create_multipart_upload(**self._target))["UploadId"]
-        self._target["UploadId"] = started
-
-    def send(self, parts: Iterable[Bytes]) -> int:
-        """Upload parts, several at a time, and make the object appear; its size in bytes."""
-        sent = at_once(self._send_part, enumerate(parts, 1), self._connection.limits.parallel)
-        size = sum(part_size for _, _, part_size in sent)
-        self._complete([{"PartNumber": number, "ETag": etag} for number, etag, _ in sent], size)
-        return size
-
-    def _send_part(self, numbered: tuple[int, Bytes]) -> tuple[int, str, int]:
-        number, part = numbered
-        body = _as_body(part)
-        answer = self._connection.call(f"writing {self._key}", lambda s3: s3.upload_part(**self._target, PartNumber=number, Body=body))
-        return number, answer["ETag"], len(part)
-
-    def _complete(self, parts: list[dict[str, Any]], size: int) -> None:
-        try:
-            self._connection.call(
-                f"writing {self._key}",
-                lambda s3: s3.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts}),  # type: ignore[typeddict-item]
-            )
-        except UploadGone:
-            # The answer to an earlier try was lost, and the upload with it became an object.
-            where = {name: self._target[name] for name in ("Bucket", "Key")}
-            found = self._connection.call(f"writing {self._key}", lambda s3: s3.head_object(**where))
-            if found["ContentLength"] != size:
-                raise
-
-    def abort(self) -> None:
-        """Give up; the server frees the parts."""
-        self._connection.call(f"giving up {self._key}", lambda s3: s3.abort_multipart_upload(**self._target))
-
-
-def _as_body(data: Bytes) -> Any:
-    """What boto3 takes as a body: bytes and bytearrays (its types know only the first) as they are, a copy of a memoryview."""
-    return bytes(data) if isinstance(data, memoryview) else data
