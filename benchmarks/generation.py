@@ -92,12 +92,13 @@ def _median(runs: list[dict[str, Any]], figure: str) -> dict[str, Any]:
 def _turns(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds to the first token of each turn, with the history kept; and of the last turn without it."""
     from finetune_assistant.inference.chat import Chat
+    from finetune_assistant.inference.own_thread import OwnThread
 
-    loaded, sampling = _loaded(options), _greedy(64)
-    _warm_up(loaded)
-    talk = Chat.of(loaded, sampling=sampling)
+    thread, sampling = OwnThread(), _greedy(64)
+    loaded = thread.run(lambda: _warm(options))
+    talk = Chat.of(loaded, sampling=sampling, thread=thread)
     first = [talk.ask(question).first_seconds for question in QUESTIONS[:TURNS]]
-    fresh = Chat.of(loaded, sampling=_greedy(1))
+    fresh = Chat.of(loaded, sampling=_greedy(1), thread=thread)
     fresh.go_on_with(talk.messages[:-2])
     alone = fresh.ask(QUESTIONS[TURNS - 1])
     return {
@@ -109,18 +110,19 @@ def _turns(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _chat(options: argparse.Namespace) -> dict[str, Any]:
-    """Tokens/s of a streamed answer to that of plain `generate` on the same prompt, in turns."""
+    """Tokens/s of a streamed answer to that of plain `generate` on the same prompt, in turns, both in the thread that loaded the model."""
     from finetune_assistant.inference.chat import Chat
+    from finetune_assistant.inference.own_thread import OwnThread
 
-    loaded = _loaded(options)
-    _warm_up(loaded)
+    thread = OwnThread()
+    loaded = thread.run(lambda: _warm(options))
     ids = loaded.prompter.encode(_question(QUESTIONS[4]))
 
     def ours() -> int:
-        return Chat.of(loaded, sampling=_greedy(options.new_tokens)).ask(QUESTIONS[4]).new_tokens
+        return Chat.of(loaded, sampling=_greedy(options.new_tokens), thread=thread).ask(QUESTIONS[4]).new_tokens
 
     def plain() -> int:
-        return sum(_plain(loaded, [ids], options.new_tokens))
+        return thread.run(lambda: sum(_plain(loaded, [ids], options.new_tokens)))
 
     return _paces(ours, plain)
 
@@ -129,8 +131,7 @@ def _batch(options: argparse.Namespace) -> dict[str, Any]:
     """The same batch by `answers` and by plain `generate`, in turns."""
     from finetune_assistant.inference.generation import Request, answers
 
-    loaded = _loaded(options)
-    _warm_up(loaded)
+    loaded = _warm(options)
     prompts = _prompts(loaded, options.prompts)[: options.batch_size]
     requests = [Request(ids=ids) for ids in prompts]
 
@@ -144,8 +145,7 @@ def _batch(options: argparse.Namespace) -> dict[str, Any]:
 def _file_ours(options: argparse.Namespace) -> dict[str, Any]:
     from finetune_assistant.inference.generation import Request, answers
 
-    loaded = _loaded(options)
-    _warm_up(loaded)
+    loaded = _warm(options)
     requests = [Request(ids=ids) for ids in _prompts(loaded, options.prompts)]
     began = time.perf_counter()
     batches = answers(loaded, requests, sampling=_greedy(options.new_tokens), batch_size=options.batch_size)
@@ -154,8 +154,7 @@ def _file_ours(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _file_plain(options: argparse.Namespace) -> dict[str, Any]:
-    loaded = _loaded(options)
-    _warm_up(loaded)
+    loaded = _warm(options)
     prompts = _prompts(loaded, options.prompts)
     began = time.perf_counter()
     size = options.batch_size
@@ -167,8 +166,7 @@ def _file_continuous(options: argparse.Namespace) -> dict[str, Any]:
     """Transformers' own continuous batching."""
     from transformers import GenerationConfig
 
-    loaded = _loaded(options)
-    _warm_up(loaded)
+    loaded = _warm(options)
     prompts = _prompts(loaded, options.prompts)
     end = loaded.prompter.stop_ids[0]
     config = GenerationConfig(do_sample=False, max_new_tokens=options.new_tokens, eos_token_id=end, pad_token_id=end)
@@ -190,12 +188,6 @@ def _paces(ours: Callable[[], int], plain: Callable[[], int], rounds: int = 3) -
     return {**found, "ratio": found["ours"] / found["plain"]}
 
 
-def _loaded(options: argparse.Namespace) -> Any:
-    from finetune_assistant.inference.loading import load
-
-    return load(str(options.model))
-
-
 def _greedy(new_tokens: int) -> Any:
     from finetune_assistant.inference.sampling import Sampling
 
@@ -208,9 +200,13 @@ def _question(text: str) -> list[Any]:
     return [Message(role="user", content=text)]
 
 
-def _warm_up(loaded: Any) -> None:
-    """What is done once in a process: threads, first allocations."""
+def _warm(options: argparse.Namespace) -> Any:
+    """The model, after what is done once in a process: threads, first allocations."""
+    from finetune_assistant.inference.loading import load
+
+    loaded = load(str(options.model))
     _plain(loaded, [loaded.prompter.encode(_question("Hello"))], 4)
+    return loaded
 
 
 def _plain(loaded: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[int]:

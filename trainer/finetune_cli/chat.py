@@ -61,6 +61,7 @@ def chat(
     """
     from finetune_assistant.inference.chat import Chat
     from finetune_assistant.inference.loading import load
+    from finetune_assistant.inference.own_thread import OwnThread
     from finetune_assistant.inference.sampling import Sampling
 
     if once is not None and not once.strip():
@@ -77,10 +78,11 @@ def chat(
         seed=seed,
     )
     say_loading(model, as_json=as_json)
-    loaded = load(model, revision=revision, prompt=prompt, dtype=dtype, load_in=load_in)
+    thread = OwnThread()
+    loaded = thread.run(lambda: load(model, revision=revision, prompt=prompt, dtype=dtype, load_in=load_in))
     for note in loaded.notes:
         say(note)
-    session = Session(Chat.of(loaded, system=system, sampling=sampling), model, as_json=as_json, priced=priced)
+    session = Session(Chat.of(loaded, system=system, sampling=sampling, thread=thread), model, as_json=as_json, priced=priced)
     if once is not None:
         session.ask(once)
     elif sys.stdin.isatty():

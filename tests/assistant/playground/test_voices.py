@@ -9,6 +9,7 @@ from tests.assistant.tiny_models import exported_run
 
 from finetune_api.errors import InvalidData
 from finetune_assistant.inference.loading import load
+from finetune_assistant.inference.own_thread import OwnThread
 from finetune_assistant.inference.sampling import Sampling
 from finetune_assistant.playground.voices import Dialogue, voice_of
 from finetune_trainer.data.dialogues import Message
@@ -20,7 +21,7 @@ GREEDY = Sampling(greedy=True)
 def begin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Dialogue]:
     if request.param == "scripted":
         return lambda system: Scripted("tuned", threading.Event(), system, GREEDY, False)
-    voice = voice_of(load(str(exported_run(tmp_path_factory.mktemp("runs") / "tiny"))), "tuned")
+    voice = voice_of(load(str(exported_run(tmp_path_factory.mktemp("runs") / "tiny"))), "tuned", OwnThread())
     return lambda system: voice.begin(system, GREEDY)
 
 

@@ -1,7 +1,7 @@
 """Talking to a model: a dialogue that grows, and answers that are shown while they are generated.
 
-In: a loaded model and questions. Out: answers. Generation runs in a thread, so that Ctrl-C ends an answer and not the session. What the
-model read in earlier turns is kept, not read again. Terminals, files and JSON are unknown here.
+In: a loaded model and questions. Out: answers. Generation runs in another thread, so that Ctrl-C ends an answer and not the session. What
+the model read in earlier turns is kept, not read again. Terminals, files and JSON are unknown here.
 """
 
 import queue
@@ -16,6 +16,7 @@ from finetune_assistant.inference.answer_text import AnswerText, StopTexts
 from finetune_assistant.inference.dialogue_prompting import DialoguePrompter
 from finetune_assistant.inference.kept_cache import KeptCache
 from finetune_assistant.inference.loading import LoadedModel
+from finetune_assistant.inference.own_thread import OwnThread
 from finetune_assistant.inference.prompting import Prompt, Prompter, fitted
 from finetune_assistant.inference.sampling import (
     AS_THE_MODEL,
@@ -62,8 +63,9 @@ class Chat:
         system: str | None = None,
         sampling: Sampling = AS_THE_MODEL,
         longest_answer: int = LONGEST_ANSWER,
+        thread: OwnThread | None = None,
     ) -> None:
-        """`model`: a transformers causal language model. `system` replaces the template's own system text.
+        """`model`: a transformers causal language model. `system` replaces the template's own system text. `thread`: that which loaded it.
 
         `longest_answer` counts where neither `sampling` nor the model's generation config says how long answers may be. Raises InvalidData
         when a prompt file leaves no room for a question.
@@ -74,6 +76,7 @@ class Chat:
         self._sampling = sampling
         self._otherwise = longest_answer
         self._kept = KeptCache()
+        self._thread = thread or OwnThread()
         self.messages: list[Message] = list(self._system)
         self.turns: list[Answer] = []
         if isinstance(prompter, DialoguePrompter):
@@ -84,9 +87,11 @@ class Chat:
             torch.manual_seed(sampling.seed)
 
     @classmethod
-    def of(cls, loaded: LoadedModel, *, system: str | None = None, sampling: Sampling = AS_THE_MODEL) -> "Chat":
-        """A chat with a model that was loaded."""
-        return cls(loaded.model, loaded.prompter, system=system, sampling=sampling, longest_answer=loaded.longest_answer)
+    def of(
+        cls, loaded: LoadedModel, *, system: str | None = None, sampling: Sampling = AS_THE_MODEL, thread: OwnThread | None = None
+    ) -> "Chat":
+        """A chat with a model that was loaded, in `thread` if that is given."""
+        return cls(loaded.model, loaded.prompter, system=system, sampling=sampling, longest_answer=loaded.longest_answer, thread=thread)
 
     @property
     def window(self) -> int:
@@ -136,17 +141,14 @@ class Chat:
             AnswerText(self._prompter.decode, lead=self._prompter.answer_lead, stop_texts=self._prompter.stop_texts), stop, began
         )
         cache, kept = self._kept.taken(prompt.ids)
-        worker = threading.Thread(target=self._generate, args=(prompt.ids, cache, longest, stream), name="generation", daemon=True)
-        worker.start()
+        generated = self._thread.begin(lambda: self._generate(prompt.ids, cache, longest, stream))
         interrupted = False
         try:
             stream.follow(on_text)
         except KeyboardInterrupt:
             stop.set()
             interrupted = True
-        worker.join()
-        if stream.failure is not None:
-            raise stream.failure
+        generated.result()
         self.messages = [*asked, Message(role="assistant", content=stream.text)]
         preamble, tuned = self._cost(prompt)
         answer = Answer(
@@ -178,7 +180,7 @@ class Chat:
         return stream.found_stop_text or (bool(stream.ids) and stream.ids[-1] in ends)
 
     def _generate(self, ids: list[int], cache: Any, max_new_tokens: int, stream: "_Stream") -> None:
-        """In the thread: generate into `stream`, whatever happens."""
+        """In the other thread: generate into `stream`, which ends whatever happens."""
         import torch
         from transformers import StoppingCriteriaList
 
@@ -203,8 +205,6 @@ class Chat:
             if self._prompter.stop_texts:
                 stream.found_stop_text = bool(texts.ended_at)
             self._kept.keep(output)
-        except Exception as error:  # handed to the caller's thread, which raises it
-            stream.failure = error
         finally:
             stream.close()
 
@@ -221,7 +221,6 @@ class _Stream:
         self.ids: list[int] = []
         self.first_seconds = 0.0
         self.found_stop_text = False
-        self.failure: Exception | None = None
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from finetune_api.errors import InvalidModel
+from finetune_api.json_text import json_value
 from finetune_assistant.inference.dialogue_prompting import OURS, DialoguePrompter, read_prompt
 from finetune_assistant.inference.prompting import ForeignPrompter, Prompter, TrainedPrompter
 from finetune_assistant.inference.sampling import LONGEST_ANSWER
@@ -47,7 +48,7 @@ def load(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    place = model_place(name)
+    place = model_place(name, revision)
     few_shot = None if prompt is None else read_prompt(prompt)
     precision = _precision(dtype, load_in)
     logging.disable_progress_bar()
@@ -108,14 +109,13 @@ def _precision(dtype: Dtype, load_in: LoadIn | None) -> dict[str, Any]:
 
 def check_weights(folder: Path) -> None:
     """Names the file of safetensors that is missing or cut off, which transformers reports without a name. Raises InvalidModel."""
-    import json
 
     from finetune_trainer.model.headers import INDEX, SINGLE, stored_tensors, weights_in_folder
 
     index = None
     if (folder / INDEX).is_file():
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            index = json_value((folder / INDEX).read_text(encoding="utf-8"))
         except ValueError as error:
             raise InvalidModel(f"{folder / INDEX} is damaged ({error}); download it again") from None
     if index is not None or (folder / SINGLE).is_file():
@@ -144,9 +144,11 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def model_place(name: str) -> str:
-    """The folder of `name`, or `name` itself when it is a Hub id. Raises InvalidModel for a folder without a model."""
+def model_place(name: str, revision: str | None = None) -> str:
+    """The folder of `name`, or `name` itself when it is a Hub id. Raises InvalidModel for a folder without a model, or with a revision."""
     path = Path(name)
+    if revision is not None and path.is_dir():
+        raise InvalidModel(f"--revision {revision}: {name} is a folder, which is as it is; leave it out, or name a model on the Hub")
     if (path / "run.json").is_file():
         path = path / "model"
         if not path.is_dir():

@@ -7,10 +7,12 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from finetune_api.errors import InvalidInput
 from finetune_assistant.inference.loading import Dtype, LoadIn, load, model_place
+from finetune_assistant.inference.own_thread import OwnThread
 from finetune_assistant.inference.sampling import AS_THE_MODEL, Sampling
 from finetune_assistant.playground.layout import Offer
 from finetune_assistant.playground.pictures import why_not_run
@@ -91,10 +93,11 @@ def playground(
         for name, place, prompt in zip(names, (start.model, start.base), prompts, strict=False):
             assert place is not None
             revision = start.revision if place is start.model else None
-            loaded = load(place, revision=revision, prompt=prompt, dtype=start.dtype, load_in=start.load_in)
+            thread = OwnThread()
+            loaded = thread.run(partial(load, place, revision=revision, prompt=prompt, dtype=start.dtype, load_in=start.load_in))
             for note in loaded.notes:
                 told(note)
-            voices.append(voice_of(loaded, name))
+            voices.append(voice_of(loaded, name, thread))
         settings = Settings(system=start.system, sampling=start.sampling)
         for voice in voices:
             voice.begin(settings.system, settings.sampling)  # a prompt file may be too long for its window

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from finetune_assistant.inference.chat import Answer, Chat, OnText
 from finetune_assistant.inference.loading import LoadedModel
+from finetune_assistant.inference.own_thread import OwnThread
 from finetune_assistant.inference.sampling import AS_THE_MODEL, Sampling
 from finetune_trainer.data.dialogues import Message
 
@@ -36,9 +37,9 @@ class Voice:
     begin: Callable[[str | None, Sampling], Dialogue]
 
 
-def voice_of(loaded: LoadedModel, name: str) -> Voice:
-    """A loaded model under the name that the page and votes call it by."""
-    return Voice(name=name, begin=lambda system, sampling: Chat.of(loaded, system=system, sampling=sampling))
+def voice_of(loaded: LoadedModel, name: str, thread: OwnThread) -> Voice:
+    """A model that was loaded in `thread`, under the name that the page and votes call it by."""
+    return Voice(name=name, begin=lambda system, sampling: Chat.of(loaded, system=system, sampling=sampling, thread=thread))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
