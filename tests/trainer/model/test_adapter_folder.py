@@ -10,11 +10,13 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from tests.exported_models import ModelWeights, base_folder, source_model, training_run
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from finetune_api.errors import InvalidModel
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.model.adapter_folder import export_adapter
+from finetune_trainer.model.adapters import adapt
+from finetune_trainer.model.build import build_model
 from finetune_trainer.model.merged import adapted_model, merged_weights
 from finetune_trainer.model.micro_batch import joined
 from finetune_trainer.publishing.export import export
@@ -30,6 +32,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "dora": {"use_dora": True, "r": 4},
     "rslora": {"use_rslora": True, "lora_alpha": 16},
+    "qlora": {},
+    "qdora": {"use_dora": True, "r": 4},
     "named": {},  # one kind of layer, and a norm in full
 }
 
@@ -58,8 +62,9 @@ def trained(folder: Path, architecture: str, kind: str, precision: str = "fp32")
     source_model(base, rows=OLD_VOCABULARY).to(dtype).save_pretrained(base)
     layer, norm = {"gpt_bigcode": ("mlp.c_fc", "ln_f"), "llama": ("down_proj", "norm")}[architecture]
     settings = {"target_modules": [layer], "modules_to_save": [norm]} if kind == "named" else KINDS[kind]
-    run = training_run(base, precision=precision, training={"method": "lora", "lora": settings})
-    model = adapted_model(run, base).get_base_model()
+    method = "qlora" if kind.startswith("q") else "lora"
+    run = training_run(base, precision=precision, training={"method": method, "lora": settings})
+    model = model_in_training(run, base)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -70,9 +75,37 @@ def trained(folder: Path, architecture: str, kind: str, precision: str = "fp32")
 
 
 def logits_of(model: Any) -> torch.Tensor:
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.train()  # in evaluation bitsandbytes rounds on some CPUs
     with torch.no_grad():
-        made: torch.Tensor = model.eval()(input_ids=torch.tensor([IDS])).logits[0].float()
+        made: torch.Tensor = model(input_ids=torch.tensor([IDS])).logits[0].float()
     return made
+
+
+def quantised(kind: str) -> BitsAndBytesConfig | None:
+    """What somebody tells Transformers who loads a base as QLoRA trained beside it."""
+    if not kind.startswith("q"):
+        return None
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+
+
+def model_in_training(run: TrainingRun, base: Path) -> Any:
+    """What an engine trains: of a QLoRA run the base in 4 bits."""
+    if run.job.spec.training.method == "lora":
+        return adapted_model(run, base).get_base_model()
+    model = build_model(
+        base,
+        initialization="pretrained",
+        seed=run.job.spec.training.seed,
+        dropout=0.0,
+        vocabulary_size=run.vocabulary.size,
+        new_token_ids=run.vocabulary.new_token_ids,
+        dtype=torch.float32,
+        four_bits_on=torch.device("cpu"),
+    )
+    return adapt(model.eval(), run).get_base_model()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +113,7 @@ def logits_of(model: Any) -> torch.Tensor:
 def test_peft_and_transformers_compute_what_the_engine_does(tmp_path: Path, architecture: str, kind: str) -> None:
     found = trained(tmp_path, architecture, kind)
     record = export_adapter(found.run, found.adapters, step=12, base=found.base, folder=tmp_path / "adapter")
-    alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter"))
+    alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", quantization_config=quantised(kind)))
     torch.testing.assert_close(alone, found.logits, rtol=1e-5, atol=1e-5)
     export(found.run, merged_weights(found.run, found.adapters, found.base), step=12, base=found.base, folder=tmp_path / "whole")
     whole = logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "whole"))

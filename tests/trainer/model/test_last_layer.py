@@ -12,7 +12,7 @@ from finetune_trainer.model.inputs import model_inputs
 from finetune_trainer.model.last_layer import ways
 from finetune_trainer.model.loss import install_loss_head, last_layer
 from finetune_trainer.model.method import Method
-from finetune_trainer.model.micro_batch import MicroBatch
+from finetune_trainer.model.micro_batch import MicroBatch, empty_micro_batch
 
 CPU = torch.device("cpu")
 ROW = packed([3, 5, 7, 11], [9, 1], [2, 4, 6], supervised=(True, False, True))
@@ -63,6 +63,32 @@ def test_logits_are_of_all_tokens_and_a_row_without_a_supervised_one_is_computed
     wrapped(**model_inputs(ROW, CPU)).backward()
     assert all(torch.equal(logits(row), one) for row, one in zip(rows, before, strict=True))
     assert float(wrapped(**model_inputs(rows[1], CPU)).detach()) == 0.0
+
+
+@pytest.mark.parametrize("config", [gpt_bigcode(), llama()], ids=["gpt_bigcode", "llama"])
+def test_a_row_without_a_supervised_token_calls_the_same_modules_in_the_same_order(config: transformers.PreTrainedConfig) -> None:
+    """Back, too, and when activations are recomputed: ZeRO-3 gathers weights so, and a rank whose rows have run out takes part."""
+    model = from_config(with_dropout(config, 0.0), torch.float32)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.config.use_cache = False
+    wrapped = install_loss_head(model, Method(last_layer=ways(last_layer(model))[0]))
+    called: list[tuple[str, str]] = []
+
+    def ends(name: str, made: torch.Tensor) -> None:
+        called.append(("end", name))
+        made.register_hook(lambda _: called.append(("back", name)))
+
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_pre_hook(lambda *_, name=name: called.append(("begin", name)))
+            module.register_forward_hook(lambda _, __, made, name=name: ends(name, made))
+
+    def order(row: MicroBatch) -> list[tuple[str, str]]:
+        called.clear()
+        wrapped(**model_inputs(row, CPU)).backward()
+        return [*called]
+
+    assert order(empty_micro_batch()) == order(ROW)
 
 
 def test_adapters_inside_the_parts_learn_the_same() -> None:

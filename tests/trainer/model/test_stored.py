@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from tests.trainer.architectures import VOCABULARY, gpt_bigcode, llama, save_random
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune_trainer.model.build import build_model
-from finetune_trainer.model.stored import Extent, StoredValues, stored_values, tensors_of
+from finetune_api.finetunejob import Lora
+from finetune_trainer.model.adapters import add_adapters
+from finetune_trainer.model.build import build_model, fresh_rows
+from finetune_trainer.model.stored import Extent, StoredValues, mean_row, stored_values, tensors_of
 
 MIXTRAL = transformers.MixtralConfig(
     vocab_size=VOCABULARY,
@@ -90,9 +92,32 @@ def test_shards_and_what_is_never_whole(tmp_path: Path) -> None:
     assert largest.bytes == (VOCABULARY + 4) * 40 * 4
 
 
+@pytest.mark.parametrize("architecture", ["tied", "untied"])
+@pytest.mark.parametrize("lora", [Lora(r=4), Lora(r=4, use_rslora=True, lora_dropout=0.1)], ids=["lora", "rslora, dropout"])
+def test_adapters_begin_beside_weights_that_are_left_in_files(architecture: str, lora: Lora, tmp_path: Path) -> None:
+    """As they do beside a model that was read, bit by bit, with all else frozen and where it was."""
+    folder, fresh = save_random(CONFIGS[architecture], tmp_path / "model"), fresh_rows(VOCABULARY, VOCABULARY + 4, [7])
+    whole, unread = build(folder, by_range=False), build(folder, by_range=True)
+    for model in (whole, unread):
+        add_adapters(model, lora, fresh_rows=fresh, seed=3)
+    parameters = dict(unread.named_parameters())
+    assert parameters.keys() == dict(whole.named_parameters()).keys()
+    assert any(parameter.requires_grad for parameter in parameters.values())
+    for name, parameter in whole.named_parameters():
+        other, flat = parameters[name], parameter.detach().view(-1)
+        assert other.requires_grad == parameter.requires_grad, name
+        if parameter.requires_grad:
+            assert torch.equal(other, parameter), name
+            continue
+        values = stored_values(other)
+        assert other.is_meta, name
+        assert values is not None, name
+        assert torch.equal(values.read(0, flat.numel(), values.mean() if values.fresh else None), flat), name
+
+
 @pytest.mark.parametrize("width", [128, 300, 1])
-def test_the_mean_of_a_wide_table_is_that_of_all_columns_at_once(width: int, tmp_path: Path) -> None:
-    """To the last bit: where its sums were added up in another order, a run would begin with other rows than before."""
+def test_the_mean_of_a_table_in_files_is_that_of_one_in_memory(width: int, tmp_path: Path) -> None:
+    """To the last bit, in pieces that are smaller than the widest of these."""
     table = torch.randn(5_003, width)
     save_file({"table": table}, tmp_path / "model.safetensors")
     ((_, (shape, _, file, offset)),) = tensors_of(tmp_path)
@@ -100,7 +125,8 @@ def test_the_mean_of_a_wide_table_is_that_of_all_columns_at_once(width: int, tmp
     values = StoredValues(shape=shape, dtype=torch.float32, extents=[extent], fresh=[3, 5_002])
     known = torch.ones(5_003, dtype=torch.bool)
     known[[3, 5_002]] = False
-    assert torch.equal(values.mean(), table[known].float().mean(dim=0))
+    assert torch.equal(values.mean(), mean_row(lambda first, last: table[first:last], 5_003, width, [3, 5_002]).float())
+    torch.testing.assert_close(values.mean(), table[known].double().mean(dim=0).float())
 
 
 def no_head(weights: dict[str, torch.Tensor]) -> None:

@@ -7,11 +7,14 @@ computed otherwise, to the same numbers: PEFT copies the whole table of tokens i
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
+
+from finetune_trainer.model.four_bits import is_quantised, num_elements  # before PEFT, which imports bitsandbytes
+
+# isort: split
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
@@ -23,10 +26,9 @@ from torch.nn.functional import embedding, linear
 from finetune_api.errors import InvalidModel
 from finetune_api.finetunejob import ALL_LINEAR, Lora
 from finetune_api.training_run import TrainingRun, Vocabulary
+from finetune_trainer.model.adapted_linear import NAME, AdaptedLinear
 from finetune_trainer.model.build import fresh_rows, meta_parameters, read_config, set_vocabulary, without_memory
-
-# PEFT's name of an adapter that nobody named.
-NAME: Final = "default"
+from finetune_trainer.model.stored import stand_ins, stored_values
 
 
 def try_adapters(folder: Path, lora: Lora, vocabulary: Vocabulary) -> None:
@@ -55,30 +57,51 @@ def add_adapters(model: Any, lora: Lora, *, fresh_rows: Sequence[int], seed: int
     """
     _check(model, lora, fresh_rows)
     dtype = next(model.parameters()).dtype
-    with nullcontext() if reads else meta_parameters(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with stand_ins(model) if reads else meta_parameters(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # PEFT 0.21 on Transformers 5.23
         torch.manual_seed(seed)
         try:
             adapted = cast(PeftModel, get_peft_model(model, lora_config(model, lora, fresh_rows), autocast_adapter_dtype=False))
         except ValueError as error:  # no module of that name, or of a kind that takes an adapter
             raise InvalidModel(f"spec.training.lora does not fit {type(model).__name__}: {error}") from None
+    if reads:
+        _fill_rows(model)
+    in_one_go = not (lora.use_dora or lora.lora_dropout)
     for module in model.modules():
         if isinstance(module, TrainableTokensLayer):
             module.__class__ = _Rows if isinstance(module.base_layer, nn.Embedding) else _HeadRows
             module.trainable_tokens_original.clear()  # kept to be put back, which nobody does
-        elif type(module) is PeftLinear and type(module.base_layer) is nn.Linear and not (lora.use_dora or lora.lora_dropout):
-            module.__class__ = _Linear
+        elif in_one_go and type(module) is PeftLinear and type(module.base_layer) is nn.Linear:
+            module.__class__ = AdaptedLinear
+        elif in_one_go and isinstance(module, LoraLayer) and is_quantised(module.get_base_layer().weight):
+            from finetune_trainer.model.four_bit_layers import add_in_one_go
+
+            add_in_one_go(module)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return adapted
 
 
+@torch.no_grad()
+def _fill_rows(model: nn.Module) -> None:
+    """Trained rows of tables that are left in files: PEFT would copy them from the tables, and each is the mean of the others."""
+    filled = set[int]()
+    for module in model.modules():
+        if isinstance(module, TrainableTokensLayer) and (values := stored_values(module.get_base_layer().weight)) is not None:
+            rows_ND = module.trainable_tokens_delta[NAME]
+            if id(rows_ND) not in filled:  # those of tied tables are one
+                rows_ND.copy_(values.mean())
+                filled.add(id(rows_ND))
+
+
 def share_trained(model: nn.Module) -> str:
     """How much of a model with adapters is trained, as a sentence."""
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    whole = sum(one.numel() for one in model.parameters())
-    return f"LoRA trains {trained:,} of {whole:,} parameters ({trained / whole:.2%})"
+    every = sum(num_elements(one) for one in model.parameters())
+    quantised = sum(num_elements(one) for one in model.parameters() if is_quantised(one))
+    kept = f", {quantised:,} of which are kept in 4 bits" if quantised else ""
+    return f"LoRA trains {trained:,} beside {every - trained:,} parameters ({trained / every:.2%} of all){kept}"
 
 
 def lora_config(model: Any, lora: Lora, fresh_rows: Sequence[int]) -> LoraConfig:
@@ -102,7 +125,7 @@ def borrowed_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parame
     for module in model.modules():
         if isinstance(module, _Rows | _HeadRows):
             yield module, module.trainable_tokens_delta[NAME]
-        elif isinstance(module, _Linear):
+        elif isinstance(module, AdaptedLinear):
             for borrowed in (module.base_layer.weight, module.base_layer.bias, module.lora_A[NAME].weight, module.lora_B[NAME].weight):
                 if borrowed is not None:
                     yield module, borrowed
@@ -110,37 +133,6 @@ def borrowed_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parame
             direction = cast(DoraLinearLayer, module.lora_magnitude_vector[NAME])
             for borrowed in (module.get_base_layer().weight, module.lora_A[NAME].weight):
                 yield direction, borrowed
-
-
-class _Linear(PeftLinear):  # type: ignore[misc]
-    """A linear layer with an adapter. PEFT goes over the wide output three times more in each pass; this adds to it as it is made."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(..., outputs) of (..., inputs)."""
-        base, a, b = self.base_layer, self.lora_A[NAME].weight, self.lora_B[NAME].weight
-        return cast(Tensor, _AdaptedProduct.apply(x, base.weight, base.bias, a, b, self.scaling[NAME]))  # type: ignore[no-untyped-call]
-
-
-class _AdaptedProduct(torch.autograd.Function):
-    """x W' + bias + scale x A' B', with W and bias frozen. Shapes: T tokens, I inputs, O outputs, R rank."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
-        made_TO = linear(x_TI, weight_OI, bias_O)
-        low_TR = (x_TI @ a_RI.t()).mul_(scale)
-        made_TO.addmm_(low_TR, b_OR.t())
-        ctx.save_for_backward(x_TI, weight_OI, a_RI, b_OR, low_TR)
-        ctx.scale, ctx.shape = scale, x.shape
-        return made_TO.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, weight_OI, a_RI, b_OR, low_TR = ctx.saved_tensors
-        grad_TO = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])
-        grad_TR = (grad_TO @ b_OR).mul_(ctx.scale)
-        grad_x = (grad_TO @ weight_OI).addmm_(grad_TR, a_RI).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, grad_TR.t() @ x_TI, grad_TO.t() @ low_TR, None
 
 
 class _Rows(TrainableTokensLayer):  # type: ignore[misc]

@@ -19,8 +19,9 @@ from transformers.utils import logging
 
 from finetune_api.errors import InvalidModel
 from finetune_trainer.model.attention import ATTENTION, register
+from finetune_trainer.model.four_bits import is_quantised, quantisation
 from finetune_trainer.model.frequencies import separate_frequencies
-from finetune_trainer.model.stored import leave_in_files
+from finetune_trainer.model.stored import leave_in_files, mean_row
 
 # What Transformers reports of weights that don't fit, and what it means.
 _REPORT = {"missing_keys": "lacks", "mismatched_keys": "has the wrong shape for", "unexpected_keys": "has weights that the model lacks:"}
@@ -38,14 +39,16 @@ def build_model(
     new_token_ids: Sequence[int] = (),
     reads: bool = True,
     by_range: bool = False,
+    four_bits_on: torch.device | None = None,
     attention: str = ATTENTION,
 ) -> Any:
     """The model of `folder` on the CPU, in training mode, with at least `vocabulary_size` embedding rows (never fewer than it has).
 
     `new_token_ids`: control tokens the base model has never seen; their rows, and rows that are added, become the mean of all
-    others (in fp32), also where they fall into rows that the base model holds as padding. `reads=False` gives the same model
+    others (in fp64), also where they fall into rows that the base model holds as padding. `reads=False` gives the same model
     with parameters on the meta device: every rank but the one that reads (32 GB of a 15.5 B model in bf16) builds it so. `by_range`:
-    where that can be, nobody reads, and the parameters say where their values are (`stored.stored_values`).
+    where that can be, nobody reads, and the parameters say where their values are (`stored.stored_values`). `four_bits_on`: the device
+    that keeps the model, its layers in 4 bits (`four_bits`).
     Random weights depend on the seed alone. What the architecture keeps frozen is frozen. `attention`: its name in Transformers.
     Raises InvalidModel for missing, surplus or misshapen weights.
     """
@@ -58,7 +61,7 @@ def build_model(
     if not reads or initialization == "random":
         set_vocabulary(config, size)
         return _seeded(config, dtype, seed, attention).train() if reads else _without_parameters(config, dtype, attention).train()
-    model = _read(folder, config, dtype, attention)
+    model = _read(folder, config, dtype, attention, four_bits_on)
     if size > old_size:
         _resize(model, size)
         set_vocabulary(config, size)
@@ -130,8 +133,9 @@ def _seeded(config: Any, dtype: torch.dtype, seed: int, attention: str) -> Any:
     return model
 
 
-def _read(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> Any:
+def _read(folder: Path, config: Any, dtype: torch.dtype, attention: str, four_bits_on: torch.device | None) -> Any:
     register()
+    kept = {} if four_bits_on is None else {"quantization_config": quantisation(dtype), "device_map": {"": four_bits_on}}
     with quietly():
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -142,6 +146,7 @@ def _read(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> Any:
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **kept,
         )
     for kind, what in _REPORT.items():
         if names := sorted(str(name if isinstance(name, str) else name[0]) for name in report[kind]):
@@ -150,7 +155,12 @@ def _read(folder: Path, config: Any, dtype: torch.dtype, attention: str) -> Any:
     separate_frequencies(model)
     # `from_pretrained` unfreezes what the class keeps frozen (ERNIE 4.5's correction of its router).
     for name, parameter in without_memory(config, attention).named_parameters():
-        model.get_parameter(name).requires_grad_(parameter.requires_grad)
+        if not is_quantised(own := model.get_parameter(name)):
+            own.requires_grad_(parameter.requires_grad)
+    if four_bits_on is not None:
+        from finetune_trainer.model.four_bit_layers import use_training_arithmetic
+
+        use_training_arithmetic(model)
     return model
 
 
@@ -203,8 +213,9 @@ def set_vocabulary(config: Any, size: int) -> None:
 def _check_resized(model: Any, config: Any, attention: str) -> None:
     """Refuse an architecture that has tables of tokens beside its embeddings, which nobody resizes (DeepSeek-V4's table of experts)."""
     wanted = {name: one.shape for name, one in without_memory(config, attention).state_dict().items()}
+    in_bytes = tuple(name for name, one in model.named_parameters() if is_quantised(one))
     for name, tensor in model.state_dict().items():
-        if tensor.shape != wanted.get(name):
+        if not name.startswith(in_bytes) and tensor.shape != wanted.get(name):
             what = f"{name} has {tensor.shape[0]} rows for its {config.vocab_size} tokens"
             raise InvalidModel(f"{type(model).__name__} can't get new tokens: {what}; use a template whose tokens it has")
 
@@ -231,8 +242,8 @@ def _unread(folder: Path, config: Any, dtype: torch.dtype, attention: str, size:
 
 @torch.no_grad()
 def _mean_rows(model: Any, fresh: list[int]) -> None:
-    """Rows `fresh` of all tables of tokens (and of the head's bias) become the mean of the others, taken in fp32."""
+    """Rows `fresh` of all tables of tokens (and of the head's bias) become the mean of the others, summed in fp64."""
     for table in _tables(model):
-        known = torch.ones(table.shape[0], dtype=torch.bool)
-        known[fresh] = False
-        table[fresh] = cast(torch.Tensor, table)[known].float().mean(dim=0).to(table.dtype)
+        rows = table.view(table.shape[0], -1)
+        mean = mean_row(lambda first, last, rows=rows: rows[first:last], rows.shape[0], rows.shape[1], fresh)  # type: ignore[misc]
+        rows[fresh] = mean.to(table.dtype)

@@ -5,7 +5,6 @@ the headers are never read, so that a model of 60 GB is looked at where it is. F
 data (https://github.com/huggingface/safetensors#format).
 """
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from finetune_api.errors import InvalidModel
+from finetune_api.json_text import json_value
 from finetune_trainer.storage.protocol import Storage
 
 INDEX: Final = "model.safetensors.index.json"
@@ -66,14 +66,20 @@ def parse_header(where: str, size: int, read: Callable[[int, int], bytes]) -> Sh
     text = start[8 : 8 + length]
     text += read(8 + len(text), 8 + length) if len(text) < length else b""
     try:
-        found = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in found.values()), default=0)
-        shapes = {name: tuple(entry["shape"]) for name, entry in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        found = {name: entry for name, entry in json_value(text).items() if name != "__metadata__"}
+        end = max((_natural(entry["data_offsets"][1]) for entry in found.values()), default=0)
+        shapes = {name: tuple(map(_natural, entry["shape"])) for name, entry in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise damaged(where) from None
     if size != 8 + length + end:
         raise damaged(where)
     return shapes
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
 
 
 def _header_of_file(path: Path) -> Shapes:
@@ -88,7 +94,10 @@ def _header_of_file(path: Path) -> Shapes:
 
 def _weight_files(weights: Weights, index: Mapping[str, Any] | None) -> list[str]:
     if index is not None:
-        shards = sorted(set(index.get("weight_map", {}).values()))
+        named = index.get("weight_map", {})
+        if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+            raise damaged(f"{weights.where}/{INDEX}")
+        shards = sorted(set(named.values()))
         if missing := [shard for shard in shards if shard not in weights.names]:
             raise InvalidModel(f"{weights.where} lacks {', '.join(missing[:3])}, which {INDEX} names; download the model again")
         return shards

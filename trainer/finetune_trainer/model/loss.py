@@ -49,6 +49,11 @@ class LossModel(nn.Module):
         # Routers of experts that draw random numbers while training (Mixtral, Phi-MoE, DBRX): another function than at inference.
         self._never_random = [module for module in model.modules() if any("jitter" in name for name in vars(module))]
 
+    @property
+    def head(self) -> nn.Module | None:
+        """The module that makes logits or losses of hidden states, where the model has one."""
+        return cast("nn.Module | None", _head(self.model))
+
     def train(self, mode: bool = True) -> "LossModel":
         """Training mode, except for what would add noise that nobody asked for."""
         super().train(mode)
@@ -73,8 +78,9 @@ class LossModel(nn.Module):
         if supervised is None or targets is None or self._method.logits is None:
             logits_TV = cast(Any, self.model)(input_ids=input_ids, **inputs).logits[0]
             return cast(Tensor, logits_TV) if supervised is None or targets is None else _own_loss(logits_TV[supervised], targets)
-        if self._method.last_layer and len(supervised):
-            inputs[SUPERVISED_ROWS] = supervised
+        if self._method.last_layer:
+            # Without one the first token's row: ranks call the same modules in the same order, in which ZeRO-3 gathers them.
+            inputs[SUPERVISED_ROWS] = supervised if len(supervised) else supervised.new_zeros(1)
         hidden_TD = language_body(self.model)(input_ids=input_ids, **inputs).last_hidden_state[0]
         return cast(Tensor, _head(self.model)(hidden_TD[supervised], labels=targets))
 

@@ -1,11 +1,13 @@
 """A LoRA run's checkpoint as the weights of a whole model: the base's, with what the adapters add to them.
 
 In: a frozen run, the adapters of one step, the base model's folder with its weights. Out: `Weights` that `export` writes as any others.
-The base is in memory once, in the arithmetic of the run; each layer is added to in fp32 and rounded once.
+The base is in memory once, in the arithmetic of the run; each layer is added to in fp32 and rounded once. Where the base was in 4 bits,
+adapters are added to the weights that it had then, so that the model that comes out is the one that was trained and measured.
 """
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -49,9 +51,11 @@ def adapted_model(run: TrainingRun, base: Path, *, reads: bool = True) -> Any:
 
     from finetune_trainer.model.adapters import adapt
     from finetune_trainer.model.build import build_model
+    from finetune_trainer.model.four_bits import round_as
 
     training = run.job.spec.training
-    model = build_model(
+    built = partial(
+        build_model,
         base,
         initialization="pretrained",
         seed=training.seed,
@@ -59,8 +63,10 @@ def adapted_model(run: TrainingRun, base: Path, *, reads: bool = True) -> Any:
         vocabulary_size=run.vocabulary.size,
         new_token_ids=run.vocabulary.new_token_ids,
         dtype=getattr(torch, DTYPE_NAMES[run.plan.precision]),
-        reads=reads,
     )
+    model = built(reads=reads)
+    if training.method == "qlora" and reads:
+        round_as(built(four_bits_on=torch.device("cpu")), model)
     return adapt(model.eval(), run, reads=reads)
 
 

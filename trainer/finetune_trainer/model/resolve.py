@@ -6,7 +6,6 @@ accepted, weights missing or cut off, no fast tokenizer. Reads headers of weight
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from finetune_api.checks import is_path
 from finetune_api.errors import InvalidModel, RunConflict, StorageFailed
 from finetune_api.finetunejob import BaseModelSpec, ModelShape
 from finetune_api.finetunejob.places import is_address
+from finetune_api.json_text import json_value
 from finetune_trainer.files.locks import NO_LOCKS, locked_in_turn
 from finetune_trainer.model.headers import INDEX, SUFFIX, Weights, stored_tensors, weights_in_folder, weights_in_storage
 from finetune_trainer.model.hub import from_hub
@@ -105,10 +105,10 @@ def check_folder(folder: Path, spec: BaseModelSpec, revision: str | None = None,
 def read_config(path: Path) -> dict[str, Any]:
     """A model's config.json. Raises InvalidModel."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidModel(f"{path}: no such file; a model folder needs config.json") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidModel(f"{path} can't be read: {error}; download the model again") from None
     if not isinstance(config, dict):
         raise InvalidModel(f"{path} holds no JSON object; download the model again")

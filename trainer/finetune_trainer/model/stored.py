@@ -6,7 +6,8 @@ which it can't, or a folder that holds anything unexpected, is left to `from_pre
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,8 +22,6 @@ from finetune_trainer.publishing.tensor_names import published_tensors
 _DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # At once: a range is read in pieces, each cast to the model's type.
 _PIECE_ELEMENTS: Final = 1 << 20
-# Of a table, for the mean of its rows: a multiple of what torch's sums take at once, or they would add up rows in another order.
-_COLUMNS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +65,51 @@ class StoredValues:
         return values
 
     def mean(self) -> Tensor:
-        """The mean of the rows that are not fresh, taken in fp32: reads the whole table.
+        """The mean of the rows that are not fresh: reads the whole table, and holds a piece of it."""
+        unused = torch.zeros(self.row, dtype=self.dtype)
 
-        Some columns at a time, since the sum of a column doesn't depend on others: no copy of the table in fp32 is made.
-        """
-        table = self.read(0, prod(self.shape), torch.zeros(self.row, dtype=self.dtype)).view(self.shape[0], self.row)
-        known = torch.ones(self.shape[0], dtype=torch.bool)
-        known[list(self.fresh)] = False
-        means = [columns[known].float().mean(dim=0) for columns in cast(Any, table).split(_COLUMNS, dim=1)]
-        return torch.cat(means).to(self.dtype).view(self.shape[1:])
+        def rows(first: int, last: int) -> Tensor:
+            return self.read(first * self.row, last * self.row, unused).view(last - first, self.row)
+
+        return mean_row(rows, self.shape[0], self.row, self.fresh).to(self.dtype).view(self.shape[1:])
+
+
+def mean_row(rows: Callable[[int, int], Tensor], num_rows: int, row: int, fresh: Sequence[int]) -> Tensor:
+    """(row,) in fp64: the mean of all rows but the `fresh` ones. `rows(first, last)`: those of the table, (last - first, row).
+
+    A piece at a time: whether the table is in memory or in a file, the same sums are made in the same order.
+    """
+    known = torch.ones(num_rows, dtype=torch.bool)
+    known[list(fresh)] = False
+    total, each = torch.zeros(row, dtype=torch.float64), max(1, _PIECE_ELEMENTS // row)
+    for first in range(0, num_rows, each):
+        last = min(first + each, num_rows)
+        total += rows(first, last)[known[first:last]].sum(dim=0, dtype=torch.float64)
+    return total / known.sum()
+
+
+@contextmanager
+def stand_ins(model: nn.Module) -> Iterator[None]:
+    """While the block runs, parameters that are left in files are on the CPU: one element, seen in each place.
+
+    Who puts something beside them, on their device and in their type, makes it for real. What the block froze stays frozen.
+    """
+    left, made = list[tuple[nn.Module, str, nn.Parameter]](), dict[int, nn.Parameter]()
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and stored_values(parameter) is not None:
+                left.append((module, name, parameter))
+    for module, name, parameter in left:
+        if id(parameter) not in made:
+            one = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+            made[id(parameter)] = nn.Parameter(one, requires_grad=parameter.requires_grad)
+        module._parameters[name] = made[id(parameter)]
+    try:
+        yield
+    finally:
+        for module, name, parameter in left:
+            parameter.requires_grad_(made[id(parameter)].requires_grad)
+            module._parameters[name] = parameter
 
 
 def stored_values(parameter: nn.Parameter) -> StoredValues | None:
