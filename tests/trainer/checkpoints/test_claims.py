@@ -3,13 +3,15 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.trainer.memory_storage import MemoryStorage
 
 from finetune_api.errors import RunConflict
-from finetune_trainer.checkpoints.claims import Claim, check_owner, claim, own
+from finetune_trainer.checkpoints.claims import Claim, check_owner, claim, own, seconds_since_first
 from finetune_trainer.storage.directory import DirectoryStorage
 
 MINE, OTHER = "a" * 64, "b" * 64
@@ -98,6 +100,16 @@ def test_of_two_claims_the_later_writes() -> None:
 def test_a_claim_goes_through_json() -> None:
     one = claim(MemoryStorage(), identity=MINE, job="fennel")
     assert Claim.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_how_long_ago_the_first_attempt_began() -> None:
+    storage = MemoryStorage()
+    assert seconds_since_first(storage) == 0.0
+    first = claim(storage, identity=MINE, job="fennel")
+    began = datetime.now(UTC) - timedelta(hours=2)
+    storage.put(first.key, json.dumps(replace(first, started=began.isoformat(timespec="seconds")).to_json()).encode())
+    claim(storage, identity=MINE, job="fennel")
+    assert 7200 <= seconds_since_first(storage) < 7300
 
 
 def test_a_claim_that_was_overwritten_is_old() -> None:

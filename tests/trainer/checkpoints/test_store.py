@@ -1,5 +1,6 @@
 """Checkpoints: what is saved at one world size is restored at another, and no fault makes a checkpoint of what is not one."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -25,7 +26,7 @@ from finetune_trainer.checkpoints.store import CheckpointStore, Claim, DamagedCh
 from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 IDENTITY = "a" * 64
 KINDS: tuple[Kind, ...] = ("master", "exp_avg", "exp_avg_sq")
@@ -402,6 +403,42 @@ def test_the_same_step_twice_is_refused() -> None:
     assert storage.objects == committed, "refused before a part of the committed step is overwritten"
 
 
+class Forgetful(MemoryStorage):
+    """Creates an object, and the answer is lost: once."""
+
+    forgets = False
+
+    def put_stream(self, key: str, blocks: Iterable[bytes | bytearray | memoryview]) -> int:
+        assert key not in self.objects, "what a committed checkpoint consists of is not written again"
+        return super().put_stream(key, blocks)
+
+    def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> bool:
+        created = super().put_if_absent(key, data)
+        if self.forgets and key.endswith("manifest.json"):
+            self.forgets = False
+            raise StorageFailed(f"creating {key} failed: no answer")
+        return created
+
+
+def test_a_commit_whose_answer_was_lost_is_recognised() -> None:
+    """The last checkpoint of a run is saved again when it seems to have failed: what landed is it, whatever this try took longer."""
+    storage = Forgetful()
+    one = store(storage).claimed()
+    full, storage.forgets = state(SMALL, 1), True
+
+    def saved(seconds: float, full: State = full) -> Manifest:
+        parts = [one.write_part(1, rank, pieces(full, SMALL, rank, 2)) for rank in range(2)]
+        return one.commit(1, parts, {"seconds": seconds})
+
+    with pytest.raises(StorageFailed, match="no answer"):
+        saved(1.0)
+    landed = saved(2.0)
+    assert landed.extra == {"seconds": 1.0}
+    assert same(restored(one, landed, 1), full)
+    with pytest.raises(RunConflict, match="saves step 1 a second time"):
+        saved(3.0, state(SMALL, 2))
+
+
 def test_ranks_write_under_the_claim_they_were_told() -> None:
     storage = MemoryStorage()
     one = store(storage).claimed()
@@ -632,7 +669,7 @@ def test_an_export_reads_the_masters_once_and_nothing_else(world_size: int) -> N
 
 @pytest.mark.parametrize(("saved_at", "restored_at", "most"), [(1, 1, 1.0), (4, 4, 1.0), (4, 2, 1.4), (3, 2, 1.75), (2, 4, 2.3)])
 def test_a_restore_fetches_no_chunk_twice_on_a_rank(saved_at: int, restored_at: int, most: float) -> None:
-    """Ranks that need parts of one chunk each read it: so a larger run reads more, and a smaller one at the seams."""
+    """Ranks of different nodes that need parts of one chunk each read it: so a larger run reads more, and a smaller one at the seams."""
     storage = Counted()
     one = store(storage).claimed()
     full = state(BLOCKS, 5)
@@ -676,3 +713,27 @@ def test_a_manifest_is_read_once_by_whoever_prunes() -> None:
     assert [checkpoint.step for checkpoint in one.complete()] == [5, 4, 3]
     storage.delete([one.complete()[0].objects[0].key])
     assert [checkpoint.step for checkpoint in one.complete()] == [4, 3]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attempt": None}, {"step": "3"}, {"objects": None}, {"objects": [["k", "1", [], []]]}, {"tensors": [{}]}, {"identity": 7}]
+)
+def test_a_manifest_whose_digest_is_right_and_whose_content_is_not_ours_is_passed_over(changes: dict[str, object]) -> None:
+    """Whoever may write to the storage may sign anything."""
+    storage = MemoryStorage()
+    one = store(storage).claimed()
+    save(one, 1)
+    newest = save(one, 2)
+    body = json.loads(newest.to_bytes())["body"] | changes
+    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    storage.put(newest.key, json.dumps({"format": 2, "sha256": hashlib.sha256(text).hexdigest(), "body": body}).encode())
+    told: list[str] = []
+    assert [found.step for found in one.candidates(told.append)] == [1]
+    assert newest.key in told[0]
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_passed_over() -> None:
+    storage = MemoryStorage()
+    newest = save(store(storage).claimed(), 2)
+    storage.put(newest.key, b"[" * 100_000)
+    assert list(store(storage).candidates()) == []

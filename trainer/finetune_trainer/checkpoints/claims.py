@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api.errors import RunConflict
+from finetune_api.json_text import json_value
 from finetune_trainer.storage.errors import MissingObject
 from finetune_trainer.storage.kept_logs import LOGS
 from finetune_trainer.storage.protocol import Storage
@@ -39,7 +40,7 @@ class Claim:
 
     @property
     def key(self) -> str:
-        return f"claims/{self.number:06d}.json"
+        return _key(self.number)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +54,7 @@ class Claim:
         newest = _newest(storage)
         if newest == self.number and storage.get(self.key) == _bytes(self):
             return
-        other = _read(storage, f"claims/{newest:06d}.json") if newest else {}
+        other = _read(storage, _key(newest)) if newest else {}
         raise RunConflict(
             f"{_where(storage)}: attempt {self.number} of job {self.job!r} was replaced by attempt {other.get('number', '?')}, started "
             f"{other.get('started', 'at an unknown time')} on {other.get('host', 'an unknown host')}; this one writes nothing more. "
@@ -104,10 +105,20 @@ def claim(storage: Storage, *, identity: str, job: str) -> Claim:
             return mine
 
 
+def seconds_since_first(storage: Storage) -> float:
+    """How long ago the first attempt began, by the clocks of its host and of this one; 0 where that isn't known."""
+    first = _read(storage, _key(1)).get("started")
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(first)).total_seconds()) if first else 0.0
+
+
 def _newest(storage: Storage) -> int:
     """The highest claim's number, 0 without one."""
     matches = (_CLAIM_KEY.fullmatch(key) for key, _ in storage.list("claims/"))
     return max((int(match[1]) for match in matches if match), default=0)
+
+
+def _key(number: int) -> str:
+    return f"claims/{number:06d}.json"
 
 
 def _bytes(one: Claim) -> bytes:
@@ -117,7 +128,7 @@ def _bytes(one: Claim) -> bytes:
 def _read(storage: Storage, key: str) -> dict[str, Any]:
     """A small JSON object; empty if it is not one."""
     try:
-        found = json.loads(storage.get(key))
+        found = json_value(storage.get(key))
     except (ValueError, MissingObject):
         return {}
     return found if isinstance(found, dict) else {}

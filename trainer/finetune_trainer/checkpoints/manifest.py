@@ -14,10 +14,12 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from finetune_api.errors import InvalidStorage
+from finetune_api.json_text import json_value
 from finetune_trainer.storage.errors import DamagedCheckpoint
 
 # "constant": what is saved with a model and not trained, such as a router's correction of DeepSeek-V3.
-Kind = Literal["master", "exp_avg", "exp_avg_sq", "constant"]
+# "..._codes", "..._scales": moments in 8 bits, of tensors that have none in fp32.
+Kind = Literal["master", "exp_avg", "exp_avg_sq", "exp_avg_codes", "exp_avg_sq_codes", "exp_avg_scales", "exp_avg_sq_scales", "constant"]
 DTYPE: Final = "float32"  # little-endian, of every tensor
 ITEM_BYTES: Final = 4
 CHUNK_BYTES: Final = 8 * 2**20  # a digest covers this much of an object, or less at the end of a section
@@ -46,6 +48,11 @@ class PartRecord:
     sections: tuple[int, ...]
     digests: tuple[str, ...]
     pieces: tuple[StoredPiece, ...]
+
+    @property
+    def stored(self) -> "StoredObject":
+        """The object, as a manifest names it."""
+        return StoredObject(key=self.key, size=self.size, sections=self.sections, digests=self.digests)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, to be gathered on rank 0."""
@@ -149,15 +156,18 @@ class Manifest:
     def from_bytes(cls, data: bytes, key: str) -> "Manifest":
         """Raises DamagedCheckpoint if the bytes are not what was written under `key`, InvalidStorage for a format of the future."""
         try:
-            envelope = json.loads(data)
+            envelope = json_value(data)
             body, version, digest = envelope["body"], envelope["format"], envelope["sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{key} is no manifest: {type(error).__name__}") from error
         if version != _FORMAT:
             raise InvalidStorage(f"{key} has format {version}, this version reads {_FORMAT}; use the version that wrote it")
-        if _digest(body) != digest:
-            raise DamagedCheckpoint(f"{key} does not match its own digest")
-        manifest = cls._from_body(body)
+        try:
+            if _digest(body) != digest:
+                raise DamagedCheckpoint(f"{key} does not match its own digest")
+            manifest = cls._from_body(body)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedCheckpoint(f"{key} is no manifest of ours: {type(error).__name__}") from error
         if manifest.key != key:
             raise DamagedCheckpoint(f"{key} is the manifest of {manifest.key}")
         return manifest
@@ -165,6 +175,11 @@ class Manifest:
     @classmethod
     def _from_body(cls, body: Mapping[str, Any]) -> "Manifest":
         tensors = [_tensor(one) for one in body["tensors"]]
+        for number in (body["step"], body["attempt"], body["worldSize"], *(size for _, size, _, _ in body["objects"])):
+            if type(number) is not int or number < 0:
+                raise ValueError(f"{number!r} is no step, no number and no size")
+        if not all(isinstance(text, str) for text in (body["identity"], *(key for key, _, _, _ in body["objects"]))):
+            raise ValueError("an identity or a key is no text")
         return cls(
             identity=body["identity"],
             step=body["step"],
@@ -200,13 +215,12 @@ def manifest(identity: str, step: int, attempt: int, parts: Sequence[PartRecord]
             found[piece.kind, piece.name].append((piece, index))
     tensors: dict[tuple[str, str], StoredTensor] = {key: _assembled(key, pieces) for key, pieces in found.items()}
     _check_kinds(tensors.values())
-    objects = tuple(StoredObject(key=part.key, size=part.size, sections=part.sections, digests=part.digests) for part in parts)
     return Manifest(
         identity=identity,
         step=step,
         attempt=attempt,
         world_size=len(parts),
-        objects=objects,
+        objects=tuple(part.stored for part in parts),
         tensors=tensors,
         extra=json.loads(_canonical(dict(extra))),
     )
@@ -240,6 +254,12 @@ def _check_kinds(tensors: Iterable[StoredTensor]) -> None:
     for tensor in tensors:
         by_kind[tensor.kind][tensor.name] = tensor.shape
     constants = by_kind.pop("constant", {})
+    for moment in ("exp_avg", "exp_avg_sq"):
+        codes, scales = by_kind.pop(f"{moment}_codes", {}), by_kind.pop(f"{moment}_scales", {})
+        if codes.keys() != scales.keys():
+            raise ValueError(f"codes and scales of {moment} differ in {sorted(codes.keys() ^ scales.keys())[:4]}")
+        if codes:
+            by_kind[moment] = by_kind[moment] | codes
     (first, wanted), *others = by_kind.items() or [("", {})]
     if both := constants.keys() & wanted:
         raise ValueError(f"{sorted(both)[:4]} are trained, and constant")

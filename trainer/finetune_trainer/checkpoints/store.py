@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -81,35 +81,51 @@ class CheckpointStore:
     def write_part(self, step: int, rank: int, pieces: Iterable[Piece]) -> PartRecord:
         """Stream this rank's pieces to its object: every rank, once a step. `data` may be reused once the next piece is asked for.
 
-        Raises RunConflict, before anything is written, if the claim is old or the step was committed before under its number.
+        A part of a checkpoint whose commit landed, though its answer was lost, is compared and not written again. Raises RunConflict,
+        before anything is written, if the claim is old or the step was committed with other contents under its number.
         """
-        self._check_unwritten(step)
+        self.claim.check(self.storage)
+        landed = self._landed(step)
         part = _Part(pieces)
         # The token parts two attempts that were both told that they have this number: neither overwrites what the other commits.
         key = f"{folder(step, self.claim.number)}rank-{rank:05d}.{self.claim.token}.bin"
-        size = self.storage.put_stream(key, part.chunks())
-        assert size == part.size, f"{key}: {size} bytes stored, {part.size} given"
-        return PartRecord(
-            rank=rank, key=key, size=size, sections=tuple(part.sections), digests=tuple(part.digests), pieces=tuple(part.pieces)
+        if landed is None:
+            size = self.storage.put_stream(key, part.chunks())
+            assert size == part.size, f"{key}: {size} bytes stored, {part.size} given"
+        else:
+            for _ in part.chunks():
+                pass
+        record = PartRecord(
+            rank=rank, key=key, size=part.size, sections=tuple(part.sections), digests=tuple(part.digests), pieces=tuple(part.pieces)
         )
+        if landed is not None and record.stored not in landed.objects:
+            raise self._twice(step)
+        return record
 
     def commit(self, step: int, parts: Sequence[PartRecord], extra: Mapping[str, Any]) -> Manifest:
-        """Make the checkpoint exist: rank 0 only, after every rank's `write_part`.
+        """Make the checkpoint exist: rank 0 only, after every rank's `write_part`. One that exists with the same tensors is returned.
 
-        Raises RunConflict if the claim is old or the step was committed before under this claim, ValueError unless the pieces cover
-        every tensor exactly once.
+        Raises RunConflict if the claim is old or the step was committed with others under this claim, ValueError unless the pieces
+        cover every tensor exactly once.
         """
         whole = manifest(self._identity, step, self.claim.number, parts, extra)
         self.claim.check(self.storage)
         self.verify(whole)
-        if not self.storage.put_if_absent(whole.key, whole.to_bytes()):
+        if self.storage.put_if_absent(whole.key, whole.to_bytes()):
+            return whole
+        landed = self._landed(step)
+        # What is told beside the tensors is each try's own, such as the seconds that it took.
+        if landed is None or replace(landed, extra=whole.extra) != whole:
             raise self._twice(step)
-        return whole
+        return landed
 
-    def _check_unwritten(self, step: int) -> None:
-        self.claim.check(self.storage)
-        if self.storage.exists(manifest_key(step, self.claim.number)):
-            raise self._twice(step)
+    def _landed(self, step: int) -> Manifest | None:
+        """The manifest of a step under this claim, which is there before this try if the answer to an earlier one was lost."""
+        key = manifest_key(step, self.claim.number)
+        try:
+            return Manifest.from_bytes(self.storage.get(key), key) if self.storage.exists(key) else None
+        except DamagedCheckpoint as error:
+            raise self._twice(step) from error
 
     def _twice(self, step: int) -> RunConflict:
         key = manifest_key(step, self.claim.number)
@@ -151,13 +167,14 @@ class CheckpointStore:
         """Reads ranges of tensors; close it, or use it in a `with`."""
         return Reader(self.storage, checkpoint)
 
-    def prune(self, keep: int, protect: Collection[int] = ()) -> list[int]:
+    def prune(self, keep: int, protect: Collection[int] = (), notice: Callable[[str], None] = lambda message: None) -> list[int]:
         """Delete all but the newest `keep` checkpoints (0 keeps all) and those of the steps `protect`; rank 0 only, after a commit.
 
-        Also deletes what never became a checkpoint. Returns the steps deleted. Raises RunConflict if the claim is old.
+        Also deletes what never became a checkpoint, and damaged ones, of which `notice` hears. Returns the steps deleted. Raises
+        RunConflict if the claim is old.
         """
         found = _Listing(self.storage.list("checkpoints/"))
-        complete = self._complete(found)
+        complete = self._complete(found, notice)
         trusted = [one for one in complete if not self._is_passed_over(one, complete)]
         steps = sorted({one.step for one in trusted})
         kept_steps = {*(steps[-keep:] if keep else steps), *protect}
@@ -175,19 +192,21 @@ class CheckpointStore:
         own_steps = [other.step for other in complete if other.attempt == self.claim.number]
         return bool(own_steps) and one.attempt < self.claim.number and one.step > max(own_steps)
 
-    def complete(self) -> list[Manifest]:
+    def complete(self, notice: Callable[[str], None] = lambda message: None) -> list[Manifest]:
         """Checkpoints that exist, newest first, as `candidates` gives them; a manifest that was read before isn't read again."""
-        return self._complete(_Listing(self.storage.list("checkpoints/")))
+        return self._complete(_Listing(self.storage.list("checkpoints/")), notice)
 
-    def _complete(self, found: "_Listing") -> list[Manifest]:
+    def _complete(self, found: "_Listing", notice: Callable[[str], None]) -> list[Manifest]:
         complete = []
         for one in found.committed():
-            with contextlib.suppress(DamagedCheckpoint):
+            try:
                 if (known := self._known.get(one)) is not None:
                     self._verify_sizes(known, found.sizes)
                 else:
                     known = self._known[one] = self._verified(*one, found.sizes)
                 complete.append(known)
+            except DamagedCheckpoint as error:
+                notice(str(error))
         return complete
 
     def _is_ours_to_delete(self, one: tuple[int, int], complete: list[Manifest]) -> bool:

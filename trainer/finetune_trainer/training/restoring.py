@@ -9,6 +9,7 @@ import numpy as np
 from finetune_api.errors import RunConflict, StorageFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.manifest import Manifest
+from finetune_trainer.checkpoints.sharing import shared_folder
 from finetune_trainer.checkpoints.store import CheckpointStore, Reader
 from finetune_trainer.reporting.events import Event, Notice
 from finetune_trainer.storage.errors import DamagedCheckpoint
@@ -32,22 +33,29 @@ def restore(
         tell(Notice(message=f"passed over: {message}"))
 
     candidates = store.candidates(pass_over) if ranks.rank == 0 else iter(())
-    while (chosen := ranks.from_first(lambda: _next_place(candidates, run))) is not None:
-        checkpoint = store.open(*chosen)
-        with store.reader(checkpoint) as reader:
-            reader.expect((piece.kind, piece.name, piece.start, piece.stop) for piece in engine.local_state())
-            read = _Lenient(reader, signs)
-            engine.load_local_state(read, step=chosen[0])
-        problems = [problem for problem in ranks.gathered(read.problem) if problem]
-        if not problems:
+    while (checkpoint := ranks.from_first(lambda: _next(candidates, run))) is not None:
+        problem = _load(engine, store, checkpoint, ranks, signs)
+        if problem is None:
             return checkpoint
-        damaged.append(problems[0])
-        tell(Notice(message=f"checkpoint of step {chosen[0]} can't be used, the one before it is tried: {problems[0]}"))
+        damaged.append(problem)
+        tell(Notice(message=f"checkpoint of step {checkpoint.step} can't be used, the one before it is tried: {problem}"))
     if found := ranks.from_first(lambda: len(damaged)):
         raise StorageFailed(
             f"none of the {found} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
         )
     return None
+
+
+def _load(engine: "Engine", store: CheckpointStore, checkpoint: Manifest, ranks: "Ranks", signs: Callable[[str], None]) -> str | None:
+    """Why some rank could not read all of its part; the ranks of a node read together. Collective."""
+    with store.reader(checkpoint) as reader:
+        needs = reader.expect((piece.kind, piece.name, piece.start, piece.stop) for piece in engine.local_state())
+        with shared_folder(ranks, f"{store.claim.token}-{checkpoint.step}-{checkpoint.attempt}", needs) as shared:
+            if shared is not None:
+                reader.share(*shared)
+            read = _Lenient(reader, signs)
+            engine.load_local_state(read, step=checkpoint.step)
+            return next(filter(None, ranks.gathered(read.problem)), None)
 
 
 def check_same_inputs(manifest: Manifest, run: TrainingRun) -> None:
@@ -87,9 +95,8 @@ class _Lenient:
         return np.zeros(stop - start, dtype=np.float32)
 
 
-def _next_place(candidates: Iterator[Manifest], run: TrainingRun) -> tuple[int, int] | None:
+def _next(candidates: Iterator[Manifest], run: TrainingRun) -> Manifest | None:
     manifest = next(candidates, None)
-    if manifest is None:
-        return None
-    check_same_inputs(manifest, run)
-    return manifest.step, manifest.attempt
+    if manifest is not None:
+        check_same_inputs(manifest, run)
+    return manifest
