@@ -62,7 +62,8 @@ def _options() -> argparse.Namespace:
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The JSON object that a benchmark prints. What it says on stderr is shown as it comes."""
-    sides = [] if name in ("operator", "generation", "planner") else ["--data", options.data, "--peers", options.peers]
+    takes_data = name in ("preparation", "training", "curation", "evaluation")
+    sides = ["--data", options.data, "--peers", options.peers] if takes_data else []
     command = [sys.executable, "-m", f"benchmarks.{name}", *sides, "--wait", str(options.wait)]
     with tempfile.TemporaryFile("w+") as output:
         subprocess.run(command, check=True, stdout=output)

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.assistant_document import curation_section, evaluation_section, generation_section
+from benchmarks.checkpoints_document import checkpoints_section
 from benchmarks.machine import MOST_OTHERS
 from benchmarks.operator_document import operator_section
 from benchmarks.planner_document import planner_section
+from benchmarks.startup_document import startup_section
 from benchmarks.tables import others, table
 from jinja2 import Environment, StrictUndefined
 
-SECTIONS = ("preparation", "training", "planner", "generation", "curation", "evaluation", "operator")
+SECTIONS = ("preparation", "training", "startup", "checkpoints", "planner", "generation", "curation", "evaluation", "operator")
 # What is asked of preparation at least, and what it aims at: times TRL, with as many processes, and times the tokenizer alone.
 TRL_FLOOR, TRL_GOAL = 2.2, 3.0
 TOKENIZER = {"encode_batch": (0.9, 1.0), "encode_batch_fast": (0.7, 0.9)}
@@ -44,6 +46,8 @@ def document(results: dict[str, Any]) -> str:
         versions={side: ", ".join(f"{name} {number}" for name, number in its.items()) for side, its in results["versions"].items()},
         **_preparation(results["preparation"]),
         **_training(results["training"]),
+        startup=startup_section(results["startup"]).rstrip(),
+        checkpoints=checkpoints_section(results["checkpoints"]).rstrip(),
         planner=planner_section(results["planner"]).rstrip(),
         generation=generation_section(results["generation"]).rstrip(),
         curation=curation_section(results["curation"]).rstrip(),

@@ -41,7 +41,7 @@ def least_disturbed(name: str, measure: Callable[[int], dict[str, Any]], wait: f
     """
     runs: list[dict[str, Any]] = []
     for attempt in range(_ATTEMPTS):
-        _wait_until_quiet(wait)
+        wait_until_quiet(wait)
         started = time.monotonic()
         runs.append(measure(attempt))
         others = "" if runs[-1]["others"] is None else f", others took {runs[-1]['others']:.0%} of the machine"
@@ -90,7 +90,7 @@ class Clock:
         return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _wait_until_quiet(most_seconds: float) -> None:
+def wait_until_quiet(most_seconds: float) -> None:
     """Wait until others leave the machine alone for five seconds, for at most so long."""
     deadline = time.monotonic() + most_seconds
     while (before := _processor_seconds()) and time.monotonic() < deadline:

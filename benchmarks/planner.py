@@ -1,6 +1,6 @@
 """What the planner foretells, beside what is measured: a small model on this machine's CPUs. Prints one JSON object.
 
-    python -m benchmarks.planner [--steps 6] [--wait 30]
+    python -m benchmarks.planner [--steps 6] [--wait 30] [--keep FOLDER] [--page docs/benchmarks.md]
 
 Calibrated on one configuration (`finetune plan --calibrate` does the same with a run), it foretells seven others: ZeRO-2 and ZeRO-3, with
 and without recomputation, micro-batches of 1 and 4 rows, one worker and two, full training and LoRA. A random Llama (4 layers, 256 wide,
@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.machine import least_disturbed, measured
+from benchmarks.planner_document import planner_section
+from benchmarks.sections import Kept, provenance, with_section
 
 from benchmarks import published
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from finetune_api.calibration import Calibration
     from finetune_api.training_run import TrainingRun
 
+PACKAGES: Final = ["finetune-operator", "torch", "transformers", "deepspeed", "peft"]
 LENGTH: Final = 1024
 ROWS: Final = 8
 SUPERVISED: Final = 0.5
@@ -65,7 +68,10 @@ def main() -> None:
         print(json.dumps(_group(options.worker, Path(options.folder), options.steps)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(options, Path(folder)), indent=1))
+        found = measure(options, Path(folder))
+    print(json.dumps(found, indent=1))
+    if options.page:
+        options.page.write_text(with_section(options.page.read_text(encoding="utf-8"), planner_section(found)), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -73,6 +79,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help=f"measured steps, after {WARM_UP} to warm up")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, help="of the configurations, besides the first")
+    parser.add_argument("--keep", type=Path, help="folder of figures: what an earlier call measured isn't measured again")
+    parser.add_argument("--page", type=Path, help="file whose section is written anew")
     parser.add_argument("--worker", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -88,7 +96,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         written = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "pad_token_id": 0, "bos_token_id": None, **config}
         (folder / name / "config.json").write_text(json.dumps({**written, "eos_token_id": None}))
     first, *others = [name for name in CONFIGURATIONS if not options.only or name in options.only or name == next(iter(CONFIGURATIONS))]
-    seen = {name: _measured(name, folder, options) for name in (first, *others)}
+    kept = Kept(options.keep, {"steps": options.steps, "llama": LLAMA, "rows": ROWS, "length": LENGTH})
+    seen = {name: kept(name.replace(" ", "-"), lambda name=name: _measured(name, folder, options)) for name in (first, *others)}  # type: ignore[misc]
     run = run_of(CONFIGURATIONS[first])
     numbers = {"memory_bytes": seen[first]["peak_bytes"], "footprint_bytes": seen[first]["footprint_bytes"]}
     calibrated, by_processor = (
@@ -105,6 +114,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "factors": {"step": calibrated.step, "beside_bytes": calibrated.beside_bytes},
         "published": published.measure(),
         "configurations": {name: _beside(name, seen[name], calibrated, by_processor) for name in seen},
+        **provenance(PACKAGES),
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.sections import goals, rendered
+from benchmarks.sections import goals, rendered, where_and_when
 from benchmarks.tables import others, table
 
 MOST_MEMORY_ERROR = 0.10
@@ -15,12 +15,13 @@ def planner_section(found: dict[str, Any]) -> str:
     """The section."""
     first, foretold = found["calibrated_on"], {name: one for name, one in found["configurations"].items() if name != found["calibrated_on"]}
     memory = max(abs(one["memory_error"]) for one in foretold.values())
-    time = max(abs(one["step_error"]) for one in foretold.values())
+    time, processor = (max(abs(one[error]) for one in foretold.values()) for error in ("step_error", "cpu_error"))
     published = found["published"]
     within = published["within_15"]
     return rendered(
         "planner.md.j2",
         {
+            "where": where_and_when(found),
             "rows": found["rows"],
             "length": f"{found['length']:,}",
             "steps": found["steps"],
@@ -30,6 +31,7 @@ def planner_section(found: dict[str, Any]) -> str:
                 [
                     ("memory of the others, farthest off", f"within {MOST_MEMORY_ERROR:.0%}", f"{memory:.0%}", memory <= MOST_MEMORY_ERROR),
                     ("a step of the others, farthest off", f"within {MOST_TIME_ERROR:.0%}", f"{time:.0%}", time <= MOST_TIME_ERROR),
+                    ("the same by CPU s", f"within {MOST_TIME_ERROR:.0%}", f"{processor:.0%}", processor <= MOST_TIME_ERROR),
                     (
                         f"published runs within {MOST_PUBLISHED_ERROR:.0%}",
                         f"at least {FEWEST_PUBLISHED}",

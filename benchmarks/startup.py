@@ -1,62 +1,65 @@
-"""`finetune run examples/tiny.yaml` of the working tree beside that of an earlier commit: wall and processor time. Prints a table.
+"""`finetune run examples/tiny.yaml` of the working tree beside that of an earlier commit: wall and processor time. Prints a JSON object.
 
-    python -m benchmarks.startup COMMIT [--alternations 5]
+    python -m benchmarks.startup [6bee474] [--alternations 5] [--page docs/benchmarks.md]
 
 Both sides are whole runs of their own example, each in a new folder, which take turns; DeepSpeed's op is compiled before. A ratio is this
-side's time by the earlier one's, pair by pair: below 1, the working tree is faster. The floor is 0.6 of the wall time, the goal 0.4.
+side's time by the earlier one's, pair by pair: below 1, the working tree is faster.
 Processor time is that of every process which descends from the command, looked at five times a second: Ray's processes outlive their
 parents, whose own count leaves them out. What a process does after the last look is missing, so the sum is a little low on both sides.
 """
 
 import argparse
 import ctypes
+import json
 import os
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 from benchmarks.against import checkout
-from benchmarks.tables import table
+from benchmarks.machine import wait_until_quiet
+from benchmarks.sections import provenance, with_section
+from benchmarks.startup_document import startup_section
 
+# The last build whose runs started Ray, and whose every rank imported all that it might need.
+BASELINE: Final = "6bee474"
+PACKAGES: Final = ["finetune-operator", "torch", "transformers", "deepspeed"]
 ROOT = Path(__file__).resolve().parent.parent
 _LOOK_SECONDS = 0.2
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> None:
-    """Print the table."""
     options = _options()
-    with TemporaryDirectory() as temporary, checkout(options.commit, Path(temporary, "earlier")) as earlier:
-        print(compared(earlier, options.commit, options.alternations))
+    found = measure(options)
+    print(json.dumps(found, indent=1))
+    if options.page:
+        options.page.write_text(with_section(options.page.read_text(encoding="utf-8"), startup_section(found)), encoding="utf-8")
 
 
-def compared(earlier: Path, name: str, alternations: int) -> str:
-    """The table, for a tree called `name` in a folder."""
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """(Wall, processor) seconds of the earlier side and of this one, pair by pair."""
     pairs = []
-    for turn in range(alternations):
-        sides = {tree: _run(tree) for tree in ((earlier, ROOT) if turn % 2 == 0 else (ROOT, earlier))}
-        pairs.append((sides[earlier], sides[ROOT]))
-        told = " and ".join(f"{wall:.1f} s ({processor:.1f} s of processor time)" for wall, processor in pairs[-1])
-        print(f"pair {turn + 1}: {told}", file=sys.stderr, flush=True)
-    rows = [_row(what, [(before[n], now[n]) for before, now in pairs]) for n, what in enumerate(("wall", "processor"))]
-    return table(["seconds", f"at {name}", "now", "now / earlier", "lowest to highest"], rows)
-
-
-def _row(what: str, pairs: Sequence[tuple[float, float]]) -> list[str]:
-    ratios = [now / before for before, now in pairs]
-    medians = [f"{statistics.median(side):.1f}" for side in zip(*pairs, strict=True)]
-    return [what, *medians, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+    with TemporaryDirectory() as temporary, checkout(options.commit, Path(temporary, "earlier")) as earlier:
+        for turn in range(options.alternations):
+            wait_until_quiet(options.wait)
+            sides = {tree: _run(tree) for tree in ((earlier, ROOT) if turn % 2 == 0 else (ROOT, earlier))}
+            pairs.append((sides[earlier], sides[ROOT]))
+            told = " and ".join(f"{wall:.1f} s ({processor:.1f} s of processor time)" for wall, processor in pairs[-1])
+            print(f"  pair {turn + 1}: {told}", file=sys.stderr, flush=True)
+    return {"commit": options.commit, "pairs": pairs, **provenance(PACKAGES)}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("commit", help="what the working tree is compared with")
+    parser.add_argument("commit", nargs="?", default=BASELINE, help="what the working tree is compared with")
     parser.add_argument("--alternations", type=int, default=5, help="pairs of runs")
+    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each pair")
+    parser.add_argument("--page", type=Path, help="file whose section is written anew")
     return parser.parse_args()
 
 

@@ -15,6 +15,9 @@ def measured(**wrong: float) -> dict[str, Any]:
     found = {name: dict(right) for name in CONFIGURATIONS}
     found[list(CONFIGURATIONS)[-1]] |= wrong
     return {
+        "machine": {"processor": "P", "cores": 2, "memory_gib": 24, "system": "Linux x86_64", "python": "3.11.7"},
+        "versions": {"torch": "2.13.0"},
+        "ended": "2026-12-01 05:00",
         "rows": 8,
         "length": 1024,
         "steps": 6,
@@ -30,6 +33,7 @@ def test_seven_configurations_are_foretold_and_their_worst_counts() -> None:
     section = planner_section(measured())
     assert "| memory of the others, farthest off | within 10% | 5% | met |" in section
     assert "| published runs within 15% | at least 4 | 27 of 29 | met |" in section
+    assert "Measured until 2026-12-01 05:00 UTC on 2 cores of P" in section
     wrong = planner_section(measured(memory_error=-0.12, step_error=0.3))
     assert "| memory of the others, farthest off | within 10% | 12% | **missed** |" in wrong
     assert "| a step of the others, farthest off | within 20% | 30% | **missed** |" in wrong
