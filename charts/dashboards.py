@@ -137,8 +137,17 @@ JOB: Final = Dashboard(
         ),
         Panel("GPU hours", {"": f"finetune_job_gpu_hours{_JOB}"}, unit="h", kind="stat", width=4),
         Panel("Loss", {"training": f"finetune_job_loss{_JOB}", "held out": f"finetune_job_evaluation_loss{_JOB}"}),
-        Panel("Tokens a second", {"": f"finetune_job_tokens_per_second{_JOB}"}),
+        Panel(
+            "Tokens a second",
+            {"in steps": f"finetune_job_tokens_per_second{_JOB}", "in all": f"finetune_job_wall_tokens_per_second{_JOB}"},
+            about="In all: with evaluations, checkpoints and waits of the attempt.",
+        ),
         Panel("Model FLOPs utilisation", {"": f"finetune_job_mfu{_JOB}"}, unit="percentunit"),
+        Panel(
+            "Slowest rank",
+            {"": f"finetune_job_rank_spread{_JOB}"},
+            about="How many times the median rank's time the slowest rank takes for the same work. status.progress.slowest names it.",
+        ),
         Panel(
             "Steps",
             {

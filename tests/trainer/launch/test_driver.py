@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.conftest import ROOT, Tiny
 
-from finetune_api.errors import InvalidStorage, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
+from finetune_api.errors import InvalidStorage, NoProgress, OutOfMemory, TrainingFailed, WorkerLost, WorkerPreempted
 from finetune_trainer.launch.driver import follow, lost, steps_done
 from finetune_trainer.launch.patience import Patience, Sign
 from finetune_trainer.launch.ray_workers import worker_nodes
@@ -160,6 +160,10 @@ def test_what_took_workers_away_is_told_apart() -> None:
     assert str(lost(Failure(r0=False, r1=True), ["w1"])).startswith("the workers on w1 were taken away by others; the same command")
     assert type(lost(Failure(r0=False, r1=False), ["w1"])) is WorkerLost
     assert type(lost(Failure(r0=False), [])) is TrainingFailed
+    killed = Failure(r0=False, r1=False)
+    killed.worker_failures[1] = type("OutOfMemoryError", (Exception,), {})("Ray's memory monitor killed it")
+    assert type(lost(killed, [])) is OutOfMemory
+    assert str(lost(killed, [])).startswith("worker 1 of the run died (killed, or out of memory), since its node's memory ran out; set")
     assert type(lost(type("PreemptionError", (Exception,), {})("node drained"), [])) is WorkerPreempted
 
 

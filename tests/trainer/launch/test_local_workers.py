@@ -16,7 +16,7 @@ import pytest
 import torch
 from tests.exported_models import base_folder, training_run
 
-from finetune_api.errors import InvalidStorage, TrainingFailed
+from finetune_api.errors import InvalidStorage, OutOfMemory, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.launch import driver
 from finetune_trainer.launch.local_workers import LineToDriver, apart, local_workers, warm
@@ -52,6 +52,10 @@ def lose_connection() -> None:
 
 def refuse() -> None:
     raise InvalidStorage("no such bucket")
+
+
+def take_too_much() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
 
 
 def wait() -> None:
@@ -94,6 +98,13 @@ def test_a_rank_that_was_killed_explains_the_one_that_waited_for_it(run: Trainin
 def test_what_a_rank_refuses_comes_back_as_its_error_and_ends_the_rank_that_waits(run: TrainingRun, tmp_path: Path) -> None:
     with pytest.raises(InvalidStorage, match="no such bucket"):
         trained(run, tmp_path / "logs", refuse, wait)
+    assert living_ranks() == []
+
+
+def test_a_rank_that_runs_out_of_memory_says_what_needs_less(run: TrainingRun, tmp_path: Path) -> None:
+    rows = run.plan.micro_batch_size
+    with pytest.raises(OutOfMemory, match=rf"^worker 1 ran out of memory with micro-batches of {rows} rows? .*; set spec\.training\."):
+        trained(run, tmp_path / "logs", wait, take_too_much)
     assert living_ranks() == []
 
 

@@ -179,3 +179,19 @@ def test_writing_event_files_imports_neither_torch_nor_tensorflow(tmp_path: Path
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"kind": "EvaluationDone", "step": null, "epoch": 1, "loss": 1, "perplexity": 2}', "EvaluationDone: step can't be None"),
+        ('{"kind": "EvaluationDone", "step": 1.5, "epoch": 1, "loss": 1, "perplexity": 2}', "EvaluationDone: step can't be 1.5"),
+        ('{"kind": "EvaluationDone", "step": 1, "epoch": [], "loss": 1, "perplexity": 2}', r"EvaluationDone: epoch can't be \[\]"),
+        ('{"kind": "EvaluationDone", "step": 1, "epoch": 1, "loss": 1, "perplexity": "2"}', "EvaluationDone: perplexity can't be '2'"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_line_whose_values_are_of_other_kinds_is_refused_with_its_number(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(InvalidInput, match=rf"metrics\.jsonl, line 1: {told}; move the file away"):
+        read_metrics(tmp_path / "metrics.jsonl")

@@ -308,10 +308,21 @@ def test_a_run_that_was_stopped_early_says_where_why_and_what_was_best() -> None
     assert "Training stopped early at step 23 of 28: &lt;why&gt;." in page
 
 
-def test_steps_that_were_not_logged_are_counted_at_the_mean() -> None:
-    events: list[Measurement] = [step_done(1), step_done(10), step_done(20)]
-    rows = {row.what: row for row in plan_against_seen(ReportData(run=training_run(), job_text="", measurements=events))}
-    assert rows["time in steps"].seen == "3 min 20 s"
+def test_steps_that_were_not_logged_count_with_the_one_that_was() -> None:
+    later = replace(step_done(20), steps=19, seconds=170.0, tokens=17_000, wall_seconds=190.0)
+    events: list[Measurement] = [replace(step_done(1), wall_seconds=10.0), later]
+    data = ReportData(run=training_run(), job_text="", measurements=events)
+    rows = {row.what: row.seen for row in plan_against_seen(data)}
+    assert (rows["time in steps"], rows["time a step"], rows["tokens"]) == ("3 min 00 s", "9.0 s", "18 k")
+    page = report_html(data)
+    assert "<b>3 min 00 s</b><span>90% of 3 min 20 s: 90 tokens/s in all</span>" in page
+    assert "slowest rank" not in page
+
+
+def test_the_slowest_rank_is_named() -> None:
+    events: list[Measurement] = [replace(step_done(1), spread=1.42, slowest="rank 3 on w1")]
+    page = report_html(ReportData(run=training_run(), job_text="", measurements=events))
+    assert "<b>1.42 x</b><span>the median&#39;s; rank 3 on w1</span>" in page
 
 
 def test_report_data_reads_the_run_folder(tmp_path: Path) -> None:

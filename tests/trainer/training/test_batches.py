@@ -38,6 +38,9 @@ class ListExamples:
     def labels(self, index: int) -> np.ndarray:
         return np.where(self.masks[index] == 1, self.tokens[index], IGNORE_INDEX)
 
+    def origin(self, index: int) -> tuple[str, int]:
+        return f"{'ab'[index % 2]}.jsonl", index
+
 
 def examples(count: int = 50, seed: int = 3, share: float = 0.5) -> ListExamples:
     generator = np.random.default_rng(seed)

@@ -170,10 +170,20 @@ def test_another_world_size_takes_the_state_up(at_two: list[Result], at_other: R
 def test_a_loss_that_is_not_finite_stops_training_and_changes_nothing(at_two: list[Result]) -> None:
     result = at_two[0]["not_finite"]
     assert "step 5" in result["message"]
-    assert "learningRate" in result["message"]
     assert result["step"] == 4
+    losses = [one["not_finite"]["losses"] for one in at_two]
+    assert [len(one) for one in losses] == [3, 3], "five rows on two ranks, of which one has an empty one more"
+    assert losses[1][2] == 0.0
+    assert not np.isfinite([*losses[0], *losses[1][:2]]).any()
     for key, values in result["before"].items():
         np.testing.assert_array_equal(result["after"][key], values, err_msg=key)
+
+
+def test_the_time_of_a_rank_of_its_own_holds_no_wait_for_others(at_two: list[Result]) -> None:
+    """The first rank waits for the second in every layer, and not in its head."""
+    (first, nothing), (second, _) = (result["own_time"] for result in at_two)
+    assert nothing is None
+    assert 0 < first < second
 
 
 CASES = ("fp32", "bf16", "dropout", "zero2", "zero2 bf16", "offload", "offload bf16", "zero2 offload", "zero2 offload bf16")

@@ -16,6 +16,7 @@ from finetune_trainer.training.loop import (
     Milestones,
     automatic_interval,
     run_steps,
+    seconds_between_failures,
 )
 from finetune_trainer.training.saving import Saved
 
@@ -154,10 +155,19 @@ def test_seconds_are_counted_from_the_moment_of_the_last_checkpoint() -> None:
 def test_the_automatic_interval_follows_the_cost_and_is_no_shorter_than_an_upload() -> None:
     clock = CheckpointClock(milestones(), now=lambda: 0.0)
     clock.hears(saved(blocked=20.0, written=30.0))
-    assert clock.interval_seconds == automatic_interval(20.0, 30.0) == pytest.approx((2 * 20 * 86_400) ** 0.5)
+    assert clock.interval_seconds == automatic_interval(20.0, 30.0, 86_400.0) == pytest.approx((2 * 20 * 86_400) ** 0.5)
     clock.hears(saved(blocked=0.5, written=900.0))
     assert clock.interval_seconds == 900.0
-    assert automatic_interval(0.0, 0.0) == 60.0
+    assert automatic_interval(0.0, 0.0, 86_400.0) == 60.0
+
+
+def test_a_run_that_is_ended_often_saves_more_often() -> None:
+    """Twelve attempts in twelve hours; a first one that has gone on for a month tells nothing of failures."""
+    hour = 3600.0
+    often = CheckpointClock(milestones(between_failures_seconds=seconds_between_failures(13, 12 * hour)), now=lambda: 0.0)
+    often.hears(saved(blocked=20.0, written=30.0))
+    assert often.interval_seconds == pytest.approx((2 * 20 * (24 + 12) / 13 * hour) ** 0.5)
+    assert seconds_between_failures(1, 720 * hour) == seconds_between_failures(2, 720 * hour) == 24 * hour
 
 
 @pytest.mark.parametrize("every", [{}, {"checkpoint_seconds": 1000.0}, {"checkpoint_steps": 1000}])

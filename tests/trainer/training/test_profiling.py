@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_trainer.training.profiling import Profile, StepProfiler, steps_of
+from finetune_api.errors import InvalidSpec
+from finetune_trainer.training.profiling import Profile, StepProfiler, profile_of, steps_of
 
 
 def test_the_steps_that_are_asked_for_are_written_and_no_others(tmp_path: Path) -> None:
@@ -26,3 +27,13 @@ def test_the_steps_that_are_asked_for_are_written_and_no_others(tmp_path: Path) 
 def test_what_is_no_span_of_steps_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="such as 10-12"):
         steps_of(text)
+
+
+def test_steps_that_are_still_to_come_are_traced(tmp_path: Path) -> None:
+    assert profile_of((4, 10), done=3, total_steps=10, folder=tmp_path) == Profile(first=4, last=10, folder=str(tmp_path))
+
+
+@pytest.mark.parametrize("span", [(3, 5), (1, 2), (9, 11), (11, 12)])
+def test_steps_that_are_done_or_never_come_are_refused(tmp_path: Path, span: tuple[int, int]) -> None:
+    with pytest.raises(InvalidSpec, match=rf"^--profile: {span[0]}-{span[1]} is not all among steps 4 to 10; choose some of these$"):
+        profile_of(span, done=3, total_steps=10, folder=tmp_path)

@@ -94,10 +94,15 @@ class Pair:
             state=rank.pieces,
             state_bytes=lambda: rank.values.nbytes,
             free_bytes=lambda: free,
-            prune=lambda: self.store.prune(keep),
+            prune=lambda: self._pruned(keep),
             notice=self.notices.append,
             signs=lambda what: None,
         )
+
+    def _pruned(self, keep: int) -> list[str]:
+        damaged: list[str] = []
+        self.store.prune(keep, notice=damaged.append)
+        return damaged
 
     def together(self, act: Callable[[Saver, ThreadRank], Any]) -> list[Any]:
         """Every rank does it, as collectives want it; the error of a rank is raised."""
@@ -204,6 +209,20 @@ def test_older_checkpoints_that_cannot_be_deleted_cost_no_step(storage: Gate) ->
     pair.begin(3)
     pair.until_known()
     assert {one.step for one in pair.store.candidates()} == {3}
+
+
+def test_a_checkpoint_that_is_damaged_meanwhile_is_told_before_it_is_deleted(storage: Gate) -> None:
+    """It may have been the best."""
+    pair = Pair(storage, keep=5)
+    pair.begin(1)
+    pair.settle()
+    (part,) = [key for key in storage.objects if "step-00000001" in key and "rank-00001" in key]
+    del storage.objects[part]
+    pair.begin(2)
+    pair.settle()
+    assert [one for one in pair.notices if "step 1 is damaged" in one and part in one] == pair.notices
+    assert len(pair.notices) == 1
+    assert not [key for key in storage.objects if "step-00000001" in key]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before it is written", "before it is committed"])

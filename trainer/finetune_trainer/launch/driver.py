@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from finetune_api import errors
-from finetune_api.errors import FineTuneError, InvalidSpec, NoProgress, TrainingFailed, WorkerLost, WorkerPreempted
+from finetune_api.errors import FineTuneError, InvalidSpec, NoProgress, OutOfMemory, TrainingFailed, WorkerLost, WorkerPreempted
 from finetune_trainer.launch import patience as limits
 from finetune_trainer.launch.bounded import in_thread
 from finetune_trainer.launch.patience import Patience
@@ -147,7 +147,11 @@ def lost(failure: Exception, departed: Sequence[str]) -> TrainingFailed:
     again = "the same command goes on from the newest checkpoint"
     if was_preempted(failure):
         return WorkerPreempted(f"the workers{where} were taken away by others; {again}")
-    return _left(departed) if departed else TrainingFailed(f"{_cause(failure)}; {again}")
+    if departed:
+        return _left(departed)
+    if "OutOfMemoryError" in (type(error).__name__ for error in _deaths(failure)):
+        return OutOfMemory(f"{_cause(failure)}, since its node's memory ran out; set spec.training.microBatchSize lower: {again}")
+    return TrainingFailed(f"{_cause(failure)}; {again}")
 
 
 def _left(hosts: Sequence[str]) -> WorkerLost:
@@ -158,9 +162,13 @@ def _left(hosts: Sequence[str]) -> WorkerLost:
 
 def was_preempted(failure: Exception) -> bool:
     """Whether Ray was told that a worker's node goes (Ray 2.60): by a PreemptionError, or by a mark on the error of the worker's actor."""
+    return type(failure).__name__ == "PreemptionError" or any(getattr(error, "preempted", False) for error in _deaths(failure))
+
+
+def _deaths(failure: Exception) -> list[Exception]:
+    """What Ray says of each worker that ended."""
     errors: dict[int, Exception] = getattr(failure, "worker_failures", {})
-    deaths = [getattr(error, "health_check_failure", error) for error in errors.values()]
-    return type(failure).__name__ == "PreemptionError" or any(getattr(error, "preempted", False) for error in deaths)
+    return [getattr(error, "health_check_failure", error) for error in errors.values()]
 
 
 def _reported_error(reason: str, message: str) -> FineTuneError:

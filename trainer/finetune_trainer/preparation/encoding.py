@@ -50,11 +50,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedChunk:
-    """Examples one after another. The three lists name dialogues by their position in the chunk, once for each turn concerned."""
+    """Examples one after another. Lists name dialogues by their position in the chunk, once for each turn or example concerned."""
 
     ids: NDArray[np.uint32]
     supervised: NDArray[np.uint8]
     lengths: Integers
+    origins: list[int]  # of each example
     dialogues: int  # that gave an example, copies counted
     split: int  # that gave several
     empty: list[int]  # that gave none
@@ -124,6 +125,7 @@ def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedC
     """The examples of a chunk, each dialogue's as often as it has copies."""
     encoded = _encoded(chunk, encoder, encoding)
     examples = [example for each, copies in zip(encoded, chunk.copies, strict=True) for _ in range(copies) for example in each.examples]
+    origins = [at for at, (each, copies) in enumerate(zip(encoded, chunk.copies, strict=True)) for _ in range(copies * len(each.examples))]
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
     ids = np.fromiter(chain.from_iterable(example.input_ids for example in examples), dtype=np.uint32, count=int(lengths.sum()))
     supervised = np.zeros(len(ids), dtype=np.uint8)
@@ -135,6 +137,7 @@ def encode_chunk(chunk: Chunk, encoder: Encoder, encoding: Encoding) -> EncodedC
         ids=ids,
         supervised=supervised,
         lengths=lengths,
+        origins=origins,
         dialogues=sum(copies for each, copies in zip(encoded, chunk.copies, strict=True) if each.examples),
         split=sum(len(each.examples) > 1 for each in encoded),
         empty=[position for position, each in enumerate(encoded) if not each.examples and each.refused is None],

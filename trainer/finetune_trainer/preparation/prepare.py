@@ -132,7 +132,8 @@ def tokenise(found: FoundData, folder: Path, on_progress: OnProgress) -> Prepare
     with write_store(folder, fingerprint) as store, _seldom_collected(), closing(encoded_chunks) as results:
         done = 0
         for chunk, encoded in results:
-            supervised_tokens = store.append(chunk.side, encoded.ids, encoded.supervised, encoded.lengths, encoded.dialogues)
+            origins = [(chunk.dialogues[position].source, chunk.dialogues[position].row) for position in encoded.origins]
+            supervised_tokens = store.append(chunk.side, encoded.ids, encoded.supervised, encoded.lengths, encoded.dialogues, origins)
             statistics.add_encoded(chunk, encoded, supervised_tokens, encoder.tokenizer)
             refused.add(chunk, encoded)
             done += len(chunk.dialogues)

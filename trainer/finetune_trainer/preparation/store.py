@@ -5,6 +5,7 @@
         train.supervised.bin  uint8, 1 where a token is learnt
         train.offsets.npy     int64, where examples begin, and the end
         train.counts.npy      int64, labels of each example that count in the loss
+        train.origins.npy     int64, two for each example: which of meta.json's `origins` it is of, and which row there
         evaluation.*          the same, when there is held-out data
         meta.json             sizes and digests of the files above, and what the writer adds; written last
 
@@ -16,16 +17,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.errors import StorageFailed
+from finetune_api.json_text import json_value
 from finetune_trainer.files.atomic import sync, write_atomically
 from finetune_trainer.preparation.ignore_index import IGNORE_INDEX
 
@@ -44,18 +47,36 @@ class PreparedData:
     _supervised: NDArray[np.uint8]
     offsets: Integers  # (examples + 1,)
     supervised_counts: Integers  # (examples,), without each example's first label
+    _origins: Integers | None  # (examples, 2); None: an older version wrote the store
+    _sources: Sequence[str]
 
     @classmethod
     def open(cls, folder: Path, side: Side) -> Self:
-        """`folder` is the one named by the fingerprint. Raises StorageFailed when a file is not as long as it was written."""
-        _check(folder, verify_digests=False)
-        offsets = np.load(folder / f"{side}.offsets.npy", mmap_mode="r")
-        return cls(
-            _ids=_mapped(folder / f"{side}.ids.bin", np.uint32),
-            _supervised=_mapped(folder / f"{side}.supervised.bin", np.uint8),
-            offsets=offsets,
-            supervised_counts=np.load(folder / f"{side}.counts.npy", mmap_mode="r"),
-        )
+        """`folder` is the one named by the fingerprint. Raises StorageFailed when a file is not as long as it was written, or damaged."""
+        meta = _check(folder, verify_digests=False)
+        origins = folder / f"{side}.origins.npy"
+        try:
+            data = cls(
+                _ids=_mapped(folder / f"{side}.ids.bin", np.uint32),
+                _supervised=_mapped(folder / f"{side}.supervised.bin", np.uint8),
+                offsets=np.load(folder / f"{side}.offsets.npy", mmap_mode="r"),
+                supervised_counts=np.load(folder / f"{side}.counts.npy", mmap_mode="r"),
+                _origins=np.load(origins, mmap_mode="r") if origins.name in meta["files"] else None,
+                _sources=meta.get("origins", ()),
+            )
+            data._check_offsets()
+        except (OSError, ValueError, SyntaxError, TokenError) as error:  # numpy reads a header as Python
+            raise _damaged(folder, error) from None
+        return data
+
+    def _check_offsets(self) -> None:
+        """Raises ValueError for offsets that lead out of the ids: digests were looked at when the files came here, and disks lie."""
+        offsets, counts = self.offsets, self.supervised_counts
+        is_sound = offsets.dtype == counts.dtype == np.int64 and offsets.ndim == counts.ndim == 1 and len(offsets) == len(counts) + 1
+        if not is_sound or offsets[0] != 0 or offsets[-1] != len(self._ids) or np.any(offsets[1:] < offsets[:-1]):
+            raise ValueError("examples don't follow one another")
+        if len(self._supervised) != len(self._ids):
+            raise ValueError(f"{len(self._supervised):,} labels for {len(self._ids):,} tokens")
 
     @property
     def num_examples(self) -> int:
@@ -82,6 +103,13 @@ class PreparedData:
     def labels(self, index: int) -> Integers:
         """Unshifted labels of an example: its tokens, IGNORE_INDEX where they are not learnt."""
         return np.where(self.supervised(index) != 0, self.ids(index).astype(np.int64), IGNORE_INDEX)
+
+    def origin(self, index: int) -> tuple[str, int] | None:
+        """The source that an example is of, and its row there; None where that is not known."""
+        if self._origins is None:
+            return None
+        source, row = self._origins[index].tolist()
+        return self._sources[source], row
 
 
 def store_folder(folder: Path, fingerprint: str) -> Path:
@@ -120,18 +148,31 @@ def write_store(folder: Path, fingerprint: str) -> Iterator["StoreWriter"]:
 
 
 class StoreWriter:
-    """Appends examples to a store; what it keeps in memory are 16 bytes an example. `meta` is added to meta.json."""
+    """Appends examples to a store; what it keeps in memory are 32 bytes an example. `meta` is added to meta.json."""
 
     def __init__(self, folder: Path) -> None:
         self.meta: dict[str, Any] = {}
         self._folder = folder
         self._sides: dict[Side, _SideWriter] = {}
+        self._sources: dict[str, int] = {}
 
-    def append(self, side: Side, ids: NDArray[np.uint32], supervised: NDArray[np.uint8], lengths: Integers, dialogues: int) -> int:
-        """Add examples that stand one after another in `ids`, of so many dialogues; the labels of them that count in the loss."""
+    def append(
+        self,
+        side: Side,
+        ids: NDArray[np.uint32],
+        supervised: NDArray[np.uint8],
+        lengths: Integers,
+        dialogues: int,
+        origins: Iterable[tuple[str, int]],
+    ) -> int:
+        """Add examples that stand one after another in `ids`, of so many dialogues; the labels of them that count in the loss.
+
+        `origins`: source and row of each example.
+        """
         if side not in self._sides:
             self._sides[side] = _SideWriter(self._folder, side)
-        return self._sides[side].append(ids, supervised, lengths, dialogues)
+        numbers = [(self._sources.setdefault(source, len(self._sources)), row) for source, row in origins]
+        return self._sides[side].append(ids, supervised, lengths, dialogues, np.array(numbers, dtype=np.int64).reshape(-1, 2))
 
     def add_text(self, name: str, text: str) -> None:
         """A small file beside the arrays."""
@@ -159,7 +200,7 @@ class StoreWriter:
         for side in self._sides.values():
             side.finish()
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in sorted(self._folder.iterdir())}
-        meta = {"format": 1, "fingerprint": fingerprint, "files": files, **self.meta}
+        meta = {"format": 1, "fingerprint": fingerprint, "files": files, "origins": list(self._sources), **self.meta}
         write_atomically(self._folder / META, json.dumps(meta, indent=1, ensure_ascii=False))
 
 
@@ -173,19 +214,22 @@ class _SideWriter:
     supervised_tokens: int = 0
     _lengths: list[Integers] = field(default_factory=list)
     _counts: list[Integers] = field(default_factory=list)
+    _origins: list[Integers] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._ids = (self.folder / f"{self.side}.ids.bin").open("wb")
         self._supervised = (self.folder / f"{self.side}.supervised.bin").open("wb")
 
-    def append(self, ids: NDArray[np.uint32], supervised: NDArray[np.uint8], lengths: Integers, dialogues: int) -> int:
+    def append(self, ids: NDArray[np.uint32], supervised: NDArray[np.uint8], lengths: Integers, dialogues: int, origins: Integers) -> int:
         assert len(ids) == len(supervised) == lengths.sum()
+        assert len(origins) == len(lengths)
         assert (lengths > 0).all()
         counts = supervised_counts(supervised, lengths)
         self._ids.write(ids.astype("<u4", copy=False).tobytes())
         self._supervised.write(supervised.astype(np.uint8, copy=False).tobytes())
         self._lengths.append(lengths)
         self._counts.append(counts)
+        self._origins.append(origins)
         self.dialogues += dialogues
         self.supervised_tokens += int(counts.sum())
         return int(counts.sum())
@@ -206,6 +250,7 @@ class _SideWriter:
             file.close()
         np.save(self.folder / f"{self.side}.offsets.npy", np.concatenate([[0], np.cumsum(self.lengths())]).astype(np.int64))
         np.save(self.folder / f"{self.side}.counts.npy", np.concatenate(self._counts).astype(np.int64))
+        np.save(self.folder / f"{self.side}.origins.npy", np.concatenate(self._origins))
 
 
 def supervised_counts(supervised: NDArray[np.uint8], lengths: Integers) -> Integers:
@@ -224,14 +269,18 @@ def supervised_counts(supervised: NDArray[np.uint8], lengths: Integers) -> Integ
 def _check(folder: Path, *, verify_digests: bool) -> dict[str, Any]:
     """meta.json, after a look at every file that it names."""
     try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta: dict[str, Any] = json_value((folder / META).read_text(encoding="utf-8"))
         for name, written in meta["files"].items():
             file = folder / name
             if file.stat().st_size != written["bytes"] or (verify_digests and _digest(file) != written["sha256"]):
                 raise StorageFailed(f"{file} is not what was written: cut off or altered; remove {folder} to prepare the data again")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageFailed(f"prepared data in {folder} is damaged ({error}); remove that folder to prepare the data again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, error) from None
     return meta
+
+
+def _damaged(folder: Path, error: Exception) -> StorageFailed:
+    return StorageFailed(f"prepared data in {folder} is damaged ({error}); remove that folder to prepare the data again")
 
 
 def _mapped(file: Path, dtype: type[np.generic]) -> NDArray[Any]:

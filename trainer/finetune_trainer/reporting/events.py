@@ -8,7 +8,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args, get_origin
+
+from finetune_api.json_text import json_value
 
 Stage: TypeAlias = Literal["preparation", "training", "export", "evaluation", "publication"]
 
@@ -43,10 +46,14 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
-    """One optimizer step. `step` counts from 1; `epoch` is a fraction of passes; `tokens_per_second` is over all workers.
+    """Optimizer steps up to `step`, which counts from 1: `steps` of them since the event before, of which each attempt's first has none.
 
-    `loss` is per supervised token of this step; `memory_bytes` the peak of the fullest worker; `seconds` this step's time.
-    `footprint_bytes`: what a CPU worker's process held before the model; 0 on GPUs, and where it isn't known.
+    `loss`, `learning_rate` and `grad_norm` are those of this step, per supervised token; tokens and `seconds` are sums over the `steps`,
+    and `tokens_per_second` is their quotient, over all workers. `wall_seconds` is the time since the event before, also that of
+    evaluations and checkpoints; `wall_tokens_per_second` counts it, over the whole attempt so far. `epoch`: a fraction of passes.
+    `memory_bytes`: the peak of the fullest worker. `footprint_bytes`: what a CPU worker's process held before the model; 0 on GPUs, and
+    where it isn't known. `mfu`: at `tokens_per_second`; None where no peak is known. `spread`: how many times the median rank's time the
+    slowest one takes for the same work of its own; None of one rank. `slowest`: that rank and its host.
     """
 
     kind: ClassVar[str] = "StepDone"
@@ -62,6 +69,17 @@ class StepDone:
     memory_bytes: int
     seconds: float
     footprint_bytes: int = 0
+    steps: int = 1
+    wall_seconds: float = 0.0
+    wall_tokens_per_second: float = 0.0
+    mfu: float | None = None
+    spread: float | None = None
+    slowest: str = ""
+
+    @property
+    def step_seconds(self) -> float:
+        """Time of one step, on average."""
+        return self.seconds / self.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +126,15 @@ class CheckpointCommitted:
     bytes: int
     key: str
     write_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesChecked:
+    """Before the attempt began, devices and network were tried for `seconds`. `slow_hosts`: to be avoided; notices say why."""
+
+    kind: ClassVar[str] = "NodesChecked"
+    seconds: float
+    slow_hosts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +199,7 @@ Event: TypeAlias = (
     | StepDone
     | EvaluationDone
     | CheckpointCommitted
+    | NodesChecked
     | Resumed
     | Stopping
     | StoppedEarly
@@ -182,8 +210,8 @@ Event: TypeAlias = (
 _TYPES: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, Resumed, Stopping, StoppedEarly, Published,
-        Finished,
+        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, NodesChecked, Resumed, Stopping, StoppedEarly,
+        Published, Finished,
     )
 }  # fmt: skip
 
@@ -206,10 +234,28 @@ def from_object(data: Mapping[str, Any]) -> Event:
     values: dict[str, Any] = {
         f.name: math.nan if data[f.name] is None and f.type is float else data[f.name] for f in fields(event_type) if f.name in data
     }
+    for f in fields(event_type):
+        if f.name in values and not _is_of(f.type, values[f.name]):
+            raise ValueError(f"{event_type.kind}: {f.name} can't be {values[f.name]!r}")
     try:
         return event_type(**values)
     except TypeError as error:
         raise ValueError(f"{event_type.kind}: {error}") from error
+
+
+def _is_of(wanted: Any, value: Any) -> bool:
+    """Whether a value of JSON fits a field of this type; words of a Literal are any text.
+
+    >>> _is_of(float, 1), _is_of(int, 1.5), _is_of(float | None, None), _is_of(int, True)
+    (True, False, True, False)
+    """
+    if isinstance(wanted, UnionType):
+        return any(_is_of(one, value) for one in get_args(wanted))
+    if wanted is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted in (int, str, NoneType):
+        return type(value) is wanted
+    return isinstance(value, list | tuple) if get_origin(wanted) in (tuple, Sequence) else isinstance(value, str)
 
 
 def to_json(event: Event) -> str:
@@ -219,7 +265,7 @@ def to_json(event: Event) -> str:
 
 def from_json(text: str) -> Event:
     """The event of one line; ValueError when it isn't one."""
-    data = json.loads(text)
+    data = json_value(text)
     if not isinstance(data, dict):
         raise ValueError(f"an event is a JSON object, not {text[:40]!r}")
     return from_object(data)

@@ -155,14 +155,16 @@ def scalars(event: Measurement) -> dict[str, float]:
     with it), so that curves of both lie in one chart."""
     if isinstance(event, EvaluationDone):
         return {"eval/loss": event.loss} | ({} if event.perplexity is None else {"eval/perplexity": event.perplexity})
-    return {
+    known = {"speed/mfu": event.mfu, "speed/rank_spread": event.spread}
+    return {tag: value for tag, value in known.items() if value is not None} | {
         "train/loss": event.loss,
         "train/learning_rate": event.learning_rate,
         "train/grad_norm": event.grad_norm,
         "train/epoch": event.epoch,
         "speed/tokens_per_second": event.tokens_per_second,
-        "speed/step_seconds": event.seconds,
+        "speed/wall_tokens_per_second": event.wall_tokens_per_second,
+        "speed/step_seconds": event.step_seconds,
         "speed/memory_gib": event.memory_bytes / 2**30,
-        "tokens/supervised": float(event.supervised_tokens),
-        "tokens/all": float(event.tokens),
+        "tokens/supervised": event.supervised_tokens / event.steps,
+        "tokens/all": event.tokens / event.steps,
     }

@@ -97,15 +97,19 @@ class ReportData:
         return [event for event in self.measurements if isinstance(event, StepDone)]
 
     @property
-    def steps_done_per_measured(self) -> float:
-        """What a sum over the measured steps is multiplied with: with logEverySteps above 1 their mean stands for the others."""
-        steps = self.steps
-        return steps[-1].step / len(steps) if steps else 0.0
-
-    @property
     def seconds_in_steps(self) -> float:
         """Time of all steps up to the last measured one."""
-        return sum(step.seconds for step in self.steps) * self.steps_done_per_measured
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def wall_seconds(self) -> float:
+        """The same with evaluations, checkpoints and waits of the attempts; 0 where it isn't known."""
+        return sum(step.wall_seconds for step in self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """Of all steps up to the last measured one."""
+        return sum(step.tokens for step in self.steps)
 
     @property
     def evaluations(self) -> list[EvaluationDone]:
@@ -214,14 +218,14 @@ def plan_against_seen(data: ReportData) -> list[Compared]:
     plan, train, steps = data.run.plan, data.run.data.train, data.steps
     logged = steps[-1].step if steps else 0
     done = data.stopped_early.step if data.stopped_early is not None else logged
-    scale, seconds = data.steps_done_per_measured, data.seconds_in_steps
+    seconds = data.seconds_in_steps
     passes = plan.total_steps / plan.steps_per_epoch if plan.total_steps and plan.steps_per_epoch else None
     planned_tokens = None if passes is None else train.tokens * passes
     planned_supervised = None if passes is None else train.supervised_tokens * passes
     return [
         _compared("optimizer steps", plan.total_steps, done, count),
-        _compared("tokens", planned_tokens, sum(step.tokens for step in steps) * scale, count),
-        _compared("supervised tokens", planned_supervised, sum(step.supervised_tokens for step in steps) * scale, count),
+        _compared("tokens", planned_tokens, data.tokens, count),
+        _compared("supervised tokens", planned_supervised, sum(step.supervised_tokens for step in steps), count),
         _compared("time in steps", plan.seconds, seconds, duration, best=plan.timing.best_seconds if plan.timing else None),
         _compared(
             "time a step",
@@ -230,7 +234,7 @@ def plan_against_seen(data: ReportData) -> list[Compared]:
             duration,
             best=plan.timing.best_seconds_per_step if plan.timing else None,
         ),
-        *_utilisation(data, sum(step.tokens for step in steps) * scale / seconds if seconds else 0.0),
+        *_utilisation(data, data.tokens / seconds if seconds else 0.0),
         _compared("memory of a worker", _planned_memory(plan), max((step.memory_bytes for step in steps), default=0), size),
         _compared("checkpoint", plan.checkpoint_bytes, max((checkpoint.bytes for checkpoint in data.checkpoints), default=0), size),
     ]
@@ -293,15 +297,23 @@ def _step_tiles(data: ReportData) -> list[tuple[str, str, str]]:
     steps, plan = data.steps, data.run.plan
     if not steps:
         return []
-    last, seconds, early = steps[-1], sum(step.seconds for step in steps), data.stopped_early
+    last, seconds, early = steps[-1], data.seconds_in_steps, data.stopped_early
     done, why = (last.step, f"{last.epoch:.3g} epochs") if early is None else (early.step, "stopped early")
-    speed = sum(step.tokens for step in steps) / seconds if seconds else 0.0
+    speed = data.tokens / seconds if seconds else 0.0
+    slowest = [] if last.spread is None else [("slowest rank's own time", f"{last.spread:.2f} x", f"the median's; {last.slowest}")]
     return [
         ("training loss", f"{last.loss:.3f}", f"from {steps[0].loss:.3f}"),
         ("optimizer steps", f"{done:,}", f"of {last.total_steps:,}, {why}"),
-        ("tokens/s", f"{speed:,.0f}", f"{plan.world_size} workers, {plan.device}, {plan.precision}"),
-        ("time in steps", duration(data.seconds_in_steps), ""),
+        ("tokens/s in steps", f"{speed:,.0f}", f"{plan.world_size} workers, {plan.device}, {plan.precision}"),
+        ("time in steps", duration(seconds), _around(data)),
+        *slowest,
     ]
+
+
+def _around(data: ReportData) -> str:
+    """What share of the time the steps had, and how fast it went with all that lies between them."""
+    wall = data.wall_seconds
+    return f"{data.seconds_in_steps / wall:.0%} of {duration(wall)}: {data.tokens / wall:,.0f} tokens/s in all" if wall else ""
 
 
 def _charts(data: ReportData) -> dict[str, Markup]:

@@ -9,7 +9,9 @@ import numpy as np
 
 from finetune_api.duration import evaluation_interval
 from finetune_api.engines import engine_name, engine_text
+from finetune_api.finetunejob import Lora
 from finetune_api.training_run import TrainingRun
+from finetune_trainer.checkpoints.claims import seconds_since_first
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.manifest import ITEM_BYTES
 from finetune_trainer.checkpoints.run_record import keep_run
@@ -24,7 +26,7 @@ from finetune_trainer.secrets import Secrets
 from finetune_trainer.training.batches import BatchPlan
 from finetune_trainer.training.early_stopping import EVALUATION_LOSS
 from finetune_trainer.training.host_memory import available_memory_bytes
-from finetune_trainer.training.loop import Milestones
+from finetune_trainer.training.loop import Milestones, seconds_between_failures
 from finetune_trainer.training.places import Places
 from finetune_trainer.training.saving import Saver
 
@@ -55,8 +57,8 @@ def evaluation_micro_batch_size(run: TrainingRun) -> int:
     return run.job.spec.evaluation.micro_batch_size or run.plan.micro_batch_size
 
 
-def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
-    """When the run evaluates and commits."""
+def milestones(run: TrainingRun, batches: BatchPlan, store: CheckpointStore, ranks: "Ranks") -> Milestones:
+    """When the run evaluates and commits. Collective."""
     spec = run.job.spec
     total_steps = run.plan.total_steps
     assert total_steps is not None, "the final plan knows the number of steps"
@@ -68,6 +70,7 @@ def milestones(run: TrainingRun, batches: BatchPlan) -> Milestones:
         checkpoint_steps=every.steps if every else None,
         checkpoint_seconds=float(every.seconds) if every and every.seconds else None,
         checkpoint_each_evaluation=spec.publish.checkpoint == "best",
+        between_failures_seconds=ranks.from_first(lambda: seconds_between_failures(store.claim.number, seconds_since_first(store.storage))),
     )
 
 
@@ -84,11 +87,15 @@ def choose_rank_method(run: TrainingRun, places: Places, ranks: "Ranks", tell: T
 
 def make_rank_engine(run: TrainingRun, places: Places, ranks: "Ranks", method: "Method", tell: Tell) -> "Engine":
     from finetune_trainer.model.build import build_model
+    from finetune_trainer.training.collectives import rank_device
     from finetune_trainer.training.engine import DTYPES
     from finetune_trainer.training.engines import make_engine
 
     training, vocabulary = run.job.spec.training, run.vocabulary
     name = engine_name(training, run.plan.world_size)
+    # Weights in 4 bits are of no use without their scales, which engines don't send: each rank reads and rounds for itself.
+    four_bits_on = rank_device() if training.method == "qlora" else None
+    reads = ranks.rank == 0 or four_bits_on is not None
     model = build_model(
         Path(places.model),
         initialization=run.job.spec.model.initialization,
@@ -98,18 +105,25 @@ def make_rank_engine(run: TrainingRun, places: Places, ranks: "Ranks", method: "
         vocabulary_size=vocabulary.size,
         new_token_ids=vocabulary.new_token_ids,
         dtype=DTYPES[run.plan.precision],
-        reads=ranks.rank == 0,
-        by_range=name == "zero3" and training.adapter is None,
+        reads=reads,
+        four_bits_on=four_bits_on,
+        by_range=name == "zero3" and (training.adapter is None or begins_without_weights(training.adapter)),
         attention=method.attention,
     )
     if training.adapter is not None:
         from finetune_trainer.model.adapters import adapt, share_trained
 
-        adapt(model, run, reads=ranks.rank == 0)
+        adapt(model, run, reads=reads)
         tell(Notice(message=share_trained(model)))
     if name == "plain":
         tell(Notice(message=f"trained by {engine_text(name)}: it has nothing to divide, so DeepSpeed is not used"))
-    return make_engine(name, model, training, precision=run.plan.precision, method=method)
+    every = run.plan.recompute_every
+    return make_engine(name, model, training, precision=run.plan.precision, method=method, recompute_every=every)
+
+
+def begins_without_weights(lora: Lora) -> bool:
+    """Whether adapters begin as they do whatever the weights are: DoRA's with their norms, modules trained in full with a copy of them."""
+    return not (lora.use_dora or lora.modules_to_save)
 
 
 def checkpoints(run: TrainingRun, places: Places) -> CheckpointStore:
@@ -137,20 +151,22 @@ def micro_batches(plan: BatchPlan, ranks: "Ranks", micro_batch_size: int, step: 
 def make_saver(
     run: TrainingRun, store: CheckpointStore, ranks: "Ranks", engine: "Engine", tell: Tell, signs: Callable[[str], None]
 ) -> Saver:
-    from finetune_trainer.training.engine import KINDS
+    from finetune_trainer.training.engine import ALL_KINDS
 
     def state() -> Iterator[StoredPiece]:
         """The engine's pieces as the checkpoint's: on the CPU, as NumPy, kind by kind, since an export reads the masters alone."""
-        for kind in KINDS:
+        for kind in ALL_KINDS:
             for piece in engine.local_state():
                 if piece.kind == kind:
-                    data = piece.tensor.detach().cpu().numpy()
+                    data = piece.tensor.detach().cpu().float().numpy()
                     yield StoredPiece(kind=kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
         yield from constant_pieces(engine.constants)
 
-    def prune() -> None:
+    def prune() -> list[str]:
+        damaged: list[str] = []
         best = best_step(store) if run.job.spec.publish.checkpoint == "best" else None
-        store.prune(run.job.spec.checkpoints.keep, protect=() if best is None else (best,))
+        store.prune(run.job.spec.checkpoints.keep, () if best is None else (best,), damaged.append)
+        return damaged
 
     return Saver(
         store=store,
@@ -170,9 +186,9 @@ def _share_of_free_memory(ranks: "Ranks") -> int | None:
     return None if free is None else free // here
 
 
-def best_step(store: CheckpointStore) -> int | None:
-    """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals."""
-    measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.complete() if one.extra.get(EVALUATION_LOSS) is not None]
+def best_step(store: CheckpointStore, notice: Callable[[str], None] = lambda message: None) -> int | None:
+    """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals. `notice` hears of damaged ones."""
+    measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.complete(notice) if one.extra.get(EVALUATION_LOSS) is not None]
     return min(measured)[1] if measured else None
 
 

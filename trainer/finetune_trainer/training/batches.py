@@ -35,6 +35,8 @@ class Examples(Protocol):
 
     def labels(self, index: int) -> NDArray[np.integer]: ...
 
+    def origin(self, index: int) -> tuple[str, int] | None: ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchPlan:
@@ -59,7 +61,7 @@ class BatchPlan:
 
     def supervised_of_step(self, step: int) -> int:
         """Labels that count in the loss of a step, over all ranks: known before the step begins."""
-        return int(self._row_supervised[self.rows_of_step(step)].sum())
+        return self.supervised_of_rows(self.rows_of_step(step).tolist())
 
     def tokens_of_step(self, step: int) -> int:
         """Tokens of a step, over all ranks."""
@@ -67,14 +69,18 @@ class BatchPlan:
 
     def micro_batches(self, step: int, rank: int, world_size: int, micro_batch_size: int) -> list[MicroBatch]:
         """A rank's micro-batches of a step: as many as the fullest rank needs, on every rank; one may be empty where rows run out."""
-        shares = self._shares(self.rows_of_step(step), world_size, micro_batch_size)
-        return [self._micro_batch(share[rank]) for share in shares]
+        return [self._micro_batch(share[rank]) for share in self.shares_of_step(step, world_size, micro_batch_size)]
+
+    def supervised_of_rows(self, rows: Sequence[int]) -> int:
+        """Labels of these rows that count in the loss."""
+        return int(self._row_supervised[list(rows)].sum())
 
     def _epoch_order(self, epoch: int) -> Integers:
         return np.arange(self.packing.num_rows) if self.seed is None else _shuffled(self.packing.num_rows, self.seed, epoch)
 
-    def _shares(self, rows: Integers, world_size: int, micro_batch_size: int) -> list[list[list[int]]]:
+    def shares_of_step(self, step: int, world_size: int, micro_batch_size: int) -> list[list[list[int]]]:
         """Rows by micro-step and rank. Ranks wait for one another in each micro-step, so rows of like cost share one."""
+        rows = self.rows_of_step(step)
         by_cost = rows[np.argsort(-self._row_costs[rows], kind="stable")]
         per_micro_step = world_size * micro_batch_size
         groups = [by_cost[start : start + per_micro_step].tolist() for start in range(0, len(by_cost), per_micro_step)]

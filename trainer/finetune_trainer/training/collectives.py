@@ -54,9 +54,3 @@ class Ranks:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._group)
         return values
-
-    def largest(self, value: int) -> int:
-        """The largest of the ranks' numbers."""
-        number = torch.tensor([value], dtype=torch.int64)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
-        return int(number.item())

@@ -12,13 +12,13 @@ the first backward. Gradients of micro-steps are added up in fp32, and masters a
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune_api.errors import TrainingFailed
+from finetune_api.errors import NonFiniteLoss
 from finetune_trainer.model.inputs import model_inputs
 from finetune_trainer.model.loss import LossModel, install_loss_head
 from finetune_trainer.model.method import Method
@@ -28,7 +28,9 @@ from finetune_trainer.model.precision import DTYPE_NAMES
 if TYPE_CHECKING:  # `make test-gpu` trains on machines without pydantic
     from finetune_api.finetunejob import Optimizer, Training
 
-Kind = Literal["master", "exp_avg", "exp_avg_sq"]
+# Of a parameter's state: its master, and its moments in fp32, or in 8 bits as codes and scales.
+Kind = Literal["master", "exp_avg", "exp_avg_sq", "exp_avg_codes", "exp_avg_sq_codes", "exp_avg_scales", "exp_avg_sq_scales"]
+ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
 KINDS: tuple[Kind, ...] = ("master", "exp_avg", "exp_avg_sq")
 DTYPES: dict[str, torch.dtype] = {precision: getattr(torch, name) for precision, name in DTYPE_NAMES.items()}
 # In fp16 losses are scaled, so that small gradients are not rounded to 0: by which power of two at first, and after how many steps without
@@ -54,7 +56,7 @@ class StepResult:
 class Piece:
     """This rank's part of one tensor: elements [start, stop) of the flattened tensor called `name`.
 
-    `tensor` is a flat fp32 view of live memory: copy it before the next optimizer step.
+    `tensor` is a flat view of live memory, in fp32 but for codes, which are bytes: copy it before the next optimizer step.
     """
 
     kind: Kind
@@ -73,6 +75,11 @@ class Engine(Protocol):
     """Optimizer steps taken."""
 
     @property
+    def head(self) -> nn.Module | None:
+        """The module that makes losses of hidden states: in its forward no rank waits for another."""
+        ...
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every trained tensor, tied ones once; the same on every rank."""
         ...
@@ -85,7 +92,7 @@ class Engine(Protocol):
     def train_step(self, micro_batches: Sequence[MicroBatch], *, num_supervised: int, learning_rate: float) -> StepResult:
         """One optimizer step over this rank's micro-batches. `num_supervised`: of all ranks and micro-steps together.
 
-        Raises TrainingFailed, with the state as it was before, when loss or gradient is not finite.
+        Raises NonFiniteStep, with the state as it was before, when loss or gradient is not finite.
         """
         ...
 
@@ -106,12 +113,16 @@ class Engine(Protocol):
         ...
 
 
-def loss_model(model: Any, training: "Training", method: Method, device: torch.device) -> LossModel:
-    """`model` as both engines call it: with its loss head, recomputing activations and using TensorFloat-32 where the job says so."""
+def loss_model(model: Any, training: "Training", method: Method, device: torch.device, recompute_every: int | None) -> LossModel:
+    """`model` as both engines call it: with its loss head, recomputing activations and using TensorFloat-32 where the job says so.
+
+    `recompute_every`: of so many layers one recomputes, as the plan found (0: none); None: all or none, as the job says.
+    """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
-    if training.activation_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+    every = int(training.activation_checkpointing) if recompute_every is None else recompute_every
+    if every:
+        model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=every)
     return install_loss_head(model, method)
 
 
@@ -189,12 +200,23 @@ def whole_logits(module: nn.Module, method: Method, micro_batch: MicroBatch, dev
     return torch.cat(made)
 
 
-def step_result(*, step: int, loss_sum: float, grad_norm: float, num_supervised: int) -> StepResult:
-    """What optimizer step `step`, counted from 1, comes to. Raises TrainingFailed where it is not finite."""
+class NonFiniteStep(NonFiniteLoss):
+    """Loss or gradient of a step is not finite, on all ranks. `losses`: of this rank's micro-batches, the sum of each, in their order."""
+
+    def __init__(self, message: str, grad_norm: float = 0.0, losses: Sequence[float] = ()) -> None:
+        super().__init__(message)
+        self.grad_norm, self.losses = grad_norm, losses
+
+
+def losses_by_micro_batch(method: Method, micro_batches: Sequence[MicroBatch], losses: Sequence[Tensor]) -> list[float]:
+    """The sum of each micro-batch's losses. `losses`: of each call that has something to learn, in order. Asks the device once."""
+    values = iter(torch.stack(list(losses)).tolist() if losses else ())
+    return [sum(next(values) for call in calls(method, [one]) if call.num_supervised) for one in micro_batches]
+
+
+def step_result(*, step: int, loss_sum: float, grad_norm: float, num_supervised: int, losses: Callable[[], Sequence[float]]) -> StepResult:
+    """What optimizer step `step`, counted from 1, comes to. Raises NonFiniteStep, with `losses()`, where it is not finite."""
     loss = loss_sum / max(1, num_supervised)
     if not (np.isfinite(loss) and np.isfinite(grad_norm)):
-        raise TrainingFailed(
-            f"step {step}: loss {loss} and gradient norm {grad_norm} are not both finite; "
-            "begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the data of this step"
-        )
+        raise NonFiniteStep(f"step {step}: loss {loss} and gradient norm {grad_norm} are not both finite", grad_norm, losses())
     return StepResult(loss=loss, loss_sum=loss_sum, grad_norm=grad_norm)

@@ -15,8 +15,9 @@ from finetune_api.finetunejob import EarlyStopping
 from finetune_trainer.training.early_stopping import Evaluated, unbeaten
 from finetune_trainer.training.saving import Saved
 
-# A failure of some node every day, and no wait shorter than this between two checkpoints that nobody asked for.
-MEAN_TIME_BETWEEN_FAILURES_SECONDS = 86_400.0
+# Assumed until more are seen: a failure of some node every day.
+ASSUMED_BETWEEN_FAILURES_SECONDS = 86_400.0
+# Between two checkpoints that nobody asked for: before the first has shown what they cost, and at least.
 FIRST_INTERVAL_SECONDS = 300.0
 SHORTEST_INTERVAL_SECONDS = 60.0
 # A checkpoint that failed is tried again after so long, then after twice as long: 8 minutes in all, until training ends.
@@ -60,7 +61,7 @@ class Milestones:
     """When the loop does more than a step; all in optimizer steps.
 
     `evaluation_steps` is None when nothing is held out, `early_stopping` when only the last step ends the run.
-    `checkpoint_each_evaluation` is what `publish.checkpoint: best` needs.
+    `checkpoint_each_evaluation` is what `publish.checkpoint: best` needs. `between_failures_seconds`, for intervals that nobody named.
     """
 
     total_steps: int
@@ -69,6 +70,7 @@ class Milestones:
     checkpoint_steps: int | None
     checkpoint_seconds: float | None
     checkpoint_each_evaluation: bool
+    between_failures_seconds: float = ASSUMED_BETWEEN_FAILURES_SECONDS
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation follows `step` steps: before the first, each so many steps, and at the end."""
@@ -77,19 +79,31 @@ class Milestones:
         return step % self.evaluation_steps == 0 or step == self.total_steps
 
 
-def automatic_interval(
-    blocked_seconds: float, write_seconds: float, *, mean_time_between_failures_seconds: float = MEAN_TIME_BETWEEN_FAILURES_SECONDS
-) -> float:
+def seconds_between_failures(attempts: int, seconds: float) -> float:
+    """The mean, where that many attempts of a run began in so many seconds: each but the last was ended by something.
+
+    What is assumed counts as one more day with one failure: few failures tell little. Only shorter than that, since a run that was
+    suspended for weeks has seen no weeks without failure.
+
+    >>> seconds_between_failures(1, 3600.0) / 3600
+    24.0
+    >>> round(seconds_between_failures(13, 12 * 3600.0) / 3600, 1)  # one an hour
+    2.8
+    """
+    return min(ASSUMED_BETWEEN_FAILURES_SECONDS, (ASSUMED_BETWEEN_FAILURES_SECONDS + seconds) / max(1, attempts))
+
+
+def automatic_interval(blocked_seconds: float, write_seconds: float, between_failures_seconds: float) -> float:
     """Seconds between checkpoints that lose the least time in all, and are no more than can be written.
 
     Young's square root of 2 x cost x mean time between failures; the cost is the time for which training waits.
 
-    >>> round(automatic_interval(10.0, 60.0))
+    >>> round(automatic_interval(10.0, 60.0, 86_400.0))
     1315
-    >>> automatic_interval(0.1, 600.0)
+    >>> automatic_interval(0.1, 600.0, 86_400.0)
     600.0
     """
-    return max(math.sqrt(2.0 * blocked_seconds * mean_time_between_failures_seconds), write_seconds, SHORTEST_INTERVAL_SECONDS)
+    return max(math.sqrt(2.0 * blocked_seconds * between_failures_seconds), write_seconds, SHORTEST_INTERVAL_SECONDS)
 
 
 @dataclass(slots=True)
@@ -126,7 +140,9 @@ class CheckpointClock:
         self.under_way = False
         if not saved.problem:
             self.failures = 0
-            self.interval_seconds = self.milestones.checkpoint_seconds or automatic_interval(saved.blocked_seconds, saved.write_seconds)
+            self.interval_seconds = self.milestones.checkpoint_seconds or automatic_interval(
+                saved.blocked_seconds, saved.write_seconds, self.milestones.between_failures_seconds
+            )
             return
         self.failures += 1
         if self.failures >= MOST_FAILURES:

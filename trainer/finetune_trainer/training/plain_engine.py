@@ -1,15 +1,17 @@
 """Training of one model by one process: torch alone, without DeepSpeed, a compiler or a process group.
 
 In: a model from `build.build_model`, whole. Out: what ZeRO gives at one rank, whose arithmetic this is: gradients of micro-steps are
-added up in fp32, clipped by their global norm, and applied to fp32 masters by AdamW. A parameter in fp32 is its own master.
+added up in fp32, clipped by their global norm, and applied to fp32 masters by AdamW. A parameter in fp32 is its own master. AdamW's moments
+may be in 8 bits.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune_trainer.model.inputs import model_inputs
 from finetune_trainer.model.method import Method
@@ -17,7 +19,6 @@ from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.training.engine import (
     FIRST_SCALE_POWER,
     GROWTH_STEPS,
-    KINDS,
     Kind,
     Piece,
     Read,
@@ -27,6 +28,8 @@ from finetune_trainer.training.engine import (
     constants,
     create_moments,
     loss_model,
+    losses_by_micro_batch,
+    parameter_groups,
     seed_dropout,
     step_result,
     trained_parameters,
@@ -34,7 +37,7 @@ from finetune_trainer.training.engine import (
 )
 
 if TYPE_CHECKING:  # `make test-gpu` trains on machines without pydantic
-    from finetune_api.finetunejob import Training
+    from finetune_api.finetunejob import Optimizer, Training
 
 # What torch and DeepSpeed add to a norm that they divide by.
 _CLIPPING_EPSILON = 1e-6
@@ -50,21 +53,27 @@ class PlainEngine:
         *,
         method: Method | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008
+        recompute_every: int | None = None,
     ) -> None:
         """Move `model` to `device` and create the optimizer's state. Its parameters' type is that of forward and backward.
 
-        `method`: how its architecture is computed, as the trial found; packed, with a linear head, by default.
+        `method`: how its architecture is computed, as the trial found; packed, with a linear head, by default. `recompute_every`: as
+        `loss_model` takes it.
         """
         self.device, self.step = device, 0
         self._method, self._training = method or Method(), training
         self._model = model.to(device)
-        self._module = loss_model(model, training, self._method, device)
+        self._module = loss_model(model, training, self._method, device, recompute_every)
         self._parameters = trained_parameters(model)
         self._masters = {name: _master(parameter) for name, parameter in self._parameters.items()}
-        self._optimizer = adamw(self._masters.values(), training.optimizer)
-        create_moments(self._optimizer, self._masters.values())
+        self._optimizer = _optimizer(self._masters.values(), training.optimizer)
         halves = any(parameter.dtype == torch.float16 for parameter in model.parameters())
         self._scaler = torch.amp.GradScaler(device.type, 2.0**FIRST_SCALE_POWER, growth_interval=GROWTH_STEPS, enabled=halves)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The module that makes losses of hidden states."""
+        return self._module.head
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -77,7 +86,7 @@ class PlainEngine:
         return {name: one.cpu() for name, one in constants(self._model, self._training).items()}
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, num_supervised: int, learning_rate: float) -> StepResult:
-        """One optimizer step over all micro-batches. Raises TrainingFailed, with the state as before, when it is not finite."""
+        """One optimizer step over all micro-batches. Raises NonFiniteStep, with the state as before, when it is not finite."""
         self._module.train()
         while True:
             try:
@@ -85,7 +94,13 @@ class PlainEngine:
                 loss_sum, grad_norm = self._measured(losses)
                 if self._overflowed(loss_sum, grad_norm):
                     continue
-                result = step_result(step=self.step + 1, loss_sum=loss_sum, grad_norm=grad_norm, num_supervised=num_supervised)
+                result = step_result(
+                    step=self.step + 1,
+                    loss_sum=loss_sum,
+                    grad_norm=grad_norm,
+                    num_supervised=num_supervised,
+                    losses=partial(losses_by_micro_batch, self._method, micro_batches, losses),
+                )
                 self._update(grad_norm, learning_rate)
             finally:
                 for one in (*self._parameters.values(), *self._masters.values()):
@@ -124,9 +139,8 @@ class PlainEngine:
     def local_state(self) -> Iterator[Piece]:
         """Every tensor of master weights and moments, whole, name by name. By reference, until the next step."""
         for name, master in self._masters.items():
-            for kind in KINDS:
-                tensor = self._state(master, kind)
-                yield Piece(kind=kind, name=name, shape=tuple(master.shape), start=0, stop=tensor.numel(), tensor=tensor)
+            for kind, tensor in self._state(master).items():
+                yield Piece(kind=kind, name=name, shape=tuple(tensor.shape), start=0, stop=tensor.numel(), tensor=tensor.view(-1))
 
     @torch.no_grad()
     def load_local_state(self, read: Read, *, step: int) -> None:
@@ -135,7 +149,7 @@ class PlainEngine:
             values = read(piece.kind, piece.name, piece.start, piece.stop)
             piece.tensor.copy_(torch.tensor(values, dtype=torch.float32))  # a copy first, as views may be read-only
         for state in self._optimizer.state.values():
-            state["step"].fill_(step)
+            state["step"] = state["step"].fill_(step) if isinstance(state["step"], Tensor) else step
         self._weights_from_masters()
         self.step = step
 
@@ -173,10 +187,25 @@ class PlainEngine:
             if parameter is not self._masters[name]:
                 parameter.copy_(self._masters[name])
 
-    def _state(self, master: Tensor, kind: Kind) -> Tensor:
-        """One kind of a parameter's state, flat; a view."""
-        whole = master.detach() if kind == "master" else self._optimizer.state[master][kind]
-        return cast(Tensor, whole.view(-1))
+    def _state(self, master: Tensor) -> dict[Kind, Tensor]:
+        """A parameter's state by kind; live memory."""
+        state = self._optimizer.state[master]
+        if "exp_avg" in state:
+            return {"master": master.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+        from finetune_trainer.training.eight_bit_adamw import moments
+
+        return {"master": master.detach(), **moments(state)}
+
+
+def _optimizer(masters: Collection[Tensor], settings: "Optimizer") -> torch.optim.Optimizer:
+    """What the job names, with its moments."""
+    if settings.name == "adamw8bit":
+        from finetune_trainer.training.eight_bit_adamw import eight_bit_adamw
+
+        return eight_bit_adamw(parameter_groups(masters, settings.weight_decay), settings)
+    made = adamw(masters, settings)
+    create_moments(made, masters)
+    return made
 
 
 def _master(parameter: Any) -> Tensor:

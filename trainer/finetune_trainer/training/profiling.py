@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_api.errors import InvalidSpec, Problem
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
@@ -32,6 +34,16 @@ def steps_of(text: str) -> tuple[int, int]:
     if last < first:
         raise ValueError(f"{text!r} is no span of steps; write the first and the last, counted from 1, such as 10-12")
     return first, last
+
+
+def profile_of(span: tuple[int, int], *, done: int, total_steps: int, folder: Path) -> Profile:
+    """A trace of steps that are still to come. Raises InvalidSpec where they are not all among those."""
+    first, last = span
+    if not (done < first and last <= total_steps):
+        raise InvalidSpec(
+            [Problem("--profile", f"{first}-{last} is not all among steps {done + 1} to {total_steps}", "choose some of these")]
+        )
+    return Profile(first=first, last=last, folder=str(folder))
 
 
 class StepProfiler:

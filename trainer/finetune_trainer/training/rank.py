@@ -5,6 +5,7 @@ batches, builds its part of the model, takes up the newest verified checkpoint a
 Nothing here depends on who started the rank: processes of a laptop and Ray Train's workers in pods run this file unchanged.
 """
 
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from finetune_api.errors import FineTuneError, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.reporting.events import Event, Resumed
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage.kept_logs import LogPlace, kept, printed_to
+from finetune_trainer.storage.kept_logs import End, LogPlace, kept, printed_to
 from finetune_trainer.training.assembling import (
     batch_plan,
     checkpoints,
@@ -28,14 +29,17 @@ from finetune_trainer.training.assembling import (
 )
 from finetune_trainer.training.early_stopping import evaluations_in
 from finetune_trainer.training.loop import run_steps
+from finetune_trainer.training.out_of_memory import is_out_of_memory, out_of_memory
 from finetune_trainer.training.places import Placement
 from finetune_trainer.training.profiling import StepProfiler
 from finetune_trainer.training.reading_ahead import ReadingAhead
 from finetune_trainer.training.restoring import restore
 from finetune_trainer.training.signs import Signs
+from finetune_trainer.training.spread import SlowRank
+from finetune_trainer.training.startup_check import check_start
 from finetune_trainer.training.stop_files import StopFiles
 from finetune_trainer.training.surroundings import Driver, Position
-from finetune_trainer.training.training_rank import TrainingRank, resident_bytes
+from finetune_trainer.training.training_rank import TrainingRank, peak_memory_bytes, resident_bytes
 
 
 def train_on_rank(
@@ -47,7 +51,7 @@ def train_on_rank(
     """
     with _log_kept(attempt, position.rank) as log:
         try:
-            with _until_stopped(stop_files, position) as asked:
+            with _until_stopped(stop_files, position) as asked, _memory_told(run, position.rank):
                 steps_done = _train(run, placement, driver, position, asked, log)
                 if steps_done is not None:
                     # Before the pod may go, when it was asked to.
@@ -59,16 +63,33 @@ def train_on_rank(
 
 
 @contextmanager
+def _memory_told(run: TrainingRun, rank: int) -> Iterator[None]:
+    """Whatever says in the block that memory ran out is OutOfMemory, with what would need less."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, FineTuneError) or not is_out_of_memory(error):
+            raise
+        from finetune_trainer.training.collectives import rank_device
+
+        peak = peak_memory_bytes(rank_device())
+        training, micro_batch_size = run.job.spec.training, run.plan.micro_batch_size
+        raise out_of_memory(error, training, rank=rank, micro_batch_size=micro_batch_size, peak_bytes=peak) from error
+
+
+@contextmanager
 def _log_kept(attempt: str, rank: int) -> Iterator[LogPlace]:
     """What this rank prints while the block runs, also how it fails, is kept in the place that the block gives."""
     place = LogPlace()
     folder = f"training/{attempt}/rank-{rank}"
-    with kept(place, {folder: printed_to()}, masked=Secrets().masked, warn=lambda text: print(text, file=sys.stderr)):
+    with kept(place, folder, printed_to(), masked=Secrets().masked, warn=lambda text: print(text, file=sys.stderr)):
         try:
             yield place
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
+            place.end = End.of(error)
             raise
+        place.end = End(outcome="Done")
 
 
 @contextmanager
@@ -93,6 +114,7 @@ def _train(
 ) -> int | None:
     """Steps that are done, on rank 0; None on the others."""
     from finetune_trainer.training.collectives import Ranks
+    from finetune_trainer.training.own_time import OwnTime
 
     ranks = Ranks()
     check_order(ranks.rank, node=position.node, worker=position.worker, workers=position.workers)
@@ -100,6 +122,10 @@ def _train(
     def tell(event: Event) -> None:
         if ranks.rank == 0:
             driver.record(event)
+
+    # Every device and network, where there are others to compare them with: what is slow or wrong there would make all of it so.
+    driver.progress("checking devices and network")
+    check_start(run, ranks, position, tell)
 
     # What this node needs, fetched once for all of its ranks.
     signs = Signs(driver.progress)
@@ -139,8 +165,10 @@ def _train(
         signs=signs,
         profiler=StepProfiler(places.profile, ranks.rank),
         footprint_bytes=footprint,
+        own_time=OwnTime(engine.head, engine.device),
+        slow=SlowRank([f"rank {rank} on {host}" for rank, host in enumerate(ranks.gathered(socket.gethostname()))]),
     )
-    steps_done = run_steps(rank, milestones(run, batches), done=steps_done, evaluations=evaluations)
+    steps_done = run_steps(rank, milestones(run, batches, store, ranks), done=steps_done, evaluations=evaluations)
     return steps_done if ranks.rank == 0 else None
 
 

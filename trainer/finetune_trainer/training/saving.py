@@ -81,7 +81,7 @@ class _Current:
     extra: Mapping[str, Any]
     began: float
     writing: "Future[PartRecord]"
-    commit: "Future[tuple[Manifest, str]] | None" = None
+    commit: "Future[tuple[Manifest, list[str]]] | None" = None
     taken: int = 0
     """Pieces that have been asked for: a sign that it gets on."""
     blocked_seconds: float | None = None
@@ -99,7 +99,8 @@ class Saver:
     """Saves the state of one rank.
 
     `state`: this rank's pieces as they are now; their bytes are `state_bytes`. `free_bytes`: host memory that this rank may use; None is
-    unknown. `prune`: on rank 0 after a commit, in another thread. `notice` hears what a person should know.
+    unknown. `prune`: on rank 0 after a commit, in another thread; it returns what to tell of older ones. `notice` hears what a person
+    should know.
     """
 
     store: CheckpointStore
@@ -107,7 +108,7 @@ class Saver:
     state: Callable[[], Iterator[Piece]]
     state_bytes: Callable[[], int]
     free_bytes: Callable[[], int | None]
-    prune: Callable[[], object]
+    prune: Callable[[], list[str]]
     notice: Callable[[str], None]
     signs: Callable[[str], None]
     _snapshot: Snapshot = field(default_factory=Snapshot)
@@ -219,26 +220,26 @@ class Saver:
                 self.signs(f"the checkpoint of step {current.step}")
             wait([awaited(current)], timeout=_SIGN_SECONDS)
 
-    def _commit(self, current: _Current, parts: list[PartRecord]) -> tuple[Manifest, str]:
-        """In a thread of rank 0: the manifest, and what kept older checkpoints from being deleted. That costs money, and no step."""
+    def _commit(self, current: _Current, parts: list[PartRecord]) -> tuple[Manifest, list[str]]:
+        """In a thread of rank 0: the manifest, and what to tell of older checkpoints: to keep them costs money, and no step."""
         seconds, blocked = current.seconds()
         made = self.store.commit(current.step, parts, {**current.extra, "seconds": blocked, "writeSeconds": seconds})
         try:
-            self.prune()
+            return made, self.prune()
         except RunConflict:
             raise
         except FineTuneError as error:
-            return made, str(error)
-        return made, ""
+            left = f"older checkpoints than that of step {current.step} could not be deleted, which is tried after the next: {error}"
+            return made, [left]
 
     def _committed(self, current: _Current) -> Saved:
         assert current.commit is not None
         self._current = None
         if (error := current.commit.exception()) is not None:
             return self._not_saved(current, error)
-        made, left = current.commit.result()
-        if left:
-            self.notice(f"older checkpoints than that of step {current.step} could not be deleted, which is tried after the next: {left}")
+        made, told = current.commit.result()
+        for text in told:
+            self.notice(text)
         return self._saved(current, manifest=made)
 
     def _failed(self, current: _Current) -> Saved:

@@ -3,17 +3,20 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.duration import model_flops_utilisation
 from finetune_api.engines import engine_name
-from finetune_api.errors import StorageFailed, TrainingFailed
+from finetune_api.errors import NonFiniteLoss, StorageFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, StepDone, evaluation_done
 from finetune_trainer.training.assembling import evaluation_micro_batch_size, micro_batches
 from finetune_trainer.training.batches import BatchPlan
+from finetune_trainer.training.blame import told_of_step
 from finetune_trainer.training.early_stopping import Evaluated, as_extra
 from finetune_trainer.training.loop import Agreement
 from finetune_trainer.training.profiling import StepProfiler
@@ -22,11 +25,15 @@ from finetune_trainer.training.restoring import inputs_of
 from finetune_trainer.training.saving import Saved, Saver
 from finetune_trainer.training.schedule import learning_rate
 from finetune_trainer.training.signs import Signs
+from finetune_trainer.training.spikes import Spikes
+from finetune_trainer.training.spread import SlowRank, spread
+from finetune_trainer.training.step_log import StepLog
 from finetune_trainer.training.surroundings import Driver
 
 if TYPE_CHECKING:  # drivers import this file, and no torch
     from finetune_trainer.training.collectives import Ranks
-    from finetune_trainer.training.engine import Engine
+    from finetune_trainer.training.engine import Engine, StepResult
+    from finetune_trainer.training.own_time import OwnTime
 
 # Pauses before the last checkpoint of a run is tried once more.
 _LAST_PAUSES_SECONDS = (10.0, 30.0, 60.0)
@@ -50,11 +57,17 @@ class TrainingRank:
     profiler: StepProfiler
     footprint_bytes: int
     """Of this process, before the model."""
+    own_time: "OwnTime"
+    slow: SlowRank
+    log: StepLog = field(default_factory=StepLog)
+    spikes: Spikes = field(default_factory=Spikes)
+    _newest: "tuple[int, StepResult, float] | None" = None
+    """The last step, what it did, and its learning rate."""
 
     def train(self, step: int) -> None:
         """One optimizer step: this rank's micro-batches, normalised by the supervised tokens of all ranks."""
         training, plan = self.run.job.spec.training, self.run.plan
-        began = time.monotonic()
+        began = self.log.now()
         rate = learning_rate(
             step,
             training.optimizer,
@@ -64,27 +77,62 @@ class TrainingRank:
         )
         num_supervised = self.batches.supervised_of_step(step)
         told = self.signs.of_each(f"micro-batches of step {step + 1}", self.ahead.of_step(step))
-        with self.profiler.step(step + 1):
+        with self.profiler.step(step + 1), self._rows_named(step):
             result = self.engine.train_step(told, num_supervised=num_supervised, learning_rate=rate)
+        tokens = self.batches.tokens_of_step(step)
+        self.log.add(seconds=self.log.now() - began, tokens=tokens, supervised_tokens=num_supervised)
+        self._newest = step + 1, result, rate
+        self._notice(self.spikes.see(step + 1, result.loss))
         if step == 0 or (step + 1) % training.log_every_steps == 0 or step + 1 == plan.total_steps:
-            seconds = time.monotonic() - began
-            tokens = self.batches.tokens_of_step(step)
-            self.tell(
-                StepDone(
-                    step=step + 1,
-                    total_steps=plan.total_steps or 0,
-                    epoch=(step + 1) / self.batches.steps_per_epoch,
-                    loss=result.loss,
-                    learning_rate=rate,
-                    grad_norm=result.grad_norm,
-                    supervised_tokens=num_supervised,
-                    tokens=tokens,
-                    tokens_per_second=tokens / seconds,
-                    memory_bytes=self.ranks.largest(peak_memory_bytes(self.engine.device)),
-                    seconds=seconds,
-                    footprint_bytes=0 if self.engine.device.type == "cuda" else self.footprint_bytes,
-                )
+            self._tell_steps()
+
+    @contextmanager
+    def _rows_named(self, step: int) -> Iterator[None]:
+        """A step of the block that is not finite, which it is on every rank, is told with the rows that made it."""
+        from finetune_trainer.training.engine import NonFiniteStep
+
+        try:
+            yield
+        except NonFiniteStep as error:
+            losses = self.ranks.gathered(list(error.losses))
+            told = told_of_step(step, error.grad_norm, losses, self.batches, micro_batch_size=self.run.plan.micro_batch_size)
+            raise NonFiniteLoss(told) from error
+
+    def _tell_steps(self) -> None:
+        """Tell of the steps since the last time, if there are any. Also before a checkpoint: what it holds has been told by then."""
+        if self._newest is None or not self.log.steps:
+            return
+        (step, result, rate), since = self._newest, self.log.take()
+        ranks = self.ranks.gathered((peak_memory_bytes(self.engine.device), self.own_time.take()))
+        found = spread([seconds for _, seconds in ranks])
+        self._notice(self.slow.see(found, since.wall_seconds))
+        speed = since.tokens / since.seconds
+        self.tell(
+            StepDone(
+                step=step,
+                total_steps=self.run.plan.total_steps or 0,
+                epoch=step / self.batches.steps_per_epoch,
+                loss=result.loss,
+                learning_rate=rate,
+                grad_norm=result.grad_norm,
+                steps=since.steps,
+                supervised_tokens=since.supervised_tokens,
+                tokens=since.tokens,
+                tokens_per_second=speed,
+                memory_bytes=max(memory for memory, _ in ranks),
+                seconds=since.seconds,
+                footprint_bytes=0 if self.engine.device.type == "cuda" else self.footprint_bytes,
+                wall_seconds=since.wall_seconds,
+                wall_tokens_per_second=since.wall_tokens_per_second,
+                mfu=model_flops_utilisation(self.run, speed),
+                spread=None if found is None else found.times,
+                slowest="" if found is None else self.slow.names[found.rank],
             )
+        )
+
+    def _notice(self, message: str | None) -> None:
+        if message is not None:
+            self.tell(Notice(message=message))
 
     def evaluate(self, step: int) -> float:
         """Loss per supervised token over all held-out rows: rank 0's number, since whether training ends hangs on its last bit."""
@@ -99,7 +147,7 @@ class TrainingRank:
             loss_sum, count = loss_sum + part_sum, count + part_count
         loss = float(self.ranks.from_first(lambda: loss_sum / count))
         if not math.isfinite(loss):
-            raise TrainingFailed(
+            raise NonFiniteLoss(
                 f"the evaluation loss after step {step} is {loss}; nothing after the last checkpoint is kept. "
                 "Begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the held-out data"
             )
@@ -109,10 +157,12 @@ class TrainingRank:
 
     def checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> Saved | None:
         """Every rank copies its state and begins to write it; what became of the checkpoint before, if it was under way."""
+        self._tell_steps()
         return self._told(self.saver.begin(step, self._extra(step, evaluations)))
 
     def last_checkpoint(self, step: int, evaluations: Sequence[Evaluated]) -> None:
         """Every rank writes its part, rank 0 the manifest, and all wait for it. Tried again, since nothing comes after it."""
+        self._tell_steps()
         self._told(self.saver.settle())
         for pause in (*_LAST_PAUSES_SECONDS, None):
             saved = self._told(self.saver.save(step, self._extra(step, evaluations)))

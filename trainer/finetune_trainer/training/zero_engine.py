@@ -14,6 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -40,6 +41,7 @@ from finetune_trainer.training.engine import (
     constants,
     create_moments,
     loss_model,
+    losses_by_micro_batch,
     seed_dropout,
     step_result,
     trained_parameters,
@@ -52,11 +54,13 @@ from finetune_trainer.training.zero_partitions import partitions_of
 class ZeroEngine:
     """A model under ZeRO-3 or ZeRO-2, as the job says, with its AdamW state."""
 
-    def __init__(self, model: Any, training: Training, *, precision: Precision, method: Method | None = None) -> None:
+    def __init__(
+        self, model: Any, training: Training, *, precision: Precision, method: Method | None = None, recompute_every: int | None = None
+    ) -> None:
         """Divide `model` over the ranks and create the optimizer's state. Collective.
 
         `model`: from `build.build_model` in `DTYPES[precision]`; on ranks other than 0 with `reads=False`. `method`: how its
-        architecture is computed, as the trial found; packed, with a linear head, by default.
+        architecture is computed, as the trial found; packed, with a linear head, by default. `recompute_every`: as `loss_model` takes it.
         """
         self._method = method or Method()
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
@@ -68,7 +72,8 @@ class ZeroEngine:
             training, hidden_size=model.config.get_text_config().hidden_size, world_size=self._world_size, precision=precision
         )
         deepspeed = _start_deepspeed(self.device)
-        module = loss_model(model, training, self._method, self.device)
+        module = loss_model(model, training, self._method, self.device, recompute_every)
+        self._head = module.head
         self._constants = {name: one.cpu().clone() for name, one in constants(model, training).items()}
         stage = config["zero_optimization"]["stage"]
         if stage == 3:
@@ -85,6 +90,11 @@ class ZeroEngine:
         create_moments(self._optimizer, self._partitions.flats)
 
     @property
+    def head(self) -> nn.Module | None:
+        """The module that makes losses of hidden states; its weight is gathered before its forward."""
+        return self._head
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every trained tensor, tied ones once; the same on every rank."""
         return {name: _shape(parameter) for name, parameter in self._parameters.items()}
@@ -95,34 +105,42 @@ class ZeroEngine:
         return self._constants if self._rank == 0 else {}
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, num_supervised: int, learning_rate: float) -> StepResult:
-        """One optimizer step over this rank's micro-batches. Raises TrainingFailed, with the state as before, when it is not finite."""
+        """One optimizer step over this rank's micro-batches. Raises NonFiniteStep, with the state as before, when it is not finite."""
         self._engine.train()
         for group in self._zero.param_groups:
             group["lr"] = learning_rate
         while True:
-            loss_sum = self._backward(micro_batches, num_supervised)
+            loss_sum, losses = self._backward(micro_batches, num_supervised)
             self._engine.step()
             if not self._overflowed(loss_sum):
                 break
         grad_norm = float(self._engine.get_global_grad_norm())
-        result = step_result(step=self.step + 1, loss_sum=loss_sum, grad_norm=grad_norm, num_supervised=num_supervised)
+        result = step_result(
+            step=self.step + 1,
+            loss_sum=loss_sum,
+            grad_norm=grad_norm,
+            num_supervised=num_supervised,
+            losses=partial(losses_by_micro_batch, self._method, micro_batches, losses),
+        )
         self.step += 1
         return result
 
-    def _backward(self, micro_batches: Sequence[MicroBatch], num_supervised: int) -> float:
-        """Gradients of all micro-batches, added up; the sum of losses over all ranks."""
+    def _backward(self, micro_batches: Sequence[MicroBatch], num_supervised: int) -> tuple[float, list[Tensor]]:
+        """Gradients of all micro-batches, added up. The sum of losses over all ranks, and this rank's, left on the device."""
         scale = self._world_size / max(1, num_supervised)
         batches = self._calls(micro_batches)
         assert batches, "every rank takes part in every step, with an empty micro-batch if need be"
-        local_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        local_sum, losses = torch.zeros((), dtype=torch.float64, device=self.device), []
         for index, micro_batch in enumerate(batches):
             self._engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             seed_dropout(self._seed, self.step, index * self._world_size + self._rank)
             loss = self._engine(**model_inputs(micro_batch, self.device))
             self._engine.backward(loss * scale, scale_wrt_gas=False)
             local_sum += loss.detach()
+            if micro_batch.num_supervised:
+                losses.append(loss.detach())
         (loss_sum,) = self._summed(local_sum)
-        return loss_sum
+        return loss_sum, losses
 
     def _overflowed(self, loss_sum: float) -> bool:
         """Whether the step is to be made again, with the smaller scale that DeepSpeed has chosen; it took none.
