@@ -53,3 +53,12 @@ def micro_batch_size(spec: FineTuneJobSpec, batch_size: int) -> int:
         return wanted
     share = batch_size // world
     return next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
+
+
+def halved(micro_batch_size: int) -> int | None:
+    """The largest size of at most half that divides it, so that whatever it divides stays divisible; None where it is 1 already.
+
+    >>> [halved(size) for size in (16, 12, 9, 5, 1)]
+    [8, 6, 3, 1, None]
+    """
+    return next((size for size in range(micro_batch_size // 2, 0, -1) if micro_batch_size % size == 0), None)

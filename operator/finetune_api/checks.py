@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from finetune_api.engines import engine_name
 from finetune_api.errors import Problem
 from finetune_api.fields import key, paths
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, RoleMapping
@@ -74,6 +75,18 @@ CONTRADICTIONS: Final = (
         "use full, or start from a pretrained model",
     ),
     Rule(
+        "spec.training.method",
+        lambda s: s.training.method == "qlora" and engine_name(s.training, s.workers.world_size) == "zero3",
+        "qlora keeps layers in 4 bits, a scale for each 64 weights of a layer, and ZeRO-3 cuts layers into flat parts, whatever is in them",
+        "use sharding: zero2, with which each worker holds them whole, or lora",
+    ),
+    Rule(
+        "spec.training.optimizer.name",
+        lambda s: s.training.optimizer.name == "adamw8bit" and engine_name(s.training, s.workers.world_size) != "plain",
+        "adamw8bit keeps moments in 8 bits, a scale for each 256 of a tensor, and DeepSpeed cuts tensors elsewhere",
+        "use adamw, or one worker without deepspeed.offload_*",
+    ),
+    Rule(
         "spec.publish.checkpoint",
         lambda s: s.publish.checkpoint == "best" and s.dataset.evaluation is None,
         "best needs an evaluation loss, and nothing is held out",
@@ -111,6 +124,12 @@ CONTRADICTIONS: Final = (
         lambda s: s.budget.gpu_hours is not None and device(s) == "cpu",
         "is given, and workers on CPUs hold no GPU",
         "use budget.activeDeadlineSeconds, or remove it",
+    ),
+    Rule(
+        "spec.workers.minNodes",
+        lambda s: s.workers.is_elastic and s.workers.queue_name is not None,
+        "lets a job start smaller when its pods find no node, and with workers.queueName Kueue lets none of them start until all may",
+        "remove it, or the queue",
     ),
     Rule(
         "spec.workers.gpusPerNode",

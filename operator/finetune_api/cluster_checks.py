@@ -74,6 +74,12 @@ def _evaluation_problems(spec: FineTuneJobSpec) -> Iterator[Problem]:
         yield from _source_problems("spec.evaluation.taskData", place, ("evaluation.pod",), spec)
 
 
+def preparation_sees(path: str, spec: FineTuneJobSpec) -> bool:
+    """Whether the preparation's pod has at an absolute path what the evaluation's pod will have there."""
+    volume = _volume_at(path, evaluation_pod(spec).volumes)
+    return volume is not None and volume == _volume_at(path, spec.cpu_pods.volumes)
+
+
 def _source_problems(field: str, name: str, readers: Sequence[Pods], spec: FineTuneJobSpec) -> Iterator[Problem]:
     if not is_path(name):
         return

@@ -108,6 +108,12 @@ _VALIDATORS: Final[dict[type[BaseModel], tuple[tuple[str, str], ...]]] = {
             "minDomains needs whenUnsatisfiable: DoNotSchedule; set it, or remove minDomains",
         ),
     ),
+    job.Workers: (
+        (
+            "!has(self.minNodes) || self.minNodes <= (has(self.nodes) ? self.nodes : 1)",
+            "minNodes is more than nodes; lower it, or raise nodes",
+        ),
+    ),
     job.CheckpointInterval: (("has(self.seconds) != has(self.steps)", "give seconds or steps, and not both"),),
     job.Publish: (_exclusive("hub", "directory"), _exclusive("hub", "storage"), _exclusive("directory", "storage")),
     job.HubPublication: (

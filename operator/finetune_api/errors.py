@@ -16,10 +16,13 @@ FineTuneError
 │   └── NotInstalled                 a package that an extra of ours brings isn't there
 ├── RunFailed               exit 1   the input is right as far as we know, and the run failed all the same
 │   ├── StorageFailed                storage gave up in the middle: full, cut off, or its objects altered
-│   ├── TrainingFailed               a worker died or the loss is not finite
+│   ├── TrainingFailed               a worker died
 │   │   ├── WorkerPreempted          a worker's node or pod was taken away by others
 │   │   ├── WorkerLost               a worker's node or pod went away without a word
-│   │   └── NoProgress               ranks neither stepped nor did anything else for too long
+│   │   ├── NoProgress               ranks neither stepped nor did anything else for too long
+│   │   ├── FaultyNode               a node computes wrongly, or far too slowly
+│   │   ├── OutOfMemory              a rank needed more memory than its GPU or its machine had
+│   │   └── NonFiniteLoss            loss or gradient of a step is NaN or infinite
 │   ├── PublicationFailed            the Hub gave up in the middle; what was exported is kept
 │   ├── JobFailed                    a job on a cluster failed
 │   ├── WaitedTooLong                a job on a cluster didn't get there in the time that was given
@@ -138,7 +141,7 @@ class StorageFailed(RunFailed):
 
 
 class TrainingFailed(RunFailed):
-    """A worker died, or the numbers are no longer finite."""
+    """A worker died, or failed in a way that nobody foresaw."""
 
 
 class WorkerPreempted(TrainingFailed):
@@ -151,6 +154,18 @@ class WorkerLost(TrainingFailed):
 
 class NoProgress(TrainingFailed):
     """The ranks may be alive, and nothing of what they do gets on."""
+
+
+class FaultyNode(TrainingFailed):
+    """The check at an attempt's start found a node that computes wrongly, or far too slowly."""
+
+
+class OutOfMemory(TrainingFailed):
+    """A rank needed more memory than there was: fewer rows in a micro-batch may fit, with the same steps."""
+
+
+class NonFiniteLoss(TrainingFailed):
+    """Loss or gradient of a step is NaN or infinite; the message names the step. The state is that before the step."""
 
 
 class PublicationFailed(RunFailed):

@@ -16,12 +16,10 @@ from finetune_api.checks import device
 from finetune_api.errors import InvalidSpec
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, ModelShape, Offload, Training
 from finetune_api.load import Method
-from finetune_api.plan import Machine, plan
+from finetune_api.plan import ROOM, Machine, plan
 from finetune_api.training_run import DataShape, Plan
 
 _NODES: Final = (1, 2, 4, 8)
-# Share of the memory that a layout may take to be preferred: the plan is within 10 % of what was measured (docs/benchmarks.md).
-_ROOM: Final = 0.9
 # Rows of a micro-batch that are tried: powers of two up to here.
 _MOST_ROWS: Final = 64
 
@@ -49,7 +47,7 @@ class Layout:
     def is_tight(self) -> bool:
         """Whether less memory is left than the plan may be wrong by."""
         needed = self.plan.memory
-        return needed is not None and needed.capacity_bytes is not None and needed.total_bytes > _ROOM * needed.capacity_bytes
+        return needed is not None and needed.capacity_bytes is not None and needed.total_bytes > ROOM * needed.capacity_bytes
 
     @property
     def seconds(self) -> float:
@@ -66,6 +64,7 @@ class Layout:
             "microBatchSize": chosen.micro_batch_size,
             "globalBatchSize": rows,
             "activationCheckpointing": chosen.checkpointing,
+            **({"recomputedLayers": "fewest"} if chosen.checkpointing else {}),
         }
         if chosen.offload != "nothing":
             kept = ("offload_optimizer", "offload_param") if chosen.offload != "optimizer" else ("offload_optimizer",)
@@ -137,6 +136,8 @@ def _settings(spec: FineTuneJobSpec, rows: int, nodes: int, method: Method) -> I
     if rows % (spec.training.micro_batch_size * world) == 0:
         sizes.add(spec.training.micro_batch_size)
     shardings: tuple[Literal["zero3", "zero2"], ...] = ("zero2", "zero3") if world > 1 else (spec.training.sharding,)
+    if method == "qlora":
+        shardings = ("zero2",)  # ZeRO-3 can't cut what is in 4 bits
     for offload in get_args(Settings.__annotations__["offload"]) if device(spec) == "gpu" else ("nothing",):
         for sharding, checkpointing in product(shardings, (False, True)):
             if offload == "optimizer and weights" and sharding == "zero2":
@@ -161,6 +162,7 @@ def _with(job: FineTuneJob, rows: int, chosen: Settings) -> FineTuneJob:
         "global_batch_size": rows,
         "micro_batch_size": chosen.micro_batch_size,
         "activation_checkpointing": chosen.checkpointing,
+        "recomputed_layers": "fewest" if chosen.checkpointing else "all",
         "method": chosen.method,
         "sharding": chosen.sharding,
         "deepspeed": zero,

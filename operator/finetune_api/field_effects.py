@@ -74,7 +74,7 @@ ALWAYS: Final[dict[str, str]] = {
     "Card": "limitations",
     "Maximum": "max",
     "Minimum": "min",
-    "FailurePolicy": "maxFailures backoffSeconds maxFailedStarts maxAttemptsWithoutProgress",
+    "FailurePolicy": "maxFailures backoffSeconds maxFailedStarts maxAttemptsWithoutProgress halveMicroBatchSize",
     "Budget": "activeDeadlineSeconds stageDeadlineSeconds",
     "SecretKey": "name key",
     "SecretName": "name",

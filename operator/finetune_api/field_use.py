@@ -71,8 +71,11 @@ FIELDS: Final = (
     _use("training.deepspeed", "pr", Change.NEVER),
     _use("training.microBatchSize", "pr", Change.NEVER),
     _use("training.activationCheckpointing", "pr", Change.NEVER),
+    _use("training.recomputedLayers", "pr", Change.NEVER),
     _use("training.logEverySteps", "pr", Change.NEVER),
     _use("workers", "r", Change.WHILE_STOPPED),
+    # How many there are is frozen for each attempt.
+    _use("workers.minNodes", "", Change.WHILE_STOPPED),
     # CPU pods take them over.
     _use("workers.image", "preP", Change.WHILE_STOPPED),
     _use("workers.imagePullSecrets", "preP", Change.WHILE_STOPPED),

@@ -60,7 +60,7 @@ def gib(size: int) -> str:
 
 def _remedies(load: Load, batch: Batch, capacity: int) -> Iterator[str]:
     """Changes that make it fit, the mildest first: one setting, then two, then another card."""
-    if load.stage == 2 and (total := _fits(replace(load, stage=3), capacity)):
+    if load.stage == 2 and load.method != "qlora" and (total := _fits(replace(load, stage=3), capacity)):
         yield f"training.sharding: zero3 ({total} GiB)"
     options = [load] if load.checkpointing else [load, replace(load, checkpointing=True)]
     for option in options:
@@ -83,15 +83,22 @@ def _remedies(load: Load, batch: Batch, capacity: int) -> Iterator[str]:
 
 
 def _adapters(load: Load, batch: Batch, capacity: int) -> list[str]:
-    """Training adapters alone, which learns less: told after what changes nothing of that."""
-    if load.method != "full":
-        return []
-    lora = replace(load, method="lora", adapters=adapter_parameters(load.shape, _RANK))
-    for option, setting in ((lora, ""), (replace(lora, checkpointing=True), " with training.activationCheckpointing: true")):
-        if total := _fits(option, capacity):
-            return [f"training.method: lora{setting} ({total} GiB)"]
-        if smaller := _smaller_micro_batch(option, batch, capacity):
-            return [f"training.method: lora{setting} with {smaller}"]
+    """Training adapters alone, which learns less, and beside a base in 4 bits: told after what changes nothing of that."""
+    adapters = load.adapters or adapter_parameters(load.shape, _RANK)
+    lora = replace(load, method="lora", adapters=adapters)
+    options = [(lora, ["training.method: lora"])] if load.method == "full" else []
+    if load.method != "qlora" and not load.offloads_parameters:
+        divided = load.stage == 3 and not load.is_plain
+        sharding = ["training.sharding: zero2"] if divided else []
+        options.append((replace(lora, method="qlora", stage=2), ["training.method: qlora", *sharding]))
+    for option, settings in options:
+        for recomputes in (False, True) if not load.checkpointing else (True,):
+            changed = replace(option, checkpointing=recomputes)
+            told = [*settings, "training.activationCheckpointing: true"] if recomputes and not load.checkpointing else settings
+            if total := _fits(changed, capacity):
+                return [f"{' with '.join(told)} ({total} GiB)"]
+            if smaller := _smaller_micro_batch(changed, batch, capacity):
+                return [" with ".join([*told, smaller])]
     return []
 
 

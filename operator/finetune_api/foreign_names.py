@@ -57,8 +57,10 @@ trust_remote_code
     -: code from a model's repository is never run
 hf_use_auth_token use_auth_token hf_token
     model.tokenSecret: name a Secret that holds the token, never the token
-load_in_8bit load_in_4bit quantization_config bnb_config_kwargs gptq quantization
-    -: training of quantised weights is not available in this version
+load_in_4bit quantization_config bnb_config_kwargs quantization
+    training.method: qlora keeps the base's layers in 4 bits and trains adapters beside them
+load_in_8bit gptq
+    -: of quantised weights, training knows those of 4 bits alone, with training.method: qlora
 # data
 datasets dataset_mixture train_dataset
     dataset.sources: a list whose items have path, split, format
@@ -209,7 +211,7 @@ betas adam_betas
 adam_epsilon eps
     training.optimizer.epsilon
 optim optimizer optimizer_type optimizer.type optimizer.kind
-    training.optimizer.name: adamw is the only one; its settings stand beside it
+    training.optimizer.name: adamw, or adamw8bit with one worker; its settings stand beside it
 optim_args optim_target_modules optimizer.params
     -: AdamW's settings are the fields of spec.training.optimizer
 bf16 bfloat16 fp32 amp torch_dtype dtype mixed_precision half_precision_backend
@@ -244,7 +246,7 @@ flex_attention use_liger_kernel use_liger unsloth sage_attention
 torch_compile use_torch_compile torch_compile_backend torch_compile_mode
     -: the step is not compiled by torch.compile
 adapter peft use_peft finetuning_type peft_type
-    training.method: lora trains adapters, full all parameters
+    training.method: lora trains adapters, qlora those beside a base in 4 bits, full all parameters
 peft_config lora_config
     training.lora: PEFT's own keys stand directly below it, with training.method: lora
 lora_r lora_rank r lora.rank training.rank
@@ -373,8 +375,8 @@ num_nodes nnodes num_machines workers.replicas worker_replicas num_workers
     workers.nodes: worker pods, one a node; workers are nodes x gpusPerNode
 num_proc_per_node nproc_per_node num_gpus gpus gpu n_gpu num_processes gpus_per_worker gpu_count devices
     workers.gpusPerNode: one process a GPU
-min_nodes min_replicas elastic_policy max_nodes
-    -: elastic sizes are not available in this version: workers.nodes is exact
+min_replicas elastic_policy max_nodes
+    workers.minNodes: the fewest nodes that a job goes on with; workers.nodes is the most
 resources_per_node resources_per_worker
     workers.resources
 local_rank master_addr master_port rdzv_backend rank
@@ -405,7 +407,7 @@ _NAMES: Final = {".".join(map(plain, name.split("."))): meaning for name, meanin
 # Values that other trainers know, by our field: what is said instead of a like one of ours.
 VALUES: Final[dict[str, dict[str, str]]] = {
     "method": {
-        "qlora": "quantised base weights are not available in this version; use lora",
+        "4bit": "use qlora",
         "dora": "use lora with training.lora.use_dora: true",
         "adapter": "use lora",
     },

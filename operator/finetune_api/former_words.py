@@ -25,6 +25,7 @@ LATER_FIELDS: Final = frozenset(
         "dataset.leadingAssistantTurns",
         "template.maxExamplesPerDialogue",
         "training.attentionDropout",
+        "training.recomputedLayers",
         *(f"training.deepspeed.{name}" for name in ("offload_optimizer", "offload_param")),  # the first operator knows them, as absent
         "training.optimizer.decayRatio",
         "training.optimizer.minimumLearningRateRatio",
@@ -35,7 +36,7 @@ LATER_FIELDS: Final = frozenset(
         "publish.merge",
         *(f"training.lora.{name}" for name in Lora.model_fields),
         "reportTo",
-        *(f"failurePolicy.{name}" for name in ("maxFailedStarts", "maxAttemptsWithoutProgress")),
+        *(f"failurePolicy.{name}" for name in ("maxFailedStarts", "maxAttemptsWithoutProgress", "halveMicroBatchSize")),
         "budget.stageDeadlineSeconds",
     }
 )

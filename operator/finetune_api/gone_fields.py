@@ -10,11 +10,6 @@ from typing import Any, Final
 Json = dict[str, Any]
 
 
-def _is_exact(spec: Json, value: Any) -> bool:
-    workers = spec.get("workers")
-    return isinstance(workers, dict) and value == workers.get("nodes", 1)
-
-
 def _has_no_adapter(spec: Json, value: Any) -> bool:
     is_full = spec["training"].get("method", "full") == "full"
     return is_full and isinstance(value, dict) and value.keys() <= {"rank", "alpha", "dropout", "targetModules"}
@@ -24,7 +19,6 @@ def _has_no_adapter(spec: Json, value: Any) -> bool:
 _GONE: Final[Mapping[str, Callable[[Json, Any], bool]]] = {
     # Settings under other names than PEFT's, of a method that was refused itself; today's definition leaves an empty object of them.
     "training.lora": _has_no_adapter,
-    "workers.minNodes": _is_exact,
     "evaluation.benchmarks": lambda spec, value: value == [],
     "publish.hub.when": lambda spec, value: value == "end",
 }
@@ -33,8 +27,8 @@ _GONE: Final[Mapping[str, Callable[[Json, Any], bool]]] = {
 def without_gone_fields(job: Mapping[str, Any]) -> Json:
     """The job without those that do nothing; what asks for something stays, and is refused.
 
-    >>> without_gone_fields({"spec": {"workers": {"nodes": 2, "minNodes": 2}, "evaluation": {"benchmarks": ["mmlu"]}}})
-    {'spec': {'workers': {'nodes': 2}, 'evaluation': {'benchmarks': ['mmlu']}}}
+    >>> without_gone_fields({"spec": {"publish": {"hub": {"when": "end"}}, "evaluation": {"benchmarks": ["mmlu"]}}})
+    {'spec': {'publish': {'hub': {}}, 'evaluation': {'benchmarks': ['mmlu']}}}
     """
     spec = job.get("spec")
     if not isinstance(spec, dict):

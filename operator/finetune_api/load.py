@@ -12,14 +12,15 @@ from finetune_api.model_shape import PLAIN_FEED_FORWARD
 
 Method = Literal["full", "lora", "qlora"]
 
-# A weight of the base that QLoRA holds: 4 bits, for each 64 of them a scale in 8 bits, for 256 scales one in 32 (NF4, quantised twice).
-_BITS_4BIT = 4 + 8 / 64 + 32 / (64 * 256)
+# Bytes of a weight of the base that QLoRA holds: 4 bits, for each 64 of them a scale in 8 bits, for 256 scales one in 32 (NF4, quantised
+# twice).
+BYTES_IN_FOUR_BITS = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What one worker has to carry. `tokens` is those of a micro-step, `supervised` the share of them that meets the head; `adapters` the
-    parameters that LoRA trains.
+    parameters that LoRA trains. `recompute_every`: of so many layers one recomputes its activations, with `checkpointing`.
     """
 
     shape: ModelShape
@@ -33,6 +34,8 @@ class Load:
     stage: Literal[2, 3] = 3
     method: Method = "full"
     adapters: int = 0
+    recompute_every: int = 1
+    moments_in_8_bits: bool = False
     offloads_optimizer: bool = False
     offloads_parameters: bool = False
 
@@ -40,6 +43,16 @@ class Load:
     def is_plain(self) -> bool:
         """Whether one worker holds everything, and has nothing to send (finetune_api.engines)."""
         return self.world_size == 1 and not (self.offloads_optimizer or self.offloads_parameters)
+
+    @property
+    def recomputed(self) -> int:
+        """Layers that recompute their activations: the first, and every n-th after it."""
+        return -(-self.shape.layers // self.recompute_every) if self.checkpointing else 0
+
+    @property
+    def recomputed_share(self) -> float:
+        """Those, of all layers."""
+        return self.recomputed / self.shape.layers
 
     @property
     def width(self) -> int:
@@ -57,6 +70,20 @@ class Load:
         return 0 if self.method == "full" else self.shape.parameters
 
     @property
+    def quantised(self) -> int:
+        """Weights of the base that are kept in 4 bits: those of layers' matrices, but for experts that share one tensor."""
+        if self.method != "qlora":
+            return 0
+        has_experts = self.shape.active_parameters is not None
+        each = attention_weights(self.shape) if has_experts else layer_weights(self.shape)
+        return min(self.shape.layers * each, self.shape.parameters)
+
+    @property
+    def base_bytes(self) -> int:
+        """The base as it is held whole."""
+        return self.width * (self.shape.parameters - self.quantised) + int(BYTES_IN_FOUR_BITS * self.quantised)
+
+    @property
     def partition(self) -> int:
         """Trained parameters whose optimizer state one worker owns."""
         return -(-self.trained // self.world_size)
@@ -70,10 +97,10 @@ class Load:
         weights = self.width * -(-self.shape.parameters // self.world_size) if self.offloads_parameters else 0
         return optimizer + weights
 
-    @property
-    def bytes_of_frozen(self) -> float:
-        """Bytes of a frozen weight."""
-        return _BITS_4BIT / 8 if self.method == "qlora" else self.width
+
+def moment_bytes(load: Load) -> float:
+    """Bytes of a parameter's moments: two numbers in fp32, or two codes with a scale for each 256 of them."""
+    return 2 + 2 * 4 / 256 if load.moments_in_8_bits else 8
 
 
 def layer_weights(shape: ModelShape) -> int:
@@ -86,6 +113,11 @@ def layer_weights(shape: ModelShape) -> int:
     if shape.active_parameters is not None:  # experts: what the config's widths make of them differs by family
         return max(0, shape.active_parameters - shape.vocabulary_size * shape.hidden_size) // shape.layers
     return sum(inner * outer for inner, outer in linear_layers(shape))
+
+
+def attention_weights(shape: ModelShape) -> int:
+    """Weights of a layer's matrices before and after attention."""
+    return sum(inner * outer for inner, outer in linear_layers(shape)[:4])
 
 
 def linear_layers(shape: ModelShape) -> list[tuple[int, int]]:

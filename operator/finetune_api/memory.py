@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from finetune_api.finetunejob import ModelShape
-from finetune_api.load import Load, layer_bytes_per_token, layer_weights, linear_layers
+from finetune_api.load import BYTES_IN_FOUR_BITS, Load, layer_bytes_per_token, linear_layers, moment_bytes
 from finetune_api.training_run import Memory, MemoryTerm
 
 GIB: Final = 2**30
@@ -63,15 +63,15 @@ def _states(load: Load) -> list[MemoryTerm]:
     What is frozen is held in the arithmetic's type, without gradients, masters and moments.
     """
     own_master = load.precision != "fp32" or (load.stage == 2 and not load.is_plain)
-    parts = {"gradients": 4, "master weights": 4 if own_master else 0, "Adam moments": 8}
+    parts = {"gradients": 4, "master weights": 4 if own_master else 0, "Adam moments": moment_bytes(load)}
     if load.offloads_optimizer and load.device == "gpu":
         parts = {}
     name, symbol = ("P", load.shape.parameters) if load.method == "full" else ("A", load.adapters)
     shared = [
         MemoryTerm(
             name=f"{part}, partitioned" if load.world_size > 1 else part,
-            bytes=each * load.partition,
-            formula=f"{each} bytes x {name} {symbol:,} / n {load.world_size}",
+            bytes=int(each * load.partition),
+            formula=f"{each:.3g} bytes x {name} {symbol:,} / n {load.world_size}",
             phase="always",
             basis="counted",
         )
@@ -85,10 +85,10 @@ def _weights(load: Load) -> list[MemoryTerm]:
     """The model's own weights, and beside those of a frozen base the adapters."""
     if load.method == "full":
         return [_held(load, "weights", load.shape.parameters, load.width, "P")]
-    quantised = load.shape.layers * layer_weights(load.shape) if load.method == "qlora" else 0
+    quantised = load.quantised
     rest = load.shape.parameters - quantised
     terms = [_held(load, "frozen weights", rest, load.width, "P")] if rest > 0 else []
-    terms += [_held(load, "frozen weights in 4 bits", quantised, load.bytes_of_frozen, "layers' P")] if quantised else []
+    terms += [_held(load, "frozen weights in 4 bits", quantised, BYTES_IN_FOUR_BITS, "layers' P")] if quantised else []
     return [*terms, _held(load, "adapters", load.adapters, load.width, "A")]
 
 
@@ -112,6 +112,7 @@ def _pass(load: Load) -> list[MemoryTerm]:
     """What forward and backward add."""
     sent = [_live(load), _largest_module(load)] if not load.is_plain and load.stage == 3 else []
     sent += [] if load.is_plain else [_buckets(load)]
+    sent += [_written_out(load)] if load.quantised else []
     # The loss is done when layers go backward.
     at_work = max(_working_set(load), _logits(load), key=lambda term: term.bytes)
     return [*sent, _activations(load), at_work, *([_head(load)] if load.method == "full" else [])]
@@ -154,6 +155,18 @@ def _largest_module(load: Load) -> MemoryTerm:
     )
 
 
+def _written_out(load: Load) -> MemoryTerm:
+    """A matrix in 4 bits, and the scales of its blocks in fp32, for as long as it computes."""
+    largest = max(inner * outer for inner, outer in linear_layers(load.shape))
+    return MemoryTerm(
+        name="a matrix made of 4 bits",
+        bytes=load.width * largest + 4 * largest // 64,
+        formula=f"{load.width} bytes x {largest:,} + 4 bytes x 1/64 of that",
+        phase="pass",
+        basis="counted",
+    )
+
+
 def _buckets(load: Load) -> MemoryTerm:
     """Gradients on their way to their owners; overlapping keeps two buckets. ZeRO-3 copies each to one buffer first, the largest alone;
     on CPUs gloo, which reduces whole tensors, copies it once more.
@@ -174,15 +187,12 @@ def _buckets(load: Load) -> MemoryTerm:
 
 def _activations(load: Load) -> MemoryTerm:
     """What the backward pass needs of the forward one: each layer's input, or everything."""
-    layers, tokens = load.shape.layers, load.tokens
-    if load.checkpointing:
-        size, formula = (
-            load.width * layers * tokens * _hidden(load),
-            f"{load.width} bytes x L {layers} x T {tokens:,} x H {_hidden(load):,}",
-        )
-    else:
-        each = layer_bytes_per_token(load)
-        size, formula = layers * tokens * each, f"L {layers} x T {tokens:,} x {each:,} bytes a token and layer"
+    recomputed, tokens = load.recomputed, load.tokens
+    kept, each = load.shape.layers - recomputed, layer_bytes_per_token(load)
+    size = load.width * recomputed * tokens * _hidden(load) + kept * tokens * each
+    parts = [f"{load.width} bytes x L {recomputed} x T {tokens:,} x H {_hidden(load):,}"] if recomputed else []
+    parts += [f"L {kept} x T {tokens:,} x {each:,} bytes a token and layer"] if kept else []
+    formula = " + ".join(parts)
     return MemoryTerm(name="activations", bytes=size, formula=formula, phase="pass", basis="estimated")
 
 

@@ -4,7 +4,8 @@ In: a job and what is known of its model, its data and the machine. Out: a Plan 
 with every reason why the job can't run. Pure arithmetic: it opens no file and asks no machine.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from finetune_api.accelerators import Accelerator, accelerator, slice_of
@@ -13,6 +14,7 @@ from finetune_api.calibration import Calibration
 from finetune_api.checks import device, in_spec_order, spec_problems
 from finetune_api.cluster_checks import cluster_problems
 from finetune_api.duration import Steps, run_steps
+from finetune_api.elastic import told_of_fewest, with_fewest_nodes
 from finetune_api.errors import InvalidSpec, Problem
 from finetune_api.finetunejob import GPU_RESOURCE, FineTuneJob, FineTuneJobSpec, ModelShape
 from finetune_api.fit import MOST_ROWS, Batch, fit_problem, gib
@@ -24,6 +26,9 @@ from finetune_api.run_time import Duration, Setting, run_duration
 from finetune_api.training_run import DataShape, Memory, Plan, SplitShape, TrainingRun
 
 _NO_LIMIT: Final = 2**62
+# Share of a worker's memory that is planned with where there is a choice: the plan is within 10 % of what was measured
+# (docs/benchmarks.md).
+ROOM: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +74,19 @@ def plan(
     batch = _batch(spec, batch_size)
     problems += _batch_problems(spec, batch)
     load = load_of(spec, shape, data_shape, batch, precision) if shape else None
+    if load is not None and spec.training.recomputed_layers == "fewest":
+        load = _recomputing_fewest(load, lambda one: _memory(spec, one, batch, card, machine, earlier))
     needed = _memory(spec, load, batch, card, machine, earlier) if load else None
     if load and needed and not problems:
         found = fit_problem(load, batch, needed, _capacity_name(spec, batch, card, machine))
         problems += [found] if found else []
     if problems:
         raise InvalidSpec(in_spec_order(problems))
-    return _plan(spec, load, data_shape, batch, card, machine, precision, steps, needed, earlier)
+    whole = _plan(spec, load, data_shape, batch, card, machine, precision, steps, needed, earlier)
+    if not spec.workers.is_elastic:
+        return whole
+    fewest = with_fewest_nodes(job, lambda fewer: plan(fewer, model_shape, data_shape, machine, earlier))
+    return whole.model_copy(update={"notes": (*whole.notes, told_of_fewest(whole, fewest))})
 
 
 def cluster_plan(job: FineTuneJob, model_shape: ModelShape | None, data_shape: DataShape | None) -> Plan:
@@ -128,7 +139,8 @@ def _plan(
         )
         duration = run_duration(setting)
     known = Known(spec=spec, load=load, data=data, card=card, batch=batch, steps=steps, needed=needed, duration=duration)
-    whole = load.shape.parameters * load.width if load else None
+    # In 4 bits each worker reads for itself.
+    whole = load.base_bytes * (batch.workers_per_node if load.method == "qlora" else 1) if load else None
     return Plan(
         device=_device(spec),
         accelerator=card.name if card and _device(spec) == "gpu" else None,
@@ -145,6 +157,7 @@ def _plan(
         epochs=steps.epochs,
         total_steps=steps.total,
         warmup_steps=steps.warmup,
+        recompute_every=_recompute_every(load) if load is not None and training.recomputed_layers == "fewest" else None,
         memory=needed,
         host_loading_bytes=whole,
         checkpoint_bytes=checkpoint_bytes,
@@ -318,12 +331,30 @@ def load_of(
         tokens=batch.micro_batch_size * training.max_sequence_length,
         checkpointing=training.activation_checkpointing,
         supervised=train.supervised_tokens / train.tokens if train else 1.0,
+        moments_in_8_bits=training.optimizer.name == "adamw8bit",
         stage=2 if training.sharding == "zero2" else 3,
         offloads_optimizer=training.deepspeed.offload_optimizer.device == "cpu",
         offloads_parameters=training.deepspeed.offload_param.device == "cpu",
         method=training.method,
         adapters=adapter_parameters(shape, training.adapter.r) if training.adapter else 0,
     )
+
+
+def _recompute_every(load: Load) -> int:
+    return load.recompute_every if load.checkpointing else 0
+
+
+def _recomputing_fewest(load: Load, memory_of: Callable[[Load], Memory]) -> Load:
+    """With as few layers recomputing as leave room; all, where nothing is known to compare with."""
+    layers = load.shape.layers
+    least: dict[int, int] = {}  # the number of layers that recompute, by the smallest n that gives it
+    for every in range(layers, 0, -1):
+        least[-(-layers // every)] = every
+    for option in (replace(load, checkpointing=False), *(replace(load, recompute_every=least[count]) for count in sorted(least))):
+        needed = memory_of(option)
+        if needed.capacity_bytes is not None and needed.total_bytes <= ROOM * needed.capacity_bytes:
+            return option
+    return load
 
 
 def _memory(

@@ -14,7 +14,7 @@ from finetune_api.bounded_text import shortened
 from finetune_api.conditions import StatusModel
 from finetune_api.errors import FineTuneError, InvalidInput
 from finetune_api.finetunejob import ModelShape, Natural
-from finetune_api.status import MOST_TASKS, Digest, EvaluatedTask, JudgedStatus, Text
+from finetune_api.status import MOST_TASKS, Digest, EvaluatedTask, JudgedStatus, LastLines, Text
 from finetune_api.training_run import DataShape, Vocabulary
 
 # What the kubelet keeps of a container's termination message, in bytes.
@@ -83,6 +83,9 @@ class PodResult(StatusModel):
         default=None, description="What a person should know: what, where, the remedy."
     )
     permanent: bool = Field(default=False, description="Whether the same input fails again until it is changed.")
+    last_lines: LastLines | None = Field(
+        default=None, description="Of a failure: the last lines of the traceback that explains it, without secrets."
+    )
     preparation: PreparationResult | None = Field(default=None, description="Of a preparation that is done.")
     publication: PublicationResult | None = Field(default=None, description="Of a publication that is done.")
     evaluation: EvaluationResult | None = Field(default=None, description="Of an evaluation that is done.")
@@ -103,10 +106,15 @@ class PodResult(StatusModel):
             return EXIT_INVALID_INPUT if self.permanent else EXIT_FAILED
         return EXIT_DONE if self.outcome == "Done" else EXIT_STOPPED
 
+    @property
+    def without_lines(self) -> "PodResult":
+        """The same without its last lines, which the message is worth more than."""
+        return self.model_copy(update={"last_lines": None})
+
     def to_termination_message(self) -> str:
         """JSON of at most 4096 bytes of UTF-8: a message that is too long is cut, a result that can't fit becomes a failure."""
-        for longest in (LONGEST_TEXT, 512, 128, 0):
-            text = self._json(longest)
+        for result, longest in ((self, LONGEST_TEXT), *((self.without_lines, longest) for longest in (LONGEST_TEXT, 512, 128, 0))):
+            text = result._json(longest)
             if len(text.encode()) <= LARGEST_MESSAGE:
                 return text
         for evaluation in self.evaluation.fitting() if self.evaluation is not None else ():

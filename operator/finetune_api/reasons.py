@@ -55,19 +55,16 @@ class Reason(StrEnum):
     BACKING_OFF = "BackingOff"  # False: an attempt ended; the message says why and when the next begins
     WORKER_PREEMPTED = "WorkerPreempted"  # from the driver: a worker's node or pod was taken away; not charged
     WORKER_LOST = "WorkerLost"  # from the driver: a worker's node or pod went away without a word; not charged after a checkpoint
-    NO_PROGRESS = (
-        "NoProgress"  # no step and nothing else for too long; not charged after a checkpoint. Stalled: ten attempts in a row without one
-    )
-    TRAINING_FAILED = "TrainingFailed"  # from the driver: a worker died or the loss is not finite; also when nothing was reported
+    NO_PROGRESS = "NoProgress"  # no step for too long; not charged after a checkpoint. Stalled: ten attempts in a row without one
+    FAULTY_NODE = "FaultyNode"  # from the driver: a node computes wrongly or far too slowly, and is avoided; not charged
+    OUT_OF_MEMORY = "OutOfMemory"  # a rank or a pod ran out of memory; a rank's next attempt has half the micro-batch
+    NON_FINITE_LOSS = "NonFiniteLoss"  # from the driver: a step's loss or gradient isn't finite; Failed at the same step again
+    TRAINING_FAILED = "TrainingFailed"  # from the driver: a worker died; also when nothing was reported
     TOO_MANY_FAILED_STARTS = "TooManyFailedStarts"  # False and Failed: in more attempts in a row than maxFailedStarts not all pods ran
-    TOO_MANY_ATTEMPTS_WITHOUT_PROGRESS = (
-        "TooManyAttemptsWithoutProgress"  # False and Failed: others ended too many without a new checkpoint
-    )
+    TOO_MANY_ATTEMPTS_WITHOUT_PROGRESS = "TooManyAttemptsWithoutProgress"  # False and Failed: others ended too many before a checkpoint
     TOO_MANY_FAILURES = "TooManyFailures"  # False and Failed: more charged failures than failurePolicy.maxFailures
     DEADLINE_EXCEEDED = "DeadlineExceeded"  # any stage False and Failed: budget.activeDeadlineSeconds, or its stage's, has passed
-    BUDGET_EXCEEDED = (
-        "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; an attempt was asked for a checkpoint, an evaluation was ended
-    )
+    BUDGET_EXCEEDED = "BudgetExceeded"  # False and Failed: budget.gpuHours is used up; attempts are asked for a checkpoint first
     # Why an attempt ended that isn't charged.
     PREEMPTED = "Preempted"  # Kueue or the scheduler took the GPUs, or the node was drained
     NODE_LOST = "NodeLost"  # a pod or its node is gone or no longer answers; the message names both

@@ -12,12 +12,16 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from finetune_api.conditions import StatusModel, Time
 from finetune_api.finetunejob import Natural, Positive
+from finetune_api.status import LastLines
 
 REPORT_KIND: Final = "FineTuneReport"
 REPORTS: Final = "finetunereports"
 
 NotNegative = Annotated[float, Field(ge=0.0)]
 ClusterName = Annotated[str, Field(min_length=1, max_length=253)]
+HostName = Annotated[str, Field(min_length=1, max_length=253)]
+SLOWEST_LENGTH: Final = 280
+MOST_SLOW_HOSTS: Final = 8
 
 
 class ReportOutcome(StrEnum):
@@ -61,6 +65,7 @@ class ReportedCheckpoint(StatusModel):
     attempt: Positive = Field(description="Number of the claim on the storage under which it was written.")
     bytes: Natural = Field(default=0, description="Size.")
     committed_at: Time | None = Field(default=None, description="When its manifest was written.")
+    seconds: NotNegative | None = Field(default=None, description="How long it took, from the state to the manifest.")
 
 
 def _known_or_none(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
@@ -85,15 +90,30 @@ class FineTuneReportStatus(StatusModel):
     )
     message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="What a person should know.")
     permanent: bool = Field(default=False, description="Whether the same input fails again until it is changed.")
+    last_lines: LastLines | None = Field(
+        default=None, description="Of a failure: the last lines of the traceback that explains it, without secrets."
+    )
     first_step: Natural | None = Field(default=None, description="Step of the checkpoint that the attempt went on from; absent: none.")
     step: Natural | None = Field(default=None, description="Optimizer steps done.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     loss: float | None = Field(default=None, description="Training loss of the newest step.")
-    tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers.")
+    tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers, in steps.")
+    wall_tokens_per_second: NotNegative | None = Field(
+        default=None, description="The same with evaluations, checkpoints and waits, since the attempt's first step began."
+    )
+    spread: NotNegative | None = Field(
+        default=None, description="How often the median worker's own computing goes into that of the slowest one."
+    )
+    slowest: Annotated[str, Field(max_length=SLOWEST_LENGTH)] | None = Field(default=None, description="The slowest: its rank and host.")
+    slow_hosts: Annotated[list[HostName], Field(max_length=MOST_SLOW_HOSTS)] | None = Field(
+        default=None, description="Hosts, which are pods, whose devices or network the check at the attempt's start found slow or faulty."
+    )
     eta_seconds: NotNegative | None = Field(default=None, description="Time left.")
     evaluation: ReportedEvaluation | None = Field(default=None, description="The newest evaluation.")
     checkpoint: ReportedCheckpoint | None = Field(default=None, description="The newest committed checkpoint.")
-    goodput_seconds: NotNegative | None = Field(default=None, description="Time of this attempt that went into steps that count.")
+    goodput_seconds: NotNegative | None = Field(
+        default=None, description="Time of this attempt that went into steps that its newest checkpoint holds."
+    )
     reported_at: Time | None = Field(default=None, description="When it was reported.")
 
     @property

@@ -82,7 +82,7 @@ def run_duration(setting: Setting) -> Duration:
     """The time, where a peak is known or earlier runs tell a speed."""
     spec, load = setting.spec, setting.load
     each = model_flops_per_token(spec, load.shape, setting.data)
-    executed = each * (4 / 3 if load.checkpointing else 1.0)
+    executed = each * (1 + load.recomputed_share / 3)
     ends = _ends(setting)
     if ends is None:
         return Duration(flops_per_token=executed)
@@ -157,7 +157,7 @@ def _in_steps(setting: Setting, step: StepTime) -> float | None:
     update = sum(term.seconds for term in step.terms if term.name == "optimizer's update")
     by_token = (step.seconds - update) / per_step
     # A forward pass is a third of a token's operations in training, and a quarter where activations are recomputed.
-    evaluated = evaluation_tokens(spec, setting.data, steps) / (4.0 if load.checkpointing else 3.0)
+    evaluated = evaluation_tokens(spec, setting.data, steps) / (3 + load.recomputed_share)
     return by_token * (trained + evaluated) + update * steps.total
 
 

@@ -21,6 +21,9 @@ LONGEST_MESSAGE = 1024
 MOST_PODS = 512
 # Numbers of benchmarks that are kept beside those in storage.
 MOST_TASKS = 16
+# Of what a failed program said last.
+MOST_LINES = 8
+LONGEST_LINE = 240
 # Of an attempt that has ended, and of those that one avoids.
 MOST_NODES = 16
 LONGEST_TASK = 128
@@ -32,6 +35,7 @@ Name = Annotated[str, Field(max_length=253)]
 Word = Annotated[str, Field(max_length=LONGEST_WORD)]
 Digest = Annotated[str, Field(max_length=128)]
 Text = Annotated[str, Field(max_length=LONGEST_MESSAGE)]
+LastLines = Annotated[list[Annotated[str, Field(max_length=LONGEST_LINE)]], Field(max_length=MOST_LINES)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Item = TypeVar("Item")
 
@@ -82,6 +86,8 @@ class PlanStatus(StatusModel):
         default=None, description="Arithmetic of forward and backward."
     )
     world_size: Positive = Field(description="Workers in all.")
+    micro_batch_size: Positive | None = Field(default=None, description="Rows of a worker's micro-step.")
+    global_batch_size: Positive | None = Field(default=None, description="Rows of a step, of all workers and micro-steps.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     memory_bytes: Natural | None = Field(default=None, description="Peak memory of one worker, estimated.")
     memory_capacity_bytes: Natural | None = Field(default=None, description="What one worker has.")
@@ -97,14 +103,36 @@ class PlanStatus(StatusModel):
     unknown: Annotated[list[Text], Field(max_length=LONGEST_LIST)] = Field(default=[], description="What is unknown, and why.")
 
 
+class AdjustedStatus(StatusModel):
+    """What attempts run with in place of what the spec says. The rows of each step are the same, in the same order."""
+
+    micro_batch_size: Positive | None = Field(
+        default=None, description="Rows of a worker's micro-step, since an attempt ran out of memory; for all that follow."
+    )
+    nodes: Positive | None = Field(
+        default=None, description="Worker pods, while not all of workers.nodes are to be had; at least workers.minNodes."
+    )
+    resized_time: Time | None = Field(default=None, description="Since when it is these, or when all of workers.nodes were last tried.")
+    failed_growths: Natural = Field(default=0, description="How often in a row all of workers.nodes were tried since, in vain.")
+    growing: bool = Field(default=False, description="Whether the next attempt, or the one that starts, tries all of workers.nodes.")
+    message: Text = Field(default="", description="Why.")
+
+
 class ProgressStatus(StatusModel):
     """The newest report of the running attempt."""
 
     step: Natural = Field(default=0, description="Optimizer steps done.")
     total_steps: Positive | None = Field(default=None, description="Optimizer steps in all.")
     loss: float | None = Field(default=None, description="Training loss of the newest step.")
-    tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers.")
+    tokens_per_second: NotNegative | None = Field(default=None, description="Tokens per second over all workers, in steps.")
+    wall_tokens_per_second: NotNegative | None = Field(
+        default=None, description="The same with evaluations, checkpoints and waits, since the attempt's first step began."
+    )
     mfu: NotNegative | None = Field(default=None, description="Share of the workers' peak that the model's own operations reach.")
+    spread: NotNegative | None = Field(
+        default=None, description="How often the median worker's own computing goes into that of the slowest one."
+    )
+    slowest: Text | None = Field(default=None, description="The slowest worker: its rank and pod.")
     eta: str | None = Field(default=None, max_length=32, description="Time left, as in 1h12m.")
     reported_at: Time | None = Field(default=None, description="When it was reported.")
     stale: bool = Field(default=False, description="Whether an attempt runs and nothing was reported for some time.")
@@ -118,6 +146,7 @@ class CheckpointStatus(StatusItem):
     attempt: Positive = Field(description="Attempt that wrote it, counted by the storage.")
     bytes: Natural = Field(default=0, description="Size.")
     committed_at: Time | None = Field(default=None, description="When its manifest was written.")
+    seconds: NotNegative | None = Field(default=None, description="How long it took; a pod that is stopped has `trainer.stopSeconds`.")
 
 
 class CheckpointsStatus(StatusModel):
@@ -153,6 +182,19 @@ class AttemptOutcome(StrEnum):
     INVALID_INPUT = "InvalidInput"  # it would fail again until something is changed: the job has failed
 
 
+class FailureClass(StrEnum):
+    """Why an attempt failed; what each costs and what follows is in docs/operator.md."""
+
+    PREEMPTION = "Preemption"  # others took pods or nodes away, or nodes were lost
+    START = "Start"  # not all pods ran: an image, a Secret, or no node for them
+    HANG = "Hang"  # ranks neither stepped nor did anything else
+    OUT_OF_MEMORY = "OutOfMemory"  # of a rank's GPU, or of a pod
+    NON_FINITE_LOSS = "NonFiniteLoss"
+    STORAGE = "Storage"  # it failed in the middle, after it had worked
+    USER_ERROR = "UserError"  # it would fail again until something is changed
+    UNKNOWN = "Unknown"
+
+
 class AttemptPod(StatusItem):
     """A pod of an attempt's RayCluster, from its binding to a node on."""
 
@@ -172,6 +214,16 @@ class EndedPods(StatusItem):
     message: Text = Field(description="Which it is, and how it ended.")
 
 
+class EvidenceStatus(StatusItem):
+    """What is known of an attempt's failure, beside its message."""
+
+    pod: Name | None = Field(default=None, description="The first of its pods whose program ended by itself, or was ended by its node.")
+    node: Name | None = Field(default=None, description="That pod's node.")
+    exit_code: int | None = Field(default=None, description="Exit code of its container; 137 is a kill.")
+    pod_reason: Word | None = Field(default=None, description="The node's word for that, such as OOMKilled.")
+    last_lines: LastLines | None = Field(default=None, description="The last lines of the traceback that explains it, without secrets.")
+
+
 class AttemptStatus(StatusItem):
     """One attempt at training."""
 
@@ -186,9 +238,14 @@ class AttemptStatus(StatusItem):
     reason: Word | None = Field(default=None, description="Why it ended so.")
     message: Text | None = Field(default=None, description="What a person should know.")
     charged: bool = Field(default=False, description="Whether it counts against failurePolicy.maxFailures.")
+    failure: Annotated[FailureClass, Field(strict=False), *NEWER_WORDS] | None = Field(
+        default=None, description="Kind of failure that ended it, by which it is charged, waited for and remedied; absent: none."
+    )
+    evidence: EvidenceStatus | None = Field(default=None, description="What else is known of its failure.")
     run_digest: Digest | None = Field(default=None, description="Digest of the run that it executes; other workers make another run.")
     gpus: Natural | None = Field(default=None, description="GPUs of its workers; a later change of spec.workers is the next attempt's.")
     worker_pods: Positive | None = Field(default=None, description="Its worker pods, each with as many of these GPUs.")
+    micro_batch_size: Positive | None = Field(default=None, description="Rows of a worker's micro-step in it.")
     gpu_hours: NotNegative | None = Field(
         default=None, description="GPU hours that its pods have held, from binding on, up to countedTime."
     )
@@ -212,8 +269,12 @@ class AttemptStatus(StatusItem):
     avoided_nodes: Annotated[list[Name], Field(max_length=MOST_NODES)] | None = Field(
         default=None, description="Nodes that its pods avoid where they can."
     )
+    slow_nodes: Annotated[list[Name], Field(max_length=MOST_NODES)] | None = Field(
+        default=None, description="Nodes that the check at its start found slow or faulty. Attempts of the next day avoid them."
+    )
     lost: Text | None = Field(default=None, description="While it runs: which of them is lost, where and why.")
     out_of_memory: Text | None = Field(default=None, description="While it runs: which of them ran out of memory.")
+    ranks_out_of_memory: bool | None = Field(default=None, description="While it runs: True where that is a worker, and not the head.")
     ended_pods: EndedPods | None = Field(default=None, description="Until Ray has the driver: its pods whose Ray ended.")
     lost_time: Time | None = Field(default=None, description="Since when; later, if a step was reported since.")
     told_time: Time | None = Field(default=None, description="While its RayJob still runs: when its driver first told how it ended.")
@@ -310,6 +371,9 @@ class FineTuneJobStatus(StatusModel):
     stage: Word | None = Field(default=None, description="A word for display, derived from the conditions.")
     defaults: DefaultsStatus | None = Field(default=None, description="What it was given where its spec says nothing; absent is nothing.")
     plan: PlanStatus | None = Field(default=None, description="The plan.")
+    adjusted: AdjustedStatus | None = Field(
+        default=None, description="What attempts run with in place of what the spec says; absent: nothing."
+    )
     preparation: PreparationStatus | None = Field(default=None, description="The newest preparation.")
     run: RunStatus | None = Field(default=None, description="The frozen run.")
     progress: ProgressStatus | None = Field(default=None, description="The newest report.")
@@ -364,6 +428,8 @@ def plan_status(
         device=plan.device,
         precision=plan.precision,
         world_size=min(plan.world_size, LARGEST_INTEGER),
+        micro_batch_size=_within_64_bits(plan.micro_batch_size),
+        global_batch_size=_within_64_bits(plan.global_batch_size),
         total_steps=_within_64_bits(plan.total_steps),
         memory_bytes=_within_64_bits(plan.memory.total_bytes if plan.memory else None),
         memory_capacity_bytes=_within_64_bits(plan.memory.capacity_bytes if plan.memory else None),

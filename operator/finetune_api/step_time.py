@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_api.accelerators import Accelerator
-from finetune_api.load import Load, layer_weights
+from finetune_api.load import BYTES_IN_FOUR_BITS, Load, layer_weights, moment_bytes
 from finetune_api.training_run import TimeTerm
 
 
@@ -50,8 +50,8 @@ _GLOO_REDUCTION: Final = 3.0
 # Where the optimizer's state is offloaded to: memory of a node's host, shared by its workers, and PCIe 4 to it.
 _HOST_MEMORY: Final = 200e9
 _HOST_LINK: Final = 25e9
-# Bytes that AdamW reads and writes per parameter: gradient and master, both moments, weights.
-_UPDATE_BYTES: Final = 34
+# Bytes that AdamW reads and writes per parameter, beside its moments: gradient and master, weights.
+_UPDATE_BYTES: Final = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +103,7 @@ def step_time(work: Work, machine: Speeds, stack: Stack) -> StepTime:
     computing = [_products(work, machine, stack), _attention(work, machine, stack), _head(work, machine, stack)]
     computing += [_recomputed(work, computing[:2])] if work.load.checkpointing else []
     computing.append(_moved(work, machine, stack))
+    computing += [_made_of_four_bits(work, machine)] if work.load.quantised else []
     terms = [*computing, *_sent(work, machine, stack, sum(term.seconds for term in computing)), *_fetched(work, stack)]
     terms.append(_update(work, machine))
     return StepTime(terms=tuple(_slowed(term, stack.slowdown) for term in terms))
@@ -166,8 +167,8 @@ def _recomputed(work: Work, parts: list[TimeTerm]) -> TimeTerm:
     products, attention = parts
     return TimeTerm(
         name="recomputation",
-        seconds=products.seconds / _passes(work.load) + attention.seconds / 3,
-        formula=f"1/{_passes(work.load)} of the matrix products, 1/3 of attention (activationCheckpointing)",
+        seconds=(products.seconds / _passes(work.load) + attention.seconds / 3) * work.load.recomputed_share,
+        formula=f"1/{_passes(work.load)} of the matrix products, 1/3 of attention, in {work.load.recomputed} of L {work.load.shape.layers}",
         basis="estimated",
     )
 
@@ -175,11 +176,23 @@ def _recomputed(work: Work, parts: list[TimeTerm]) -> TimeTerm:
 def _moved(work: Work, machine: Speeds, stack: Stack) -> TimeTerm:
     """Norms, activation functions, residuals: what reads and writes more than it computes. A third of it is forward."""
     shape, tokens = work.load.shape, _tokens(work)
-    each = stack.moved_bytes * work.load.width / 2 * (4 / 3 if work.load.checkpointing else 1.0)
+    each = stack.moved_bytes * work.load.width / 2 * (1 + work.load.recomputed_share / 3)
     return TimeTerm(
         name="activations moved",
         seconds=each * shape.layers * shape.hidden_size * tokens / machine.memory,
         formula=f"{each:,.0f} bytes x L {shape.layers} x H {shape.hidden_size:,} x T {tokens:,} / {machine.memory / 1e9:,.0f} GB/s",
+        basis="estimated",
+    )
+
+
+def _made_of_four_bits(work: Work, machine: Speeds) -> TimeTerm:
+    """Each pass of a micro-step reads a layer's weights in 4 bits and writes them out, which the products then read."""
+    load, passes = work.load, 2 + work.load.recomputed_share
+    each = BYTES_IN_FOUR_BITS + load.width
+    return TimeTerm(
+        name="weights made of 4 bits",
+        seconds=work.micro_steps * passes * each * load.quantised / machine.memory,
+        formula=f"{work.micro_steps} x {passes:.3g} passes x {each:.3g} bytes x {load.quantised:,} / {machine.memory / 1e9:,.0f} GB/s",
         basis="estimated",
     )
 
@@ -239,16 +252,17 @@ def _volume(work: Work) -> tuple[float, str]:
 
 def _update(work: Work, machine: Speeds) -> TimeTerm:
     load = work.load
+    each = _UPDATE_BYTES + 2 * moment_bytes(load)
     if load.offloads_optimizer and load.device == "gpu":
         per_node = load.world_size // work.nodes
-        seconds = load.partition * (_UPDATE_BYTES * per_node / _HOST_MEMORY + (4 + load.width) / _HOST_LINK)
+        seconds = load.partition * (each * per_node / _HOST_MEMORY + (4 + load.width) / _HOST_LINK)
         where = f"a host's {_HOST_MEMORY / 1e9:,.0f} GB/s among {per_node} workers, and PCIe"
     else:
-        seconds, where = load.partition * _UPDATE_BYTES / machine.memory, f"{machine.memory / 1e9:,.0f} GB/s"
+        seconds, where = load.partition * each / machine.memory, f"{machine.memory / 1e9:,.0f} GB/s"
     return TimeTerm(
         name="optimizer's update",
         seconds=seconds,
-        formula=f"{_UPDATE_BYTES} bytes x {load.partition:,} parameters of a worker / {where}",
+        formula=f"{each:.3g} bytes x {load.partition:,} parameters of a worker / {where}",
         basis="estimated",
     )
 

@@ -14,6 +14,7 @@ from finetune_api.errors import InvalidTrainingRun
 from finetune_api.field_use import selected
 from finetune_api.finetunejob import FineTuneJob, Model, ModelShape, Natural, Positive
 from finetune_api.finetunejob.training import LEARNING_RATES
+from finetune_api.json_text import json_value
 
 # Raised when a reader of the old JSON would misunderstand the new one.
 CONTRACT_VERSION: Final = 2
@@ -124,6 +125,9 @@ class Plan(Model):
     epochs: AtLeastOne | None = Field(default=None, description="Passes over the data, the last one perhaps in part.")
     total_steps: AtLeastOne | None = Field(default=None, description="Optimizer steps in all.")
     warmup_steps: Count | None = Field(default=None, description="Steps of linear warm-up.")
+    recompute_every: Count | None = Field(
+        default=None, description="Of so many layers one recomputes its activations; 0: none. Absent: as activationCheckpointing says."
+    )
     memory: Memory | None = Field(default=None, description="Peak memory of one worker.")
     host_loading_bytes: Count | None = Field(default=None, description="Memory per node that streaming the weights in needs.")
     checkpoint_bytes: Count | None = Field(default=None, description="Size of one checkpoint.")
@@ -213,7 +217,7 @@ def digest_of(text: str) -> str:
 def _check_contract(text: str | bytes) -> None:
     """Look at the version before the fields: another version may have other fields."""
     try:
-        data = json.loads(text)
+        data = json_value(text)
     except ValueError:
         raise InvalidTrainingRun("run.json is not JSON; it was cut off or altered; remove it to plan again") from None
     version = data.get("contractVersion") if isinstance(data, dict) else None

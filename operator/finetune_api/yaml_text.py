@@ -29,6 +29,15 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  PyYAML's own attribute
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """As PyYAML does; a value that isn't what its tag says, or a number of thousands of digits, is an error with a line."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"found a value that can't be read as {node.tag.rpartition(':')[2]}", node.start_mark
+            ) from None
+
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))

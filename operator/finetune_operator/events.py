@@ -17,6 +17,7 @@ from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus
 from finetune_operator import keys
 from finetune_operator.observation import Refusal
+from finetune_operator.resources.avoidance import WHY_AVOIDED
 from finetune_operator.resources.owner import Owner
 
 REPORTING_CONTROLLER: Final = f"{keys.GROUP}/{keys.MANAGED_BY}"
@@ -70,7 +71,7 @@ def _of_attempts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Eve
         known = before.get(attempt.number)
         if known is None and attempt.number > max(old.attempt, 1):  # the first one begins with what made it ready
             note = f"attempt {attempt.number} begins" + (f" from step {attempt.first_step}" if attempt.first_step else "")
-            note += f"; it avoids {', '.join(attempt.avoided_nodes)}, on which two attempts failed" if attempt.avoided_nodes else ""
+            note += f"; it avoids {', '.join(attempt.avoided_nodes)}, {WHY_AVOIDED}" if attempt.avoided_nodes else ""
             yield Event(type="Normal", reason="AttemptStarted", action="Training", note=note, moment=str(attempt.number))
         if known is not None and known.running_time is None and attempt.running_time is not None:
             note = f"attempt {attempt.number}: all pods run"

@@ -1,34 +1,28 @@
-"""How attempts end, what that costs, and when the next one begins. Pure.
+"""How attempts end, and what that costs. Pure.
 
 In: an attempt, its RayJob, its driver's report and its pods. Out: an Ending, or None while it goes on. What others did
 (preemption, lost nodes, deletion) and attempts that never began aren't charged; any other failure is. A worker that went away
 without a word, and ranks that hung, are the machines' fault if the attempt had got as far as a checkpoint, and else perhaps the job's.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
+from typing import Final, Literal
 
-from finetune_api.finetunejob import FailurePolicy
 from finetune_api.pod_result import EXIT_STOPPED, PodResult
 from finetune_api.reasons import Reason
 from finetune_api.report import FineTuneReportStatus, ReportOutcome
 from finetune_api.status import AttemptOutcome, AttemptStatus
 from finetune_api.times import is_ahead, moment, seconds_between
 from finetune_operator import keys
-from finetune_operator.losses import OF_LOST_NODES, out_of_memory
+from finetune_operator.losses import OF_LOST_NODES, out_of_memory, ranks_out_of_memory
 from finetune_operator.observation import HEAD, RayJob
 from finetune_operator.pods import Pod
 
 CHARGED: Final = (AttemptOutcome.FAILED, AttemptOutcome.INVALID_INPUT)
 # Reasons of a RayJob that KubeRay itself ended.
 _BY_KUBERAY: Final = ("DeadlineExceeded", "PreRunningDeadlineExceeded", "SubmissionFailed")
-# Attempts that others ended come back soon, and ever later when it happens again and again.
-UNCHARGED_BACKOFF_SECONDS: Final = 10.0
-LONGEST_BACKOFF_SECONDS: Final = 3600.0
-LONGEST_UNCHARGED_BACKOFF_SECONDS: Final = 600.0
 # RayJob, report and pods come by three watches: how long the driver's last words may come after the RayJob's end.
 LAST_WORDS_SECONDS: Final = 10.0
 # How long a driver that says nothing is taken for one that trains, when its RayJob is gone and nobody deletes its pods.
@@ -54,6 +48,8 @@ class Ending:
     message: str = ""
     # The one that it is laid to.
     node: str | None = None
+    # The ranks ran out of memory: one said so itself, or the kernel ended its pod for it.
+    out_of_memory: Literal["rank", "pod"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +197,9 @@ def _ended(evidence: Evidence) -> Ending:
         return cause
     if rayjob.job_status == "STOPPED":
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=Reason.PREEMPTED, message="somebody stopped the Ray job")
-    words = _memory(evidence)
-    message = words or rayjob.message or f"the Ray job failed ({rayjob.reason or 'no reason given'}); see the head pod's log"
+    if words := _memory(evidence):
+        return _out_of_memory(evidence, words)
+    message = rayjob.message or f"the Ray job failed ({rayjob.reason or 'no reason given'}); see the head pod's log"
     return Ending(outcome=AttemptOutcome.FAILED, reason=Reason.TRAINING_FAILED, message=message)
 
 
@@ -234,14 +231,27 @@ def _failure(evidence: Evidence, permanent: bool, reason: str | None, message: s
         return Ending(outcome=AttemptOutcome.INVALID_INPUT, reason=reason or Reason.TRAINING_FAILED, message=message or "")
     if (cause := _outside_cause(evidence)) is not None:
         return cause
-    told = "; ".join(filter(None, (message, _memory(evidence))))
+    memory = _memory(evidence)
+    told = "; ".join(filter(None, (message, memory)))
     if reason == Reason.WORKER_PREEMPTED:
         return Ending(outcome=AttemptOutcome.PREEMPTED, reason=reason, message=told)
+    if memory:
+        return _out_of_memory(evidence, told)
+    if reason == Reason.OUT_OF_MEMORY:
+        return Ending(outcome=AttemptOutcome.FAILED, reason=reason, message=told, out_of_memory="rank")
+    if reason == Reason.FAULTY_NODE:
+        return Ending(outcome=AttemptOutcome.NODE_LOST, reason=reason, message=told)
     if reason == Reason.NO_PROGRESS:
         return hung(evidence, told)
-    if reason == Reason.WORKER_LOST and not _memory(evidence) and _has_committed(evidence.attempt, evidence.report):
+    if reason == Reason.WORKER_LOST and _has_committed(evidence.attempt, evidence.report):
         return Ending(outcome=AttemptOutcome.NODE_LOST, reason=reason, message=told)
     return Ending(outcome=AttemptOutcome.FAILED, reason=reason or Reason.TRAINING_FAILED, message=told)
+
+
+def _out_of_memory(evidence: Evidence, message: str) -> Ending:
+    """The ending of an attempt of whose pods the kernel ended one for its memory."""
+    of_ranks = evidence.attempt.ranks_out_of_memory or ranks_out_of_memory(evidence.pods)
+    return Ending(outcome=AttemptOutcome.FAILED, reason=Reason.OUT_OF_MEMORY, message=message, out_of_memory="pod" if of_ranks else None)
 
 
 def _has_committed(attempt: AttemptStatus, report: FineTuneReportStatus | None) -> bool:
@@ -354,45 +364,3 @@ def _suspended(evidence: Evidence) -> Ending:
 def _stopped(attempt: AttemptStatus) -> Ending:
     told = f"asked to stop: {attempt.stop_requested}" if attempt.stop_requested else "stopped before it ran"
     return Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.STOP_REQUESTED, message=told)
-
-
-# ---- after an ending
-
-
-def next_start(attempts: Sequence[AttemptStatus], policy: FailurePolicy, seed: str, *, now: datetime) -> datetime | None:
-    """When the next attempt may begin; None is at once. Doubles as long as attempts end in the same way.
-
-    `seed` spreads the attempts of jobs that wait for the same GPUs. A clock that was set back doesn't lengthen the wait.
-    """
-    last = attempts[-1] if attempts else None
-    done = moment(last.completion_time) if last else None
-    if last is None or done is None or last.outcome in (None, AttemptOutcome.FINISHED, AttemptOutcome.STOPPED):
-        return None
-    if is_ahead(last.completion_time, now):
-        return None
-    again = _repetitions(attempts)
-    if last.outcome in CHARGED:
-        seconds = min(policy.backoff_seconds * 2.0**again, LONGEST_BACKOFF_SECONDS)
-    else:
-        seconds = min(UNCHARGED_BACKOFF_SECONDS * 2.0**again, LONGEST_UNCHARGED_BACKOFF_SECONDS)
-        seconds *= 0.5 + _share(f"{seed}/{last.number}")
-    return done + timedelta(seconds=seconds)
-
-
-def _repetitions(attempts: Sequence[AttemptStatus]) -> int:
-    """How many attempts before the last one ended in the same way as it, without a break."""
-    count = 0
-    for attempt in reversed(attempts[:-1]):
-        if attempt.outcome is not attempts[-1].outcome:
-            break
-        count += 1
-    return count
-
-
-def _share(seed: str) -> float:
-    """A number from 0 to 1 that the seed decides.
-
-    >>> 0 <= _share("a/1") < 1
-    True
-    """
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32

@@ -36,7 +36,8 @@ def noted(observed: Observed, attempt: AttemptStatus, rayjob: RayJob | None, pod
         return {}  # its pods go because it has ended, which the watch of RayJobs may be late to tell
     # Seen once is enough: KubeRay deletes the pod within seconds, and what is gone says nothing.
     if (words := attempt.out_of_memory or out_of_memory(pods)) is not None:
-        return {"out_of_memory": words, **_NOTHING_LOST}
+        of_ranks = attempt.ranks_out_of_memory or ranks_out_of_memory(pods) or None
+        return {"out_of_memory": words, "ranks_out_of_memory": of_ranks, **_NOTHING_LOST}
     found = lost(attempt, pods)
     if found is None:
         return {} if attempt.lost is None else dict(_NOTHING_LOST)
@@ -65,6 +66,11 @@ def out_of_memory(pods: Sequence[Pod]) -> str | None:
             if (found := pod.crash(container)) is not None and found.reason == "OOMKilled":
                 return f"pod {pod.name}: {found.message}"
     return None
+
+
+def ranks_out_of_memory(pods: Sequence[Pod]) -> bool:
+    """Whether it was the Ray of a worker, where the ranks run."""
+    return any((found := pod.crash(keys.WORKER_CONTAINER)) is not None and found.reason == "OOMKilled" for pod in pods)
 
 
 def lost(attempt: AttemptStatus, pods: Sequence[Pod]) -> tuple[str | None, str] | None:

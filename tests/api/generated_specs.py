@@ -49,6 +49,7 @@ BESIDE = {
     **{("ValueFrom", source): {} for source in ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef")},
     **{("EnvFrom", source): {} for source in ("secretRef", "configMapRef")},
     **{(kind, "values"): {"key": "k", "operator": "In"} for kind in ("LabelRequirement", "NodeRequirement")},
+    ("Workers", "minNodes"): {"nodes": 64},
     ("TopologySpreadConstraint", "minDomains"): {"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": "DoNotSchedule"},
 }
 # Fields that few of the values beside them allow, so that most whole specs would be bad.
@@ -61,6 +62,7 @@ SELDOM_GOOD = {
     ("EnvVar", "valueFrom"),
     *(("Evaluation", name) for name in ("everyEpochs", "everySteps", "numFewshot", "limit", "taskData", "batchSize", "pod")),
     ("Gate", "judgeWinRate"),
+    ("Workers", "minNodes"),
     *(
         (pods, name)
         for pods in ("PodSettings", "Workers", "EvaluationPod")

@@ -75,6 +75,7 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
     api.Training: [
         ("lora", {"training": {"lora": {"r": 16}}}),
         ("lora", {"training": {"method": "full", "lora": {}}}),
+        ("recomputed_layers", {"training": {"activationCheckpointing": False, "recomputedLayers": "fewest"}}),
     ],
     api.FineTuneJobSpec: [
         ("publish.merge", {"publish": {"merge": False}}),

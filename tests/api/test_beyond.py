@@ -46,4 +46,4 @@ def test_what_the_correction_may_change_is_not_guessed(malformed):
 
 
 def test_what_is_not_available_is_told_too():
-    assert "not available in this version" in problems(training={"epoch": 1, "method": "qlora"})[0]
+    assert "not available in this version" in problems(training={"epoch": 1, "sharding": "zero1"})[0]

@@ -20,6 +20,14 @@ CONTRADICTION_CASES = [
         {"model": {"name": "./m", "initialization": "random"}, "training": {"method": "lora"}},
         "spec.training.method: lora trains adapters beside the base's weights, and this base has none",
     ),
+    (
+        {"training": {"method": "qlora"}, "workers": {"gpusPerNode": 2}},
+        "spec.training.method: qlora keeps layers in 4 bits, a scale for each 64 weights of a layer, and ZeRO-3",
+    ),
+    (
+        {"training": {"optimizer": {"name": "adamw8bit"}}, "workers": {"gpusPerNode": 2}},
+        "spec.training.optimizer.name: adamw8bit keeps moments in 8 bits, a scale for each 256 of a tensor, and DeepSpeed cuts tensors",
+    ),
     ({"publish": {"checkpoint": "best"}}, "spec.publish.checkpoint: best needs an evaluation loss, and nothing is held out"),
     (
         {"checkpoints": {"endpoint": "http://s3"}},
@@ -66,6 +74,11 @@ CONTRADICTION_CASES = [
             "stage3_max_reuse_distance": 5,
             "offload_param": {"device": "cpu"},
         }.items()
+    ),
+    (
+        {"workers": {"nodes": 2, "minNodes": 1, "queueName": "gpus"}},
+        "spec.workers.minNodes: lets a job start smaller when its pods find no node, "
+        "and with workers.queueName Kueue lets none of them start",
     ),
     ({"workers": {"workersPerNode": 2}}, "spec.workers.workersPerNode: differs from gpusPerNode, and a GPU has exactly one worker"),
 ]

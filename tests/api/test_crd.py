@@ -208,7 +208,7 @@ def node(path: str, name: str = "finetunejobs") -> dict[str, Any]:
         ("spec.training.microBatchSize", "default", 4),
         ("spec.training.optimizer.learningRate", "exclusiveMinimum", True),
         ("spec.training.dropout", "exclusiveMaximum", True),
-        ("spec.training.method", "enum", ["full", "lora"]),
+        ("spec.training.method", "enum", ["full", "lora", "qlora"]),
         ("spec.training.lora.r", "maximum", 4096),
         ("spec.training", "default", {}),
         ("spec.dataset.sources", "maxItems", 64),
@@ -294,6 +294,7 @@ RULE_CASES = {
         {"workers": {"volumes": [{"name": "v", "mountPath": "/v"}]}},
         {"workers": {"volumes": [{"name": "v", "mountPath": "/v", "emptyDir": {}, "secret": {"name": "s"}}]}},
     ],
+    api.Workers: [{"workers": {"minNodes": 2}}, {"workers": {"nodes": 2, "minNodes": 3}}],
     api.CheckpointInterval: [{"checkpoints": {"every": {}}}, {"checkpoints": {"every": {"seconds": 1, "steps": 1}}}],
     api.Publish: [
         {"publish": {"hub": {"repository": "a/b"}, "directory": {"path": "x"}}},

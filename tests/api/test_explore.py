@@ -23,8 +23,9 @@ def test_the_fastest_comes_first_and_each_kind_once():
     times = [layout.seconds for layout in FOUND.fitting]
     assert times == sorted(times)
     kinds = {(layout.settings.nodes, layout.settings.method) for layout in FOUND.fitting}
-    assert kinds == {(nodes, method) for nodes in (1, 2, 4, 8) for method in ("full", "lora")}
-    assert len(FOUND.fitting) == 8
+    assert kinds == {(nodes, method) for nodes in (1, 2, 4, 8) for method in ("full", "lora", "qlora")}
+    assert len(FOUND.fitting) == 12
+    assert {one.settings.sharding for one in FOUND.fitting if one.settings.method == "qlora"} == {"zero2"}
 
 
 def test_none_is_tight_where_others_leave_room():
@@ -44,7 +45,7 @@ def test_smaller_cards_offload_or_are_refused():
     huge = STARCODERBASE.model_copy(update={"parameters": 10**13, "hidden_size": 2**17})
     alone = explore(job(workers={"accelerator": "nvidia-t4", "gpusPerNode": 1}), huge, data_shape())
     assert not alone.fitting
-    assert len(alone.refused) == 8
+    assert len(alone.refused) == 12
     assert all("a worker needs" in one.why for one in alone.refused)
 
 

@@ -33,6 +33,11 @@ def test_the_numbers_are_told():
         ({"workers": {"gpusPerNode": 1}}, "workers.gpusPerNode: 8 (45.2 GiB)"),
         ({"workers": {"gpusPerNode": 1}}, "workers.nodes: "),
         ({"workers": {"gpusPerNode": 1}}, "training.method: lora ("),
+        ({"workers": {"gpusPerNode": 1, "accelerator": "nvidia-l4"}}, "training.method: qlora ("),
+        (
+            {"workers": {"gpusPerNode": 2, "accelerator": "nvidia-l4"}, "training": {"precision": "fp32"}},
+            "training.method: qlora with training.sharding: zero2 ",
+        ),
         ({"training": {"sharding": "zero2"}, "workers": {"accelerator": "nvidia-rtx-a6000"}}, "training.sharding: zero3 ("),
         (
             {"workers": {"gpusPerNode": 1, "accelerator": "nvidia-a100-40gb"}, "training": {"globalBatchSize": 64, "microBatchSize": 4}},
@@ -53,6 +58,7 @@ def test_the_nearest_setting_that_fits_is_named(spec, remedy):
         {"workers": {"gpusPerNode": 1}},
         {"workers": {"gpusPerNode": 1, "accelerator": "nvidia-l4"}},
         {"workers": {"gpusPerNode": 1, "accelerator": "nvidia-t4"}, "training": {"precision": "fp32"}},
+        {"workers": {"gpusPerNode": 2, "accelerator": "nvidia-l4"}, "training": {"precision": "fp32"}},
         {"workers": {"accelerator": "nvidia-a100-40gb"}, "training": {"globalBatchSize": 96}},
     ],
 )

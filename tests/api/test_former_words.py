@@ -18,7 +18,6 @@ needs_history = pytest.mark.skipif(not is_at_hand(), reason=f"the history doesn'
 # What the first operator refused, as not built yet, or as no value of a Hub's: no job of its has begun with them.
 NEVER_BEGAN = (
     "training.lora",  # its keys were others
-    "workers.minNodes",
     "evaluation.benchmarks",
     "evaluation.judge",
     "publish.hub.when",

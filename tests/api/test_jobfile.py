@@ -55,7 +55,7 @@ def problems(data):
         ({"training": {"activationCheckpointing": "yes"}}, '"yes" is not true or false; write true'),
         ({"training": {"tf32": 0}}, "spec.training.tf32: 0 is not true or false; write false"),
         ({"dataset": {"sources": [None]}}, "spec.dataset.sources[0]: has no value; give one"),
-        ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full' or 'lora'; did you mean full?"),
+        ({"training": {"method": "ful"}}, "spec.training.method: \"ful\" is not one of 'full', 'lora' or 'qlora'; did you mean full?"),
         (
             {"template": {"name": "vicuna"}},
             "spec.template.name: \"vicuna\" is not one of 'auto', 'default', 'no_system', 'alpaca', 'chatml', 'plain', 'model', "

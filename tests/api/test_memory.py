@@ -74,6 +74,19 @@ def test_four_bits_are_of_layers_alone():
     quantised = 40 * layer_weights(STARCODERBASE)
     assert term(alone, "frozen weights in 4 bits") == pytest.approx(quantised * 4.127 / 8, rel=1e-3)
     assert memory(alone, None).terms[0].bytes == 2 * (PARAMETERS - quantised)
+    assert term(alone, "a matrix made of 4 bits") == pytest.approx(6144 * 24576 * (2 + 4 / 64))
+    assert not any("4 bits" in found.name for found in memory(replace(alone, method="lora"), None).terms)
+
+
+def test_experts_that_share_a_tensor_are_not_in_four_bits():
+    shape = STARCODERBASE.model_copy(update={"active_parameters": PARAMETERS // 2})
+    experts = replace(NODE, shape=shape, method="qlora", world_size=1)
+    assert experts.quantised == 40 * (6144 * (6144 + 2 * 128) + 6144**2)
+
+
+def test_moments_in_eight_bits_take_a_quarter():
+    alone = replace(NODE, world_size=1)
+    assert term(replace(alone, moments_in_8_bits=True), "Adam moments") == pytest.approx(term(alone, "Adam moments") * (2 + 1 / 32) / 8)
 
 
 def test_what_is_offloaded_is_not_on_the_gpu():
@@ -110,6 +123,13 @@ def test_the_total_counts_the_larger_phase_only():
     found = memory(NODE, None)
     size = {phase: sum(t.bytes for t in found.terms if t.phase == phase) for phase in ("always", "pass", "update")}
     assert found.total_bytes == size["always"] + max(size["pass"], size["update"]) < sum(size.values())
+
+
+def test_a_layer_that_recomputes_keeps_its_input():
+    """One in three: 14 of 40."""
+    some, every = replace(NODE, recompute_every=3), replace(NODE, checkpointing=False)
+    assert some.recomputed == 14
+    assert term(some, "activations") == term(NODE, "activations") * 14 // 40 + term(every, "activations") * 26 // 40
 
 
 def test_without_checkpointing_every_layer_keeps_its_activations():

@@ -32,7 +32,7 @@ BY_HAND: list[dict[str, Any]] = [
     {"training": {"optimizer": {"learningRate": "1k"}}},
     {"training": {"dropout": 1}},
     {"training": {"dropout": 1.0}},
-    {"training": {"method": "qlora", "sharding": "zero1", "precision": "float16"}},
+    {"training": {"method": "dora", "sharding": "zero1", "precision": "float16"}},
     {"training": {"lora": {"r": 16}}},
     {"training": {"method": "lora", "lora": {"r": 0, "lora_alpha": 1.5, "target_modules": "all-linear"}}},
     {"training": {"method": "lora", "lora": {"target_modules": ["all-linear", "q_proj"], "modules_to_save": ["a b"]}}},

@@ -72,10 +72,24 @@ def test_without_recomputation_layers_go_forward_once():
     assert seconds(other(checkpointing=False), "recomputation") == 0
 
 
+def test_half_of_the_layers_take_half_of_the_recomputation():
+    none, some, all_layers = (seconds(other(**change)) for change in ({"checkpointing": False}, {"recompute_every": 2}, {}))
+    assert some == pytest.approx((none + all_layers) / 2)
+
+
 def test_adapters_need_no_gradient_of_the_base():
     lora = other(method="lora", adapters=adapter_parameters(STARCODERBASE, 8))
     assert seconds(lora, "matrix products") == pytest.approx(seconds(STEP, "matrix products") * 2 / 3, rel=0.01)
     assert seconds(lora, "communication, not hidden") == pytest.approx(seconds(STEP, "communication, not hidden") * 2 / 3, rel=0.01)
+
+
+def test_a_base_in_four_bits_is_written_out_in_each_pass():
+    lora = {"adapters": adapter_parameters(STARCODERBASE, 8), "stage": 2}
+    four_bits = other(method="qlora", **lora)
+    weights = 40 * layer_weights(STARCODERBASE)
+    moved = STEP.micro_steps * 3 * (4.127 / 8 + 2) * weights / A100.memory_bandwidth
+    assert seconds(four_bits, "weights made of 4 bits") == pytest.approx(moved, rel=1e-3)
+    assert seconds(four_bits) == pytest.approx(seconds(other(method="lora", **lora)) + moved, rel=1e-3)
 
 
 def test_zero2_gathers_once_a_step():

@@ -137,3 +137,8 @@ def test_identity_ignores_the_order_of_keys():
     turned = {name: data[name] for name in reversed(data)}
     turned["spec"] = {name: data["spec"][name] for name in reversed(data["spec"])}
     assert run_identity(parse_job(turned)) == run_identity(parse_job(data))
+
+
+def test_a_run_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(InvalidTrainingRun, match=r"run\.json is not JSON; it was cut off or altered; remove it to plan again"):
+        TrainingRun.from_json("[" * 100_000)

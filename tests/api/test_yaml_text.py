@@ -71,3 +71,12 @@ def test_all_repeated_keys_are_reported():
     with pytest.raises(InvalidSpec) as caught:
         yaml_value("a: 1\na: 2\nb: {c: 1, c: 2}", "job.yaml")
     assert [problem.field for problem in caught.value.problems] == ["a", "b.c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("!!int b", "int"), ("!!float x", "float"), ("!!bool maybe", "bool"), ("!!timestamp 1", "timestamp"), ("9" * 5000, "int")],
+)
+def test_a_value_that_is_not_what_its_tag_says_is_refused_with_its_line(value: str, kind: str) -> None:
+    with pytest.raises(InvalidSpec, match=rf"job\.yaml: is not YAML at line 2, column 4: found a value that can't be read as {kind}"):
+        yaml_value(f"a: 1\nb: {value}\n", "job.yaml")

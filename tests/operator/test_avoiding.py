@@ -67,6 +67,31 @@ def test_a_node_that_failed_twice_is_avoided_and_that_is_told(world: World, kube
     assert world.condition("Trained") == ("False", "Training")
 
 
+def test_a_node_that_the_check_at_the_start_found_faulty_is_avoided_at_once_and_nobody_is_charged(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    cluster = runs_on(world, kubelet, 1, "gpu-1", "gpu-7")
+    slow = [f"{cluster}-2", "pod-of-another-attempt"]
+    kubelet.report(cluster, outcome="Failed", reason="FaultyNode", message="rank 1 multiplies wrongly", slowHosts=slow)
+    kubelet.rayjob("starchat-1", "Failed", job="FAILED")
+    kubelet.remove_ray_pods(cluster)
+    world.settle()
+    world.clock.advance(900)
+    world.settle()
+    first = world.status["attempts"][0]
+    assert (first["outcome"], first["reason"], first["slowNodes"]) == ("NodeLost", "FaultyNode", ["gpu-7"])
+    assert not first.get("charged")
+    assert avoided(world, 2) == ["gpu-7"]
+
+
+def test_a_node_that_was_only_slow_is_named_while_the_attempt_goes_on(world: World, kubelet: Kubelet) -> None:
+    prepared(world, kubelet)
+    cluster = runs_on(world, kubelet, 1, "gpu-1", "gpu-7")
+    kubelet.report(cluster, outcome="Running", slowHosts=[f"{cluster}-1"])
+    world.settle()
+    assert world.status["attempts"][0]["slowNodes"] == ["gpu-1"]
+    assert world.condition("Trained") == ("False", "Training")
+
+
 def test_nodes_are_avoided_for_a_day(world: World, kubelet: Kubelet) -> None:
     prepared(world, kubelet)
     for number in (1, 2):

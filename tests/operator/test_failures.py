@@ -12,7 +12,8 @@ from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, Report
 from finetune_api.status import AttemptOutcome, AttemptStatus, RayJobReference
 from finetune_api.times import timestamp
 from finetune_operator import keys
-from finetune_operator.failures import Ending, Evidence, ending, next_start, overdue
+from finetune_operator.backing_off import next_start
+from finetune_operator.failures import Ending, Evidence, ending, overdue
 from finetune_operator.observation import RayJob, read_rayjob
 from finetune_operator.pods import Ended, Pod
 
@@ -199,7 +200,7 @@ CASES = [
         "a worker is lost for want of memory, after a checkpoint",
         FAILED,
         AttemptOutcome.FAILED,
-        "WorkerLost",
+        "OutOfMemory",
         report("Failed", reason="WorkerLost", checkpoint=COMMITTED),
         (out_of_memory(worker(phase="Failed", exit_code=137)),),
     ),
@@ -388,6 +389,24 @@ def test_backoff(outcomes: list[AttemptOutcome], least: float, most: float) -> N
     start = next_start(ended(*outcomes), FailurePolicy(backoff_seconds=30), "uid", now=START)
     assert start is not None
     assert least <= (start - START).total_seconds() <= most
+
+
+def test_storage_that_is_away_for_half_an_hour_ends_no_job() -> None:
+    """It comes back by itself; with the default of three failures the fourth attempt begins then."""
+    policy, waited = FailurePolicy(), 0.0
+    for failures in range(1, policy.max_failures + 1):
+        attempts = [one.model_copy(update={"reason": "StorageFailed"}) for one in ended(*[AttemptOutcome.FAILED] * failures)]
+        start = next_start(attempts, policy, "uid", now=START)
+        assert start is not None
+        waited += (start - START).total_seconds()
+    assert 1800 <= waited <= 3600
+
+
+def test_another_failure_begins_its_back_off_anew() -> None:
+    mixed = ended(AttemptOutcome.FAILED, AttemptOutcome.FAILED, AttemptOutcome.FAILED)
+    mixed[-1] = mixed[-1].model_copy(update={"reason": "OutOfMemory"})
+    start = next_start(mixed, FailurePolicy(backoff_seconds=30), "uid", now=START)
+    assert start == START + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("outcomes", [[], [AttemptOutcome.STOPPED], [AttemptOutcome.FAILED, AttemptOutcome.STOPPED]])

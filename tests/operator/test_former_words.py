@@ -140,13 +140,11 @@ def test_an_image_of_the_former_contract_reads_the_former_word(world: World, kub
 WITHOUT_EFFECT: list[dict[str, Any]] = [
     {"training": {"lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "targetModules": []}}},
     {"training": {"deepspeed": {"offload_optimizer": {"device": "none", "pin_memory": False}, "offload_param": {}}}},
-    {"workers": {"minNodes": 2}},
     {"evaluation": {"benchmarks": []}},
     {"evaluation": {"judge": None}},
     {"publish": {"hub": {**HUB["hub"], "when": "end"}}},
 ]
 WITH_EFFECT: dict[str, dict[str, Any]] = {
-    "spec.workers.minNodes": {"workers": {"minNodes": 1}},
     "spec.evaluation.benchmarks": {"evaluation": {"benchmarks": ["humaneval"]}},
     "spec.publish.hub.when": {"publish": {"hub": {**HUB["hub"], "when": "everyCheckpoint"}}},
 }

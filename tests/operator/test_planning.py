@@ -86,7 +86,7 @@ def test_a_job_without_a_known_accelerator_is_said_loudly_in_planned(accelerator
 
 
 def test_a_plan_that_is_refused_makes_no_object_and_is_looked_at_again(world: World) -> None:
-    world.submit(training={"globalBatchSize": 100, "method": "qlora"})
+    world.submit(training={"globalBatchSize": 100, "method": "prompt"})
     world.settle()
     assert world.condition("Planned") == ("False", "InvalidSpec")
     assert world.condition("Stalled") == ("True", "InvalidSpec")

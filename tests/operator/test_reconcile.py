@@ -144,6 +144,41 @@ def interrupted_life(world: World) -> None:
     yield_to_operator(world)
 
 
+def elastic_life(world: World) -> None:
+    """A job of two nodes that starts with one, and has the other after an hour."""
+    kubelet = Kubelet(world.api, now=world.clock.now)
+    world.submit(publish=HUB, workers={"nodes": 2, "minNodes": 1, "startDeadlineSeconds": 600})
+    yield_to_operator(world)
+    kubelet.complete("-prepare-", builders.prepared())
+    yield_to_operator(world)
+    kubelet.rayjob("starchat-1", "Initializing")
+    kubelet.ray_pods("starchat-1-abcde", workers=1)
+    yield_to_operator(world)
+    world.clock.advance(700)
+    yield_to_operator(world)
+    kubelet.remove_ray_pods("starchat-1-abcde")
+    world.clock.advance(60)
+    yield_to_operator(world)
+    kubelet.rayjob("starchat-2", "Running", job="RUNNING")
+    kubelet.ray_pods("starchat-2-abcde", workers=1)
+    yield_to_operator(world)
+    world.clock.advance(3700)
+    checkpoint = {"step": 5, "attempt": 2, "committedAt": kubelet.timestamp()}
+    kubelet.report("starchat-2-abcde", outcome="Running", step=5, totalSteps=10, checkpoint=checkpoint)
+    yield_to_operator(world)
+    assert kubelet.named(kinds.FINETUNEREPORTS, "starchat")["spec"]["stop"]["reason"] == "Growing"
+    kubelet.report("starchat-2-abcde", outcome="Stopped", step=6, checkpoint=checkpoint | {"step": 6})
+    yield_to_operator(world)
+    kubelet.remove_ray_pods("starchat-2-abcde")
+    yield_to_operator(world)
+    assert world.status["attempts"][-1]["workerPods"] == 2
+    kubelet.train("starchat-3")
+    yield_to_operator(world)
+    assert "adjusted" not in world.status
+    kubelet.complete("-publish-", builders.published())
+    yield_to_operator(world)
+
+
 def yield_to_operator(world: World) -> None:
     """Let the operator work until it rests; where it dies it is started again."""
     for _ in range(5):
@@ -166,14 +201,23 @@ def end_state(world: World) -> tuple[object, ...]:
     return kept, told, attempts, conditions, world.status["usage"]["chargedFailures"], world.status["publication"]
 
 
-@pytest.mark.parametrize(("story", "outcomes"), [(life, ["Failed", "Finished"]), (interrupted_life, ["Stopped", "Failed", "Finished"])])
-def test_killed_before_or_after_any_call_the_end_is_the_same(story: Callable[[World], None], outcomes: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("story", "outcomes", "moments"),
+    [
+        (life, ["Failed", "Finished"], ("before", "after")),
+        (interrupted_life, ["Stopped", "Failed", "Finished"], ("before", "after")),
+        (elastic_life, ["NotStarted", "Stopped", "Finished"], ("after",)),
+    ],
+)
+def test_killed_before_or_after_any_call_the_end_is_the_same(
+    story: Callable[[World], None], outcomes: list[str], moments: tuple[str, ...]
+) -> None:
     calm = World()
     story(calm)
     wanted, calls = end_state(calm), len(calm.api.calls)
     assert [a["outcome"] for a in calm.status["attempts"]] == outcomes
     for number in range(calls):
-        for when in ("before", "after"):
+        for when in moments:
             world = World()
 
             def die(found: int, call: str, *, fatal: int = number) -> None:

@@ -42,6 +42,66 @@ def test_failures_are_charged_and_spaced_until_the_budget_is_used_up(world: Worl
     assert world.condition("Succeeded")[0] == "True"
 
 
+@pytest.mark.parametrize("steps", [(4, 4), (4, 6, 4)], ids=["at once", "after another"])
+def test_a_loss_that_is_not_finite_at_the_same_step_again_ends_the_job(world: World, kubelet: Kubelet, steps: tuple[int, ...]) -> None:
+    """What no machine's fault explains. At another step each time it may be one."""
+    prepared(world, kubelet, failurePolicy={"maxFailures": 9})
+    for number, step in enumerate(steps, start=1):
+        assert world.condition("Failed")[0] == "False"
+        not_finite(world, kubelet, number, step)
+    assert world.condition("Failed") == ("True", "NonFiniteLoss")
+    assert "no machine is to blame: step 5: loss nan" in world.message("Failed")
+    world.change(retry=1)
+    world.settle()
+    not_finite(world, kubelet, len(steps) + 1, 4)
+    assert world.condition("Failed")[0] == "False", "a person has looked at it since"
+
+
+def test_a_failed_attempt_keeps_its_evidence(world: World, kubelet: Kubelet) -> None:
+    """Of pods that are gone a moment later."""
+    running(world, kubelet)
+    kubelet.ray_pod("starchat-1-abcde", 2, keys.WORKER_CONTAINER, phase="Failed", exit_code=139, node="node-7")
+    lines = ["  loss.backward()", "RuntimeError: cuBLAS said no"]
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="worker 1 failed", lastLines=lines)
+    kubelet.finish("starchat-1", "FAILED")
+    world.settle()
+    attempt = world.status["attempts"][0]
+    assert attempt["failure"] == "Unknown"
+    assert attempt["evidence"]["lastLines"] == lines
+
+
+def test_the_evidence_names_the_pod_that_ended(world: World, kubelet: Kubelet) -> None:
+    running(world, kubelet)
+    kubelet.ray_pod("starchat-1-abcde", 2, keys.WORKER_CONTAINER, phase="Failed", exit_code=139, node="node-7")
+    kubelet.report("starchat-1-abcde", outcome="Failed", reason="TrainingFailed", message="worker 1 died")
+    kubelet.rayjob("starchat-1", "Failed", job="FAILED")
+    world.clock.advance(61)  # a failure that isn't the job's may be told by the nodes until then
+    world.settle()
+    found = world.status["attempts"][0]["evidence"]
+    assert found == {"pod": "starchat-1-abcde-2", "node": "node-7", "exitCode": 139, "podReason": "Error"}
+
+
+def test_a_grace_period_that_is_shorter_than_a_checkpoint_is_told(world: World, kubelet: Kubelet) -> None:
+    running(world, kubelet)
+    for step, seconds, told in ((3, 100.0, False), (4, 301.5, True), (5, 200.0, False)):
+        kubelet.report("starchat-1-abcde", outcome="Running", step=step, checkpoint={"step": step, "attempt": 1, "seconds": seconds})
+        world.settle()
+        assert ("its newest checkpoint took 302 s, and a pod that is stopped has 240 s for one" in world.message("Trained")) is told
+    assert world.status["checkpoints"]["latest"]["seconds"] == 200.0
+
+
+def not_finite(world: World, kubelet: Kubelet, number: int, step: int) -> None:
+    """An attempt that comes to that step; and the wait after it."""
+    name = f"starchat-{number}"
+    kubelet.rayjob(name, "Running", job="RUNNING")
+    world.settle()
+    kubelet.report(f"{name}-abcde", outcome="Failed", reason="NonFiniteLoss", message=f"step {step + 1}: loss nan", step=step)
+    kubelet.finish(name, "FAILED")
+    world.settle()
+    world.clock.advance(3600)
+    world.settle()
+
+
 def test_a_job_that_was_applied_again_tells_where_it_went_on(world: World, kubelet: Kubelet) -> None:
     """Its status is new and knows no checkpoint; the driver found one in the storage."""
     prepared(world, kubelet)

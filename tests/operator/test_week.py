@@ -7,6 +7,8 @@ billed for too, and a job that got nowhere says so.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from finetune_operator import keys, kinds
 
 from . import builders
-from .fakes import Kubelet, World
+from .fakes import Died, Kubelet, World
 from .lives import HUB
 
 Json = dict[str, Any]
@@ -250,6 +252,49 @@ def test_a_day_of_all_of_them(world: World, kubelet: Kubelet, seed: int) -> None
     true = {condition["type"] for condition in world.status["conditions"] if condition["status"] == "True"}
     told = world.message("Trained") or world.message("Failed")
     assert told or true & {"Succeeded", "Suspended"}, world.status["conditions"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_counted_twice_though_the_operator_dies_at_any_write(world: World, kubelet: Kubelet, seed: int) -> None:
+    """Before it or after it: what it has done is seen by the next one, and what it has counted stands in the status or doesn't."""
+    chance = random.Random(f"dies {seed}")
+    world.submit(publish=HUB, failurePolicy=WITHOUT_END)
+    cluster = Cluster(world, kubelet, lambda: chance.choice((*BEGINS_NEVER, *CHARGED, *OTHERS_DO)), chance)
+    seen: list[dict[str, float]] = []
+    deaths = 0
+    while world.clock.monotonic() < DAY / 4:
+        cluster.play()
+        fatal, when = len(world.api.calls) + chance.randrange(4), chance.choice(("before", "after"))
+        setattr(world.api, when, _killing(fatal))
+        try:
+            world.settle()
+        except Died:
+            deaths += 1
+            world.api.before = world.api.after = lambda number, call: None
+            world.restart()
+            world.settle()
+        world.api.before = world.api.after = lambda number, call: None
+        world.clock.advance(chance.uniform(60, 600))
+        seen.append({name: world.status.get("usage", {}).get(name, 0.0) for name in ("gpuHours", "heldSeconds", "goodputSeconds")})
+    assert deaths > 10
+    assert all(one[name] <= other[name] for one, other in pairwise(seen) for name in one), "they only grow"
+    ended = [attempt for attempt in world.status["attempts"] if attempt.get("outcome") and attempt.get("runningTime")]
+    held = sum(_seconds(attempt["runningTime"], attempt["completionTime"]) for attempt in ended)
+    assert len(world.status["attempts"]) < 20, "else the oldest are forgotten"
+    assert seen[-1]["heldSeconds"] <= held + 1, "an attempt's time is added once"
+    billed(world, cluster, away=True)
+
+
+def _killing(fatal: int) -> Callable[[int, str], None]:
+    def die(number: int, call: str) -> None:
+        if number == fatal:
+            raise Died
+
+    return die
+
+
+def _seconds(since: str, until: str) -> float:
+    return (datetime.fromisoformat(until) - datetime.fromisoformat(since)).total_seconds()
 
 
 WITHOUT_END: Final = {"maxFailures": 10000, "maxFailedStarts": 10000, "maxAttemptsWithoutProgress": 10000}

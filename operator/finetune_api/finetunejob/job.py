@@ -18,7 +18,8 @@ from finetune_api.keys import API_VERSION, KIND
 
 
 class FailurePolicy(Spec):
-    """How many failures a job survives. Preemption and node loss are not charged; failed starts, and what leads nowhere, count apart."""
+    """How many failures a job survives, and what follows. Preemption and node loss are not charged; failed starts, and what leads
+    nowhere, count apart."""
 
     max_failures: Natural = Field(default=3, description="Failures that are charged before the job fails.")
     backoff_seconds: Positive = Field(default=30, description="Wait before the second attempt; doubles up to an hour.")
@@ -29,6 +30,11 @@ class FailurePolicy(Spec):
     max_attempts_without_progress: Natural = Field(
         default=100,
         description="Attempts in a row that others may end (preempt, delete, lose nodes) without a new checkpoint before the job fails.",
+    )
+    halve_micro_batch_size: bool = Field(
+        default=True,
+        description="After an attempt whose workers ran out of memory (of a GPU, or of a pod on CPUs) the next ones run with half the "
+        "microBatchSize or less, never below 1, and with the same steps; status.adjusted tells. False: with the same again.",
     )
 
 

@@ -1,9 +1,10 @@
 """`spec.workers` and `spec.cpuPods`: what a job's pods are given."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from finetune_api.finetunejob.effects import FieldErrors
 from finetune_api.finetunejob.pod_env import EnvFrom, EnvVar
 from finetune_api.finetunejob.pod_placement import Affinity, Labels, Toleration, TopologySpreadConstraint
 from finetune_api.finetunejob.pod_volumes import LocalObject, Volume
@@ -55,6 +56,11 @@ class Workers(PodSettings):
     """The training workers."""
 
     nodes: Positive = Field(default=1, description="Worker pods, one a node.")
+    min_nodes: Positive | None = Field(
+        default=None,
+        description="Fewest worker pods that the job may go on with where not all of nodes are to be had within startDeadlineSeconds; the "
+        "steps are the same. From time to time it tries all of them again, after a checkpoint. Absent: nodes is exact.",
+    )
     gpus_per_node: Natural = Field(default=8, description="GPUs of each worker pod; one Ray Train worker each.")
     gpu_resource: GpuResource | None = Field(
         default=None,
@@ -84,6 +90,17 @@ class Workers(PodSettings):
         default=600,
         description="How long a worker waits for the others in a collective operation (NCCL on GPUs, gloo on CPUs); then the attempt ends.",
     )
+
+    @model_validator(mode="after")
+    def _the_fewest_are_no_more_than_all(self) -> Self:
+        if self.min_nodes is not None and self.min_nodes > self.nodes:
+            raise FieldErrors([("minNodes", f"{self.min_nodes} is more than nodes ({self.nodes})", "lower it, or raise nodes")])
+        return self
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the job may go on with fewer nodes."""
+        return self.min_nodes is not None and self.min_nodes < self.nodes
 
     @property
     def world_size(self) -> int:

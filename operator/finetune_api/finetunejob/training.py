@@ -9,13 +9,15 @@ from finetune_api.finetunejob.lora import Lora
 from finetune_api.finetunejob.types import LARGEST_INTEGER, Natural, Positive, Share, Spec, at_most_one, whole
 
 # Peak learning rates of a job that gives none: an adapter begins at zero and has a hundredth of the parameters.
-LEARNING_RATES = {"full": 2.0e-5, "lora": 2.0e-4}
+LEARNING_RATES = {"full": 2.0e-5, "lora": 2.0e-4, "qlora": 2.0e-4}
 
 
 class Optimizer(Spec):
     """AdamW and its schedule."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="The optimizer.")
+    name: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw", description="The optimizer. `adamw8bit` keeps its moments in 8 bits, by bitsandbytes, for one worker."
+    )
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         default=None, description="Peak learning rate; absent means 2e-5, and 2e-4 for LoRA."
     )
@@ -113,8 +115,10 @@ class ZeroOptimization(Spec):
 class Training(Spec):
     """How it is learnt. Rows are packed sequences of at most maxSequenceLength tokens."""
 
-    method: Literal["full", "lora"] = Field(
-        default="full", description="`full` trains all parameters; `lora` low-rank adapters and the rows of new control tokens."
+    method: Literal["full", "lora", "qlora"] = Field(
+        default="full",
+        description="`full` trains all parameters; `lora` low-rank adapters and the rows of new control tokens; `qlora` the same beside "
+        "layers that are kept in 4 bits.",
     )
     lora: Lora | None = Field(default=None, description="Keys of PEFT's LoraConfig.")
     sharding: Literal["zero3", "zero2"] = Field(
@@ -152,16 +156,27 @@ class Training(Spec):
         "costs a matrix of a dialogue's squared length.",
     )
     activation_checkpointing: bool = Field(default=True, description="Recompute activations in the backward pass.")
+    recomputed_layers: Literal["all", "fewest"] = Field(
+        default="all",
+        description="Which layers recompute theirs: `all`, or the `fewest` with which the plan fits in a worker's memory, every n-th.",
+    )
     log_every_steps: Positive = Field(default=1, description="Steps between lines of metrics; the first step is always one.")
     seed: Natural = Field(default=42, description="Seed of data order, new weights and dropout.")
 
     EFFECTS: ClassVar[tuple[Effect, ...]] = (
         Effect(
             field="lora",
-            acts=lambda training: training.method == "lora",
-            cel="has(self.method) && self.method == 'lora'",
+            acts=lambda training: training.method != "full",
+            cel="has(self.method) && self.method != 'full'",
             message="has settings for adapters, and method: full trains all parameters",
             remedy="remove it, or set training.method: lora",
+        ),
+        Effect(
+            field="recomputed_layers",
+            acts=lambda training: training.activation_checkpointing,
+            cel="!has(self.activationCheckpointing) || self.activationCheckpointing",
+            message="is about layers that recompute their activations, and activationCheckpointing: false lets none",
+            remedy="remove it, or set activationCheckpointing: true",
         ),
     )
 

@@ -11,6 +11,8 @@ from finetune_operator.resources.owner import Manifest
 
 # The kubelet sets it to the node's name, unless it was told another one.
 NODE_NAME_LABEL: Final = "kubernetes.io/hostname"
+# What is told of nodes that an attempt avoids.
+WHY_AVOIDED: Final = "on which two attempts failed or a check found devices or network slow"
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 # The largest that there is.
 _WEIGHT: Final = 100

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import exp
 
 from finetune_api.bounded_text import shortened
+from finetune_api.failure_class import failure_class
 from finetune_api.reasons import Reason
 from finetune_api.report import FineTuneReportStatus
 from finetune_api.status import (
@@ -31,8 +32,13 @@ from finetune_api.times import is_ahead, moment, seconds_between, timestamp
 from finetune_api.training_run import TrainingRun
 from finetune_operator.failures import CHARGED, Ending
 from finetune_operator.observation import Observed, RayJob, last_attempt
+from finetune_operator.pods import Pod
+from finetune_operator.post_mortem import evidence
+from finetune_operator.resources.avoidance import WHY_AVOIDED
 from finetune_operator.stages.budget import held_seconds
 from finetune_operator.stages.planning import job_of
+from finetune_operator.stages.resizing import resized
+from finetune_operator.stages.sizing import after_memory, attempted
 from finetune_operator.usage import gpus
 
 # The driver reports at least every minute. Longer silence while an attempt runs is told.
@@ -53,13 +59,15 @@ def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     at = timestamp(observed.now)
     latest = status.checkpoints.latest if status.checkpoints else None
     last = status.attempts[-1] if rayjob else None
+    job = attempted(job_of(observed), status)
     attempt = AttemptStatus(
         number=status.attempt + 1,
         start_time=at,
         # A RayJob that goes on mounts the run that it was made with.
         run_digest=last.run_digest if last else status.run.digest,
-        gpus=last.gpus if last else gpus(job_of(observed)),
-        worker_pods=last.worker_pods if last else job_of(observed).spec.workers.nodes,
+        gpus=last.gpus if last else gpus(job),
+        worker_pods=last.worker_pods if last else job.spec.workers.nodes,
+        micro_batch_size=last.micro_batch_size if last else _micro_batch_size(observed, status),
         avoided_nodes=last.avoided_nodes if last else (failing_nodes(observed, status) or None),
         first_step=latest.step if latest else 0,
         ray_job=RayJobReference(name=rayjob.name, uid=rayjob.uid, cluster=rayjob.cluster or None) if rayjob else None,
@@ -75,17 +83,23 @@ def entered(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
     )
 
 
+def _micro_batch_size(observed: Observed, status: FineTuneJobStatus) -> int | None:
+    """Of the run that the next attempt executes; None where only its image can read it."""
+    return status.plan.micro_batch_size if status.plan is not None and not observed.has_former_run else None
+
+
 def failing_nodes(observed: Observed, status: FineTuneJobStatus) -> list[str]:
-    """Nodes that two attempts of the last day failed on."""
+    """Nodes that two attempts of the last day failed on, or that the check at the start of one found slow or faulty."""
     recent = [one for one in status.attempts if (seconds_between(one.completion_time, observed.now) or 0.0) < _AVOIDED_SECONDS]
     blamed = [one.failed_node for one in recent if one.failed_node is not None]
-    return [node for node in dict.fromkeys(blamed) if blamed.count(node) > 1][:MOST_NODES]
+    slow = [node for one in recent for node in one.slow_nodes or ()]
+    return list(dict.fromkeys([*slow, *(node for node in blamed if blamed.count(node) > 1)]))[:MOST_NODES]
 
 
 def told_of_avoided(attempt: AttemptStatus) -> str:
     """What is told of the nodes that the attempt avoids; empty when there is none."""
     nodes = attempt.avoided_nodes or []
-    return f"it avoids {', '.join(nodes)}, on which two attempts failed" if nodes else ""
+    return f"it avoids {', '.join(nodes)}, {WHY_AVOIDED}" if nodes else ""
 
 
 def with_last(status: FineTuneJobStatus, **changes: object) -> FineTuneJobStatus:
@@ -114,7 +128,12 @@ def reported(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus
         return status
     # A job that was deleted and applied again goes on from a checkpoint that its status knows nothing of.
     first_step = report.first_step if report.first_step is not None else attempt.first_step
-    status = with_last(status, first_step=first_step, last_step=report.step if report.step is not None else attempt.last_step)
+    status = with_last(
+        status,
+        first_step=first_step,
+        last_step=report.step if report.step is not None else attempt.last_step,
+        slow_nodes=_slow_nodes(report, attempt) or attempt.slow_nodes,
+    )
     return status.model_copy(
         update={
             "progress": _progress(report, status),
@@ -122,6 +141,13 @@ def reported(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus
             "evaluation": _evaluation(status.evaluation, report),
         }
     )
+
+
+def _slow_nodes(report: FineTuneReportStatus, attempt: AttemptStatus) -> list[str]:
+    """Nodes of the hosts that the report calls slow or faulty: a host is a pod, by the first 63 characters of its name, or a node."""
+    hosts = report.slow_hosts or ()
+    found = [one.node for one in attempt.pods or () if one.node is not None and (one.name[:63] in hosts or one.node in hosts)]
+    return list(dict.fromkeys(found))[:MOST_NODES]
 
 
 def _progress(report: FineTuneReportStatus, status: FineTuneJobStatus) -> ProgressStatus:
@@ -132,7 +158,10 @@ def _progress(report: FineTuneReportStatus, status: FineTuneJobStatus) -> Progre
         total_steps=report.total_steps,
         loss=report.loss,
         tokens_per_second=report.tokens_per_second,
+        wall_tokens_per_second=report.wall_tokens_per_second,
         mfu=_mfu(report.tokens_per_second, status.plan),
+        spread=report.spread,
+        slowest=report.slowest,
         eta=eta_text(report.eta_seconds) if report.eta_seconds is not None else None,
         reported_at=reported_at,
         stale_time=known.stale_time if known is not None and known.reported_at == reported_at else None,
@@ -156,6 +185,7 @@ def _checkpoints(known: CheckpointsStatus | None, report: FineTuneReportStatus) 
         attempt=found.attempt,
         bytes=found.bytes,
         committed_at=found.committed_at if moment(found.committed_at) else None,
+        seconds=found.seconds,
     )
     ledger = known.ledger if known else []
     if known is not None and known.latest is not None and (new.attempt, new.step) <= (known.latest.attempt, known.latest.step):
@@ -185,13 +215,18 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
     charged = ending.outcome in CHARGED
     usage = _used(observed, status.usage or UsageStatus(), attempt, charged)
     uncounted = _uncounted_gpu_hours(observed, attempt)
+    adjusted, smaller = after_memory(job_of(observed), status, attempt, ending)
+    adjusted, resizes = resized(observed, status.model_copy(update={"adjusted": adjusted}), attempt, ending)
+    remedy = "; ".join(filter(None, (smaller, resizes)))
     status = with_last(
         status,
         completion_time=timestamp(observed.now),
         outcome=ending.outcome,
         reason=ending.reason[:64],
-        message=shortened(ending.message, LONGEST_MESSAGE) or None,
+        message=_with_remedy(ending.message, remedy) or None,
         charged=charged,
+        failure=failure_class(ending.outcome, ending.reason),
+        evidence=evidence(ending.outcome, observed.report_of(attempt), _all_pods(observed, attempt)),
         gpu_hours=uncounted or attempt.gpu_hours,
         nodes=_nodes(attempt.pods or [])[:MOST_NODES] or None,
         pods=None,
@@ -201,6 +236,7 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         lost_time=None,
         told_time=None,
         out_of_memory=None,
+        ranks_out_of_memory=None,
         ended_pods=None,
     )
     quiet = {"stale": False, "stale_time": None, "eta": None}
@@ -210,7 +246,20 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         "failed_starts": _failed_starts(status, attempt, ending),
         "attempts_without_progress": _without_progress(status, attempt, ending),
     }
-    return status.model_copy(update={"usage": usage, "progress": progress, "dashboard": None, **counts})
+    return status.model_copy(update={"usage": usage, "progress": progress, "dashboard": None, "adjusted": adjusted, **counts})
+
+
+def _all_pods(observed: Observed, attempt: AttemptStatus) -> list[Pod]:
+    """The pods of the attempt's RayCluster, and its submitters."""
+    ray_job = attempt.ray_job
+    if ray_job is None:
+        return []
+    return [*(observed.pods_of_cluster(ray_job.cluster) if ray_job.cluster else ()), *observed.submitters_of(ray_job.name)]
+
+
+def _with_remedy(message: str, remedy: str) -> str:
+    """The words of an ending, cut before what follows from it."""
+    return f"{shortened(message, LONGEST_MESSAGE - len(remedy) - 2)}; {remedy}" if remedy else shortened(message, LONGEST_MESSAGE)
 
 
 def _failed_starts(status: FineTuneJobStatus, attempt: AttemptStatus, ending: Ending) -> int:

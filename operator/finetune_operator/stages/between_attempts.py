@@ -4,6 +4,7 @@ In: the status, and RayJobs that KubeRay may still do something with. Out: anoth
 for, or the job's failure.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,7 +12,7 @@ from finetune_api.conditions import ConditionType
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome, AttemptStatus, FineTuneJobStatus, UsageStatus
 from finetune_api.times import seconds_between, timestamp
-from finetune_operator.failures import next_start
+from finetune_operator.backing_off import next_start
 from finetune_operator.observation import KubeRay, Observed, RayJob, is_running, last_attempt
 from finetune_operator.stages import attempts, budget
 from finetune_operator.stages.decision import Action, Delete, StageDecision, set_condition
@@ -130,10 +131,25 @@ def _one_too_many(observed: Observed, status: FineTuneJobStatus, last: AttemptSt
         return None
     if last.outcome is AttemptOutcome.INVALID_INPUT:
         return last.reason or Reason.TRAINING_FAILED, last.message or "the driver refused its input"
+    if _is_replayed([one for one in status.attempts if one.charged][-charged:]):
+        told = (
+            f"the loss was not finite at the same step in a second attempt, so that no machine is to blame: {last.message or last.reason}"
+        )
+        return Reason.NON_FINITE_LOSS, told
     if charged > allowed:
         told = f"{charged} failures, and failurePolicy.maxFailures is {allowed}; the last: {last.message or last.reason}"
         return Reason.TOO_MANY_FAILURES, told
     return None
+
+
+def _is_replayed(failures: Sequence[AttemptStatus]) -> bool:
+    """Whether the last of the failures is a loss that was not finite, where it wasn't in one before.
+
+    From the same checkpoint, an attempt does what the one before did. A bad GPU would have to err at the same step twice; data and
+    learning rate do. So one more attempt is worth its while, and no third.
+    """
+    steps = [one.last_step or one.first_step or 0 for one in failures if one.reason == Reason.NON_FINITE_LOSS]
+    return bool(failures) and failures[-1].reason == Reason.NON_FINITE_LOSS and steps[-1] in steps[:-1]
 
 
 def _too_many_starts(observed: Observed, status: FineTuneJobStatus) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from finetune_operator.observation import Observed
 from finetune_operator.settings import Settings
 from finetune_operator.stages.decision import sooner
 from finetune_operator.stages.planning import job_of
+from finetune_operator.stages.sizing import attempted
 from finetune_operator.usage import gpus, held_gpus, used_gpu_hours
 
 # What the end of pods takes besides their checkpoint.
@@ -49,7 +50,8 @@ def attempt_seconds(observed: Observed, status: FineTuneJobStatus, settings: Set
 
     For the GPU hours: when an operator would have ended it long ago, however long pods took to start.
     """
-    spec, hours, wanted = job_of(observed).spec, _gpu_hours_left(observed, status), gpus(job_of(observed))
+    job = attempted(job_of(observed), status)
+    spec, hours, wanted = job.spec, _gpu_hours_left(observed, status), gpus(job)
     deadline, waited = spec.budget.active_deadline_seconds, active_seconds(observed, status)
     time = deadline - (waited or 0.0) if deadline is not None else None
     if hours is None or not wanted:

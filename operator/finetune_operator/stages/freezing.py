@@ -1,8 +1,8 @@
 """Freezing: job, facts and final plan become one TrainingRun in an immutable ConfigMap, which every attempt executes.
 
 It is made again only while nothing runs: before the first attempt when the spec changed, afterwards when something changed
-that an attempt or the publication reads and that may change (workers, credentials, retention, evaluation, publish). A newer
-operator that would plan otherwise doesn't touch it.
+that an attempt or the publication reads and that may change (workers, credentials, retention, evaluation, publish), or when attempts go
+on with another size (`sizing`). A newer operator that would plan otherwise doesn't touch it.
 """
 
 import json
@@ -26,6 +26,7 @@ from finetune_operator.stages.decision import Create, StageDecision, set_conditi
 from finetune_operator.stages.facts import Facts
 from finetune_operator.stages.planning import checked_plan, job_of, refused, summary
 from finetune_operator.stages.preparation import prepared
+from finetune_operator.stages.sizing import attempted
 
 # Sections that attempts don't read; and what they don't read of the evaluation, which is measured after them.
 _UNREAD: Final = tuple(name for name in FineTuneJobSpec.model_fields if not use_of(key(name, FineTuneJobSpec)).run)
@@ -44,12 +45,12 @@ def freezing(observed: Observed, status: FineTuneJobStatus, settings: Settings) 
     if observed.has_former_run and status.attempt and not is_running(status):
         return _former(observed, status)
     found = None if is_running(status) else prepared(observed, status)
-    if found is None or _is_current(observed, found[0]):
+    if found is None or _is_current(observed, status, found[0]):
         return StageDecision(status=status, done=True)
     facts, image_that_ran = found
-    job = executed(job_of(observed))
+    job = executed(attempted(job_of(observed), status))
     try:
-        final = checked_plan(observed, facts)
+        final = checked_plan(observed, status, facts)
     except InvalidSpec as error:
         return refused(observed, status, str(error))
     run = TrainingRun(
@@ -109,6 +110,7 @@ def executed(job: FineTuneJob) -> FineTuneJob:
     """The job without what only the operator reads, so that a change of it makes no other run."""
     spec = inside_pods(job).spec
     changes: dict[str, Any] = {name: type(spec).model_fields[name].get_default() for name in _UNREAD}
+    changes["workers"] = spec.workers.model_copy(update={"min_nodes": None})
     changes["evaluation"] = spec.evaluation.model_copy(update=_EVALUATION_UNREAD)
     # Without evaluation.judge this gate would make the run no valid job. Publication reads it from the job.
     gate = spec.publish.gate.model_copy(update={"judge_win_rate": None})
@@ -122,12 +124,12 @@ def _spec(job: FineTuneJob) -> FineTuneJobSpec:
     return executed(job).spec
 
 
-def _is_current(observed: Observed, facts: Facts) -> bool:
+def _is_current(observed: Observed, status: FineTuneJobStatus, facts: Facts) -> bool:
     """Whether the run that there is may be executed as it is."""
     if observed.run is None:
         return False
     same_facts = observed.run.data == facts.data and observed.run.model_revision == facts.model_revision
-    return same_facts and _spec(observed.run.job) == _spec(job_of(observed))
+    return same_facts and _spec(observed.run.job) == _spec(attempted(job_of(observed), status))
 
 
 def _conflict(status: FineTuneJobStatus, run: TrainingRun) -> str | None:

@@ -21,6 +21,7 @@ from finetune_operator.observation import Observed
 from finetune_operator.settings import Settings
 from finetune_operator.stages.decision import StageDecision, set_condition
 from finetune_operator.stages.facts import Facts, facts_of_run
+from finetune_operator.stages.sizing import attempted
 
 # Nothing announces that a ConfigMap was mended.
 _DEFAULTS_SECONDS: Final = 60.0
@@ -37,11 +38,11 @@ def planning(observed: Observed, status: FineTuneJobStatus, settings: Settings) 
         return refused(observed, status, dropped)
     facts = facts_of_run(observed, status)
     try:
-        found = checked_plan(observed, facts)
+        found = checked_plan(observed, status, facts)
     except InvalidSpec as error:
         return refused(observed, status, str(error))
     shape, data = (facts.model_shape, facts.data) if facts else (None, None)
-    told = plan_status(found, observed.job.spec, shape, data, final=facts is not None, prices=settings.prices)
+    told = plan_status(found, attempted(observed.job, status).spec, shape, data, final=facts is not None, prices=settings.prices)
     status = status.model_copy(update={"plan": told})
     return StageDecision(
         status=set_condition(observed, status, ConditionType.PLANNED, "True", Reason.PLANNED, summary(found, settings)), done=True
@@ -57,9 +58,11 @@ def _refused_for_what_is_gone(observed: Observed) -> str:
     return "\n".join(f"{field}: {told}" for field in gone_fields_in(planned.message))
 
 
-def checked_plan(observed: Observed, facts: Facts | None) -> Plan:
-    """The plan. Raises InvalidSpec with every problem."""
-    return cluster_plan(job_of(observed), facts.model_shape if facts else None, facts.data if facts else None)
+def checked_plan(observed: Observed, status: FineTuneJobStatus, facts: Facts | None) -> Plan:
+    """The plan of the next attempt. Raises InvalidSpec with every problem, also of the job as its spec says it."""
+    job, shape, data = job_of(observed), facts.model_shape if facts else None, facts.data if facts else None
+    found, smaller = cluster_plan(job, shape, data), attempted(job, status)
+    return found if smaller is job else cluster_plan(smaller, shape, data)
 
 
 def refused(observed: Observed, status: FineTuneJobStatus, message: str, reason: str = Reason.INVALID_SPEC) -> StageDecision:
@@ -94,7 +97,19 @@ def summary(found: Plan, settings: Settings) -> str:
         parts.append(f"at most about ${cost:,.0f}")
     if found.unknown:
         parts.append("unknown: " + ", ".join(unknown.name for unknown in found.unknown))
-    return ". ".join([*_loudly(found), ", ".join(parts)])
+    seconds = found.timing.checkpoint_seconds if found.timing is not None else None
+    late = [short_grace(seconds, "a checkpoint may take", settings)] if seconds is not None and seconds > settings.stop_seconds else []
+    return ". ".join([*_loudly(found), ", ".join(parts), *late])
+
+
+def short_grace(seconds: float, what: str, settings: Settings) -> str:
+    """That a pod which is to go can't commit a checkpoint in its grace period, with the remedy.
+
+    >>> short_grace(300.0, "a checkpoint may take", Settings(trainer_image="x"))
+    'a checkpoint may take 300 s, and a pod that is stopped has 240 s for one (trainer.stopSeconds of the chart): raise it'
+    """
+    grace = f"{settings.stop_seconds} s for one (trainer.stopSeconds of the chart)"
+    return f"{what} {seconds:.0f} s, and a pod that is stopped has {grace}: raise it"
 
 
 def _loudly(found: Plan) -> list[str]:

@@ -19,7 +19,8 @@ from finetune_operator.resources.report import report as report_manifest
 from finetune_operator.settings import Settings
 from finetune_operator.stages import attempts, budget
 from finetune_operator.stages.decision import Action, AskToStop, Create, WithdrawStop, set_condition, sooner
-from finetune_operator.stages.planning import job_of
+from finetune_operator.stages.planning import job_of, short_grace
+from finetune_operator.stages.resizing import TRY_START_SECONDS, grown, growth_due, growth_seconds, is_try
 from finetune_operator.usage import gpus, joined
 from finetune_operator.waiting import needs_person, waits_for
 
@@ -28,6 +29,11 @@ _STOP_MARGIN_SECONDS: Final = 60.0
 # What others say of a RayJob that they hold back is asked for, not watched.
 QUEUED_SECONDS: Final = 60.0
 _STOP_FOR_SUSPENSION: Final = "Suspended"
+_STOP_TO_GROW: Final = "Growing"
+_WHY_STOPPED: Final = {
+    _STOP_TO_GROW: ": all of workers.nodes are tried again",
+    str(Reason.BUDGET_EXCEEDED): ": budget.gpuHours is used up",
+}
 # So many starts that failed in a row are for a person to see.
 _STALLED_STARTS: Final = 3
 # And so many that others ended before anything was kept.
@@ -88,7 +94,7 @@ def followed(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | Non
     status = attempts.with_last(status, pods=joined(attempt, pods, submitted=submitted and ran_before))
     attempt = status.attempts[-1]
     if submitted and attempt.running_time is not None:
-        status = status.model_copy(update={"failed_starts": 0})
+        status = grown(observed, status.model_copy(update={"failed_starts": 0}))
         status = attempts.with_last(status, ended_pods=None)
     elif rayjob is not None and not submitted:
         status = attempts.with_last(status, ended_pods=ended_at_start(attempt.ended_pods, pods))
@@ -139,7 +145,7 @@ def ending_of(
         return late, None
     if attempt.stop_requested is not None:
         return _stop_deadline(observed, attempt, report is not None, settings), look_again
-    late, waits = _start_deadline(observed, attempt, rayjob, pods)
+    late, waits = _start_deadline(observed, status, rayjob, pods)
     return late, sooner(waits, look_again)
 
 
@@ -173,14 +179,20 @@ def _stop_seconds(settings: Settings) -> float:
     return settings.stop_seconds + _STOP_MARGIN_SECONDS
 
 
-def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, pods: list[Pod]) -> tuple[Ending | None, float | None]:
+def _start_deadline(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob, pods: list[Pod]) -> tuple[Ending | None, float | None]:
     """All or nothing: pods that wait longer than startDeadlineSeconds give back what the others hold."""
+    attempt, trying = status.attempts[-1], is_try(job_of(observed), status)
     pods_wait_since = _waiting_since(attempt, pods)
     since = pods_wait_since or (None if _is_submitted(observed, attempt, rayjob) else attempt.running_time)
     waited = seconds_between(since, observed.now)
-    if rayjob.queued or waited is None:
-        return None, QUEUED_SECONDS if rayjob.queued else None
+    if rayjob.queued and trying:  # a job that could go on waits in no queue
+        waited = seconds_between(rayjob.created, observed.now)
+    elif rayjob.queued:
+        return None, QUEUED_SECONDS
+    if waited is None:
+        return None, None
     allowed = job_of(observed).spec.workers.start_deadline_seconds
+    allowed = min(allowed, TRY_START_SECONDS) if trying else allowed
     outcome, reason = AttemptOutcome.NOT_STARTED, Reason.START_DEADLINE_EXCEEDED
     ended = attempt.ended_pods
     if ended is not None and ended.count >= _MOST_ENDED_PODS:
@@ -192,7 +204,8 @@ def _start_deadline(observed: Observed, attempt: AttemptStatus, rayjob: RayJob, 
     if pods_wait_since is not None:
         running = sum(pod.phase == "Running" for pod in pods)
         words = words or f"see `kubectl describe rayjob {rayjob.name}`"
-        told = f"{running} of {_expected_pods(observed, attempt)} pods ran after {allowed} s (workers.startDeadlineSeconds): {words}"
+        bound = "a try of all of workers.nodes" if trying else "workers.startDeadlineSeconds"
+        told = f"{running} of {_expected_pods(observed, attempt)} pods ran after {allowed} s ({bound}): {words}"
     else:
         words = words or f"see `kubectl describe job {rayjob.name}`"
         told = f"all pods ran, and Ray had no driver after {allowed} s (workers.startDeadlineSeconds): {words}"
@@ -227,11 +240,12 @@ def stop_asked(
     made: tuple[Action, ...] = (
         () if observed.report or rayjob is None else (Create(manifest=report_manifest(job_of(observed), observed.owner)),)
     )
+    look_again = sooner(budget.seconds_left(observed, status), growth_seconds(observed, status))
     if reason is None:
         withdraw: tuple[Action, ...] = (WithdrawStop(),) if asked is not None else ()
         if attempt.stop_requested is not None:
             status = attempts.with_last(status, stop_requested=None, stop_requested_time=None)
-        return status, (*made, *withdraw), budget.seconds_left(observed, status)
+        return status, (*made, *withdraw), look_again
     if attempt.stop_requested is None or is_ahead(attempt.stop_requested_time, observed.now):
         status = attempts.with_last(status, stop_requested=attempt.stop_requested or reason, stop_requested_time=timestamp(observed.now))
     cluster = attempt.ray_job.cluster if attempt.ray_job else None
@@ -249,15 +263,17 @@ def _reason_to_stop(observed: Observed, status: FineTuneJobStatus) -> str | None
     if job_of(observed).spec.suspend:
         return _STOP_FOR_SUSPENSION
     used_up = budget.used_up(observed, status)
-    return str(used_up[0]) if used_up else None
+    if used_up:
+        return str(used_up[0])
+    return _STOP_TO_GROW if growth_due(observed, status) else None
 
 
-def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> FineTuneJobStatus:
-    """The condition of an attempt that goes on."""
+def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None, settings: Settings | None = None) -> FineTuneJobStatus:
+    """The condition of an attempt that goes on. `settings`: they say how long a pod has for a checkpoint."""
     attempt = status.attempts[-1]
     name = f"attempt {attempt.number}"
     if attempt.stop_requested is not None:
-        why = "" if job_of(observed).spec.suspend else ": budget.gpuHours is used up"
+        why = _WHY_STOPPED.get(attempt.stop_requested, "")
         reason, message = Reason.STOPPING, f"{name} was asked to commit a checkpoint and stop{why}"
     elif rayjob is None or rayjob.deleting:
         reason, message = Reason.STOPPING, f"{name}: somebody deleted its RayJob; its pods may still commit a checkpoint"
@@ -278,8 +294,17 @@ def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
         words = waits_for([*_pods(observed, attempt), *_submitters(observed, attempt)])
         reason, message = Reason.STARTING, f"{name}: all pods run, Ray has no driver yet" + (f"; {words}" if words else "")
     else:
-        reason, message = Reason.TRAINING, f"{name} runs" + (f", but {attempt.lost}" if attempt.lost else "")
+        words = (f", but {attempt.lost}" if attempt.lost else "") + (_short_grace(status, settings) if settings else "")
+        reason, message = Reason.TRAINING, f"{name} runs{words}"
     return set_condition(observed, status, ConditionType.TRAINED, "False", reason, message)
+
+
+def _short_grace(status: FineTuneJobStatus, settings: Settings) -> str:
+    """That a pod which is to go has less time than the newest checkpoint took; empty where it has enough."""
+    latest = status.checkpoints.latest if status.checkpoints else None
+    if latest is None or latest.seconds is None or latest.seconds <= settings.stop_seconds:
+        return ""
+    return f"; {short_grace(latest.seconds, 'its newest checkpoint took', settings)}"
 
 
 def stalled(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None) -> tuple[tuple[str, str] | None, float | None]:

@@ -33,6 +33,7 @@ from finetune_operator.stages.planning import job_of
 from finetune_operator.stages.pod_job import unfinished
 from finetune_operator.stages.reporting import reporting
 from finetune_operator.stages.running import ending_of, followed, goes_on, stalled, stop_asked
+from finetune_operator.stages.sizing import attempted
 
 
 def training(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
@@ -84,7 +85,7 @@ def _followed(observed: Observed, status: FineTuneJobStatus, settings: Settings)
         return between_attempts(observed, attempts.ended(observed, status, found))
     # One RayJob at a time: another one was made for an attempt that had ended already.
     actions += delete_stale_rayjobs(observed, but=rayjob)
-    status = goes_on(observed, status, rayjob)
+    status = goes_on(observed, status, rayjob, settings)
     stuck, stuck_waits = stalled(observed, status, rayjob)
     waits = sooner(sooner(waits, stale_waits), sooner(start_waits, stuck_waits))
     return StageDecision(status=status, actions=actions, stalled=stuck, requeue_after_seconds=waits)
@@ -92,7 +93,7 @@ def _followed(observed: Observed, status: FineTuneJobStatus, settings: Settings)
 
 def _begun(observed: Observed, status: FineTuneJobStatus, settings: Settings) -> StageDecision:
     """Make the RayJob of an attempt that was entered, and all that its pods need."""
-    job, owner, attempt = job_of(observed), observed.owner, status.attempts[-1]
+    job, owner, attempt = attempted(job_of(observed), status), observed.owner, status.attempts[-1]
     if job.spec.suspend:
         told = Ending(outcome=AttemptOutcome.STOPPED, reason=Reason.STOP_REQUESTED, message="suspended before it began")
         return between_attempts(observed, attempts.ended(observed, status, told))

@@ -241,6 +241,7 @@ def test_the_full_job_sets_every_field_of_a_pod() -> None:
     added = set(Workers.model_fields) - set(PodSettings.model_fields)
     assert added == {
         "nodes",
+        "min_nodes",
         "gpus_per_node",
         "gpu_resource",
         "workers_per_node",
