@@ -10,7 +10,7 @@ OUTER_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu stores check format generate benchmarks readers families upgrade api-servers platform cluster cluster-env cluster-down images release lock clean
+.PHONY: help demo test test-gpu stores fuzz check format generate benchmarks readers families upgrade api-servers platform reliability soak cluster cluster-env cluster-down images release lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,13 @@ benchmarks: $(READY) $(CACHE)/smollm2/model.safetensors  ## Measure against TRL,
 	@$(BIN)/uv pip sync --quiet --python .venv-benchmarks/bin/python --require-hashes requirements/benchmarks.txt
 	@$(BIN)/python -m benchmarks
 
+COUNT ?= 100000
+SEED ?= 0
+FROM ?= 0
+ONLY ?=
+fuzz: $(READY)  ## Damage jobs, data, manifests and records in COUNT ways: each is read or refused in words; SEED, FROM (a batch), ONLY=names; outside CI
+	@COUNT=$(COUNT) SEED=$(SEED) FROM=$(FROM) ONLY="$(ONLY)" $(BIN)/python -m tests.fuzz
+
 readers: $(READY)  ## Load exported models in other programs (Transformers 4, mlx-lm, CTranslate2, llama.cpp's converter); writes the table of docs/readers.md
 	@$(BIN)/python -m tests.readers
 
@@ -73,6 +80,17 @@ families: $(READY)  ## Train small models of many families, export them and load
 
 platform: $(READY)  ## Type docs/platform.md on a cluster of its own (root), and run a job where the platform chooses the users; outside CI
 	@$(BIN)/python -m pytest -m platform tests/cluster
+
+FAULT ?=
+SEEDS ?= 3
+AGAIN ?=
+OUTAGE_SECONDS ?= 60
+reliability: $(READY)  ## Do to runs what machines do, at random moments; writes docs/reliability.md; FAULT=s3-down,nan chooses, AGAIN=1 repeats
+	@FAULT=$(FAULT) SEEDS=$(SEEDS) AGAIN=$(AGAIN) OUTAGE_SECONDS=$(OUTAGE_SECONDS) $(BIN)/python -m tests.reliability
+
+SOAK_SECONDS ?= 3600
+soak: $(READY)  ## The same for an hour, fault after fault as chance draws them; SOAK_SECONDS=600 for less
+	@SOAK_SECONDS=$(SOAK_SECONDS) OUTAGE_SECONDS=$(OUTAGE_SECONDS) $(BIN)/python -m tests.reliability.soak
 
 api-servers: $(READY)  ## Run the tests of definitions, policies and chart on API servers of several versions; writes the table of docs/cluster.md
 	@$(BIN)/python -m tests.api_servers
@@ -103,7 +121,7 @@ lock: $(READY)  ## Resolve requirements/*.txt anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/build.in -o requirements/build.txt
 	@for name in mlflow wandb; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url requirements/trackers-$$name.in -o requirements/trackers-$$name.txt; done
 	@for file in requirements/readers-*.in; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-deps $$file -o $${file%.in}.txt; done
-	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra $$(test $$extra = trainer && echo --extra serving --extra assistant --extra evaluation) pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
+	@for extra in operator trainer; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra $$extra $$(test $$extra = trainer && echo --extra quantization --extra serving --extra assistant --extra evaluation) pyproject.toml requirements/$$extra.in -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml requirements/dev.txt requirements/benchmarks.in -o requirements/benchmarks.txt
 
 clean:  ## Remove what the other targets made in this folder; other runs than the demo's stay

@@ -91,6 +91,8 @@ def test_data_without_a_dialogue_is_wrong_input(tmp_path: Path, tiny: Tiny, caps
         (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "model"], "has no chat_template"),
         (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "vicuna"], "vicuna"),
         (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--format", "oasst"], "no dialogue to learn from"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--template", "jinja"], "--jinja FILE go together"),
+        (["tests/data/tiny_dialogues.jsonl", "--tokenizer", "examples/tiny", "--jinja", "README.md"], "--jinja FILE go together"),
     ],
 )
 def test_wrong_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,10 +26,12 @@ def test_every_key_is_described_with_its_default() -> None:
 
 
 def test_the_part_of_a_job_is_the_examples() -> None:
-    [part] = re.findall(r"```yaml\n(.+?)```", PAGE, re.DOTALL)
-    training = Training.model_validate(yaml.safe_load(part)["training"], by_alias=True, by_name=False)
-    assert training.adapter == load_job(ROOT / EXAMPLES["lora"].job).spec.training.adapter
-    assert training.effective_learning_rate == 2e-4
+    parts = re.findall(r"```yaml\n(.+?)```", PAGE, re.DOTALL)
+    trained = [Training.model_validate(yaml.safe_load(part)["training"], by_alias=True, by_name=False) for part in parts]
+    assert [training.method for training in trained] == ["lora", "qlora"]
+    for training in trained:
+        assert training.adapter == load_job(ROOT / EXAMPLES["lora"].job).spec.training.adapter
+        assert training.effective_learning_rate == 2e-4
     assert "2e-4" in PAGE
 
 

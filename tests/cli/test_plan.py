@@ -60,6 +60,11 @@ def test_text_names_every_number(folder, capsys):
         assert words in text, words
 
 
+def test_one_epoch_is_no_epochs(folder, capsys):
+    assert main(["plan", "job.yaml", "--tokens", "7440000", "--set", "training.epochs=1"]) == 0
+    assert "29 in 1 epoch " in " ".join(capsys.readouterr().out.split())
+
+
 def test_text_says_what_is_unknown_and_why(folder, capsys):
     assert main(["plan", "job.yaml"]) == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -26,7 +26,7 @@ from finetune_trainer.launch.session import MARK_ENV, PREFIX
 from finetune_trainer.publishing.model_folder import read_exported
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.storage.places import open_storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 from finetune_trainer.training.compiled_ops import compiled_ops_folder, turn
 
 # Each run takes half a minute on two cores, more on a busy machine.
@@ -234,7 +234,13 @@ def test_what_ranks_printed_is_kept_beside_the_checkpoints(
     assert printed[0] != printed[1]
     assert place.server.secret_key not in "".join(printed)
     assert main(["logs", str(place.folder), "--rank", "2"]) == 2
-    assert "there are rank-0, rank-1" in capsys.readouterr().err
+    assert "there are driver, rank-0, rank-1" in capsys.readouterr().err
+    assert main(["logs", str(place.folder), "--attempt", "1"]) == 0
+    steps = [event["step"] for event in map(json.loads, capsys.readouterr().out.splitlines()) if event["kind"] == "StepDone"]
+    assert steps == list(range(1, TOTAL_STEPS + 1))
+    assert main(["logs", str(place.folder), "--attempt", "1", "--list", "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)["kept"]
+    assert [(log["log"], log["outcome"]) for log in kept] == [("driver", "Done"), ("rank-0", "Done"), ("rank-1", "Done")]
 
 
 def test_the_published_model_loads_in_plain_transformers_and_has_the_evaluation_loss(whole: tuple[Place, Run]) -> None:

@@ -71,4 +71,5 @@ def test_a_second_stop_ends_at_once(tmp_path: Path, tiny: Tiny) -> None:
         time.sleep(1.1)  # sooner it would be the same wish
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
-    assert (process.returncode, out, err) == (130, "", "")
+    told = "stopped at once; the same command goes on from the newest checkpoint, if there is one\n"
+    assert (process.returncode, out, err) == (130, "", told)

@@ -36,8 +36,8 @@ SPECS = {
     "unknown template": ({"template__name": "vicuna"}, "\"vicuna\" is not one of 'auto', 'default', 'no_system', 'alpaca', 'chatml'"),
     "unknown format": ({"dataset__sources__0__format": "sharegtp"}, "did you mean sharegpt?"),
     "not available": (
-        {"training__method": "qlora"},
-        "\"qlora\" is not one of 'full' or 'lora'; quantised base weights are not available in this version; use lora",
+        {"training__sharding": "zero1"},
+        "\"zero1\" is not one of 'zero3' or 'zero2'; zero1 is not available in this version; use zero2",
     ),
 }
 
@@ -157,6 +157,13 @@ def test_a_chat_with_a_model_that_the_hub_does_not_have(finetune: Finetune, hub:
     error = json.loads(out)
     assert error["error"] == "InvalidModel"
     assert message in error["message"]
+
+
+def test_a_folder_has_no_revisions(finetune: Finetune, tiny: Tiny, tmp_path: Path) -> None:
+    """Another one than was asked for would answer."""
+    code, _, err = finetune("chat", str(tiny.model), "--revision", "v1.0", "--once", "Hello?")
+    assert code == 2
+    assert f"--revision v1.0: {tiny.model} is a folder" in err
 
 
 def test_a_chat_with_damaged_weights(finetune: Finetune, tiny: Tiny, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 A PlainEngine knows no process group: on each rank it trains on all rows, as one worker would.
 """
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,21 @@ from tests.trainer.architectures import EMPTY, packed, random_rows
 from tests.trainer.golden import curve
 
 from finetune_api.engines import EngineName
-from finetune_api.errors import TrainingFailed
 from finetune_api.finetunejob import Offload, Optimizer, Training, ZeroOptimization
 from finetune_trainer.model.build import build_model
 from finetune_trainer.model.method import Method
 from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.model.precision import Precision
-from finetune_trainer.training.engine import DTYPES, KINDS, Engine
+from finetune_trainer.training.engine import DTYPES, KINDS, Engine, NonFiniteStep
 from finetune_trainer.training.engines import make_engine
+from finetune_trainer.training.own_time import OwnTime
 from finetune_trainer.training.plain_engine import PlainEngine
 
 State = dict[str, np.ndarray[Any, Any]]
 STEPS = 2
 TOO_LARGE = 2.0**24  # a scale of losses with which gradients overflow in fp16
 CURVE = 12  # steps of the curves that engines are compared by
+SLOW_SECONDS = 0.3  # of each call of a slow rank's head
 ROWS = 5  # an uneven number, so that some ranks get empty micro-batches
 
 
@@ -210,8 +212,8 @@ def not_finite(folder: Path) -> dict[str, Any]:
     before = whole_state(trained)
     try:
         steps(trained, 1)
-    except TrainingFailed as error:
-        return {"message": str(error), "before": before, "after": whole_state(trained), "step": trained.step}
+    except NonFiniteStep as error:
+        return {"message": str(error), "losses": error.losses, "before": before, "after": whole_state(trained), "step": trained.step}
     raise AssertionError("the step was taken")
 
 
@@ -222,6 +224,18 @@ def warned(folder: Path) -> list[tuple[str, str]]:
         steps(engine(folder), 1)
         warnings.warn("a word for programmers", FutureWarning, stacklevel=1)
     return [(Path(one.filename).name, str(one.message)) for one in seen]
+
+
+def own_time(folder: Path) -> tuple[float | None, float | None]:
+    """Seconds a token of this rank's head, in a step and in none. The second rank's head is a slow one."""
+    trained = engine(folder)
+    head = trained.head
+    assert head is not None
+    watch = OwnTime(head, trained.device)
+    if dist.get_rank() == 1:
+        head.register_forward_pre_hook(lambda *ignored: time.sleep(SLOW_SECONDS))
+    steps(trained, 1)
+    return watch.take(), watch.take()
 
 
 def two_ranks(gpt_bigcode: Path, llama: Path, golden: Path) -> dict[str, Any]:
@@ -246,6 +260,7 @@ def two_ranks(gpt_bigcode: Path, llama: Path, golden: Path) -> dict[str, Any]:
             "zero2 offload": beside_plain(gpt_bigcode, "zero2", offload=True),
             "zero2 offload bf16": beside_plain(llama, "zero2", precision="bf16", offload=True),
         },
+        "own_time": own_time(llama),
         "warned": warned(gpt_bigcode),
         "threads": torch.get_num_threads(),
     }

@@ -57,6 +57,7 @@ def faulty_proxy(target: str, certificate: Path | None = None, key: Path | None 
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else a body waits 40 ms for the acknowledgement of its head
 
         def handle_one(self) -> None:
             fault = due(f"{self.command} {self.path}")

@@ -101,3 +101,6 @@ class _Examples:
 
     def labels(self, index: int) -> np.ndarray:
         return np.array(self.examples[index].labels)
+
+    def origin(self, index: int) -> tuple[str, int]:
+        return "golden", index

@@ -184,6 +184,8 @@ class ConnectionCut(Exception):
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    # Head and body go out apart, and the second would wait 40 ms for the acknowledgement of the first.
+    disable_nagle_algorithm = True
 
     def log_message(self, *args: object) -> None:
         pass

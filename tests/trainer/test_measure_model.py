@@ -10,9 +10,11 @@ from tests.exported_models import base_folder, training_run
 
 from finetune_api.errors import Interrupted
 from finetune_api.evaluation_summary import EvaluationSummary
-from finetune_trainer.pipeline import Exported, LocalRun, measure_model
 from finetune_trainer.reporting.events import Event, Notice, StageAdvanced
 from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.stages.evaluation import measure_model
+from finetune_trainer.stages.export import Exported
+from finetune_trainer.stages.local_run import LocalRun
 
 
 class Events:

@@ -250,7 +250,9 @@ app.command(
 )(describe)
 app.command(
     short_help="Print the log of a job's stage.",
-    epilog=_examples("finetune logs my-assistant -f", "finetune logs my-assistant --attempt 1 --tail 100"),
+    epilog=_examples(
+        "finetune logs my-assistant -f", "finetune logs my-assistant --attempt 1 --tail 100", "finetune logs s3://bucket/tiny --list"
+    ),
 )(logs)
 app.command(
     short_help="Wait for a job; the exit code says whether it got there.",

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -285,10 +285,12 @@ def write_html(path: Path, title: str, statistics: "Statistics", found: Found) -
         raise typer.BadParameter(f"--html {path}: {error.strerror or error}") from error
 
 
-def check_place(path: Path | None, option: str, *suffixes: str) -> None:
-    """Refuse, before rows are read, a file that can't be written after them."""
+def check_place(path: Path | None, option: str, *suffixes: str, sources: Sequence[str | Path] = ()) -> None:
+    """Refuse, before rows are read, a file that can't be written after them, or that is one of the `sources`."""
     if path is None:
         return
+    if path.is_file() and any(Path(source).is_file() and path.samefile(source) for source in sources):
+        raise typer.BadParameter(f"{option} {path} is a file that is read, and would be lost; give another name")
     if suffixes and path.suffix not in suffixes:
         raise typer.BadParameter(f"{option} {path}: the name must end with {' or '.join(suffixes)}")
     if not path.parent.is_dir():

@@ -119,9 +119,10 @@ def export(
         raise typer.BadParameter(
             "--tokenized and --tokenizer PATH go together, and --max-length with both; without --tokenized a tokenizer serves --max-tokens"
         )
-    check_place(output, "--output", ".jsonl", ".parquet")
-    check_place(hits, "--hits")
-    check_place(html, "--html")
+    read = [*sources, *(decontaminate or ())]
+    check_place(output, "--output", ".jsonl", ".parquet", sources=read)
+    check_place(hits, "--hits", sources=read)
+    check_place(html, "--html", sources=read)
     asked = Asked(
         sources=sources,
         data_format=data_format,

@@ -105,8 +105,8 @@ def inspect(
     """
     if max_length is not None and tokenizer is None:
         raise typer.BadParameter("--max-length divides dialogues by tokens; add --tokenizer PATH")
-    check_place(html, "--html")
-    check_place(hits, "--hits")
+    check_place(html, "--html", sources=[*sources, *(decontaminate or ())])
+    check_place(hits, "--hits", sources=[*sources, *(decontaminate or ())])
     asked = Asked(
         sources=sources,
         data_format=data_format,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from finetune_cli.data_curation import check_place
+
 
 def preferences(
     sources: Annotated[
@@ -24,6 +26,7 @@ def preferences(
     from finetune_assistant.judging.votes import read_vote_rows
     from finetune_trainer.files.atomic import write_atomically
 
+    check_place(output, "--output", sources=sources)
     judges = [read_pair_run(path) for path in sources if path.is_dir()]
     votes = [vote for path in sources if not path.is_dir() for vote in read_vote_rows(path)]
     found = preferences_of(votes, judges)

@@ -71,8 +71,8 @@ def publish(
     """
     from finetune_trainer.secrets import Secrets
 
-    check_place(html, "--html")
-    check_place(hits, "--hits")
+    check_place(html, "--html", sources=[*sources, *(decontaminate or ())])
+    check_place(hits, "--hits", sources=[*sources, *(decontaminate or ())])
     token = Secrets().hub_token(None, "HF_TOKEN") if hub else None
     _check(hub, directory, token, public, message, licence)
     asked = Asked(

@@ -111,22 +111,29 @@ def encoding_of(
     most_examples: int,
 ) -> Encoding:
     """What a job with these settings encodes with. Raises InvalidModel or InvalidSpec."""
+    from pydantic import ValidationError
+
     from finetune_api.finetunejob import ControlTokens, TemplateSpec
     from finetune_trainer.preparation.labels import Encoder
     from finetune_trainer.templates.registry import template_from_spec, template_notes
     from finetune_trainer.templates.tokenizer import read_tokenizer
 
-    spec = TemplateSpec(
-        name=template,
-        masking=masking,
-        token_order=token_order,
-        system_turn=not no_system_turn,
-        system_text=system_text,
-        tokens=ControlTokens() if template == "custom" else None,
-        jinja=None if jinja is None else _text_of(jinja),
-        variables=None if variables is None else _object_of(variables),
-        max_examples_per_dialogue=most_examples,
-    )
+    if (template == "jinja") != (jinja is not None):
+        raise typer.BadParameter("--template jinja and --jinja FILE go together; give both or neither")
+    try:
+        spec = TemplateSpec(
+            name=template,
+            masking=masking,
+            token_order=token_order,
+            system_turn=not no_system_turn,
+            system_text=system_text,
+            tokens=ControlTokens() if template == "custom" else None,
+            jinja=None if jinja is None else _text_of(jinja),
+            variables=None if variables is None else _object_of(variables),
+            max_examples_per_dialogue=most_examples,
+        )
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())) from None
     files = read_tokenizer(tokenizer)
     encoder = Encoder(files.tokenizer, template_from_spec(spec, files))
     return Encoding(encoder, files.end_of_text, tuple(template_notes(spec, encoder.template, files)))

@@ -67,9 +67,17 @@ def _ranking(fitting: "Sequence[Layout]", price: float | None) -> "Table":
     for layout in fitting:
         chosen = layout.settings
         sharding = chosen.sharding + {"nothing": "", "optimizer": " +o", "optimizer and weights": " +ow"}[chosen.offload]
-        settings = [chosen.method, sharding, str(chosen.nodes), str(chosen.micro_batch_size), "yes" if chosen.checkpointing else "no"]
+        settings = [chosen.method, sharding, str(chosen.nodes), str(chosen.micro_batch_size), _again(layout.plan.recompute_every)]
         table.add_row(*settings, _memory(layout), *_costs(layout, price))
     return table
+
+
+def _again(every: int | None) -> str:
+    """
+    >>> _again(0), _again(1), _again(3)
+    ('no', 'all', '1 in 3')
+    """
+    return "no" if not every else "all" if every == 1 else f"1 in {every}"
 
 
 def _memory(layout: "Layout") -> str:
@@ -119,9 +127,7 @@ def _refusals(refused: "Sequence[Refused]") -> "Table":
 
 
 def _notes(found: "Exploration") -> list[str]:
-    notes = [
-        "rows: of a micro-batch (microBatchSize). again: activations are recomputed (activationCheckpointing). GiB: the peak of a worker."
-    ]
+    notes = ["rows: of a micro-batch (microBatchSize). again: layers that recompute their activations. GiB: the peak of a worker."]
     if any(layout.settings.offload != "nothing" for layout in found.fitting):
         notes.append("+o, +ow: the optimizer's state, or it and the weights, are in the host's memory (deepspeed.offload_*).")
     if any(layout.is_tight for layout in found.fitting):

@@ -175,13 +175,14 @@ def local_shape(job: "FineTuneJob", base: Path) -> "ModelShape | None":
     """
     from finetune_api.checks import is_path
     from finetune_api.errors import InvalidModel
+    from finetune_api.json_text import json_value
 
     name = job.spec.model.name
     file = base / name / "config.json"
     if not is_path(name) or not file.is_file():
         return None
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json_value(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidModel(f"{file}: can't be read as JSON ({error}); repair it, or fetch the model again") from None
     if not isinstance(config, dict):

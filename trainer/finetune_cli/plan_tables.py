@@ -81,6 +81,7 @@ def _batch_rows(plan: "Plan") -> list[tuple[str, str]]:
             f"{plan.global_batch_size} = {plan.micro_batch_size} a micro-step x {plan.world_size} workers x {plan.micro_steps} micro-steps",
         ),
         ("tokens a step", f"at most {plan.tokens_per_step:,} = {plan.global_batch_size} x {plan.max_sequence_length:,}"),
+        *([("recomputed", f"the activations of one layer in {plan.recompute_every}")] if (plan.recompute_every or 0) > 1 else []),
     ]
 
 
@@ -89,7 +90,7 @@ def _step_rows(plan: "Plan") -> list[tuple[str, str]]:
     rows = []
     if plan.steps_per_epoch is not None:
         rows.append(("steps an epoch", f"{plan.steps_per_epoch:,} = ceil({plan.rows_per_epoch:,} rows / {plan.global_batch_size})"))
-    epochs = f" in {plan.epochs} epochs" if plan.epochs and plan.total_steps else ""
+    epochs = f" in {plan.epochs} epoch{'' if plan.epochs == 1 else 's'}" if plan.epochs and plan.total_steps else ""
     rows.append(("steps", f"{plan.total_steps:,}{epochs}" if plan.total_steps else "unknown"))
     if plan.warmup_steps is not None:
         rows.append(("warm-up steps", str(plan.warmup_steps)))

@@ -42,8 +42,9 @@ def run(
     loaded = load_job(job, overrides or [])
     # From here on a second is spent on imports.
     from finetune_assistant.job_evaluation.stage import JobEvaluation
-    from finetune_trainer.pipeline import LocalRun, run_job
+    from finetune_trainer.pipeline import run_job
     from finetune_trainer.run_folder import RunFolder
+    from finetune_trainer.stages.local_run import LocalRun
 
     folder = RunFolder((run_folder or Path("runs") / loaded.metadata.name).resolve())
     sink = progress_sink(as_json=as_json)
@@ -67,6 +68,7 @@ def stop_on_signals() -> threading.Event:
         nonlocal asked
         if stop.is_set():
             if time.monotonic() - asked >= 1:
+                print("stopped at once; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
                 raise KeyboardInterrupt
             return
         asked = time.monotonic()

@@ -3,7 +3,6 @@
 In: a job and the folder that its paths start from. Out: a sentence or none. Only files that are here are looked at.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +27,11 @@ def template_note(job: "FineTuneJob", base: Path, elsewhere: str | None = None) 
 
 
 def _has_chat_template(folder: Path) -> bool:
+    from finetune_api.json_text import json_value
+
     if (folder / "chat_template.jinja").is_file():
         return True
     try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+        return bool(json_value((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
     except (OSError, ValueError, AttributeError):  # preparation says what is wrong with it
         return False

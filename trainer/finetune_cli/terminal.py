@@ -17,6 +17,7 @@ from finetune_trainer.reporting.events import (
     EvaluationDone,
     Event,
     Finished,
+    NodesChecked,
     Notice,
     Published,
     Resumed,
@@ -145,7 +146,7 @@ class BarSink:
         if isinstance(event, StageStarted):
             self._begin(event)
         elif isinstance(event, StepDone):
-            self._advance(event.step, f"loss [bold]{event.loss:.4f}[/]  {event.tokens_per_second:,.0f} tokens/s", total=event.total_steps)
+            self._advance(event.step, f"loss [bold]{event.loss:.4f}[/]  {_speed(event)}", total=event.total_steps)
         elif isinstance(event, StageAdvanced):
             self._advance(event.done, event.detail.replace("[", r"\["))
         else:
@@ -206,6 +207,9 @@ def line_of(event: Event) -> Text | None:
             return _labelled("checkpoint", f"step {event.step}  {size(event.bytes)} in {written}{waited}", "blue")
         case Notice():
             return _labelled("note", event.message, "yellow")
+        case NodesChecked():
+            found = f": {', '.join(event.slow_hosts)} slow or faulty" if event.slow_hosts else ""
+            return _labelled("checked", f"devices and network of all nodes in {duration(event.seconds)}{found}", "green")
         case Resumed():
             return _labelled("resumed", f"attempt {event.attempt} goes on after step {event.step}", "green")
         case Stopping():
@@ -233,9 +237,16 @@ def amount(done: float, total: float | None, unit: str) -> str:
 def _position(event: StepDone | StageAdvanced, total: int | None, unit: str) -> str:
     if isinstance(event, StageAdvanced):
         return f"{amount(event.done, total, unit)}  {event.detail}".rstrip()
-    left = duration((event.total_steps - event.step) * event.seconds)
-    pace = f"{event.tokens_per_second:,.0f} tokens/s  {left} left"
-    return f"{event.step}/{event.total_steps}  loss {event.loss:.4f}  learning rate {event.learning_rate:.2e}  {pace}"
+    left = duration((event.total_steps - event.step) * event.step_seconds)
+    numbers = f"loss {event.loss:.4f}  learning rate {event.learning_rate:.2e}  {_speed(event)}"
+    return f"{event.step}/{event.total_steps}  {numbers}  {left} left"
+
+
+def _speed(event: StepDone) -> str:
+    """Of steps, and where evaluations, checkpoints and waits take more than a twentieth of the time, with them."""
+    speed = f"{event.tokens_per_second:,.0f} tokens/s"
+    wall = event.wall_tokens_per_second
+    return f"{speed} ({wall:,.0f} in all)" if 0 < wall < 0.95 * event.tokens_per_second else speed
 
 
 def _finished(event: Finished) -> Text:

@@ -36,12 +36,17 @@ def validate(
             raise typer.Exit(2)
         return
     if any(found.values()):
-        prefix = {path: f"{path}: " if len(jobs) > 1 else "" for path in jobs}
-        raise InvalidSpec([Problem(prefix[path] + p.field, p.message, p.remedy) for path, problems in found.items() for p in problems])
+        told = [(path, problem) for path, problems in found.items() for problem in problems]
+        raise InvalidSpec([Problem(_named(problem.field, path, jobs), problem.message, problem.remedy) for path, problem in told])
     for path in jobs:
         print(f"{path}: valid")
         for note in notes[path]:
             print(f"{path}: note: {note}")
+
+
+def _named(field: str, path: Path, jobs: list[Path]) -> str:
+    """A field with its file, where there are several and the file itself isn't what is wrong."""
+    return field if len(jobs) == 1 or field == str(path) else f"{path}: {field}"
 
 
 def problems_of(path: Path, overrides: list[str], *, cluster: bool = False) -> "list[Problem]":

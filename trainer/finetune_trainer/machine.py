@@ -11,7 +11,7 @@ from finetune_api.finetunejob import FineTuneJob, Workers
 from finetune_api.plan import Machine
 from finetune_trainer.model.precision import cpu_flags, resolve_precision
 
-_LIBRARIES = ("finetune-operator", "torch", "transformers", "deepspeed", "ray", "tokenizers", "safetensors")
+_LIBRARIES = ("finetune-operator", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "ray", "tokenizers", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from finetune_api.keys import SECRETS_FOLDER_ENV
 from finetune_trainer.storage.azure import AzureCredentials
 from finetune_trainer.storage.gcs import GcsCredentials
 from finetune_trainer.storage.places import Credentials
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 HUB_TOKEN = "HF_TOKEN"
 # What to do where the Hub wants to know who asks: it says the places of `Secrets.hub_token`.

@@ -72,8 +72,8 @@ def test_votes_go_through_json_lines(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "row 1 is no vote"),
-        ("[]", "row 1 is no vote"),
-        ('{"vote": "a", "prompt": "x", "answer_a": "y"}', "row 1 is no vote (KeyError: 'answer_b')"),
+        ("[]", "row 1 is no vote: it is no JSON object"),
+        ('{"vote": "a", "prompt": "x", "answer_a": "y"}', "row 1 is no vote: it lacks 'answer_b'"),
         ('{"vote": "left", "prompt": "x", "answer_a": "y", "answer_b": "z"}', "vote 'left' is none of a, b and tie"),
     ],
 )

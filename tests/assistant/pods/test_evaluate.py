@@ -30,6 +30,8 @@ from finetune_trainer.model.resolve import folder_revision
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.directory import DirectoryStorage
+from finetune_trainer.storage.kept_logs import End
+from finetune_trainer.storage.kept_runs import kept_runs, life_of, pieces
 
 STEP = 4
 
@@ -184,7 +186,13 @@ def test_the_pods_command_keeps_its_log(trained: Trained) -> None:
     command = [sys.executable, "-c", IN_A_POD, str(trained.folder / "job.json")]
     done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    log = b"".join(path.read_bytes() for path in sorted((trained.storage / "logs/evaluation/pod-1/main").iterdir())).decode()
+    storage = DirectoryStorage(trained.storage)
+    [kept] = kept_runs(storage)["evaluation"]
+    assert kept.name.endswith("-pod-1")
+    log = b"".join(pieces(storage, kept.logs["main"])).decode()
+    life = life_of(storage, kept, "main")
+    assert life.began is not None
+    assert life.end == End(outcome="Done", exit_code=0)
     assert '"unit": "requests (base, greedy)"' in log
     assert log.splitlines()[-1].startswith('{"contractVersion":1,"outcome":"Done",')
 

@@ -96,3 +96,10 @@ def test_dialogues_from_a_table_of_columns(tmp_path: Path) -> None:
     (item,) = parse(file_rows(tmp_path / "x.tsv", "x.tsv"), source)
     assert isinstance(item, Dialogue)
     assert ([message.content for message in item.messages], item.tools) == (["Q", "A"], ())
+
+
+def test_a_header_whose_quote_is_never_closed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'prompt,"completion\nWhy?,So\n')
+    with pytest.raises(InvalidData, match=r"rows\.csv: the first line must name the columns, and can't be read: .*; close its quotes"):
+        list(file_rows(path, "rows.csv"))

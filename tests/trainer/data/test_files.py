@@ -190,3 +190,34 @@ def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
     """The broken end of a file does not keep its beginning from being read."""
     path = write(tmp_path / "x.jsonl", '{"a": 1}\n' * 100_000 + "no JSON")
     assert [number for _, number, _ in islice(file_rows(path, "x"), 3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("offset", [2**31 - 1, -1])
+def test_an_arrow_file_whose_offsets_are_damaged_is_refused(tmp_path: Path, offset: int) -> None:
+    """Arrow looks at no offset by itself: it would read what lies behind the file, and the process would end without a word."""
+    import pyarrow
+
+    table, sink = pyarrow.table({"messages": [[{"role": "user", "content": "aaaa"}]] * 3}), pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = bytes(sink.getvalue())
+    offsets = b"".join(number.to_bytes(4, "little") for number in (0, 4, 8, 12))
+    assert offsets in data
+    path = tmp_path / "rows.arrow"
+    path.write_bytes(data.replace(offsets, offsets[:8] + offset.to_bytes(4, "little", signed=True) + offsets[12:]))
+    with pytest.raises(InvalidData, match=r"rows\.arrow: the file can't be read as arrow, or is cut off \(.*[Oo]ffset"):
+        list(file_rows(path, "rows.arrow"))
+
+
+def test_an_arrow_file_of_a_type_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    """Of a damaged schema Arrow says that it hasn't implemented it, which is another family of errors."""
+    table, sink = pyarrow.table({"n": [1, 2]}), pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = bytes(sink.getvalue())
+    bits = b"\x01\x40\x00\x00\x00"
+    assert data.count(bits) == 1, "64 bits"
+    path = tmp_path / "rows.arrow"
+    path.write_bytes(data.replace(bits, b"\x01\x07\x00\x00\x00"))
+    with pytest.raises(InvalidData, match=r"rows\.arrow: the file can't be read as arrow, or is cut off \(Integers with less than 8 bits"):
+        list(file_rows(path, "rows.arrow"))

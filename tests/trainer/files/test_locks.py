@@ -96,6 +96,8 @@ def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path: Path) -> None:
         (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), locked(tmp_path / "file/.lock"):
         raise AssertionError
+    with pytest.raises(OSError, match="No such file"), locked(Path("/proc/.lock")):  # not "another process has it"
+        raise AssertionError
 
 
 def test_a_file_system_without_locks_is_an_oserror_and_no_weaker_lock_is_taken(tmp_path: Path) -> None:

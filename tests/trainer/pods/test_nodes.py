@@ -30,7 +30,7 @@ from finetune_trainer.preparation.store import write_store
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 from finetune_trainer.training.places import Places
 
 NAME = "f" * 64  # of the run that tests use
@@ -105,7 +105,7 @@ def world(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     credentials = S3Credentials(access_key=s3.access_key, secret_key=s3.secret_key)
     storage = open_storage(url, endpoint=s3.endpoint, credentials=lambda: credentials)
     with write_store(tmp_path / "prepared", NAME) as writer:
-        writer.append("train", np.arange(6, dtype=np.uint32), np.ones(6, np.uint8), np.array([4, 2]), 2)
+        writer.append("train", np.arange(6, dtype=np.uint32), np.ones(6, np.uint8), np.array([4, 2]), 2, [("a.jsonl", 1), ("a.jsonl", 2)])
     upload_prepared(storage, tmp_path / "prepared" / NAME)
     model = write_model(tmp_path / "model")
     put_model(storage, model)

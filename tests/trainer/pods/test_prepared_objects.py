@@ -17,7 +17,7 @@ from finetune_trainer.pods.prepared_objects import fetch_prepared, prepared_key,
 from finetune_trainer.preparation.store import PreparedData, write_store
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 NAME = "f" * 64
 MARKER = prepared_key(NAME, "complete.json")
@@ -27,7 +27,7 @@ LARGE = 3 * 2**20  # tokens: 12 MiB, more than a part of an upload
 def store(folder: Path, *, first: int = 5, tokens: int = 6) -> Path:
     with write_store(folder, NAME) as writer:
         ids = np.arange(first, first + tokens, dtype=np.uint32)
-        writer.append("train", ids, np.ones(tokens, np.uint8), np.array([tokens - 2, 2]), 2)
+        writer.append("train", ids, np.ones(tokens, np.uint8), np.array([tokens - 2, 2]), 2, [("a.jsonl", 1), ("a.jsonl", 2)])
         writer.add_text("note.txt", "hello")
     return folder / NAME
 

@@ -19,13 +19,14 @@ from finetune_api.evaluation_summary import EvaluationSummary, JudgeSummary, sum
 from finetune_api.finetunejob import Evaluation, FineTuneJob, Gate, Judge, Minimum, Publish, StoragePublication
 from finetune_api.pod_checks import job_json
 from finetune_api.pod_result import PodResult, parse_pod_result
-from finetune_api.training_run import TrainingRun
+from finetune_api.training_run import TrainingRun, run_identity
 from finetune_trainer.checkpoints.job_storage import job_checkpoints, job_storage, storage_at
 from finetune_trainer.checkpoints.store import Piece
+from finetune_trainer.model.merged import adapted_model
 from finetune_trainer.model.resolve import resolve_model
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.publish import published
-from finetune_trainer.publishing.model_folder import RECORD_NAME, read_exported
+from finetune_trainer.publishing.model_folder import RECORD_NAME, folder_files, read_exported
 from finetune_trainer.publishing.place import check_place
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage.protocol import Storage
@@ -92,6 +93,29 @@ def test_a_checkpoint_is_published_without_the_base_models_weights(trained: Trai
     assert read_exported(tmp_path / "published").step == 4
     assert whole.seen == 0
     assert list((tmp_path / "pod").rglob("model.safetensors")) == [tmp_path / "pod/run/model/model.safetensors"], "the exported one"
+
+
+def test_an_adapter_alone_is_published_without_the_base_models_weights(trained: Trained, tmp_path: Path) -> None:
+    before = trained.run.job.spec
+    changed = {
+        "training": before.training.model_copy(update={"method": "lora"}),
+        "checkpoints": before.checkpoints.model_copy(update={"storage": f"s3://{BUCKET}/{uuid.uuid4().hex}"}),
+        "publish": before.publish.model_copy(update={"merge": False}),
+    }
+    job = trained.run.job.model_copy(update={"spec": before.model_copy(update=changed)})
+    run = trained.run.model_copy(update={"job": job, "identity": run_identity(job)})
+    adapters = adapted_model(run, tmp_path / "base", reads=False).get_base_model().named_parameters()
+    pieces = [
+        Piece(kind="master", name=name, shape=tuple(one.shape), start=0, stop=one.numel(), data=np.ones(one.numel(), np.float32))
+        for name, one in adapters
+        if one.requires_grad
+    ]
+    store = job_checkpoints(job, base=tmp_path, default=tmp_path, secrets=Secrets()).claimed()
+    store.commit(4, [store.write_part(4, 0, pieces)], {"evaluationLoss": 1.5})
+    code, result = replace(trained, run=run).publish("pod")
+    assert (code, result.outcome) == (0, "Done"), result.message
+    assert "adapter_model.safetensors" in folder_files(tmp_path / "published")
+    assert not list((tmp_path / "pod").rglob("model.safetensors"))
 
 
 def test_a_pod_publishes_to_object_storage(trained: Trained) -> None:

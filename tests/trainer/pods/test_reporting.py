@@ -17,7 +17,7 @@ from tests.testcluster.certificates import Authority
 from finetune_api.report import FineTuneReportStatus, ReportedEvaluation, ReportOutcome, parse_report
 from finetune_trainer.pods.report_progress import Progress
 from finetune_trainer.pods.reporting import Pace, Reporter
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Notice, Resumed, StepDone, StoppedEarly
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, NodesChecked, Notice, Resumed, StepDone, StoppedEarly
 
 EVER = 3600.0
 PATH = "/apis/finetune.dev/v1alpha1/namespaces/team/finetunereports/chat"
@@ -125,6 +125,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms for the acknowledgement of its head
     server: _Server
 
     def _serve(self) -> None:
@@ -223,7 +224,7 @@ def start(server: ApiServer, token_folder: Path, listener: Listener) -> Iterator
 def step_done(step: int, *, loss: float = 2.5, seconds: float = 3.0, tokens_per_second: float = 1000.0, total: int = 100) -> StepDone:
     return StepDone(
         step=step, total_steps=total, epoch=0.1, loss=loss, learning_rate=1e-5, grad_norm=1.0, supervised_tokens=10, tokens=20,
-        tokens_per_second=tokens_per_second, memory_bytes=0, seconds=seconds,
+        tokens_per_second=tokens_per_second, memory_bytes=0, seconds=seconds, wall_tokens_per_second=0.75 * tokens_per_second,
     )  # fmt: skip
 
 
@@ -249,21 +250,21 @@ def progress_after(*events: Any) -> FineTuneReportStatus:
 def test_a_step_is_reported_with_the_time_that_is_left() -> None:
     status = progress_after(step_done(1, seconds=1.0), step_done(2, seconds=3.0, loss=2.25, tokens_per_second=500.0))
     expected = FineTuneReportStatus(
-        cluster="c", step=2, total_steps=100, loss=2.25, tokens_per_second=500.0, eta_seconds=196.0, goodput_seconds=4.0
+        cluster="c", step=2, total_steps=100, loss=2.25, tokens_per_second=500.0, wall_tokens_per_second=375.0, eta_seconds=196.0
     )
     assert status == expected
 
 
 def test_the_time_that_is_left_follows_the_last_twenty_steps() -> None:
     status = progress_after(*(step_done(step, seconds=9.0 if step <= 20 else 1.0) for step in range(1, 41)))
-    assert (status.eta_seconds, status.goodput_seconds) == (60.0, 200.0)
+    assert status.eta_seconds == 60.0
     assert progress_after(*(step_done(step, total=2) for step in (1, 2))).eta_seconds == 0.0
 
 
 @pytest.mark.parametrize("unknown", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_cannot_hold_are_left_out(unknown: float) -> None:
     status = progress_after(evaluated(0), evaluated(1, unknown), step_done(1, loss=unknown, seconds=unknown, tokens_per_second=unknown))
-    assert (status.loss, status.tokens_per_second, status.evaluation) == (None, None, None)
+    assert (status.loss, status.tokens_per_second, status.wall_tokens_per_second, status.evaluation) == (None, None, None, None)
     json.dumps(status.to_patch(), allow_nan=False)
 
 
@@ -271,7 +272,7 @@ def test_evaluation_and_checkpoint_are_reported_with_their_steps() -> None:
     status = progress_after(evaluated(10, 1.25), committed(10, attempt=12, size=77), Notice(message="3 rows dropped"))
     patch = status.to_patch()["status"]
     assert patch["evaluation"] == {"step": 10, "loss": 1.25}
-    assert patch["checkpoint"] == {"step": 10, "attempt": 12, "bytes": 77, "committedAt": "2026-11-23T12:00:00Z"}
+    assert patch["checkpoint"] == {"step": 10, "attempt": 12, "bytes": 77, "committedAt": "2026-11-23T12:00:00Z", "seconds": 0.5}
 
 
 def test_evaluations_are_part_of_the_time_that_is_left() -> None:
@@ -279,6 +280,13 @@ def test_evaluations_are_part_of_the_time_that_is_left() -> None:
     status = progress_after(evaluated(0, seconds=60.0), step_done(10, seconds=1.0), evaluated(10, seconds=60.0), step_done(12, seconds=1.0))
     assert status.eta_seconds == 88 * 7.0
     assert progress_after(evaluated(0, seconds=60.0), step_done(12, seconds=1.0)).eta_seconds == 88.0  # how often isn't known yet
+
+
+def test_hosts_that_the_check_found_slow_are_reported_at_once() -> None:
+    progress = Progress(FineTuneReportStatus(cluster="c"), lambda: NOON)
+    assert progress.take(NodesChecked(seconds=5.0, slow_hosts=["w1", "w2"])) == "now"
+    assert progress.status.slow_hosts == ["w1", "w2"]
+    assert progress_after(NodesChecked(seconds=5.0)).slow_hosts is None
 
 
 def test_an_early_end_is_reported_with_its_step_which_need_not_be_a_logged_one() -> None:
@@ -294,12 +302,19 @@ def test_steps_that_are_lost_do_not_count() -> None:
     assert (status.step, status.goodput_seconds, status.loss, status.eta_seconds) == (3, 9.0, None, None)
     assert status.evaluation is None  # of a state that is gone
     assert status.checkpoint is not None
-    again = progress_after(*steps, Resumed(step=3, attempt=2), step_done(4, seconds=1.0))
+    again = progress_after(*steps, Resumed(step=3, attempt=2), step_done(4, seconds=1.0), committed(4))
     assert (again.first_step, again.step, again.goodput_seconds) == (3, 4, 10.0)
 
 
+def test_steps_that_no_checkpoint_holds_do_not_count_since_the_next_attempt_does_them_again() -> None:
+    steps = [step_done(step) for step in (1, 8, 12)]
+    assert progress_after(*steps).goodput_seconds is None
+    assert progress_after(*steps, committed(8)).goodput_seconds == 6.0
+    assert progress_after(*steps, committed(8), committed(12)).goodput_seconds == 9.0
+
+
 def test_a_run_that_began_anew_counts_its_steps_once() -> None:
-    assert progress_after(step_done(1), step_done(2), step_done(3), step_done(1)).goodput_seconds == 3.0
+    assert progress_after(step_done(1), step_done(2), step_done(3), step_done(1), committed(1)).goodput_seconds == 3.0
 
 
 @pytest.mark.parametrize("key", ["", "checkpoints/step-1/manifest.json", "checkpoints/step-1/attempt-0000/manifest.json"])

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from tests.exported_models import base_folder, training_run
 
-from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.pods.run_objects import METRICS, LiveCopies, fetch_metrics, fetch_statistics, put_report
 from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, StepDone
 from finetune_trainer.reporting.metrics import TensorBoardSink
 from finetune_trainer.reporting.report import report_data
 from finetune_trainer.run_folder import RunFolder
+from finetune_trainer.stages.local_run import LocalRun
 
 COMMITTED = CheckpointCommitted(step=2, seconds=1.0, bytes=10, key="checkpoints/step-00000002/attempt-0001/manifest.json")
 
@@ -42,7 +42,7 @@ def local(tmp_path: Path) -> LocalRun:
 
 
 def test_measurements_follow_the_checkpoints(local: LocalRun, tmp_path: Path) -> None:
-    copy = LiveCopies(local)
+    copy = LiveCopies(local, "first")
     copy.record(Notice(message="nothing to copy for"))
     assert not (tmp_path / "storage").exists()
     copy.record(COMMITTED)
@@ -68,19 +68,20 @@ def test_curves_and_report_are_in_storage_while_it_trains(local: LocalRun, tmp_p
     def report() -> None:
         local.folder.report.write_text("<html>running")
 
-    copies = LiveCopies(local, report=report, every_seconds=0.0)
+    copies = LiveCopies(local, "first", report=report, every_seconds=0.0)
     for number in (1, 2, 3):
         curves.record(step(number))
         copies.record(step(number))
     # The writer has a thread of its own, too: what it flushed is there.
     curves.close()
-    copies.copy()
+    copies.close()
     assert (storage / "report.html").read_text() == "<html>running"
+    kept = {path.name: path.read_text() for path in (storage / "logs/training/first").iterdir()}
+    assert kept == {"report.html": "<html>running", "metrics.jsonl": "{}\n"}, "the next attempt writes over the others"
     assert len(list((storage / "tensorboard").iterdir())) == 2
     read = EventAccumulator(str(storage / "tensorboard"))
     read.Reload()
     assert [scalar.step for scalar in read.Scalars("train/loss")] == [1, 2, 3]
-    copies.close()
 
 
 def test_slow_storage_holds_up_no_event(local: LocalRun) -> None:
@@ -91,7 +92,7 @@ def test_slow_storage_holds_up_no_event(local: LocalRun) -> None:
         entered.set()
         assert waits.wait(60)
 
-    copies = LiveCopies(local, report=report, every_seconds=0.0)
+    copies = LiveCopies(local, "first", report=report, every_seconds=0.0)
     for number in (1, 2, 3):
         copies.record(step(number))
         assert entered.wait(60)
@@ -121,7 +122,7 @@ def test_what_was_counted_of_the_data_comes_from_the_preparations_objects(local:
 
 def test_a_copy_that_fails_costs_neither_the_run_nor_the_publication(local: LocalRun, tmp_path: Path) -> None:
     (tmp_path / "storage").write_text("a file, where a folder is wanted")
-    LiveCopies(local).record(COMMITTED)
+    LiveCopies(local, "first").record(COMMITTED)
     put_report(local)
     sink = local.sink
     assert isinstance(sink, Heard)

@@ -15,6 +15,8 @@ from finetune_api.training_run import TrainingRun, Vocabulary, run_identity
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.store import Piece
 from finetune_trainer.secrets import Secrets
+from finetune_trainer.storage.directory import DirectoryStorage
+from finetune_trainer.storage.kept_runs import kept_runs, life_of, pieces
 from finetune_trainer.training.early_stopping import Evaluated, as_extra
 
 
@@ -64,3 +66,11 @@ def test_an_attempt_after_one_that_ended_early_is_done_without_ray(tmp_path: Pat
     (line,) = (tmp_path / "storage/metrics.jsonl").read_text().splitlines()
     assert (json.loads(line)["kind"], json.loads(line)["step"]) == ("StoppedEarly", 30)
     assert f"Training {told}" in (tmp_path / "storage/report.html").read_text()
+    # And whoever looks back at the attempt.
+    storage = DirectoryStorage(tmp_path / "storage")
+    (attempt,) = kept_runs(storage)["training"]
+    assert attempt.files.keys() == {"metrics.jsonl", "report.html"}
+    end = life_of(storage, attempt, "driver").end
+    assert end is not None
+    assert (end.outcome, end.reason, end.exit_code, end.message) == ("Done", "StoppedEarly", 0, result.message)
+    assert b"".join(pieces(storage, attempt.logs["driver"])).decode() == done.stdout + done.stderr

@@ -17,7 +17,7 @@ from finetune_trainer.publishing.objects import CONFIG, MARK, check_prefix, publ
 from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 TWO_SHARDS = {"model-00001-of-00002.safetensors": b"1" * 20, "model-00002-of-00002.safetensors": b"2" * 30}
 

@@ -9,15 +9,21 @@ from pathlib import Path
 import pytest
 
 from finetune_api.errors import StorageFailed
+from finetune_trainer.pods.ray_logs import ray_logs
 from finetune_trainer.secrets import Secrets
 from finetune_trainer.storage import kept_logs as module
 from finetune_trainer.storage.directory import DirectoryStorage
-from finetune_trainer.storage.kept_logs import LogPlace, attempt_name, kept, kept_logs, teed
+from finetune_trainer.storage.kept_logs import End, LogPlace, attempt_name, kept, teed
+from finetune_trainer.storage.kept_runs import Stage, kept_runs, life_of, pieces
 
 
-def text_of(storage: DirectoryStorage, stage: str) -> dict[str, dict[str, bytes]]:
-    found = kept_logs(storage, stage)
-    return {run: {who: b"".join(storage.get(key) for key in keys) for who, keys in of.items()} for run, of in found.items()}
+def text_of(storage: DirectoryStorage, stage: Stage) -> dict[str, dict[str, bytes]]:
+    found = kept_runs(storage).get(stage, [])
+    return {run.name: {who: b"".join(pieces(storage, log)) for who, log in run.logs.items()} for run in found}
+
+
+def keys_of(storage: DirectoryStorage) -> list[str]:
+    return kept_runs(storage)["training"][0].logs["rank-0"].keys
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def test_what_is_written_before_and_while_it_is_followed_is_kept_once(storage: D
     log, place = tmp_path / "log", LogPlace()
     log.write_bytes(b"before\n")
     warned: list[str] = []
-    with kept(place, {"training/1/rank-0": [log]}, masked=lambda text: text, warn=warned.append, every_seconds=0.01):
+    with kept(place, "training/1/rank-0", [log], masked=lambda text: text, warn=warned.append, every_seconds=0.01):
         with log.open("ab") as file:
             for number in range(2000):
                 file.write(b"line %d\n" % number)
@@ -46,9 +52,9 @@ def test_pieces_end_with_a_line(storage: DirectoryStorage, tmp_path: Path, monke
     monkeypatch.setattr(module, "PIECE_BYTES", 64)
     log = tmp_path / "log"
     log.write_bytes(b"".join(b"some line %03d\n" % number for number in range(100)))
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=lambda text: text, warn=pytest.fail):
         pass
-    keys = kept_logs(storage, "training")["1"]["rank-0"]
+    keys = keys_of(storage)
     assert len(keys) > 10
     assert all(storage.get(key).endswith(b"\n") for key in keys)
     assert text_of(storage, "training") == {"1": {"rank-0": log.read_bytes()}}
@@ -58,7 +64,7 @@ def test_a_line_longer_than_a_piece_is_kept(storage: DirectoryStorage, tmp_path:
     monkeypatch.setattr(module, "PIECE_BYTES", 64)
     log = tmp_path / "log"
     log.write_bytes(b"x" * 1000 + b"\nend\n")
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=lambda text: text, warn=pytest.fail):
         pass
     assert text_of(storage, "training") == {"1": {"rank-0": log.read_bytes()}}
 
@@ -68,7 +74,7 @@ def test_a_log_without_end_is_cut_and_says_so(storage: DirectoryStorage, tmp_pat
     monkeypatch.setattr(module, "MOST_BYTES", 256)
     log = tmp_path / "log"
     log.write_bytes(b"some line\n" * 100)
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=lambda text: text, warn=pytest.fail):
         pass
     found = text_of(storage, "training")["1"]["rank-0"]
     assert found.startswith(b"some line\n" * 20)
@@ -84,7 +90,7 @@ def test_secrets_are_not_kept(storage: DirectoryStorage, tmp_path: Path) -> None
     )
     log = tmp_path / "log"
     log.write_bytes(b"token hf_0123456789 and a-long-secret of an-id\n")
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=secrets.masked, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=secrets.masked, warn=pytest.fail):
         pass
     assert text_of(storage, "training") == {"1": {"rank-0": b"token *** and *** of an-id\n"}}
 
@@ -105,17 +111,17 @@ def test_a_secret_across_the_end_of_a_piece_is_not_kept(
     monkeypatch.setattr(module, "LONGEST_SECRET_BYTES", 32)
     log = tmp_path / "log"
     log.write_bytes(b"x" * before + SECRET + b"y" * 500 + SECRET + b"z" * 20 + (b"\n" if ends else b""))
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=mask, warn=pytest.fail):
         pass
     assert text_of(storage, "training") == {"1": {"rank-0": mask(log.read_bytes())}}
-    keys = kept_logs(storage, "training")["1"]["rank-0"]
+    keys = keys_of(storage)
     assert len(keys) > 5, "and the pieces aren't endless"
 
 
 def test_a_secret_across_the_border_of_four_mebibytes_is_not_kept(storage: DirectoryStorage, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"x" * (module.PIECE_BYTES - 5) + SECRET + b"\n")
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=mask, warn=pytest.fail):
         pass
     found = text_of(storage, "training")["1"]["rank-0"]
     assert found.endswith(b"xxxxx***\n")
@@ -127,7 +133,7 @@ def test_secrets_side_by_side_are_not_kept(storage: DirectoryStorage, tmp_path: 
     monkeypatch.setattr(module, "LONGEST_SECRET_BYTES", 32)
     log = tmp_path / "log"
     log.write_bytes(SECRET * 20)
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=mask, warn=pytest.fail):
         pass
     assert text_of(storage, "training") == {"1": {"rank-0": b"***" * 20}}
 
@@ -138,7 +144,7 @@ def test_a_secret_that_is_being_written_is_not_kept(storage: DirectoryStorage, t
 
     class Counted(LogPlace):
         @property
-        def storage(self) -> DirectoryStorage:  # type: ignore[override]
+        def storage(self) -> DirectoryStorage:
             rounds.release()
             return storage
 
@@ -146,7 +152,7 @@ def test_a_secret_that_is_being_written_is_not_kept(storage: DirectoryStorage, t
         def storage(self, value: object) -> None: ...
 
     log.write_bytes(b"")
-    with kept(Counted(), {"training/1/rank-0": [log]}, masked=mask, warn=pytest.fail, every_seconds=0.01):
+    with kept(Counted(), "training/1/rank-0", [log], masked=mask, warn=pytest.fail, every_seconds=0.01):
         for part in (b"token ", SECRET[:9], SECRET[9:15], SECRET[15:] + b" 50%\r", b" 60%", b"\nend"):
             with log.open("ab") as file:
                 file.write(part)
@@ -172,10 +178,72 @@ def test_storage_that_fails_is_told_once_and_caught_up_with(
     monkeypatch.setattr(DirectoryStorage, "put", sometimes)
     log, warned = tmp_path / "log", list[str]()
     log.write_bytes(b"a\nb\n")
-    with kept(LogPlace(storage), {"training/1/rank-0": [log]}, masked=lambda text: text, warn=warned.append, every_seconds=0.01):
+    with kept(LogPlace(storage), "training/1/rank-0", [log], masked=lambda text: text, warn=warned.append, every_seconds=0.01):
         assert asked.wait(10)
     assert text_of(storage, "training") == {"1": {"rank-0": b"a\nb\n"}}
     assert warned == ["the log is not kept in storage for now: away"]
+
+
+def test_how_it_ended_is_kept_after_all_that_was_printed(storage: DirectoryStorage, tmp_path: Path) -> None:
+    log, place = tmp_path / "log", LogPlace(storage)
+    log.write_bytes(b"a line\n")
+    with kept(place, "training/1/driver", [log], masked=mask, warn=pytest.fail):
+        told = f"no access with {SECRET.decode()}"
+        place.end = End(outcome="Failed", reason="StorageFailed", message=told, exit_code=1)
+    [run] = kept_runs(storage)["training"]
+    life = life_of(storage, run, "driver")
+    assert life.end == End(outcome="Failed", reason="StorageFailed", message="no access with ***", exit_code=1)
+    assert life.began is not None
+    assert life.ended is not None
+    assert life.began <= life.ended
+
+
+def test_who_is_killed_has_begun_and_not_ended(storage: DirectoryStorage, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a line\n")
+    with kept(LogPlace(storage), "training/1/driver", [log], masked=mask, warn=pytest.fail):
+        pass
+    [run] = kept_runs(storage)["training"]
+    life = life_of(storage, run, "driver")
+    assert (life.began is not None, life.ended, life.end) == (True, None, None)
+
+
+def test_logs_of_other_programs_are_kept_from_when_they_are_there(
+    storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's on a head: they appear late, one is taken away, each is bounded."""
+    monkeypatch.setattr(module, "MOST_BYTES_OF_OTHERS", 40)
+    session, log = tmp_path / "logs", tmp_path / "log"
+    (session / "events").mkdir(parents=True)
+    (session / "raylet.out").write_bytes(b"gone soon\n")
+    log.write_bytes(b"driver\n")
+    warned: list[str] = []
+    with kept(
+        LogPlace(storage), "training/1/driver", [log], masked=mask, warn=warned.append, others=lambda: ray_logs("training/1", session)
+    ):
+        (session / "raylet.out").unlink()
+        (session / "gcs_server.err").write_bytes(b"with " + SECRET + b"\n")
+        (session / "events" / "event_GCS.log").write_bytes(b"0123456789\n" * 5)
+        (session / "dashboard.log").write_bytes(b"not of those\n")
+    assert text_of(storage, "training")["1"] == {
+        "driver": b"driver\n",
+        "ray-gcs_server": b"with ***\n",
+        "ray-event_GCS": b"(this log goes on in the pod; only its first 0 MiB are kept)\n",
+    }
+    assert warned == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b"[" * 10_000, b'{"time": 5, "outcome": 7}', b'{"time": "2026-11-29T10:00:00"}', b"\xff"]
+)
+def test_records_of_somebody_else_say_nothing(storage: DirectoryStorage, content: bytes) -> None:
+    for name in ("began.json", "ended.json", "000000000000.log"):
+        storage.put(f"logs/training/1/driver/{name}", content)
+    storage.put("logs/training/1/driver/x/y/z", b"")
+    storage.put("logs/other/1/driver/000000000000.log", b"")
+    [run] = kept_runs(storage)["training"]
+    life = life_of(storage, run, "driver")
+    assert (life.began, life.ended, life.end) == (None, None, None)
 
 
 PRINTS = """

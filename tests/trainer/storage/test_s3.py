@@ -33,7 +33,7 @@ from finetune_trainer.storage.errors import MissingObject, Place, StorageFields,
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.probe import check_readable, check_writable
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 MIB = 2**20
 # Two tries: what is tested is that there is an end.

@@ -18,7 +18,7 @@ from finetune_trainer.storage.directory import Listing, Versions
 from finetune_trainer.storage.errors import Place, refuses_keys, server_error
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.probe import check_writable
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 PLACE = Place(url="s3://bucket/run", bucket="bucket", endpoint="http://127.0.0.1:9000")
 

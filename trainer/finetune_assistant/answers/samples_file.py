@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from finetune_api.errors import InvalidData, RunConflict
+from finetune_api.json_text import json_value
 from finetune_assistant.prompts.prompt_rows import PromptRow, question_digest
 
 # Fields that an answer adds to a row; the row's own of these names are replaced.
@@ -104,7 +105,7 @@ def _begun(path: Path, settings: Mapping[str, Any], overwrite: bool) -> SamplesF
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Answers that were drawn otherwise are not mixed with new ones."""
     try:
-        before = json.loads(settings_path(path).read_text(encoding="utf-8"))
+        before = json_value(settings_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InvalidData(
             f"{path} is there, and {settings_path(path).name}, which tells how it was made, is not; give another file, or --overwrite"
@@ -126,7 +127,7 @@ def _done(path: Path) -> dict[Key, dict[str, Any]]:
             if not line.endswith(b"\n"):
                 break
             try:
-                row = json.loads(line)
+                row = json_value(line)
                 digest, sample = question_digest(row), int(row.get("sample", 0))
                 done[digest, seen[digest, sample], sample] = {name: row[name] for name in ADDED if name in row}
                 seen[digest, sample] += 1

@@ -113,6 +113,8 @@ def read_evaluation_sets(files: Sequence[Path]) -> EvaluationSets:
 
 def _documents(file: Path) -> Iterator[list[str]]:
     """The texts of each row of a file. Raises InvalidData."""
+    if not file.exists():
+        raise InvalidData(f"{file}: there is no such file; correct the path")
     if not file.name.endswith(SUFFIXES):
         raise InvalidData(f"{file}: no evaluation set of a known format; convert it to one of {', '.join(SUFFIXES)}")
     for name, number, row in file_rows(file, str(file)):

@@ -120,13 +120,17 @@ def _method(key: str, value: Any, file: File) -> Any:
     """
     >>> _method("adapter", "lora", {}), _method("use_peft", True, {})
     ('lora', 'lora')
+    >>> _method("adapter", "lora", {"load_in_4bit": True}), _method("load_in_4bit", True, {})
+    ('qlora', 'qlora')
     """
     name = plain(str(value))
     if value is False or name in (*_NONE, "full"):
         return SAME
+    if name == "qlora" or (file.get("load_in_4bit") is True and name in ("true", "lora")) or plain(key) == "loadin4bit":
+        return "qlora"
     if value is True or name == "lora":
         return "lora"
-    raise Untranslatable(VALUES["method"].get(name, f"{value} is not available; lora is"))
+    raise Untranslatable(VALUES["method"].get(name, f"{value} is not available; lora and qlora are"))
 
 
 def _target_modules(key: str, value: Any, file: File) -> Any:
@@ -161,9 +165,15 @@ def _schedule(key: str, value: Any, file: File) -> Any:
 
 
 def _optimizer(key: str, value: Any, file: File) -> Any:
+    """
+    >>> _optimizer("optim", "adamw_bnb_8bit", {}), _optimizer("optimizer", "adamw_8bit", {})
+    ('adamw8bit', 'adamw8bit')
+    """
     name = plain(str(value))
+    if name in ("adamwbnb8bit", "adamw8bit"):
+        return "adamw8bit"
     if "bit" in name or "paged" in name:
-        raise Untranslatable(f"{value}: AdamW is what a job has, with moments of 32 bits in the worker's memory")
+        raise Untranslatable(f"{value}: AdamW is what a job has, with moments of 32 or 8 bits in the worker's memory")
     if name.startswith("adamw"):
         return SAME
     raise Untranslatable(f"{value} is not available; AdamW is what a job has")

@@ -220,6 +220,9 @@ class _Translator:
             self._drop("training.lora", _NO_ADAPTER)
             if any(self._file.get(key) for key in ("adapter", "peft", "use_peft")):
                 self._drop("training.optimizer.learningRate", _OF_AN_ADAPTER)
+        if nested(self._spec, "training.method") == "qlora" and workers > 1:  # ZeRO-3 can't cut what is in 4 bits
+            put(self._spec, "training.sharding", "zero2")
+            self._origin["training.sharding"] = self._origin["training.method"]
         for path, by in (
             ("training.epochs", "training.maxSteps"),
             ("training.optimizer.warmupRatio", "training.optimizer.warmupSteps"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.errors import EndpointFailed, InvalidEndpoint, NotInstalled
+from finetune_api.json_text import json_value
 from finetune_assistant.endpoint.budget import Budget, Usage
 from finetune_assistant.endpoint.event_loop import EventLoop
 from finetune_assistant.endpoint.pace import Pace
@@ -304,7 +305,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _read_kept(path: Path) -> dict[str, Any] | None:
     """A kept reply; None where there is none, or where it is damaged: it is asked for again."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json_value(path.read_text(encoding="utf-8"))
         whole = isinstance(kept["reply"]["text"], str) and Usage(**kept["usage"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_api.json_text import json_value
 from finetune_assistant.evaluation.results import Measurement
 from finetune_trainer.files.atomic import make_folder, write_atomically
 
@@ -37,7 +38,7 @@ class KeptParts:
     def find(self, model: str, tasks: Sequence[str]) -> Part | None:
         """The part of a model, by its digest, in tasks; None when it isn't there."""
         try:
-            row = json.loads(self._path(model, tasks).read_text(encoding="utf-8"))
+            row = json_value(self._path(model, tasks).read_text(encoding="utf-8"))
             return Part(**{**row, "results": tuple(Measurement(**one) for one in row["results"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None

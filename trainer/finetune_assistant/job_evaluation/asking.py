@@ -56,6 +56,13 @@ def questions(job: FineTuneJob, base: Path) -> list[Questions]:
     return asked
 
 
+def prompt_files(job: FineTuneJob, base: Path) -> list[Path]:
+    """The user's own files of prompts; those of the Hub and ours are none."""
+    evaluation = job.spec.evaluation
+    places = [asked.prompts for asked in (evaluation.samples, evaluation.judge) if asked is not None and asked.prompts is not None]
+    return list(dict.fromkeys(base / place for place in places if (base / place).is_file()))
+
+
 def spread(rows: Sequence[PromptRow], count: int) -> list[PromptRow]:
     """`count` of the rows, from the first to the last at equal distances; all where there are no more.
 

@@ -33,8 +33,9 @@ from finetune_assistant.job_evaluation.words import fields_are_named, in_words_o
 from finetune_assistant.judging.answers import paired, read_answers
 from finetune_assistant.judging.run import run_pairs
 from finetune_trainer.files.atomic import make_folder, write_atomically
-from finetune_trainer.pipeline import Exported, LocalRun
 from finetune_trainer.reporting.events import Event, Notice
+from finetune_trainer.stages.export import Exported
+from finetune_trainer.stages.local_run import LocalRun
 
 # In names of files and of fields.
 _BASE: Final = "base"
@@ -44,7 +45,7 @@ _CONCURRENCY: Final = 4
 
 
 class JobEvaluation:
-    """What `finetune_trainer.pipeline` calls an EvaluationStage."""
+    """What `finetune_trainer.stages.evaluation` calls an EvaluationStage."""
 
     def __init__(self, saved: Callable[[], None] = lambda: None) -> None:
         """`saved` is called when something is done that shouldn't be done twice."""
@@ -52,7 +53,13 @@ class JobEvaluation:
 
     def check(self, local: LocalRun) -> None:
         """Refuse before training what would fail after it."""
-        check_evaluation(local.job, base=local.base, secrets=local.secrets, notice=lambda text: local.sink.record(Notice(message=text)))
+        check_evaluation(
+            local.job,
+            base=local.base,
+            secrets=local.secrets,
+            notice=lambda text: local.sink.record(Notice(message=text)),
+            has_begun=local.folder.frozen_run() is not None,
+        )
 
     def measure(self, local: LocalRun, exported: Exported, folder: Path, digest: str, record: Callable[[Event], None]) -> EvaluationSummary:
         """Measure the exported checkpoint. Raises InvalidInput for what is wrong with the job, RunFailed for what may go well later."""

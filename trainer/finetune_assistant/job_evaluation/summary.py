@@ -27,7 +27,7 @@ from finetune_assistant.evaluation.results import Difference, Evaluation, Measur
 from finetune_assistant.evaluation.tasks import STANDARDS
 from finetune_assistant.judging.answers import prompt_text
 from finetune_assistant.prompts.prompt_rows import asked
-from finetune_trainer.pipeline import Exported
+from finetune_trainer.stages.export import Exported
 
 
 def summary_of(

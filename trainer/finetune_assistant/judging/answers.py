@@ -4,7 +4,6 @@ In: JSON lines as `finetune generate` writes them: `prompt` (text, or messages) 
 `sample`, `model`, `kind`, `language`. Out: answers cut at control tokens. What a judge makes of them is unknown here.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData
+from finetune_api.json_text import json_value
 from finetune_assistant.prompts.code_prompts import Prompt, code_prompts
 
 # Control tokens of chat templates: ours, ChatML's, Llama's, Gemma's, Phi's and the ends of text of GPT-2 and Llama 2.
@@ -107,7 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(line: str, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json_value(line)
     except ValueError as error:
         raise InvalidData(f"{place} is no JSON: {error}; write one object a line") from error
     if not isinstance(row, dict):

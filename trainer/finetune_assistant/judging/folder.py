@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData, RunConflict
+from finetune_api.json_text import json_value
 from finetune_assistant.judging.answers import Answer, Pair, pair_of, pair_row
 from finetune_assistant.judging.pairs import JudgedAnswer, JudgedPair, Judgement
 from finetune_trainer.files.atomic import make_folder, write_atomically
@@ -87,7 +88,7 @@ def _pair_row(judged: JudgedPair) -> dict[str, Any]:
 def read_pair_run(folder: Path) -> PairRun:
     """What `finetune judge` wrote there. Raises InvalidData when it is no such folder, or holds single scores."""
     try:
-        identity = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+        identity = json_value((folder / _RUN).read_text(encoding="utf-8"))
         lines = (folder / _PAIRS).read_text(encoding="utf-8").split("\n")
         pairs = [_judged_pair(json.loads(line)) for line in lines if line]
         names = identity["names"]

@@ -21,6 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from finetune_api.errors import InvalidData
+from finetune_api.json_text import json_value
 from finetune_assistant.judging.answers import Pair, Pairs, pair_of, pair_row
 from finetune_assistant.judging.votes import Vote
 from finetune_trainer.files.atomic import write_atomically
@@ -115,7 +116,7 @@ def read_votes(paths: Sequence[Path], key_path: Path) -> list[Vote]:
 
 def _read_key(path: Path) -> dict[str, Any]:
     try:
-        key = json.loads(path.read_text(encoding="utf-8"))
+        key = json_value(path.read_text(encoding="utf-8"))
         names = key["names"]
         return {
             "names": (str(names[0]), str(names[1])),
@@ -149,7 +150,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = json_value(line)
                 except ValueError as error:
                     raise InvalidData(f"{path} row {number} is no JSON: {error}") from error
                 yield number, row if isinstance(row, dict) else {}

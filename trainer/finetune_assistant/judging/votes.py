@@ -4,7 +4,6 @@ In: votes, from ballots or from the playground, and runs of judges. Out: rows fo
 given is unknown here.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData
+from finetune_api.json_text import json_value
 from finetune_assistant.judging.answers import Pair, pair_of, pair_row
 from finetune_assistant.judging.folder import PairRun
 from finetune_assistant.judging.statistics import wilson
@@ -45,14 +45,16 @@ def read_vote_rows(path: Path) -> list[Vote]:
 
 def _vote(line: str, place: str) -> Vote:
     try:
-        row = json.loads(line)
+        if not isinstance(row := json_value(line), dict):
+            raise ValueError("it is no JSON object")
         row.setdefault("key", place)
         if row["vote"] not in ("a", "b", "tie"):
             raise InvalidData(f"{place}: vote {row['vote']!r} is none of a, b and tie")
         names = (str(row.get("model_a", "a")), str(row.get("model_b", "b")))
         return Vote(pair=pair_of(row), label=row["vote"], rater=str(row.get("rater") or "unnamed"), names=names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidData(f"{place} is no vote ({type(error).__name__}: {error}); it needs prompt, answer_a, answer_b and vote") from error
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise InvalidData(f"{place} is no vote: {what}; a vote has prompt, answer_a, answer_b and vote") from error
 
 
 def of_same_models(votes: Sequence[Vote]) -> list[Vote]:

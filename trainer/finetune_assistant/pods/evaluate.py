@@ -16,12 +16,15 @@ from finetune_assistant.job_evaluation.stage import JobEvaluation
 from finetune_assistant.job_evaluation.summary import result_of
 from finetune_assistant.pods.kept_folder import KeptFolder
 from finetune_trainer.model.resolve import check_same
-from finetune_trainer.pipeline import base_model, chosen_checkpoint, export_model, measure_model
 from finetune_trainer.pods.nodes import MODEL_CACHE_ENV
 from finetune_trainer.pods.pod import Pod, pod_name, run_stage
 from finetune_trainer.pods.run_objects import fetch_metrics, storage_of
 from finetune_trainer.publishing.changes import judge_goes_on
+from finetune_trainer.stages.beginning import base_model
+from finetune_trainer.stages.evaluation import measure_model
+from finetune_trainer.stages.export import chosen_checkpoint, export_model
 from finetune_trainer.storage.errors import answered_before
+from finetune_trainer.storage.kept_logs import begun_now
 
 
 def evaluated(pod: Pod, stop: threading.Event) -> PodResult:
@@ -58,5 +61,5 @@ def main() -> int:
     """`python -m finetune_assistant.pods evaluate`."""
     pod, stop = Pod.from_environment(), threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    with pod.logged(f"{EVALUATION}/{pod_name()}/main"):
+    with pod.logged(f"{EVALUATION}/{begun_now(pod_name())}/main"):
         return run_stage(lambda pod: evaluated(pod, stop), pod)

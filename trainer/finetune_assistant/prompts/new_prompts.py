@@ -134,7 +134,7 @@ def _texts(reply: str) -> list[str]:
     begin, end = reply.find("["), reply.rfind("]")
     try:
         found: Any = json.loads(reply[begin : end + 1], strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [text.strip() for text in found if isinstance(text, str) and text.strip()] if isinstance(found, list) else []
 

@@ -6,7 +6,6 @@ Trained on Code", section 2.
 """
 
 import gzip
-import json
 import math
 import re
 import secrets
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.errors import InvalidData
+from finetune_api.json_text import json_value
 from finetune_assistant.sandbox.limits import Limits
 from finetune_assistant.sandbox.notebook import program
 from finetune_assistant.sandbox.run import Execution, execute
@@ -134,7 +134,7 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
 
 def _problem(line: str, where: str) -> Problem:
     try:
-        row = json.loads(line)
+        row = json_value(line)
     except ValueError as error:
         raise InvalidData(f"{where} is not JSON: {error}; give HumanEval.jsonl or HumanEval.jsonl.gz") from error
     for field in FIELDS:

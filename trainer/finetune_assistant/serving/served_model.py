@@ -95,7 +95,7 @@ def _folder(model: str, revision: str | None, open_storage: Callable[[str], Stor
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune" / "models"
         spec = BaseModelSpec(name=model)
         return resolve_model(spec, base=Path(), cache=cache, secrets=Secrets(), storage_opener=open_storage).folder
-    folder = Path(model_place(model))
+    folder = Path(model_place(model, revision))
     if not folder.is_dir():
         spec, token = BaseModelSpec(name=model), Secrets().hub_token(None, "HF_TOKEN")
         at = revision or spec.revision

@@ -33,7 +33,7 @@ def wait(
     words = {known.get(word.lower()) for word in wanted or ["Succeeded"]}
     if None in words:
         raise InvalidCluster(f"--for {', '.join(wanted or ())}: there are {', '.join(sorted(known.values()))}")
-    told: list[str] = []
+    told, seconds = list[str](), _seconds(timeout)
 
     def tell(job: "Job") -> None:
         said = f"{job.name}: {job.stage}" + (f": {job.why()}" if job.why() else "")
@@ -42,7 +42,7 @@ def wait(
             print(said, file=sys.stderr, flush=True)
 
     client = client_of(namespace, cluster_context)
-    job = client.wait_for_job_status(name, {word for word in words if word}, timeout=_seconds(timeout), callbacks=[tell])
+    job = client.wait_for_job_status(name, {word for word in words if word}, timeout=seconds, callbacks=[tell])
     if as_json:
         print(json.dumps({"name": job.name, "namespace": job.namespace, "stage": job.stage}))
     else:

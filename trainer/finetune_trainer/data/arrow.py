@@ -6,6 +6,7 @@ a row hasn't it, so null fields of structs are left out; and `datasets` keeps va
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def parquet_rows(path: Path) -> Values:
     """The rows of a Parquet file."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with _arrow_errors(), pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield from table_rows(batch)
 
@@ -30,7 +31,7 @@ def arrow_rows(path: Path) -> Values:
     """Both forms of Arrow IPC: the file, which begins with a magic word, and the stream, which `datasets` writes."""
     import pyarrow
 
-    with pyarrow.memory_map(str(path)) as source:
+    with _arrow_errors(), pyarrow.memory_map(str(path)) as source:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         if is_file:
@@ -39,8 +40,53 @@ def arrow_rows(path: Path) -> Values:
         else:
             batches = iter(pyarrow.ipc.open_stream(source))
         for batch in batches:
+            _check_buffers(batch)
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield from table_rows(batch.slice(start, BATCH_ROWS))
+
+
+@contextmanager
+def _arrow_errors() -> Iterator[None]:
+    """Errors of Arrow's that are no ValueError become one: damage may look like a type that it doesn't have, or like a huge table."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_buffers(batch: Any) -> None:
+    """Arrow reads a file where it lies, and a damaged offset would lead it out of the file: the process would end without a word.
+
+    Raises ValueError. Texts are looked at as bytes: one that isn't UTF-8 makes one row wrong, and not the file.
+    """
+    import pyarrow
+
+    for column in batch.columns:
+        # Where Arrow can't show it so, texts are looked at, too.
+        with suppress(pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, TypeError):
+            column = column.view(_of_bytes(column.type))
+        column.validate(full=True)
+
+
+def _of_bytes(arrow_type: Any) -> Any:
+    """The type with bytes in place of texts."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_string(arrow_type):
+        return pyarrow.binary()
+    if types.is_large_string(arrow_type):
+        return pyarrow.large_binary()
+    if types.is_list(arrow_type):
+        return pyarrow.list_(_of_bytes(arrow_type.value_type))
+    if types.is_large_list(arrow_type):
+        return pyarrow.large_list(_of_bytes(arrow_type.value_type))
+    if types.is_struct(arrow_type):
+        fields = [arrow_type.field(index) for index in range(arrow_type.num_fields)]
+        return pyarrow.struct([(field.name, _of_bytes(field.type)) for field in fields])
+    return arrow_type
 
 
 def table_rows(table: Any) -> Values:

@@ -47,7 +47,10 @@ def _records(text: io.TextIOWrapper, name: str, delimiter: str) -> Iterator[Row]
 
 
 def _header(records: "Iterator[list[str]]", name: str, delimiter: str) -> list[str]:
-    header = next(records, [])
+    try:
+        header = next(records, [])
+    except csv.Error as error:
+        raise InvalidData(f"{name}: the first line must name the columns, and can't be read: {error}; close its quotes") from None
     other = next((mark for mark in (";", "\t", ",") if mark != delimiter and len(header) == 1 and mark in header[0]), None)
     if other is not None:
         wanted = "commas (or call it .tsv)" if delimiter == "," else "tabs (or call it .csv)"

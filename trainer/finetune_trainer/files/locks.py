@@ -46,6 +46,9 @@ def locked_in_turn(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> FileLock:
+    # filelock 4 takes a folder in which no file can be made for a lock that is held.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
     # Without the kernel's locks filelock would go by a file that exists: such a lock outlives a process that is killed.
     return FileLock(path, fallback_to_soft=False, on_acquired=_sign)
 

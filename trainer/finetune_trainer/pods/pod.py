@@ -21,14 +21,15 @@ from finetune_api.pod_result import PodResult
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.data.hub import DataUnreachable
 from finetune_trainer.model.hub import ModelUnreachable
-from finetune_trainer.pipeline import LocalRun
+from finetune_trainer.pods.last_lines import last_lines
 from finetune_trainer.publishing.changes import GateClosed
 from finetune_trainer.reporting.bars import bars_on_a_terminal_only
 from finetune_trainer.reporting.events import Event, Notice, to_json
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.secrets import Secrets
+from finetune_trainer.stages.local_run import LocalRun
 from finetune_trainer.storage.errors import no_room
-from finetune_trainer.storage.kept_logs import LogPlace, kept, printed_to, teed
+from finetune_trainer.storage.kept_logs import End, LogPlace, kept, printed_to, teed
 from finetune_trainer.storage.protocol import Storage
 
 JOB_FILE = Path("/etc/finetune/job/job.json")
@@ -55,8 +56,11 @@ class Pod:
         return cls(scratch=Path(environment.get(SCRATCH_ENV, "/var/lib/finetune")), run_file=Path(run) if run else None)
 
     @contextmanager
-    def logged(self, folder: str) -> Iterator[None]:
-        """While the block runs, what this process prints is also kept as `logs/<folder>/` in the job's storage, from `keep_log` on."""
+    def logged(self, folder: str, others: Callable[[], Mapping[str, Path]] = dict) -> Iterator[None]:
+        """While the block runs, what this process prints is also kept as `logs/<folder>/` in the job's storage, from `keep_log` on.
+
+        `others`: logs of other programs of this pod, by folder.
+        """
         with ExitStack() as stack:
             files = printed_to()
             if not files:
@@ -66,7 +70,9 @@ class Pod:
             stack.enter_context(
                 kept(
                     self.log_place,
-                    {folder: files},
+                    folder,
+                    files,
+                    others=others,
                     masked=Secrets().masked,
                     warn=lambda text: JsonLines().record(Notice(message=text)),
                 )
@@ -130,7 +136,12 @@ class JsonLines:
 
 
 def failed_result(error: BaseException) -> PodResult:
-    """How a stage ended that raised: what a Hub that was away refused, or a full disk, may go well later, and a gate stays closed."""
+    """How a stage ended that raised, with the last lines of why."""
+    return _judged(error).model_copy(update={"last_lines": last_lines(error)})
+
+
+def _judged(error: BaseException) -> PodResult:
+    """What a Hub that was away refused, or a full disk, may go well later, and a gate stays closed."""
     if not isinstance(error, StorageFailed) and (why := no_room(error)):
         full = f"there is no room on the pod's disk ({why}); raise ephemeral-storage in spec.cpuPods.resources"
         return PodResult.failed(StorageFailed(full))
@@ -151,6 +162,7 @@ def run_stage(stage: Callable[[Pod], PodResult], pod: Pod) -> int:
         result = failed_result(error)
         if result.reason == "Unexpected":
             sys.excepthook(type(error), error, error.__traceback__)
+    pod.log_place.end = End(outcome=result.outcome, reason=result.reason or "", message=result.message or "", exit_code=result.exit_code)
     message = result.to_termination_message()
     print(message, flush=True)
     try:

@@ -10,13 +10,15 @@ from finetune_api.keys import PREPARATION
 from finetune_api.pod_result import PodResult, PreparationResult
 from finetune_api.training_run import DataShape
 from finetune_trainer.model.resolve import ModelFiles
-from finetune_trainer.pipeline import LocalRun, base_model, check_places, try_architecture
 from finetune_trainer.pods.pod import Pod, pod_name, run_stage
 from finetune_trainer.pods.prepared_objects import prepared_key, upload_prepared, uploaded_meta
 from finetune_trainer.pods.run_objects import storage_of
 from finetune_trainer.preparation.prepare import find_data, shape_of, tokenise, vocabulary
 from finetune_trainer.reporting.events import Notice
+from finetune_trainer.stages.beginning import base_model, check_places, try_architecture
+from finetune_trainer.stages.local_run import LocalRun
 from finetune_trainer.storage.errors import answered_before
+from finetune_trainer.storage.kept_logs import begun_now
 
 
 def prepared(pod: Pod) -> PodResult:
@@ -59,5 +61,5 @@ def _data(local: LocalRun, model: ModelFiles) -> DataShape:
 def main(stage: Callable[[Pod], PodResult] = prepared) -> int:
     """`python -m finetune_trainer.pods prepare`; `stage`: what is looked at besides, and then `prepared`."""
     pod = Pod.from_environment()
-    with pod.logged(f"{PREPARATION}/{pod_name()}/main"):
+    with pod.logged(f"{PREPARATION}/{begun_now(pod_name())}/main"):
         return run_stage(stage, pod)

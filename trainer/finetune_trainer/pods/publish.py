@@ -9,11 +9,16 @@ from finetune_api.pod_result import PodResult, PublicationResult
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.files.atomic import make_folder, write_atomically
 from finetune_trainer.model.resolve import check_same
-from finetune_trainer.pipeline import LocalRun, base_model, chosen_checkpoint, export_model, publish_model, write_run_report
 from finetune_trainer.pods.pod import Pod, pod_name, run_stage
 from finetune_trainer.pods.run_objects import fetch_metrics, fetch_statistics, put_report, storage_of
 from finetune_trainer.reporting.events import Notice
+from finetune_trainer.stages.beginning import base_model
+from finetune_trainer.stages.export import chosen_checkpoint, export_model
+from finetune_trainer.stages.local_run import LocalRun
+from finetune_trainer.stages.publication import publish_model
+from finetune_trainer.stages.run_report import write_run_report
 from finetune_trainer.storage.errors import MissingObject, answered_before
+from finetune_trainer.storage.kept_logs import begun_now
 
 
 def published(pod: Pod) -> PodResult:
@@ -24,11 +29,12 @@ def published(pod: Pod) -> PodResult:
     fetch_statistics(local, run)
     fetch_summary(local, run)
     pod.keep_log(storage_of(local))
+    trains_adapter, whole = run.job.spec.training.adapter is not None, not run.job.spec.publishes_adapter
     with answered_before():
-        model = base_model(local, run.model_revision, fetches_weights=run.job.spec.training.adapter is not None)
+        model = base_model(local, run.model_revision, fetches_weights=trains_adapter and whole)
     # Its tokenizer and config become part of what is published.
     check_same(run.job.spec.model, run.model_revision, model.revision)
-    exported = export_model(local, run, model, local.sink)
+    exported = export_model(local, run, model, local.sink, whole=whole)
     done = publish_model(local, run, exported, local.sink)
     write_run_report(local, run, local.sink, published=done.where if done else "")
     put_report(local)
@@ -61,5 +67,5 @@ def fetch_summary(local: LocalRun, run: TrainingRun) -> None:
 def main() -> int:
     """`python -m finetune_trainer.pods publish`."""
     pod = Pod.from_environment()
-    with pod.logged(f"{PUBLICATION}/{pod_name()}/main"):
+    with pod.logged(f"{PUBLICATION}/{begun_now(pod_name())}/main"):
         return run_stage(published, pod)

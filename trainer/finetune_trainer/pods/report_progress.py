@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from finetune_api.report import FineTuneReportStatus, ReportedCheckpoint, ReportedEvaluation
+from finetune_api.report import MOST_SLOW_HOSTS, SLOWEST_LENGTH, FineTuneReportStatus, ReportedCheckpoint, ReportedEvaluation
 from finetune_api.times import timestamp
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Resumed, StepDone, StoppedEarly
+from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, NodesChecked, Resumed, StepDone, StoppedEarly
 
 _RECENT_STEPS: Final = 20
 _ATTEMPT: Final = re.compile(r"/attempt-0*([1-9]\d*)/")
@@ -22,9 +22,8 @@ class Progress:
 
     status: FineTuneReportStatus
     now: Callable[[], datetime]
-    _seconds: dict[int, float] = field(default_factory=dict)  # of each step that counts
-    _goodput: float = 0.0  # their sum
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
+    _seconds: dict[int, float] = field(default_factory=dict)  # up to each step that was told, since the one before
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))  # of a step
     _evaluated: int | None = None  # step of the newest evaluation of this attempt
     _evaluating: float = 0.0  # seconds of an evaluation for each step from one to the next
 
@@ -45,9 +44,17 @@ class Progress:
                     return "no"
                 self._set(
                     checkpoint=ReportedCheckpoint(
-                        step=event.step, attempt=int(attempt[1]), bytes=event.bytes, committed_at=timestamp(self.now())
-                    )
+                        step=event.step,
+                        attempt=int(attempt[1]),
+                        bytes=event.bytes,
+                        committed_at=timestamp(self.now()),
+                        seconds=_rounded(_not_negative(max(event.seconds, event.write_seconds)), 1),
+                    ),
+                    goodput_seconds=round(self._seconds_up_to(event.step), 3),
                 )
+                return "now"
+            case NodesChecked():
+                self._set(slow_hosts=list(event.slow_hosts[:MOST_SLOW_HOSTS]) or None)
                 return "now"
             case Resumed():
                 self._resume(event.step)
@@ -60,10 +67,8 @@ class Progress:
     def _step(self, event: StepDone) -> dict[str, Any]:
         if event.step in self._seconds:  # done again: the run began anew without Resumed
             self._forget_after(event.step - 1)
-        seconds = _not_negative(event.seconds) or 0.0
-        self._seconds[event.step] = seconds
-        self._goodput += seconds
-        self._recent.append(seconds)
+        self._seconds[event.step] = _not_negative(event.seconds) or 0.0
+        self._recent.append(self._seconds[event.step] / event.steps)
         left = max(event.total_steps - event.step, 0)
         return {
             "step": event.step,
@@ -71,8 +76,10 @@ class Progress:
             # For kubectl's columns, which can't round; metrics.jsonl has all digits.
             "loss": _rounded(_number(event.loss), 4),
             "tokens_per_second": _rounded(_not_negative(event.tokens_per_second), 1),
+            "spread": None if event.spread is None else _rounded(_not_negative(event.spread), 2),
+            "slowest": event.slowest[:SLOWEST_LENGTH] or None,
+            "wall_tokens_per_second": _rounded(_not_negative(event.wall_tokens_per_second), 1),
             "eta_seconds": round(left * (sum(self._recent) / len(self._recent) + self._evaluating), 1),
-            "goodput_seconds": round(self._goodput, 3),
         }
 
     def _pace(self, event: EvaluationDone) -> None:
@@ -86,12 +93,15 @@ class Progress:
         self._forget_after(step)
         self._evaluated = None
         beyond = [kept for kept in ("evaluation", "checkpoint") if (one := getattr(self.status, kept)) is not None and one.step > step]
-        measured = ("loss", "tokens_per_second", "eta_seconds")
-        self._set(first_step=step, step=step, goodput_seconds=round(self._goodput, 3), **dict.fromkeys((*beyond, *measured)))
+        measured = ("loss", "tokens_per_second", "wall_tokens_per_second", "spread", "slowest", "eta_seconds")
+        self._set(first_step=step, step=step, goodput_seconds=round(self._seconds_up_to(step), 3), **dict.fromkeys((*beyond, *measured)))
 
     def _forget_after(self, step: int) -> None:
         self._seconds = {done: seconds for done, seconds in self._seconds.items() if done <= step}
-        self._goodput = math.fsum(self._seconds.values())
+
+    def _seconds_up_to(self, step: int) -> float:
+        """Time of the steps that a checkpoint holds: those after it are lost when the attempt ends without another."""
+        return math.fsum(seconds for done, seconds in self._seconds.items() if done <= step)
 
     def _set(self, **values: Any) -> None:
         self.status = self.status.model_copy(update=values)

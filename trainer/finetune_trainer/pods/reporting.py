@@ -103,13 +103,20 @@ class Reporter:
             self._send(self._api.patch_status, self._newest())
         self._api.close()
 
-    def ended(self, outcome: ReportOutcome, reason: str | None = None, message: str | None = None, permanent: bool = False) -> None:
+    def ended(
+        self,
+        outcome: ReportOutcome,
+        reason: str | None = None,
+        message: str | None = None,
+        permanent: bool = False,
+        last_lines: list[str] | None = None,
+    ) -> None:
         """Report how the attempt ended, and nothing after it. Tries for a while: the pod has nothing else to do."""
         deadline = time.monotonic() + self._pace.last
         self._end_thread()
         known = reason if reason is not None and _REASON.fullmatch(reason) else None  # a refused field would cost the outcome
         told = shortened(message, LONGEST_MESSAGE) if message else None
-        how = {"outcome": outcome, "reason": known, "message": told, "permanent": permanent, "eta_seconds": None}
+        how = {"outcome": outcome, "reason": known, "message": told, "permanent": permanent, "last_lines": last_lines, "eta_seconds": None}
         self._progress.status = self._progress.status.model_copy(update=how)
         self._deliver(self._newest(), deadline)
         self._api.close()

@@ -6,13 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from finetune_api.errors import FineTuneError
+from finetune_api.keys import TRAINING
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.job_storage import job_storage
-from finetune_trainer.pipeline import LocalRun
 from finetune_trainer.pods.prepared_objects import prepared_key
 from finetune_trainer.preparation.store import META, store_folder
 from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, Notice, StepDone
+from finetune_trainer.stages.local_run import LocalRun
 from finetune_trainer.storage.errors import MissingObject
+from finetune_trainer.storage.kept_logs import LOGS
 from finetune_trainer.storage.protocol import Storage
 
 METRICS = "metrics.jsonl"
@@ -59,14 +61,17 @@ class LiveCopies:
     are worth less than the run.
     """
 
-    def __init__(self, local: LocalRun, *, report: Callable[[], None] = lambda: None, every_seconds: float = LIVE_SECONDS) -> None:
-        """`report` writes the report as it would be now."""
-        self._local = local
+    def __init__(
+        self, local: LocalRun, attempt: str, *, report: Callable[[], None] = lambda: None, every_seconds: float = LIVE_SECONDS
+    ) -> None:
+        """`report` writes the report as it would be now. `attempt`: beside whose logs both are kept as they are at its end."""
+        self._local, self._attempt = local, attempt
         self._report = report
         self._every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="live-copies")
         self._under_way: Future[None] | None = None
         self._last = float("-inf")
+        self._is_closed = False
 
     def record(self, event: Event) -> None:
         """A checkpoint is the moment for the measurements, a step or an evaluation that for all of it, unless that was just now."""
@@ -80,9 +85,15 @@ class LiveCopies:
         idle = self._under_way is None or self._under_way.done()
         return idle and time.monotonic() - self._last >= self._every_seconds
 
-    def copy(self) -> None:
-        """Copy all of it now."""
+    def close(self) -> None:
+        """Copy all of it now, also to the attempt's logs: the next attempt goes on with the same files. The thread ends."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._thread.submit(self._copy_all).result()
+        for path, name in ((self._local.folder.metrics, METRICS), (self._local.folder.report, REPORT)):
+            self._copy(path, f"{LOGS}/{TRAINING}/{self._attempt}/{name}")
+        self._thread.shutdown()
 
     def _copy_all(self) -> None:
         self._copy(self._local.folder.metrics, METRICS)
@@ -97,10 +108,6 @@ class LiveCopies:
                 storage_of(self._local).put_file(key, path)
         except (OSError, FineTuneError) as error:
             self._local.sink.record(Notice(message=f"{key} was not copied to storage: {error}"))
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
 
 
 def put_report(local: LocalRun) -> None:

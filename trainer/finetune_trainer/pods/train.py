@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from types import FrameType
 
 from finetune_api.errors import TrainingFailed
@@ -17,14 +18,17 @@ from finetune_api.reasons import Reason
 from finetune_api.report import ReportOutcome
 from finetune_trainer.launch import driver
 from finetune_trainer.launch.ray_workers import RayWorkers
-from finetune_trainer.pipeline import checkpoints_of, ended_early, write_run_report
 from finetune_trainer.pods.nodes import PodPlaces
 from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
+from finetune_trainer.pods.ray_logs import ray_logs
 from finetune_trainer.pods.reporting import Reporter
 from finetune_trainer.pods.run_objects import LiveCopies, fetch_metrics, fetch_statistics, storage_of
 from finetune_trainer.reporting.events import FanOut, Notice, Sink
 from finetune_trainer.reporting.metrics import MetricsFile
 from finetune_trainer.reporting.trackers import trackers
+from finetune_trainer.stages.local_run import checkpoints_of
+from finetune_trainer.stages.run_report import write_run_report
+from finetune_trainer.stages.training import ended_early
 from finetune_trainer.storage.kept_logs import attempt_name
 from finetune_trainer.training.early_stopping import stopped_early
 from finetune_trainer.training.restoring import check_same_inputs
@@ -58,7 +62,13 @@ def trained(pod: Pod, attempt: str) -> PodResult:
     except Exception as error:  # told twice: here to the operator while the cluster is up, and by run_stage in the log
         failed = failed_result(error)
         if reporter is not None:
-            reporter.ended(ReportOutcome.FAILED, reason=failed.reason, message=failed.message, permanent=failed.permanent)
+            reporter.ended(
+                ReportOutcome.FAILED,
+                reason=failed.reason,
+                message=failed.message,
+                permanent=failed.permanent,
+                last_lines=failed.last_lines,
+            )
         raise
     finally:
         # From here on preStop returns and the pod may go: the outcome has been told.
@@ -80,7 +90,8 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
     if newest is not None and newest.step >= total_steps:
         return PodResult(outcome="Done", message=f"all {total_steps} steps were done already: checkpoint {newest.key}")
     done, early = (newest.step, stopped_early(run, newest)) if newest is not None else (0, None)
-    copies = LiveCopies(local, report=lambda: write_run_report(local, run, lines, outcome="running"))
+    outcome = "running"
+    copies = LiveCopies(local, attempt, report=lambda: write_run_report(local, run, lines, outcome=outcome))
     kept: list[Sink] = [MetricsFile(local.folder.metrics), *trackers(run.job, os.environ, local.folder.tensorboard), copies]
     sinks = FanOut([lines, *kept, *([reporter] if reporter is not None else [])])
     if early is None:
@@ -94,11 +105,13 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
             early = ended_early(local, run) if done < total_steps else None
         if early is not None:
             sinks.record(early)
+        outcome = "stopped" if early is None and done < total_steps else "running"  # evaluation and publication follow
+    except BaseException:
+        outcome = "failed"
+        raise
     finally:
-        for sink in kept[:-1]:
+        for sink in kept:  # the copies come last: of what the others have written
             sink.close()
-        copies.copy()
-        copies.close()
     if early is not None:
         return PodResult(outcome="Done", reason=Reason.STOPPED_EARLY, message=early.message)
     if done < total_steps:
@@ -134,7 +147,7 @@ def _on_signal(stop: threading.Event, number: int, frame: FrameType | None) -> N
 def main() -> int:
     """`python -m finetune_trainer.pods train`."""
     pod, attempt = Pod.from_environment(), attempt_name()
-    with pod.logged(f"{TRAINING}/{attempt}/driver"):
+    with pod.logged(f"{TRAINING}/{attempt}/driver", others=partial(ray_logs, f"{TRAINING}/{attempt}")):
         code = run_stage(lambda pod: trained(pod, attempt), pod)
     # Ray's own end may wait for what is gone; all that matters has been told.
     leave = threading.Timer(_LEAVE_SECONDS, os._exit, (code,))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from finetune_api.checks import is_path
 from finetune_api.engines import engine_name, engine_text
@@ -330,6 +330,9 @@ def _tokens(run: TrainingRun, template: Template) -> str:
     return f"{pairs}; {'all' if not new else 'those that are not new'} with the ids that they had in the base model's tokenizer"
 
 
+_OPTIMIZERS: Final = {"adamw": "AdamW", "adamw8bit": "AdamW with moments in 8 bits (bitsandbytes)"}
+
+
 def _training_rows(run: TrainingRun) -> Iterable[tuple[str, object]]:
     training, plan = run.job.spec.training, run.plan
     optimizer = training.optimizer
@@ -341,7 +344,7 @@ def _training_rows(run: TrainingRun) -> Iterable[tuple[str, object]]:
         ("length", f"{length}, {plan.total_steps or UNKNOWN} steps"),
         ("rows per step", f"{plan.global_batch_size} packed rows of {training.max_sequence_length} tokens"),
         ("batch", f"{plan.world_size} workers x {plan.micro_batch_size} rows x {plan.micro_steps} micro-steps"),
-        ("optimizer", f"AdamW, beta {optimizer.beta1:g} and {optimizer.beta2:g}, epsilon {optimizer.epsilon:g}"),
+        ("optimizer", f"{_OPTIMIZERS[optimizer.name]}, beta {optimizer.beta1:g} and {optimizer.beta2:g}, epsilon {optimizer.epsilon:g}"),
         (
             "learning rate",
             f"{training.effective_learning_rate:g}, {optimizer.schedule}, {warmup} warm-up steps",
@@ -365,7 +368,10 @@ def _adapter_rows(training: Training) -> list[tuple[str, object]]:
     where = ", ".join(lora.target_modules)
     told = f"{kind}, rank {lora.r}, alpha {lora.lora_alpha} (scale {scale}), dropout {lora.lora_dropout:g}, on {where}"
     saved = f"; in full: {', '.join(lora.modules_to_save)}" if lora.modules_to_save else ""
-    return [("adapters", f"{told}{saved}; and rows of new control tokens")]
+    rows: list[tuple[str, object]] = [("adapters", f"{told}{saved}; and rows of new control tokens")]
+    if training.method == "qlora":
+        rows.append(("base", "layers in 4 bits (NF4, quantised twice); the whole model has the values that these stand for"))
+    return rows
 
 
 def _hardware_rows(data: "ReportData", hardware: str) -> list[tuple[str, str]]:
@@ -373,8 +379,7 @@ def _hardware_rows(data: "ReportData", hardware: str) -> list[tuple[str, str]]:
     seconds = data.seconds_in_steps
     what = hardware or plan.accelerator or (UNKNOWN if plan.device == "gpu" else "CPU")
     hours = f"{seconds * plan.world_size / 3600:.2f}" if data.steps else UNKNOWN
-    tokens = sum(step.tokens for step in data.steps) * data.steps_done_per_measured
-    pace = f"{tokens / seconds:,.0f}" if seconds else UNKNOWN
+    pace = f"{data.tokens / seconds:,.0f}" if seconds else UNKNOWN
     return [
         ("hardware", what),
         ("workers", f"{plan.world_size} on {plan.nodes} machine{'s' if plan.nodes > 1 else ''}"),

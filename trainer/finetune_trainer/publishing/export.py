@@ -131,7 +131,8 @@ def export(
             (new / RECORD_NAME).write_text(record.to_json())
     except OSError as error:
         raise StorageFailed(
-            f"the model can't be exported to {folder}: {error.strerror or error}; make room and run `finetune export`"
+            f"the model can't be exported to {folder}: {error.strerror or error}; "
+            "make room, or choose another folder, and run `finetune export`"
         ) from error
     return record
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_api.errors import InvalidPublication, RunConflict
+from finetune_api.json_text import json_value
 from finetune_trainer.files.atomic import sync, sync_tree
 from finetune_trainer.files.locks import LockHeld, locked
 
@@ -64,7 +65,7 @@ class ExportRecord:
     def from_json(cls, text: str | bytes) -> "ExportRecord":
         """The inverse of `to_json`; ValueError when it is not such a record."""
         try:
-            record = json.loads(text)
+            record = json_value(text)
             files = {str(path): _digest_from_json(file) for path, file in record["files"].items()}
             checkpoint = record.get("checkpoint")
             return cls(

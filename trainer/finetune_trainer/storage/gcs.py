@@ -109,7 +109,8 @@ class _Connection(Connection[GcsCredentials, Any]):
             return unreachable(self.place, "asking for a token", type(error).__name__)
         credentials = self.place.fields.credentials
         if isinstance(error, DefaultCredentialsError):
-            remedy = f"set {credentials} or GOOGLE_APPLICATION_CREDENTIALS, or give the pod an identity that Google knows"
+            names = " or ".join(dict.fromkeys([credentials, "GOOGLE_APPLICATION_CREDENTIALS"]))
+            remedy = f"set {names}, or give the pod an identity that Google knows"
             return InvalidStorage(f"{self._where}: no credentials; {remedy}")
         return InvalidStorage(f"{self._where}: Google refuses the credentials ({str(error)[:200]}); correct {credentials}")
 

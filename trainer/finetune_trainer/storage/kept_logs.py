@@ -1,7 +1,9 @@
-"""Logs that outlive their pods: what a process prints, as objects beside the checkpoints.
+"""Logs that outlive their pods: what a process prints, as objects beside the checkpoints; `kept_runs.py` reads them.
 
-    logs/preparation/<pod>/main/000000000000.log                 one object a piece, named by its first byte
+    logs/preparation/<time>-<pod>/main/000000000000.log          one object a piece, named by its first byte
     logs/training/<time>-<RayCluster>/driver/000000000000.log    one folder an attempt
+    logs/training/<time>-<RayCluster>/driver/began.json          when it began, and how it ended: of one that was killed, the first alone
+    logs/training/<time>-<RayCluster>/driver/ended.json
     logs/training/<time>-<RayCluster>/rank-0/000000000000.log
     logs/training/<time>-<RayCluster>/rank-0-stderr/000000000000.log
 
@@ -9,8 +11,8 @@ Nothing is written twice and nothing is appended to, so that any storage can kee
 A log that can't be kept is told once and fails nothing.
 """
 
+import json
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from finetune_api.errors import FineTuneError
+from finetune_api.errors import FineTuneError, Interrupted
 from finetune_trainer.storage.protocol import Storage
 
 LOGS: Final = "logs"
@@ -33,15 +35,22 @@ COPY_SECONDS: Final = 15.0
 PIECE_BYTES: Final = 4 * 2**20
 # Of one process; what comes after is in its pod alone. A step's line has some 300 bytes: 200,000 of them.
 MOST_BYTES: Final = 64 * 2**20
+# Of a log of another program.
+MOST_BYTES_OF_OTHERS: Final = 16 * 2**20
+BEGAN: Final = "began.json"
+ENDED: Final = "ended.json"
 # As long as a Secret may be.
 LONGEST_SECRET_BYTES: Final = 2**20
-_CUT: Final = b"(this log goes on in the pod; only its first 64 MiB are kept)\n"
 
 
 def attempt_name(environment: Mapping[str, str] = os.environ) -> str:
-    """The folder of an attempt that begins now: sorted by time, and with its RayCluster's name, where KubeRay runs it."""
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{now}-{environment.get('RAY_CLUSTER_NAME') or 'here'}"
+    """The folder of an attempt that begins now, with its RayCluster's name, where KubeRay runs it."""
+    return begun_now(environment.get("RAY_CLUSTER_NAME") or "here")
+
+
+def begun_now(name: str) -> str:
+    """The folder of what begins now: names sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
 
 
 def printed_to() -> list[Path]:
@@ -83,26 +92,55 @@ def teed(path: Path) -> Iterator[None]:
             child.wait(5)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a process ended: Done, Stopped or Failed. `reason`: the class of what went wrong. `exit_code`: of a process that has one."""
+
+    outcome: str
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> "End":
+        """The end that an error is."""
+        if isinstance(error, Interrupted):
+            return cls(outcome="Stopped", message=str(error))
+        reason = error.reason if isinstance(error, FineTuneError) else type(error).__name__
+        return cls(outcome="Failed", reason=reason, message=str(error))
+
+
 @dataclass(slots=True)
 class LogPlace:
-    """Where a log is kept, once that is known to be the job's own: what was printed before goes there too."""
+    """Where a log is kept, once that is known to be the job's own: what was printed before goes there too. `end`: once it has ended."""
 
     storage: Storage | None = None
+    end: End | None = None
 
 
 class _Followed:
     """A file and how much of it is kept."""
 
-    def __init__(self, path: Path, folder: str) -> None:
-        self.path, self.folder = path, folder
+    def __init__(self, path: Path, folder: str, most_bytes: int) -> None:
+        self.path, self.folder, self._most_bytes = path, folder, most_bytes
         self.kept = 0
         self.is_full = False
 
+    def put(self, storage: Storage, piece: bytes, masked: Callable[[bytes], bytes]) -> None:
+        """Keep a piece, or, in place of the first one that is too much, a line that says so."""
+        self.is_full = self.kept + len(piece) > self._most_bytes
+        cut = f"(this log goes on in the pod; only its first {self._most_bytes >> 20} MiB are kept)\n".encode()
+        storage.put(f"{LOGS}/{self.folder}/{self.kept:012d}.log", cut if self.is_full else masked(piece))
+        self.kept += len(piece)
+
     def next_piece(self, masked: Callable[[bytes], bytes], *, whole: bool) -> bytes:
         """What comes next, up to the end of a line, or a part of a longer one; `whole`: also a last line without an end."""
-        with self.path.open("rb") as file:
-            file.seek(self.kept)
-            data = file.read(PIECE_BYTES + LONGEST_SECRET_BYTES)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.kept)
+                data = file.read(PIECE_BYTES + LONGEST_SECRET_BYTES)
+        except FileNotFoundError:  # who wrote it has taken it away
+            return b""
         if whole and len(data) <= PIECE_BYTES:
             return data
         if end := max(data.rfind(end, 0, PIECE_BYTES) for end in (b"\n", b"\r")) + 1:
@@ -129,20 +167,20 @@ def _between_secrets(data: bytes, masked: Callable[[bytes], bytes]) -> int:
 @contextmanager
 def kept(
     place: LogPlace,
-    folders: Mapping[str, Sequence[Path]],
+    folder: str,
+    files: Sequence[Path],
     *,
     masked: Callable[[bytes], bytes],
     warn: Callable[[str], None],
+    others: Callable[[], Mapping[str, Path]] = dict,
     every_seconds: float = COPY_SECONDS,
 ) -> Iterator[None]:
-    """While the block runs and once at its end: copy what files get to the place, by folder below `logs/`.
+    """While the block runs and once at its end: copy what the files get to the place, below `logs/<folder>/`; then how the process ended.
 
-    Of each folder the files are stdout and, if it is another, stderr.
-
+    The files are stdout and, if it is another, stderr. `others`: logs of other programs, by folder, asked for anew each time.
     `masked`: takes secrets out of what was printed. `warn`: is told once when a log can't be kept.
     """
-    followed = [_Followed(path, folder + STDERR * n) for folder, paths in folders.items() for n, path in enumerate(paths)]
-    over, keeper = threading.Event(), _Keeper(place, followed, masked, warn)
+    over, keeper = threading.Event(), _Keeper(place, folder, files, others, masked, warn)
 
     def follow() -> None:
         while not over.wait(every_seconds):
@@ -165,39 +203,43 @@ class _Keeper:
     """Copies what followed files have got; one thread at a time."""
 
     def __init__(
-        self, place: LogPlace, followed: Sequence[_Followed], masked: Callable[[bytes], bytes], warn: Callable[[str], None]
+        self,
+        place: LogPlace,
+        folder: str,
+        files: Sequence[Path],
+        others: Callable[[], Mapping[str, Path]],
+        masked: Callable[[bytes], bytes],
+        warn: Callable[[str], None],
     ) -> None:
-        self._place, self._followed, self._masked, self._warn = place, followed, masked, warn
+        self._place, self._folder, self._others, self._masked, self._warn = place, folder, others, masked, warn
+        self._followed = {folder + STDERR * n: _Followed(path, folder + STDERR * n, MOST_BYTES) for n, path in enumerate(files)}
+        self._began: str | None = _now()
         self._told = False
 
     def copy(self, *, whole: bool) -> None:
-        """What is new in each file."""
-        for log in self._followed:
-            try:
-                if (storage := self._place.storage) is None:
-                    return
-                while not log.is_full and (piece := log.next_piece(self._masked, whole=whole)):
-                    self._put(storage, log, piece)
-            except (OSError, FineTuneError) as error:
-                if not self._told:
-                    self._told = True
-                    self._warn(f"the log is not kept in storage for now: {error}")
+        """What is new in each file; `whole`: for the last time, and then how the process ended."""
+        try:
+            if (storage := self._place.storage) is None:
                 return
+            if self._began is not None:
+                self._record(storage, BEGAN, {"time": self._began})
+                self._began = None
+            for folder, path in self._others().items():
+                self._followed.setdefault(folder, _Followed(path, folder, MOST_BYTES_OF_OTHERS))
+            for log in self._followed.values():
+                while not log.is_full and (piece := log.next_piece(self._masked, whole=whole)):
+                    log.put(storage, piece, self._masked)
+            if whole and (end := self._place.end) is not None:
+                told = {"outcome": end.outcome, "reason": end.reason, "message": end.message, "exitCode": end.exit_code}
+                self._record(storage, ENDED, {"time": _now()} | {name: value for name, value in told.items() if value not in ("", None)})
+        except (OSError, FineTuneError) as error:
+            if not self._told:
+                self._told = True
+                self._warn(f"the log is not kept in storage for now: {error}")
 
-    def _put(self, storage: Storage, log: _Followed, piece: bytes) -> None:
-        log.is_full = log.kept + len(piece) > MOST_BYTES
-        content = _CUT if log.is_full else self._masked(piece)
-        storage.put(f"{LOGS}/{log.folder}/{log.kept:012d}.log", content)
-        log.kept += len(piece)
+    def _record(self, storage: Storage, name: str, record: Mapping[str, object]) -> None:
+        storage.put(f"{LOGS}/{self._folder}/{name}", self._masked(json.dumps(record, ensure_ascii=False).encode(errors="replace")))
 
 
-_KEY: Final = re.compile(rf"{LOGS}/(?P<stage>[^/]+)/(?P<run>[^/]+)/(?P<who>[^/]+)/(?P<start>\d{{12}})\.log")
-
-
-def kept_logs(storage: Storage, stage: str) -> dict[str, dict[str, list[str]]]:
-    """Keys of the pieces of a stage's logs, in order: by attempt or pod, the oldest first, and by who printed them."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for key, _ in storage.list(f"{LOGS}/{stage}/"):
-        if match := _KEY.fullmatch(key):
-            found.setdefault(match["run"], {}).setdefault(match["who"], []).append(key)
-    return {run: {who: sorted(keys) for who, keys in of.items()} for run, of in sorted(found.items())}
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,8 @@ from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.storage.errors import Place, StorageFields
 from finetune_trainer.storage.gcs import GcsCredentials, GcsStorage
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials, S3Settings, S3Storage
+from finetune_trainer.storage.s3 import S3Storage
+from finetune_trainer.storage.s3_client import S3Credentials, S3Settings
 
 Credentials = S3Credentials | GcsCredentials | AzureCredentials
 # What a bucket or container may be called, in words, who answers without an endpoint, and what kind of server it is.

@@ -3,7 +3,6 @@
 In: a job's `template` or a dialogue_template.json. Out: a Template of either kind; this is the only file that knows both.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -13,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from finetune_api.errors import InvalidModel, InvalidSpec, Problem
 from finetune_api.finetunejob import ControlTokens, TemplateSpec
+from finetune_api.json_text import json_value
 from finetune_trainer.templates.framed import PLAIN_NAMES, SYSTEM_TEXTS, FramedTemplate
 from finetune_trainer.templates.model import ModelTemplate, Source
 from finetune_trainer.templates.probe import REMEDY, probed
@@ -86,7 +86,7 @@ def _jinja_template(name: str, spec: TemplateSpec, files: TokenizerFiles, day: d
 def template_from_json(text: str) -> Template:
     """The template that `to_json` wrote. Raises InvalidModel."""
     try:
-        value = json.loads(text)
+        value = json_value(text)
         if value["version"] != 2:
             raise InvalidModel(
                 f"dialogue_template.json has version {value['version']}, and this program reads 2; use the one that wrote it"

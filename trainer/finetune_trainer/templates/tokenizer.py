@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from finetune_api.errors import InvalidModel
+from finetune_api.json_text import json_value
 
 # Names that base models give the token that ends a text, tried when no tokenizer_config.json says which one it is.
 _CONTROL = re.compile(r"[<\[{|\uff5c].*[>\]}|\uff5c]")
@@ -110,7 +111,7 @@ def _settings(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        settings = json.loads(_read(file))
+        settings = json_value(_read(file))
     except ValueError as error:
         raise InvalidModel(f"{file}: not JSON ({error}); save the tokenizer again") from None
     return settings if isinstance(settings, dict) else {}
