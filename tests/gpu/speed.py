@@ -49,7 +49,7 @@ class Speed:
 
 def engine(sizes: Sizes, device: torch.device, dtype: torch.dtype, *, seed: int, checkpointing: bool = True) -> PlainEngine:
     """The engine that trains with one GPU, with a random GPTBigCode: the same weights on every device."""
-    optimizer = SimpleNamespace(weight_decay=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, gradient_clipping=1.0)
+    optimizer = SimpleNamespace(name="adamw", weight_decay=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, gradient_clipping=1.0)
     training: Any = SimpleNamespace(activation_checkpointing=checkpointing, tf32=False, adapter=None, seed=seed, optimizer=optimizer)
     return PlainEngine(random_model(sizes, seed).to(dtype), training, method=METHOD, device=device)
 

@@ -17,7 +17,7 @@ from finetune_trainer.storage.azure import AzureCredentials
 from finetune_trainer.storage.connection import Limits
 from finetune_trainer.storage.probe import check_writable
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 ROUNDS = 6
 WRITERS = 16

@@ -34,7 +34,7 @@ from finetune_trainer.storage.azure import AzureCredentials
 from finetune_trainer.storage.connection import Limits
 from finetune_trainer.storage.places import Credentials, open_storage
 from finetune_trainer.storage.protocol import Storage
-from finetune_trainer.storage.s3 import S3Credentials
+from finetune_trainer.storage.s3_client import S3Credentials
 
 BUCKET = "finetune-tests"
 START_SECONDS = 90.0

@@ -113,8 +113,7 @@ class ControlPlane:
     def start(self) -> None:
         """Start all four and wait until they serve and the namespace `default` can run pods. Raises ProcessFailed with a log's end."""
         programs = binaries(CONTROL_PLANE)
-        self.processes.start("etcd", [programs["etcd"], *self._etcd_flags()])
-        self.processes.wait_until("etcd", self._etcd_listens, seconds=START_SECONDS)
+        self.start_etcd()
         self.start_api_server()
         self.processes.start("kube-controller-manager", [programs["kube-controller-manager"], *self._controller_manager_flags()])
         self.processes.start("kube-scheduler", [programs["kube-scheduler"], *self._scheduler_flags()])
@@ -122,6 +121,11 @@ class ControlPlane:
         self._wait("kube-scheduler", f"https://127.0.0.1:{self.ports.scheduler}/healthz")
         # Made by the controller manager; the API server refuses a pod without it.
         self._wait("kube-controller-manager", f"{self.url}/api/v1/namespaces/default/serviceaccounts/default")
+
+    def start_etcd(self) -> None:
+        """Start it with what it had, and wait until it listens."""
+        self.processes.start("etcd", [binaries(["etcd"])["etcd"], *self._etcd_flags()])
+        self.processes.wait_until("etcd", self._etcd_listens, seconds=START_SECONDS)
 
     def start_api_server(self) -> None:
         """Start it on its port and wait until it is ready."""
