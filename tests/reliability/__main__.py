@@ -4,6 +4,7 @@ It resumes: what docs/reliability.jsonl says of this code already isn't done aga
 """
 
 import os
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def main() -> int:
         def local(name: str, seed: int) -> Outcome:
             if not servers:
                 servers.append(stack.enter_context(bench()))
-            return outcome(LOCAL_FAULTS[name], servers[0], seed)
+            return outcome(LOCAL_FAULTS[name], servers[0], random.Random(f"{name} {seed}"))
 
         moments = [(name, seed) for seed in range(seeds) for name in names if seed == 0 or not _has_one_row(name)]
         missed = [_row(name, seed, local, again=again) for name, seed in moments]

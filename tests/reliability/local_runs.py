@@ -4,6 +4,7 @@ In: a fault, a bench and a seed. Out: what a row says. Compared with the run tha
 published weights, and each step's loss and gradient norm; and the repository has one commit.
 """
 
+import random
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,10 +32,10 @@ class Outcome:
     said: str = ""
 
 
-def outcome(fault: LocalFault, bench: Bench, seed: int) -> Outcome:
-    """Do it, and look. Raises Unavailable where this machine can't."""
+def outcome(fault: LocalFault, bench: Bench, chance: random.Random) -> Outcome:
+    """Do it at the moment that `chance` draws, and look. Raises Unavailable where this machine can't."""
     reference = bench.undisturbed()
-    with bench.place(seed) as place, ExitStack() as around:
+    with bench.place(chance) as place, ExitStack() as around:
         around.enter_context(fault.before(place))
         struck: Struck | None = None
         missed: list[str] = []

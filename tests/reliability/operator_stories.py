@@ -49,9 +49,9 @@ class _Disturbed:
         return disturbed
 
 
-def _moment(stage: Stage, seed: int, happens: Callable[[], None]) -> None:
-    """Let it happen at the moment that the seed draws."""
-    chance = random.Random(seed)
+def _moment(stage: Stage, draw: str, happens: Callable[[], None]) -> None:
+    """Let it happen at the moment that `draw` makes."""
+    chance = random.Random(draw)
     number, seconds = chance.randint(1, _PLAYS), chance.uniform(0, 2)
     print(f"moment: before play {number} of {_PLAYS}, after {seconds:.2f} s")
 
@@ -64,7 +64,7 @@ def _moment(stage: Stage, seed: int, happens: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_both_operators_are_killed(stage: Stage, seed: int) -> None:
-    _moment(stage, seed, lambda: [operator.kill() for operator in stage.mine if operator.alive] and None)
+    _moment(stage, f"operators-killed {seed}", lambda: [operator.kill() for operator in stage.mine if operator.alive] and None)
     with stage.deployment(), stage.deployment():
         life(stage)
     check_life(stage)
@@ -83,7 +83,7 @@ def test_a_server_is_killed(stage: Stage, server: str, seed: int) -> None:
         processes.stop(server)
         stage.plane.start_etcd() if server == "etcd" else stage.plane.start_api_server()
 
-    _moment(stage, seed, happens)
+    _moment(stage, f"{server}-killed {seed}", happens)
     with stage.deployment():
         life(stage)
     check_life(stage)
@@ -95,10 +95,10 @@ def test_a_user_deletes_the_report(stage: Stage, seed: int) -> None:
         with suppress(NotFound):
             stage.api.delete(kinds.FINETUNEREPORTS, stage.namespace, builders.NAME)
 
-    _moment(stage, seed, happens)
+    _moment(stage, f"report-deleted {seed}", happens)
     with stage.deployment():
         life(stage)
-    check_life(stage)
+    check_life(stage, keeps_report=False)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -110,7 +110,7 @@ def test_a_user_edits_the_report(stage: Stage, seed: int) -> None:
         with suppress(NotFound):
             stage.api.merge_patch(kinds.FINETUNEREPORTS, stage.namespace, builders.NAME, {"status": lie}, subresource="status")
 
-    _moment(stage, seed, happens)
+    _moment(stage, f"report-edited {seed}", happens)
     with stage.deployment():
         life(stage)
     check_life(stage)
@@ -125,7 +125,7 @@ def test_a_user_edits_a_rayjob(stage: Stage, seed: int) -> None:
             patch = {"metadata": {"labels": {"example.org/touched": "yes"}}, "spec": {"entrypoint": "echo mine"}}
             stage.api.merge_patch(kinds.RAYJOBS, stage.namespace, item["metadata"]["name"], patch)
 
-    _moment(stage, seed, happens)
+    _moment(stage, f"rayjob-edited {seed}", happens)
     with stage.deployment():
         life(stage)
     check_life(stage)

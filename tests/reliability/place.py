@@ -161,7 +161,7 @@ class Bench:
     made: int = 0
 
     @contextmanager
-    def place(self, seed: int) -> Iterator[Place]:
+    def place(self, chance: random.Random) -> Iterator[Place]:
         """A new place; nothing of it is left after the block, and what was done to the lines is undone."""
         self.made += 1
         name = f"run-{self.made}"
@@ -176,7 +176,7 @@ class Bench:
                 s3_line=self.s3_line,
                 s3_proxy=self.s3_proxy,
                 hub_line=self.hub_line,
-                chance=random.Random(seed),
+                chance=chance,
             )
         finally:
             self.calm()
@@ -193,7 +193,7 @@ class Bench:
     def undisturbed(self) -> Result:
         """Made once: a run that nothing happens to."""
         if self.reference is None:
-            with self.place(0) as place, place.running() as command:
+            with self.place(random.Random(0)) as place, place.running() as command:
                 if command.end():
                     raise Stuck(f"the undisturbed run failed: {command.said()}")
                 self.reference = place.result()

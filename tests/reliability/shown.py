@@ -98,7 +98,7 @@ SHOWN: Final[Mapping[str, Shown]] = {
     "report-deleted": Shown(
         does="a user deletes the report",
         tests=(f"{_STORIES}::test_a_user_deletes_the_report",),
-        says="the report is made again; each event once",
+        says="an attempt's report is made again, nobody needs one after the training; each event once",
     ),
     "report-edited": Shown(
         does="a user writes a lie into the report's status",

@@ -22,7 +22,7 @@ def main() -> int:
         while time.monotonic() - began < seconds:
             name, moment = chance.choice([*LOCAL_FAULTS]), chance.randrange(1_000_000)
             try:
-                found = outcome(LOCAL_FAULTS[name], servers, moment)
+                found = outcome(LOCAL_FAULTS[name], servers, random.Random(f"{name} {moment}"))
             except Unavailable as error:
                 print(f"{name}: not done: {error}", flush=True)
                 continue

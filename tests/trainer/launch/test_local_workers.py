@@ -95,6 +95,17 @@ def test_a_rank_that_was_killed_explains_the_one_that_waited_for_it(run: Trainin
     assert living_ranks() == []
 
 
+def abort() -> None:
+    """As gloo does where its ranks disagree."""
+    os.write(2, b"terminate called: sizes differ\n")
+    os.abort()
+
+
+def test_a_rank_that_a_library_ended_is_told_with_its_last_line(run: TrainingRun, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match=r"^worker 1 of the run died \(exit code -6: terminate called: sizes differ\); the same"):
+        trained(run, tmp_path / "logs", wait, abort)
+
+
 def test_what_a_rank_refuses_comes_back_as_its_error_and_ends_the_rank_that_waits(run: TrainingRun, tmp_path: Path) -> None:
     with pytest.raises(InvalidStorage, match="no such bucket"):
         trained(run, tmp_path / "logs", refuse, wait)

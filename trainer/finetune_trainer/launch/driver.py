@@ -184,7 +184,8 @@ def _cause(failure: Exception | None) -> str:
     failures: dict[int, Exception] = getattr(failure, "worker_failures", {})
     died = sorted(rank for rank, error in failures.items() if type(error).__name__ in _DEATHS)
     if died:
-        return f"worker {', '.join(map(str, died))} of the run died (killed, or out of memory)"
+        how = getattr(failures[died[0]], "how", "killed, or out of memory")
+        return f"worker {', '.join(map(str, died))} of the run died ({how})"
     for rank, error in sorted(failures.items()):
         return f"worker {rank} failed: {last_line(error)}"
     return f"the workers failed: {last_line(failure)}" if failure else "the workers ended without a result"

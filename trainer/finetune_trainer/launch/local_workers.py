@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+from finetune_api.bounded_text import shortened
 from finetune_api.errors import FineTuneError
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.launch.mailbox import Mailbox
@@ -32,6 +33,7 @@ from finetune_trainer.launch.process_group import cpu_share, free_port, join_pro
 from finetune_trainer.launch.session import PREFIX, keep_logs, session
 from finetune_trainer.launch.warm import WARM_ENV
 from finetune_trainer.reporting.events import Event
+from finetune_trainer.secrets import Secrets
 from finetune_trainer.training.places import Placement
 from finetune_trainer.training.surroundings import Position
 
@@ -42,7 +44,11 @@ SETTLING_SECONDS: Final = 2.0
 
 
 class RankDied(Exception):
-    """A rank's process ended without a word: killed, or out of memory."""
+    """A rank's process ended without an error of Python's; `how` is what is known of it, in a few words."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
 
 
 class RankFailed(Exception):
@@ -139,6 +145,18 @@ _FORKING: Final = multiprocessing.get_context("forkserver")
 _FRESH: Final = multiprocessing.get_context("spawn")
 
 
+def _how(code: int, log: Path) -> str:
+    """How a process ended. Libraries that end one themselves, as gloo does, say why on stderr alone."""
+    if code == -signal.SIGKILL:
+        return "killed, or out of memory"
+    with suppress(OSError):
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        if lines:
+            said = Secrets().masked(lines[-1].encode()).decode()
+            return f"exit code {code}: {shortened(said, 300)}"
+    return f"exit code {code}"
+
+
 class LocalWorkers:
     """One process a rank."""
 
@@ -185,7 +203,9 @@ class LocalWorkers:
             for thread in answering:
                 thread.join()
         if failed:
-            raise RanksFailed({rank: self._raised.get(rank) or RankDied(f"exit code {code}") for rank, code in failed.items()})
+            raise RanksFailed(
+                {rank: self._raised.get(rank) or RankDied(_how(code, Path(self._starts[rank].log))) for rank, code in failed.items()}
+            )
 
     def ask(self, question: Callable[[], Any]) -> Any:
         """The mailbox's answer."""
