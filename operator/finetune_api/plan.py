@@ -4,6 +4,7 @@ In: a job and what is known of its model, its data and the machine. Out: a Plan 
 with every reason why the job can't run. Pure arithmetic: it opens no file and asks no machine.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -346,15 +347,19 @@ def _recompute_every(load: Load) -> int:
 
 def _recomputing_fewest(load: Load, memory_of: Callable[[Load], Memory]) -> Load:
     """With as few layers recomputing as leave room; all, where nothing is known to compare with."""
-    layers = load.shape.layers
-    least: dict[int, int] = {}  # the number of layers that recompute, by the smallest n that gives it
-    for every in range(layers, 0, -1):
-        least[-(-layers // every)] = every
-    for option in (replace(load, checkpointing=False), *(replace(load, recompute_every=least[count]) for count in sorted(least))):
+
+    def fits(option: Load) -> bool:
         needed = memory_of(option)
-        if needed.capacity_bytes is not None and needed.total_bytes <= ROOM * needed.capacity_bytes:
-            return option
-    return load
+        return needed.capacity_bytes is not None and needed.total_bytes <= ROOM * needed.capacity_bytes
+
+    layers, all_kept = load.shape.layers, replace(load, checkpointing=False)
+    if fits(all_kept):
+        return all_kept
+    if not fits(load):
+        return load
+    # Memory grows with n: the largest that fits, and then the smallest that recomputes as few layers.
+    every = bisect_left(range(2, layers + 1), True, key=lambda n: not fits(replace(load, recompute_every=n))) + 1
+    return replace(load, recompute_every=-(-layers // -(-layers // every)))
 
 
 def _memory(

@@ -375,10 +375,16 @@ LARGEST = 2**63 - 1
         {"workers": {"nodes": LARGEST, "gpusPerNode": LARGEST}},
         {"training": {"epochs": LARGEST, "maxSequenceLength": LARGEST}, "workers": {"gpusPerNode": 1, "accelerator": "unheard-of"}},
         {"training": {"maxSteps": LARGEST}, "workers": {"nodes": 64}},
+        {"training": {"recomputedLayers": "fewest"}, "workers": {"accelerator": "nvidia-h200"}},
     ],
 )
 @pytest.mark.parametrize(
-    "shape", [None, STARCODERBASE.model_copy(update={"positions": LARGEST, "parameters": LARGEST, "hidden_size": LARGEST})]
+    "shape",
+    [
+        None,
+        STARCODERBASE.model_copy(update={"positions": LARGEST, "parameters": LARGEST, "hidden_size": LARGEST}),
+        STARCODERBASE.model_copy(update={"layers": LARGEST}),
+    ],
 )
 def test_the_largest_numbers_are_planned_or_refused(spec, shape):
     """Anyone may apply them: an operator that searches through 64 bits, or meets a number it can't write, is an operator lost."""
