@@ -22,6 +22,7 @@ from finetune_api.jobfile import parse_job
 from finetune_api.plan import plan
 from finetune_api.pod_result import PodResult, parse_pod_result
 from finetune_api.training_run import TrainingRun, run_identity
+from finetune_trainer.launch.process_group import free_port
 from finetune_trainer.pods.pod import Pod, run_stage
 from finetune_trainer.pods.prepare import prepared
 from finetune_trainer.pods.publish import published
@@ -46,7 +47,7 @@ def ray_environment(s3: S3Server) -> Iterator[dict[str, str]]:
             "AWS_ACCESS_KEY_ID": s3.access_key,
             "AWS_SECRET_ACCESS_KEY": s3.secret_key,
         }
-        port = "46379"
+        port = free_port()
         command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
         command += [f"--port={port}", f"--temp-dir={folder}/ray", "--include-dashboard=false"]
         with open(f"{folder}/ray.log", "wb") as log:
