@@ -37,7 +37,8 @@ def _train(self: TrainingRank, step: int) -> None:
         LossModel.forward = right  # type: ignore[method-assign]
 
 
-TrainingRank.train = _train  # type: ignore[method-assign]
+if NAN_ENV in os.environ:  # who imports the name alone changes nothing
+    TrainingRank.train = _train  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
