@@ -219,7 +219,7 @@ class EvidenceStatus(StatusItem):
 
     pod: Name | None = Field(default=None, description="The first of its pods whose program ended by itself, or was ended by its node.")
     node: Name | None = Field(default=None, description="That pod's node.")
-    exit_code: int | None = Field(default=None, description="Exit code of its container; 137 is a kill.")
+    exit_code: Positive | None = Field(default=None, description="Exit code of its container; 137 is a kill.")
     pod_reason: Word | None = Field(default=None, description="The node's word for that, such as OOMKilled.")
     last_lines: LastLines | None = Field(default=None, description="The last lines of the traceback that explains it, without secrets.")
 

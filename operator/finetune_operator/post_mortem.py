@@ -31,7 +31,7 @@ def evidence(outcome: AttemptOutcome, report: FineTuneReportStatus | None, pods:
     return EvidenceStatus(
         pod=pod.name if pod else None,
         node=pod.node if pod else None,
-        exit_code=end.exit_code if end else None,
+        exit_code=end.exit_code if end and end.exit_code > 0 else None,  # some runtimes have codes below 0
         pod_reason=shortened(end.reason, LONGEST_WORD) or None if end else None,
         last_lines=lines or None,
     )
