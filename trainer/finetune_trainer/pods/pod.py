@@ -62,21 +62,20 @@ class Pod:
         `others`: logs of other programs of this pod, by folder.
         """
         with ExitStack() as stack:
+            log = self.scratch / "log"
             files = printed_to()
-            if not files:
-                log = self.scratch / "log"
-                stack.enter_context(teed(log))
-                files = [log]
             stack.enter_context(
                 kept(
                     self.log_place,
                     folder,
-                    files,
+                    files or [log],
                     others=others,
                     masked=Secrets().masked,
                     warn=lambda text: JsonLines().record(Notice(message=text)),
                 )
             )
+            if not files:  # ends first: the last lines are in the file when it is read for the last time
+                stack.enter_context(teed(log))
             yield
 
     def keep_log(self, storage: Storage) -> None:
