@@ -17,6 +17,7 @@ from finetune_trainer.checkpoints.manifest import Kind, Manifest
 from finetune_trainer.checkpoints.reader import Floats, Range, Reader
 from finetune_trainer.checkpoints.sharing import shared_folder
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece
+from finetune_trainer.files.locks import folder_in_use
 from finetune_trainer.storage.errors import DamagedCheckpoint
 
 from ..memory_storage import MemoryStorage
@@ -132,13 +133,14 @@ def random_state(shapes: Shapes) -> State:
 
 
 def saved(storage: MemoryStorage, shapes: Shapes, full: State, world: int, cut: Cut = zero3) -> tuple[CheckpointStore, Manifest]:
+    """In one column, where chunks are needed by many ranks."""
     one = CheckpointStore(storage, identity="a", job="fennel").claimed()
 
     def pieces(rank: int) -> Iterator[Piece]:
         for kind, name, start, stop in sorted(cut(shapes, rank, world), key=lambda one: KINDS.index(one[0])):
             yield Piece(kind=kind, name=name, shape=shapes[name], start=start, stop=stop, data=full[kind, name][start:stop])  # type: ignore[arg-type]
 
-    return one, one.commit(1, [one.write_part(1, rank, pieces(rank)) for rank in range(world)], {})
+    return one, one.commit(1, [one.write_part(1, rank, pieces(rank), columns=1) for rank in range(world)], {})
 
 
 def together(world: int, act: Callable[[ThreadRank], Any]) -> list[Any]:
@@ -243,6 +245,19 @@ def test_nobody_waits_for_a_rank_that_has_gone() -> None:
     assert str(gone) == "no more storage"
     assert isinstance(left, StorageFailed)
     assert "another worker of this node gave up" in str(left)
+
+
+def test_what_a_killed_run_left_goes_with_the_next(temporary: Path) -> None:
+    """Only what is in nobody's use, and nothing of others."""
+    left, used, foreign = (temporary / name for name in ("finetune-restore-left", "finetune-restore-used", "other"))
+    for folder in (left, foreign):
+        folder.mkdir()
+        (folder / "0-0.1").touch()
+    one, checkpoint = saved(MemoryStorage(), WIDE, state("wide"), 1)
+    wanted = [zero3(WIDE, rank, 2) for rank in range(2)]
+    with folder_in_use(used):
+        together(2, lambda ranks: read(one, checkpoint, wanted[ranks.rank], ranks))
+    assert sorted(temporary.iterdir()) == [used, foreign]
 
 
 def test_no_room_for_what_is_shared_is_told(temporary: Path) -> None:

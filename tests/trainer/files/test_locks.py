@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.files.locks import LockHeld, locked, locked_in_turn
+from finetune_trainer.files import locks
+from finetune_trainer.files.locks import LockHeld, folder_in_use, locked, locked_in_turn, remove_unused
 
 HOLD = """
 import sys, time
@@ -22,9 +23,12 @@ with locked(Path(sys.argv[1])):
 """
 
 
+USE = HOLD.replace("locked", "folder_in_use")
+
+
 @contextmanager
-def _holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as process:
+def _holder(path: Path, program: str = HOLD) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "mine\n"
@@ -115,3 +119,33 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path / ".lock")], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_and_none_that_is_used(tmp_path: Path) -> None:
+    used, left, file = tmp_path / "used", tmp_path / "left", tmp_path / "file"
+    file.touch()
+    (tmp_path / "link").symlink_to(used)
+    with _holder(left, USE):
+        (left / "chunk").touch()
+        remove_unused([left])
+        assert (left / "chunk").exists()
+    with _holder(used, USE), folder_in_use(used):
+        remove_unused([*tmp_path.iterdir(), tmp_path / "absent"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "used"]
+
+
+def test_a_folder_is_made_anew_where_it_is_removed_as_somebody_begins_to_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, right, removed = tmp_path / "folder", locks._share, list[int]()
+
+    def share(descriptor: int) -> None:
+        if not removed:
+            removed.append(descriptor)
+            path.rmdir()
+        right(descriptor)
+
+    monkeypatch.setattr(locks, "_share", share)
+    with folder_in_use(path) as found:
+        assert removed
+        assert os.path.samestat(found, path.stat())
+        remove_unused([path])
+        assert path.is_dir()

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from finetune_api.errors import StorageFailed
+from finetune_trainer.files.locks import folder_in_use, remove_unused
 from finetune_trainer.storage.errors import DamagedCheckpoint
 
 # A chunk: which object, and which of its chunks.
 Chunk = tuple[int, int]
 
+_PREFIX: Final = "finetune-restore-"
 _DAMAGED: Final = "damaged"
 _LOOK_SECONDS: Final = 0.005
 
@@ -121,22 +123,23 @@ def shared_folder(ranks: Collective, name: str, needs: Sequence[Chunk]) -> Itera
     """Collective. A folder for the ranks of this node, and this rank's task there; None where it is alone.
 
     The block ends when all ranks have read. `name` is one that nobody else uses, nor another block of this run. Who leaves by an error
-    takes the folder away, which the others see.
+    takes the folder away, which the others see; what a run left that was killed goes with the next one.
     """
-    path = Path(tempfile.gettempdir()) / f"finetune-restore-{name}"
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.stat()
-    except OSError as error:
-        raise _no_room(path, error) from error
-    try:
-        # Who sees the same folder shares it: pods of one host may have one name, and not one folder.
-        everyone = ranks.gathered(((socket.gethostname(), found.st_dev, found.st_ino), list(needs)))
-        here = [rank for rank, (place, _) in enumerate(everyone) if place == everyone[ranks.rank][0]]
-        mine = here.index(ranks.rank)
-        yield (SharedFolder(path, mine), task([everyone[rank][1] for rank in here], mine)) if len(here) > 1 else None
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    path = Path(tempfile.gettempdir()) / f"{_PREFIX}{name}"
+    with contextlib.ExitStack() as use:
+        try:
+            remove_unused(other for other in path.parent.glob(f"{_PREFIX}*") if other != path)
+            found = use.enter_context(folder_in_use(path))
+        except OSError as error:
+            raise _no_room(path, error) from error
+        try:
+            # Who sees the same folder shares it: pods of one host may have one name, and not one folder.
+            everyone = ranks.gathered(((socket.gethostname(), found.st_dev, found.st_ino), list(needs)))
+            here = [rank for rank, (place, _) in enumerate(everyone) if place == everyone[ranks.rank][0]]
+            mine = here.index(ranks.rank)
+            yield (SharedFolder(path, mine), task([everyone[rank][1] for rank in here], mine)) if len(here) > 1 else None
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _no_room(path: Path, error: OSError) -> StorageFailed:
