@@ -2,7 +2,7 @@
 
 Reads come from the reflectors' stores, which may be behind. So what this process wrote itself is remembered until the stores
 have it; that a RayJob is gone is asked of the API server itself; and a RayJob is only made, and anything only deleted, when the
-job hasn't changed since.
+job hasn't changed since. What others write to a job that decides nothing, however often, keeps no status from being written.
 """
 
 import json
@@ -17,7 +17,7 @@ from finetune_api.errors import InvalidSpec, InvalidTrainingRun
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.former_words import in_todays_words
 from finetune_api.gone_fields import without_gone_fields
-from finetune_api.job_defaults import NO_DEFAULTS, JobDefaults
+from finetune_api.job_defaults import NO_DEFAULTS, PRIORITY_LABEL, JobDefaults
 from finetune_api.jobfile import parse_job
 from finetune_api.report import FineTuneReport, parse_report
 from finetune_api.status import AttemptOutcome, FineTuneJobStatus, UnreadableStatus, parse_status
@@ -50,6 +50,8 @@ _KEPT_SPECS: Final = 1024
 _KEPT_RUNS: Final = 128
 # For so long an answer of the API server counts as the job's state: another question's would be as old when it is acted upon.
 _FRESH_SECONDS: Final = 1.0
+# How often a status is written again where others write to the job meanwhile, before a new look decides anew.
+_MOST_WRITES: Final = 20
 # The garbage collector is done by then; what is left has a finalizer that nobody takes away.
 _COLLECTED_SECONDS: Final = 60.0
 # How the API server says that there is no such kind, not just no such object.
@@ -264,7 +266,7 @@ class Cluster:
             current = self._api.get(kinds.FINETUNEJOBS, *key)
         except NotFound:
             raise Conflict("the job is gone, and all that it owns with it", status=409, reason="Conflict") from None
-        if current["metadata"]["resourceVersion"] != version:
+        if not _is_as_observed(current, observed):
             self._remember(current)
             raise Conflict("the job has changed since it was observed", status=409, reason="Conflict")
         self._heard[key] = (version, self._clock.monotonic())
@@ -316,22 +318,31 @@ class Cluster:
     # ---- writing
 
     def write_status(self, observed: Observed, status: FineTuneJobStatus) -> None:
-        """One patch with what changed, on the version that was observed. Raises Conflict."""
+        """One patch with what changed, on the job as it was observed. Raises Conflict."""
         patch = changed(observed.status, status)
         if not patch:
             return
-        owner = observed.owner
-        body = {"metadata": {"resourceVersion": observed.raw["metadata"]["resourceVersion"]}, "status": patch}
         try:
-            written = self._api.merge_patch(kinds.FINETUNEJOBS, owner.namespace, owner.name, body, subresource="status")
+            written = self._patched(observed, patch)
         except NotFound:  # the job was deleted meanwhile
             return
-        except Conflict:  # the store is behind, or its watch is down: the next look begins with what there is
-            self._remember(self._api.get(kinds.FINETUNEJOBS, owner.namespace, owner.name))
-            raise
         self._remember(written)
         self._on_written(observed.status, status)
         log.info("status written", stage=status.stage, attempt=status.attempt)
+
+    def _patched(self, observed: Observed, patch: Json) -> Json:
+        """The job with its status patched: on the version that was observed, or on a later one that is the same to a decision."""
+        owner, current = observed.owner, observed.raw
+        for left in reversed(range(_MOST_WRITES)):
+            body = {"metadata": {"resourceVersion": current["metadata"]["resourceVersion"]}, "status": patch}
+            try:
+                return self._api.merge_patch(kinds.FINETUNEJOBS, owner.namespace, owner.name, body, subresource="status")
+            except Conflict:  # the store is behind, its watch is down, or others write to the job all the time
+                current = self._api.get(kinds.FINETUNEJOBS, owner.namespace, owner.name)
+                if not left or not _is_as_observed(current, observed):
+                    self._remember(current)  # the next look begins with what there is
+                    raise
+        raise AssertionError("the last write returns or raises")
 
     def _remember(self, raw: Json) -> None:
         """The job as the API server has it, until the store is as new."""
@@ -350,6 +361,18 @@ class Cluster:
     def emit(self, observed: Observed, events: tuple[Event, ...]) -> float | None:
         """Make the events, and those that couldn't be made before; seconds until a look that tries what is left, if any is."""
         return self._events.record(observed.owner, events)
+
+
+def _is_as_observed(current: Json, observed: Observed) -> bool:
+    """Whether the job is still what the decision followed from: others' labels, annotations, finalizers and owners are no part of it."""
+    return _decisive(current) == _decisive(observed.raw)
+
+
+def _decisive(raw: Json) -> tuple[object, ...]:
+    """The generation stands for the spec, and rises with a deletion, too."""
+    metadata, labels = raw["metadata"], raw["metadata"].get("labels") or {}
+    named = [labels.get(name) for name in (keys.QUEUE_LABEL, PRIORITY_LABEL)]
+    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), named, raw.get("status") or {}
 
 
 def _report(reports: list[Json], name: str) -> FineTuneReport | None:

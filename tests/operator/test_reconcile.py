@@ -1,5 +1,6 @@
 """Whole lives of jobs on an API server in memory: each look is one reconcile, each fixed point writes nothing more."""
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api.status import UnreadableStatus
-from finetune_operator import kinds
+from finetune_operator import keys, kinds
 from finetune_operator.reconcile import reconcile_once
 from finetune_operator.runtime.api import ApiError, Conflict
 
@@ -262,7 +263,7 @@ def test_a_leader_whose_cache_is_old_makes_no_rayjob(world: World, kubelet: Kube
     world.api.behind = True
     other = World()
     other.api, other.clock = world.api, world.clock
-    world.api.change(kinds.FINETUNEJOBS, *world.key, metadata={"labels": {"touched": "yes"}})
+    world.api.change(kinds.FINETUNEJOBS, *world.key, metadata={"labels": {keys.QUEUE_LABEL: "other"}})
     world.clock.advance(2)  # what it wrote itself is no news any more
     with pytest.raises(ApiError, match="changed since"):
         world.look()
@@ -284,11 +285,41 @@ def test_an_attempt_that_was_just_entered_asks_the_api_server_for_nothing(world:
 def test_after_a_conflict_the_next_look_reads_the_job_itself(world: World) -> None:
     world.submit()
     world.api.behind = True  # its watch is down
-    world.api.change(kinds.FINETUNEJOBS, *world.key, metadata={"labels": {"touched": "yes"}})
+    world.api.change(kinds.FINETUNEJOBS, *world.key, metadata={"labels": {keys.QUEUE_LABEL: "other"}})
     with pytest.raises(Conflict):
         world.look()
     world.look()
     assert world.condition("Planned") == ("True", "Planned")
+
+
+def _touched(world: World, *, unless_every: int = 0) -> Callable[[int, str], None]:
+    """Somebody is faster than each of our writes with a label that decides nothing; than all but every n-th."""
+    count = itertools.count(1)
+
+    def before(number: int, call: str) -> None:
+        word = next(count)
+        if not unless_every or word % unless_every:
+            world.api.change(kinds.FINETUNEJOBS, *world.key, metadata={"labels": {"touched": str(word)}})
+
+    return before
+
+
+def test_what_others_write_all_the_time_keeps_no_job_from_going_on(world: World, kubelet: Kubelet) -> None:
+    world.submit()
+    world.api.before = _touched(world, unless_every=3)
+    world.settle()
+    kubelet.complete("-prepare-", builders.prepared())
+    world.settle()
+    assert world.status["attempts"][0]["rayJob"]["name"] == "starchat-1"
+    assert world.names(kinds.RAYJOBS) == ["starchat-1"]
+
+
+def test_who_is_always_faster_brings_on_a_new_look(world: World) -> None:
+    world.submit()
+    world.api.before = _touched(world)
+    with pytest.raises(Conflict):
+        world.look()
+    assert 1 < len([call for call in world.api.calls if call.startswith("PATCH finetunejobs/status")]) < 50
 
 
 def test_a_leader_that_has_not_heard_of_an_attempt_leaves_its_rayjob(world: World, kubelet: Kubelet) -> None:
