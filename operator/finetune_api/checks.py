@@ -328,12 +328,13 @@ def cluster_only_fields(job: FineTuneJob) -> list[str]:
     """Fields set away from their defaults that act only on a cluster; `finetune run` says so instead of ignoring them silently."""
     spec = job.spec
     workers = [name for name in type(spec.workers).model_fields if name not in _WORKERS_EVERYWHERE]
+    failures = [name for name in type(spec.failure_policy).model_fields if name != "halve_micro_batch_size"]
     found = [
         *_set_fields("spec.model", spec.model, ["cache"]),
         *_set_fields("spec.workers", spec.workers, workers),
         *_set_fields("spec.cpuPods", spec.cpu_pods, list(type(spec.cpu_pods).model_fields)),
         *_set_fields("spec.evaluation", spec.evaluation, ["pod"]),
-        *_set_fields("spec.failurePolicy", spec.failure_policy, list(type(spec.failure_policy).model_fields)),
+        *_set_fields("spec.failurePolicy", spec.failure_policy, failures),
         *_set_fields("spec.budget", spec.budget, ["gpu_hours", "active_deadline_seconds"]),
         *_set_fields("spec", spec, ["suspend", "retry", "ttl_seconds_after_finished"]),
     ]

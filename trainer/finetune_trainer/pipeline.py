@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from finetune_api.batch_size import chosen_size
 from finetune_api.checks import cluster_only_fields, is_path
-from finetune_api.errors import Interrupted, RunConflict
+from finetune_api.errors import Interrupted, NonFiniteLoss, OutOfMemory, RunConflict
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.plan import plan
 from finetune_api.training_run import TrainingRun, identity_differences, run_identity
@@ -27,6 +27,7 @@ from finetune_trainer.stages.beginning import base_model, check_places
 from finetune_trainer.stages.evaluation import EvaluationStage, measure_model
 from finetune_trainer.stages.export import chosen_checkpoint, describe_model, export_model
 from finetune_trainer.stages.local_run import LocalRun, checkpoints_of, until_stopped
+from finetune_trainer.stages.next_try import told_with_next_try, with_rows_that_fit
 from finetune_trainer.stages.publication import publish_model
 from finetune_trainer.stages.run_report import write_run_report
 from finetune_trainer.stages.training import train_model
@@ -44,7 +45,9 @@ def run_job(local: LocalRun, evaluation: EvaluationStage) -> Finished:
             _refuse_another_run(local, frozen)
         sinks = FanOut([local.sink, MetricsFile(local.folder.metrics), *trackers(local.job, os.environ, local.folder.tensorboard)])
         try:
-            return _stages(local, frozen, evaluation, sinks, began)
+            return _stages(with_rows_that_fit(local), frozen, evaluation, sinks, began)
+        except (OutOfMemory, NonFiniteLoss) as error:
+            raise told_with_next_try(local, error) from error
         finally:
             sinks.close()
 

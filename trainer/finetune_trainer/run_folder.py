@@ -5,6 +5,7 @@ job.yaml       the FineTuneJob as it was given    tensorboard/    the same for T
 prepared/      tokenised data, by fingerprint     report.html     what happened, for a reader
 storage/       unless checkpoints.storage is set  model/          the exported model
 evaluation/    what was measured after training    adapter/        of a LoRA run: the adapters alone, for PEFT
+memory.json    rows a micro-step that fit, where memory ran out
 """
 
 from collections.abc import Iterator
@@ -73,6 +74,11 @@ class RunFolder:
     def profile(self) -> Path:
         """Traces of steps, by torch's profiler."""
         return self.path / "profile"
+
+    @property
+    def memory(self) -> Path:
+        """Rows of a micro-step for the next try, after one that ran out of memory, and of which job."""
+        return self.path / "memory.json"
 
     @property
     def report(self) -> Path:

@@ -29,7 +29,7 @@ def test_the_dialogues_of_one_micro_batch_are_named_by_source_and_row() -> None:
     held = [example for row in rows for example in batches.packing.row(row).tolist()]
     text = told(found)
     assert text.startswith("step 2: the loss is NaN or infinite, by ")
-    assert text.endswith("if they are as they should be, begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate")
+    assert text.endswith("if they are as they should be, begin a new run with a lower spec.training.optimizer.learningRate")
     named = text.removeprefix("step 2: the loss is NaN or infinite, by ").partition(". Look at them")[0]
     assert sorted(map(int, re.findall(r"\d+", named))) == sorted(held)
     assert [part.partition(",")[0] for part in named.split("; ")] == sorted({f"{'ab'[example % 2]}.jsonl" for example in held})
@@ -47,7 +47,7 @@ def test_a_gradient_that_overflowed_names_the_rows_with_the_highest_loss_a_token
     text = told(found, grad_norm=math.inf)
     assert text.startswith("step 2: the gradient's norm is inf, though the loss of every row is finite; the highest, ")
     assert " a token, is by " in text
-    assert text.endswith(". Begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at these rows")
+    assert text.endswith(". Begin a new run with a lower spec.training.optimizer.learningRate, or look at these rows")
 
 
 def test_rows_of_data_whose_origin_nobody_knows_are_packed_ones(monkeypatch: pytest.MonkeyPatch) -> None:

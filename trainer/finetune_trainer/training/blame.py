@@ -12,7 +12,7 @@ from finetune_trainer.training.batches import BatchPlan
 
 # Of one source that are named.
 _MOST_ROWS: Final = 12
-_NEW_RUN: Final = "begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate"
+_NEW_RUN: Final = "begin a new run with a lower spec.training.optimizer.learningRate"
 
 
 def told_of_step(step: int, grad_norm: float, losses: Sequence[Sequence[float]], batches: BatchPlan, *, micro_batch_size: int) -> str:

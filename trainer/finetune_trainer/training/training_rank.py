@@ -149,7 +149,7 @@ class TrainingRank:
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"the evaluation loss after step {step} is {loss}; nothing after the last checkpoint is kept. "
-                "Begin a new run (--run-folder) with a lower spec.training.optimizer.learningRate, or look at the held-out data"
+                "Begin a new run with a lower spec.training.optimizer.learningRate, or look at the held-out data"
             )
         epoch = step / self.batches.steps_per_epoch
         self.tell(evaluation_done(step=step, epoch=epoch, loss=loss, seconds=time.monotonic() - began))
