@@ -126,6 +126,11 @@ SHOWN: Final[Mapping[str, Shown]] = {
         tests=(f"{_STORIES}::test_others_write_to_the_job_all_the_time",),
         says="nothing: each event once",
     ),
+    "twenty-jobs": Shown(
+        does="20 jobs at once on one operator, which is killed in the middle",
+        tests=("tests/reliability/many_jobs.py::test_twenty_jobs_at_once_end_as_if_each_were_alone",),
+        says="each job ends as if it were alone: one attempt, each event once",
+    ),
     "cluster-pods": Shown(
         does="RayJob suspended and deleted, a node drained, on two real nodes",
         tests=(f"{_CLUSTER}::test_whoever_takes_its_pods_away_it_commits_and_loses_no_step",),
