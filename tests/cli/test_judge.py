@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.assistant.judging.answer_files import answers_file
-from tests.assistant.judging.judge_server import KEY, JudgeServer, Raw, first_wins, judge_server, longer_wins
+from tests.assistant.judging.judge_server import KEY, JudgeServer, Raw, completion, first_wins, judge_server, longer_wins
 from tests.cli.conftest import Finetune
 from tests.conftest import ROOT
 
@@ -43,6 +43,18 @@ def test_pairs_as_text_and_as_json(finetune: Finetune, server: JudgeServer, file
     assert (code, err) == (0, "")
     assert json.loads(out)["requests"] == {"sent": 0, "fromCache": 12, "retried": 0}
     assert server.keys == [f"Bearer {KEY}"] * 12
+
+
+def test_a_judge_whose_replies_are_cut_is_given_room(finetune: Finetune, server: JudgeServer, files: tuple[Path, Path]) -> None:
+    server.answer = lambda _messages: completion("Let me see. The first", finish_reason="length")
+    code, _, err = finetune("judge", *files, "--model", "judge", "--output", "judged")
+    assert code == 1
+    assert "(mostly: the reply was cut before its scores); look at judged/report.html, and raise --max-tokens, or choose" in err
+    assert "another --model, and another --output" in err
+    server.answer = longer_wins
+    code, out, _ = finetune("judge", *files, "--model", "judge", "--output", "longer", "--max-tokens", 2048)
+    assert code == 0
+    assert "tuned wins 6 of 6 against base" in out
 
 
 def test_a_judge_that_always_says_8_7(finetune: Finetune, server: JudgeServer, files: tuple[Path, Path]) -> None:
@@ -158,6 +170,10 @@ def test_from_ballots_to_preferences(finetune: Finetune, server: JudgeServer, fi
     assert "tuned wins 5 of 6 against base" in out
     assert "ann and bob: agreed on 83.3 % of 6 pairs" in out
     assert "judge and people: agreed on 83.3 % of 6 pairs" in out
+    assert finetune("judge", *files, "--model", "judge", "--output", "again")[0] == 0
+    _, out, _ = finetune(*command, "--judge", "again")
+    assert "judge (judged) and people: agreed" in out
+    assert "judge (again) and people: agreed" in out
     _, out, _ = finetune(*command, "--json")
     assert json.loads(out)["judges"][0]["withoutTies"] == {"pairs": 5, "agreement": 1.0, "kappa": None}
     _, out, _ = finetune("data", "preferences", "votes.jsonl", "--output", "preferences.jsonl")
@@ -192,6 +208,7 @@ def test_votes_and_preferences_that_are_none(finetune: Finetune, files: tuple[Pa
     code, _, err = finetune("data", "preferences", "ballots.csv", "--output", "out.jsonl")
     assert code == 2
     assert "ballots.csv row 1 is no vote" in err
+    assert "Filled-in ballots are read by `finetune human import VOTES --key KEY`" in err
     assert not Path("out.jsonl").exists()
 
 

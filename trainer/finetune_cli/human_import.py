@@ -43,10 +43,10 @@ def import_votes(
             write_atomically(output, "".join(json.dumps(vote_row(vote), ensure_ascii=False) + "\n" for vote in votes))
         except OSError as error:
             raise typer.BadParameter(f"--output {output}: {error.strerror or error}") from error
-    print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(_lines(summary)))
+    print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(_lines(summary, judges or [])))
 
 
-def _lines(summary: dict[str, Any]) -> list[str]:
+def _lines(summary: dict[str, Any], judges: list[Path]) -> list[str]:
     from finetune_assistant.judging.report import between, percent
 
     rate, outcomes = summary["winRate"], summary["outcomes"]
@@ -56,7 +56,9 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"{summary['b']} wins {outcomes['b']}, ties {outcomes['tie']}",
     ]
     lines += [f"{' and '.join(found['raters'])}: {_agreed(found)}" for found in summary["people"]]
-    lines += [f"{found['judge']} and people: {_agreed(found)}" for found in summary["judges"]]
+    names = [found["judge"] for found in summary["judges"]]
+    called = [name if names.count(name) == 1 else f"{name} ({folder})" for name, folder in zip(names, judges, strict=True)]
+    lines += [f"{name} and people: {_agreed(found)}" for name, found in zip(called, summary["judges"], strict=True)]
     return lines
 
 

@@ -22,7 +22,16 @@ MET = (
 )
 # Of a command that a message tells its reader to type.
 TO_TYPE = {"--decontaminate"}
-NEVER_MET = {"--device", "--perplexity", "--chat-template", "--budget-usd", "--against", "--overwrite", "--no-chat-template"}
+NEVER_MET = {
+    "--device",
+    "--perplexity",
+    "--chat-template",
+    "--budget-usd",
+    "--against",
+    "--overwrite",
+    "--no-chat-template",
+    "--max-tokens",
+}
 
 
 def test_every_option_of_a_message_that_may_be_met_has_a_field() -> None:
@@ -35,6 +44,8 @@ def test_every_option_of_a_message_that_may_be_met_has_a_field() -> None:
 def test_notes_lose_what_only_a_command_can_do() -> None:
     note = "models that have a chat template are asked in it, the others in plain text; --no-chat-template asks all in plain text"
     assert in_words_of_a_job(note) == "models that have a chat template are asked in it, the others in plain text"
+    readable = "and raise --max-tokens, or choose another --model, and another --output"
+    assert in_words_of_a_job(readable) == "and choose another spec.evaluation.judge.model"
 
 
 def test_errors_keep_their_class() -> None:

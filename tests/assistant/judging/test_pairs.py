@@ -133,6 +133,7 @@ def test_a_reply_that_cannot_be_read_is_asked_for_once_more(judges: Judges) -> N
         ("9 9", "a score is out of range 1 to 8: 9"),
         ("", "the reply is empty"),
         (completion("8 7", finish_reason="length"), "the reply was cut where the scores are"),
+        (completion("Let me see. The first", finish_reason="length"), "the reply was cut before its scores"),
         (Raw(status=400, body="{}"), "refuse"),
     ],
 )

@@ -22,7 +22,9 @@ _FIELDS: Final = {
     "--output": "the evaluation's folder",
 }
 # What only whoever types a command can do.
-_REMEDIES: Final = re.compile(r"; --no-chat-template asks all in plain text|, or --overwrite")
+_REMEDIES: Final = re.compile(
+    r"; --no-chat-template asks all in plain text|, or --overwrite|raise --max-tokens, or |, and another --output"
+)
 _OPTION: Final = re.compile("|".join(rf"{re.escape(option)}(?![\w-])" for option in sorted(_FIELDS, key=len, reverse=True)))
 _COMMAND: Final = re.compile(r"(`[^`]*`)")
 

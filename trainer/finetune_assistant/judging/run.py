@@ -20,6 +20,7 @@ from finetune_assistant.judging.folder import PairRun, ScoreRun, identity_of, op
 from finetune_assistant.judging.pairs import JudgedAnswer, JudgedPair, judge_answers, judge_pairs
 from finetune_assistant.judging.report import write_pair_report, write_score_report
 from finetune_assistant.judging.summary import judges_compared, pair_summary, score_summary
+from finetune_assistant.judging.verdict import UNFINISHED
 from finetune_trainer.files.atomic import write_atomically
 
 Progress = Callable[[int, int], None]
@@ -141,4 +142,5 @@ def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def _nothing(problems: Mapping[str, int], folder: Path) -> str:
     most = next(iter(problems), "no reply")
-    return f"no reply of the judge could be read (mostly: {most}); look at {folder}/report.html, and choose another --model"
+    remedy = "raise --max-tokens, or choose another --model" if most in UNFINISHED else "choose another --model"
+    return f"no reply of the judge could be read (mostly: {most}); look at {folder}/report.html, and {remedy}, and another --output"

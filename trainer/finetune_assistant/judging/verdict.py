@@ -8,6 +8,7 @@ answers would have been read as well: `8-6` may be two scores or a range, so nei
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from finetune_assistant.judging import score_words as words
 from finetune_assistant.judging.contradiction import contradicts
@@ -15,6 +16,14 @@ from finetune_assistant.judging.plain_text import plain_lines, thoughts_removed
 from finetune_assistant.judging.readings import READINGS, Found, Scores
 
 _ROLE = re.compile(r"\A\s*assistant\s*:\s*", re.IGNORECASE)  # of a template that wrote itself into the reply
+
+
+# Problems of replies that longer ones wouldn't have.
+UNFINISHED: Final = (
+    "the reply ended before the judge had finished thinking",
+    "the reply was cut before its scores",
+    "the reply was cut where the scores are",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +45,7 @@ def verdict_of(reply: str, *, scores: int = 2, cut: bool = False) -> Verdict:
     """
     text = thoughts_removed(reply)
     if text is None:
-        return Verdict(scores=None, problem="the reply ended before the judge had finished thinking")
+        return Verdict(scores=None, problem=UNFINISHED[0])
     lines = [words.SCALE.sub(" ", line).strip() or ":" for line in plain_lines(_ROLE.sub("", text))]
     if not lines:
         return Verdict(scores=None, problem="the reply is empty")
@@ -51,12 +60,14 @@ def _decided(found: Found, lines: Sequence[str], wanted: int, cut: bool) -> Verd
     if found.problems:
         return Verdict(scores=None, problem=found.problems[0])
     distinct = {scores for scores, _ in found.scores}
+    if not distinct and cut:
+        return Verdict(scores=None, problem=UNFINISHED[1])
     if not distinct:
         return Verdict(scores=None, problem="no score was found" if wanted == 1 else "no two scores were found")
     if len(distinct) > 1:
         return Verdict(scores=None, problem=f"several verdicts: {', '.join(_shown(scores) for scores in sorted(distinct))}")
     if cut and min(line for _, line in found.scores) == len(lines) - 1:
-        return Verdict(scores=None, problem="the reply was cut where the scores are")
+        return Verdict(scores=None, problem=UNFINISHED[2])
     (scores,) = distinct
     return Verdict(scores=scores, contradiction=wanted == 2 and contradicts(scores, " ".join(lines), words.LABEL))
 

@@ -54,7 +54,10 @@ def _vote(line: str, place: str) -> Vote:
         return Vote(pair=pair_of(row), label=row["vote"], rater=str(row.get("rater") or "unnamed"), names=names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise InvalidData(f"{place} is no vote: {what}; a vote has prompt, answer_a, answer_b and vote") from error
+        raise InvalidData(
+            f"{place} is no vote: {what}; a vote has prompt, answer_a, answer_b and vote. Filled-in ballots are read by "
+            "`finetune human import VOTES --key KEY`"
+        ) from error
 
 
 def of_same_models(votes: Sequence[Vote]) -> list[Vote]:
