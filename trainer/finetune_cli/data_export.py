@@ -115,6 +115,8 @@ def export(
     """
     if tokenized and prompts_only:
         raise typer.BadParameter("--tokenized writes what is learnt, and --prompts-only what is asked; give one")
+    if max_tokens is not None and tokenizer is None:
+        raise typer.BadParameter(f"--max-tokens {max_tokens}: tokens are counted by a tokenizer; name it with --tokenizer PATH")
     if (tokenized or max_tokens is not None) != (tokenizer is not None) or (max_length is not None and not tokenized):
         raise typer.BadParameter(
             "--tokenized and --tokenizer PATH go together, and --max-length with both; without --tokenized a tokenizer serves --max-tokens"

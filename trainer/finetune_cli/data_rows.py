@@ -327,4 +327,4 @@ def refuse_nothing(sources: list[str], count: Count) -> None:
     if count.dialogues == 0:
         first = f" (the first wrong row is {count.invalid[0]})" if count.invalid else ""
         reasons = "".join(f"; {number:,} x {reason}" for reason, number in count.dropped.most_common(_SHOWN_INVALID))
-        raise InvalidData(f"{', '.join(sources)}: no dialogue to learn from{reasons}; look at --format and --split{first}")
+        raise InvalidData(f"{', '.join(sources)}: no dialogue to learn from{reasons}; look at --format, --split and what is chosen{first}")
