@@ -1,0 +1,75 @@
+"""FineTuneJob.status: what the operator records, one file a section. Counters only grow; the CRD's schema is generated from it."""
+
+from finetune_api.status.attempts import (
+    AttemptOutcome,
+    AttemptPod,
+    AttemptStatus,
+    EndedPods,
+    EvidenceStatus,
+    FailureClass,
+    RayJobReference,
+    UsageStatus,
+)
+from finetune_api.status.evaluation import EvaluatedTask, EvaluationStatus, JudgedStatus, PublicationStatus, figures_text, passed_stages
+from finetune_api.status.job import FineTuneJobStatus, UnreadableStatus, parse_status
+from finetune_api.status.plan import AdjustedStatus, PlanStatus, plan_status
+from finetune_api.status.preparation import DefaultsStatus, PreparationStatus, RunStatus
+from finetune_api.status.progress import CheckpointsStatus, CheckpointStatus, ProgressStatus, eta_text
+from finetune_api.status.types import (
+    LONGEST_LINE,
+    LONGEST_LIST,
+    LONGEST_MESSAGE,
+    LONGEST_TASK,
+    LONGEST_WORD,
+    MOST_LINES,
+    MOST_NODES,
+    MOST_PODS,
+    MOST_TASKS,
+    Digest,
+    LastLines,
+    Text,
+    newest,
+)
+
+__all__ = [
+    "LONGEST_LINE",
+    "LONGEST_LIST",
+    "LONGEST_MESSAGE",
+    "LONGEST_TASK",
+    "LONGEST_WORD",
+    "MOST_LINES",
+    "MOST_NODES",
+    "MOST_PODS",
+    "MOST_TASKS",
+    "AdjustedStatus",
+    "AttemptOutcome",
+    "AttemptPod",
+    "AttemptStatus",
+    "CheckpointStatus",
+    "CheckpointsStatus",
+    "DefaultsStatus",
+    "Digest",
+    "EndedPods",
+    "EvaluatedTask",
+    "EvaluationStatus",
+    "EvidenceStatus",
+    "FailureClass",
+    "FineTuneJobStatus",
+    "JudgedStatus",
+    "LastLines",
+    "PlanStatus",
+    "PreparationStatus",
+    "ProgressStatus",
+    "PublicationStatus",
+    "RayJobReference",
+    "RunStatus",
+    "Text",
+    "UnreadableStatus",
+    "UsageStatus",
+    "eta_text",
+    "figures_text",
+    "newest",
+    "parse_status",
+    "passed_stages",
+    "plan_status",
+]
