@@ -83,6 +83,24 @@ def source_model(base: Path, *, rows: int, seed: int = 7) -> Any:
     return model.eval()
 
 
+def model_of_run(run: TrainingRun, base: Path, **others: Any) -> Any:
+    """The model that a run's engine begins with, in fp32 and without dropout. `others`: further arguments of `build_model`."""
+    import torch
+
+    from finetune_trainer.model.build import build_model
+
+    return build_model(
+        base,
+        initialization="pretrained",
+        seed=run.job.spec.training.seed,
+        dropout=0.0,
+        vocabulary_size=run.vocabulary.size,
+        new_token_ids=run.vocabulary.new_token_ids,
+        dtype=torch.float32,
+        **others,
+    )
+
+
 class ModelWeights:
     """The parameters of a model in memory, as a checkpoint would give them."""
 

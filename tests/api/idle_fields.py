@@ -66,7 +66,6 @@ IDLE_CASES: Final[dict[type[BaseModel], list[tuple[str, dict[str, Any]]]]] = {
         ("system_turn", {"template": {"name": "model", "systemTurn": False}}),
         ("system_text", {"template": {"name": "default", "systemTurn": False, "systemText": "Be kind."}}),
     ],
-    api.Training: [("lora", {"training": {"lora": {"r": 8}}})],
     api.Optimizer: [
         ("decay_ratio", {"training": {"optimizer": {"decayRatio": 0.2}}}),
         ("decay_ratio", {"training": {"optimizer": {"decayRatio": 0.2, "schedule": "linear"}}}),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tests.conftest import ROOT
+from tests.exported_models import model_of_run
 from tests.families.arrived import STEPS, Arrived
 from tests.families.models import base_model
 from tests.trainer.architectures import packed
@@ -24,7 +25,6 @@ from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.files.atomic import write_atomically
 from finetune_trainer.model.attention import boundary_arguments
-from finetune_trainer.model.build import build_model
 from finetune_trainer.model.loss import LossModel, install_loss_head
 from finetune_trainer.model.method import Method
 from finetune_trainer.model.micro_batch import MicroBatch, single_dialogues
@@ -107,16 +107,7 @@ def _logits_of_ours(run_folder: Path, base: Path, row: MicroBatch) -> tuple[Meth
     run = folder.frozen_run()
     assert run is not None
     method = choose_method(base, run.job.spec.training)
-    model = build_model(
-        base,
-        initialization="pretrained",
-        seed=run.job.spec.training.seed,
-        dropout=0.0,
-        vocabulary_size=run.vocabulary.size,
-        new_token_ids=run.vocabulary.new_token_ids,
-        dtype=torch.float32,
-        attention=method.attention,
-    )
+    model = model_of_run(run, base, attention=method.attention)
     whole = install_loss_head(model, method).eval()
     before = _logits(whole, method, row)
     _load(model, job_checkpoints(run.job, base=run_folder, default=folder.storage, secrets=Secrets()))

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
-from tests.exported_models import ModelWeights, base_folder, source_model, training_run
+from tests.exported_models import ModelWeights, base_folder, model_of_run, source_model, training_run
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from finetune_api.errors import InvalidModel
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.model.adapter_folder import export_adapter
 from finetune_trainer.model.adapters import adapt
-from finetune_trainer.model.build import build_model
 from finetune_trainer.model.merged import adapted_model, merged_weights
 from finetune_trainer.model.micro_batch import joined
 from finetune_trainer.publishing.export import export
@@ -95,22 +94,16 @@ def model_in_training(run: TrainingRun, base: Path) -> Any:
     """What an engine trains: of a QLoRA run the base in 4 bits."""
     if run.job.spec.training.method == "lora":
         return adapted_model(run, base).get_base_model()
-    model = build_model(
-        base,
-        initialization="pretrained",
-        seed=run.job.spec.training.seed,
-        dropout=0.0,
-        vocabulary_size=run.vocabulary.size,
-        new_token_ids=run.vocabulary.new_token_ids,
-        dtype=torch.float32,
-        four_bits_on=torch.device("cpu"),
-    )
+    model = model_of_run(run, base, four_bits_on=torch.device("cpu"))
     return adapt(model.eval(), run).get_base_model()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", ["gpt_bigcode", "llama"])  # one table of tokens, and two
-def test_peft_and_transformers_compute_what_the_engine_does(tmp_path: Path, architecture: str, kind: str) -> None:
+def test_peft_and_transformers_compute_what_the_engine_does(
+    tmp_path: Path, architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where PEFT finds ./base
     found = trained(tmp_path, architecture, kind)
     record = export_adapter(found.run, found.adapters, step=12, base=found.base, folder=tmp_path / "adapter")
     alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", quantization_config=quantised(kind)))
@@ -143,14 +136,19 @@ def test_the_adapter_names_its_base_and_is_the_same_each_time(tmp_path: Path) ->
     records = [export_adapter(found.run, found.adapters, step=12, base=found.base, folder=tmp_path / f"{n}" / "a") for n in (1, 2)]
     assert records[0] == records[1]
     config = json.loads((tmp_path / "1" / "a" / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == (str(found.base.resolve()), None)
+    assert (config["base_model_name_or_path"], config["revision"]) == ("./base", None)
+    assert not [path for path in (tmp_path / "1" / "a").iterdir() if str(tmp_path).encode() in path.read_bytes()]
     assert config["trainable_token_indices"] == {"model.embed_tokens": [833, 834, 835, 836], "lm_head": [833, 834, 835, 836]}
-    on_hub = found.run.model_copy(
-        update={"job": training_run(found.base, training={"method": "lora"}, model={"name": "org/base"}).job, "model_revision": "c" * 40}
-    )
-    export_adapter(on_hub, found.adapters, step=12, base=found.base, folder=tmp_path / "hub")
-    config = json.loads((tmp_path / "hub" / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", "c" * 40)
+    for name, revision, written in (
+        ("org/base", "c" * 40, ("org/base", "c" * 40)),
+        ("gpt2", "c" * 40, ("gpt2", "c" * 40)),
+        ("s3://bucket/models/base/", f"sha256:{'c' * 64}", ("./base", None)),
+    ):
+        job = training_run(found.base, training={"method": "lora"}, model={"name": name}).job
+        elsewhere = found.run.model_copy(update={"job": job, "model_revision": revision})
+        export_adapter(elsewhere, found.adapters, step=12, base=found.base, folder=tmp_path / "elsewhere")
+        config = json.loads((tmp_path / "elsewhere" / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == written
 
 
 def test_adapters_of_another_model_are_refused(tmp_path: Path) -> None:
