@@ -125,7 +125,7 @@ def _plan(
     """The value, once nothing is wrong."""
     training, world = spec.training, spec.workers.world_size
     checkpoint_bytes = load.trained * 12 if load else None
-    duration = Duration()
+    duration, work = Duration(), None
     if load is not None and checkpoint_bytes is not None:
         setting = Setting(
             spec=spec,
@@ -138,8 +138,8 @@ def _plan(
             network=machine.network_bandwidth,
             earlier=earlier,
         )
-        duration = run_duration(setting)
-    known = Known(spec=spec, load=load, data=data, card=card, batch=batch, steps=steps, needed=needed, duration=duration)
+        duration, work = run_duration(setting), setting.work
+    known = Known(spec=spec, load=load, work=work, data=data, card=card, batch=batch, steps=steps, needed=needed, duration=duration)
     # In 4 bits each worker reads for itself.
     whole = load.base_bytes * (batch.workers_per_node if load.method == "qlora" else 1) if load else None
     return Plan(

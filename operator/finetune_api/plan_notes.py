@@ -13,7 +13,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.fit import Batch, gib
 from finetune_api.load import Load
 from finetune_api.run_time import Duration
-from finetune_api.step_time import RECIPE_SLOWDOWN
+from finetune_api.step_time import AT_BEST, RECIPE_SLOWDOWN, Work, sent_to_a_node
 from finetune_api.training_run import DataShape, Memory, Unknown
 
 # An `Unknown` of the plan: nobody compared a worker's memory with what it will have.
@@ -26,6 +26,7 @@ class Known:
 
     spec: FineTuneJobSpec
     load: Load | None
+    work: Work | None
     data: DataShape | None
     card: Accelerator | None
     batch: Batch
@@ -100,8 +101,8 @@ def notes(known: Known, network: float | None) -> list[str]:
     if spec.training.max_steps and steps.steps_per_epoch and steps.total:
         found.append(f"{steps.total} steps are {steps.total / steps.steps_per_epoch:.2f} epochs.")
     found += evaluation_notes(spec, data, steps)
-    if known.load is not None and spec.workers.nodes > 1:
-        found.append(_network_note(known.load, known, network))
+    if known.work is not None and spec.workers.nodes > 1:
+        found.append(_network_note(known.work, known, network))
     return found
 
 
@@ -122,19 +123,25 @@ def _time_notes(known: Known) -> list[str]:
     ]
 
 
-def _network_note(load: Load, known: Known, network: float | None) -> str:
-    """What one micro-step sends, and from which bandwidth on the network sets the time."""
-    world, micro_steps = load.world_size, known.batch.global_batch_size // (known.batch.micro_batch_size * load.world_size)
-    nodes = known.spec.workers.nodes
-    moved = 3 * load.width * load.shape.parameters * (world - 1) / world
-    note = f"Each micro-step moves {moved / 1e9:.0f} GB between the nodes"
-    timing = known.duration.timing
-    if timing is None:
+def _network_note(work: Work, known: Known, network: float | None) -> str:
+    """What one step sends, and from which bandwidth on the network sets the time: `step_time`'s own numbers."""
+    sent, formula = sent_to_a_node(work)
+    note = f"Each step sends {_rounded(sent / 1e9)} GB into each node, its share of {formula}"
+    computing = known.duration.computing
+    if computing is None:
         return note + "."
     if network is None and known.card is not None:
         least, most = (bandwidth * 8 / 1e9 for bandwidth in known.card.network_bandwidth)
         offered = f"{least:,.0f}" if least == most else f"{least:,.0f} to {most:,.0f}"
         note += f"; nodes with this card are offered with {offered} Gb/s, the least of which counts here (`--network` gives yours)"
-    computing = timing.best_seconds_per_step / micro_steps
-    bound = moved * (nodes - 1) / nodes * 8 / computing / 1e9
-    return f"{note}: below {bound:.0f} Gb/s a node the network, not computing, sets the time."
+    bound = sent * 8 / (computing * AT_BEST.network) / 1e9
+    return f"{note}: below {_rounded(bound)} Gb/s a node the network, not computing, sets the time."
+
+
+def _rounded(number: float) -> str:
+    """A whole number, two digits below ten.
+
+    >>> _rounded(1234.5), _rounded(0.0123)
+    ('1,234', '0.012')
+    """
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

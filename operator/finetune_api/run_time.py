@@ -42,7 +42,7 @@ _BETWEEN_FAILURES: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duration:
-    """What a run costs in time; None is unknown."""
+    """What a run costs in time; None is unknown. `computing`: a step's seconds without communication (`StepTime`), at best."""
 
     flops_per_token: float | None = None
     efficiency: float | None = None
@@ -50,6 +50,7 @@ class Duration:
     seconds: float | None = None
     gpu_hours: float | None = None
     timing: Timing | None = None
+    computing: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ def run_duration(setting: Setting) -> Duration:
         seconds=_in_steps(setting, slow),
         gpu_hours=timing.held_seconds * gpus / 3600 if timing.held_seconds is not None and gpus else None,
         timing=timing,
+        computing=best.computing,
     )
 
 

@@ -76,9 +76,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """Seconds of a step, and what they consist of."""
+    """Seconds of a step, and what they consist of. `computing`: those behind which collectives are hidden, before a stack's slowdown,
+    which is of both.
+    """
 
     terms: tuple[TimeTerm, ...]
+    computing: float
 
     @property
     def seconds(self) -> float:
@@ -104,9 +107,19 @@ def step_time(work: Work, machine: Speeds, stack: Stack) -> StepTime:
     computing += [_recomputed(work, computing[:2])] if work.load.checkpointing else []
     computing.append(_moved(work, machine, stack))
     computing += [_made_of_four_bits(work, machine)] if work.load.quantised else []
-    terms = [*computing, *_sent(work, machine, stack, sum(term.seconds for term in computing)), *_fetched(work, stack)]
-    terms.append(_update(work, machine))
-    return StepTime(terms=tuple(_slowed(term, stack.slowdown) for term in terms))
+    computed = sum(term.seconds for term in computing)
+    terms = [*computing, *_sent(work, machine, stack, computed), *_fetched(work, stack), _update(work, machine)]
+    return StepTime(terms=tuple(_slowed(term, stack.slowdown) for term in terms), computing=computed)
+
+
+def sent_to_a_node(work: Work) -> tuple[float, str]:
+    """Bytes of a step's collectives that go into each node, which lacks what the others' workers own, and their formula.
+
+    ZeRO-3 gathers all weights twice a micro-step, frozen ones too, and reduces the gradients of those that are trained; ZeRO-2 has whole
+    weights, reduces gradients, and gathers what was updated once a step. What is offloaded goes to its owner's host.
+    """
+    volume, formula = _volume(work)
+    return volume * (work.nodes - 1) / work.nodes, formula
 
 
 def _slowed(term: TimeTerm, factor: float) -> TimeTerm:
@@ -205,7 +218,7 @@ def _sent(work: Work, machine: Speeds, stack: Stack, computing: float) -> list[T
     volume, formula = _volume(work)
     per_node = n // work.nodes
     inside = volume * (per_node - 1) / per_node / (machine.link * stack.link)
-    between = volume * (work.nodes - 1) / work.nodes / (machine.network * stack.network)
+    between = sent_to_a_node(work)[0] / (machine.network * stack.network)
     seconds, hidden = max(inside, between), stack.hidden if work.load.device == "gpu" else 0.0
     place = (
         f"between nodes, {machine.network * 8 / 1e9:,.0f} Gb/s each" if between > inside else f"in a node, {machine.link / 1e9:,.0f} GB/s"

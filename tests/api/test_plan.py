@@ -1,5 +1,6 @@
 import contextlib
 import math
+import re
 
 import pytest
 from tests.api.jobs import STARCODERBASE, data_shape, job, lines
@@ -9,6 +10,7 @@ from finetune_api.errors import InvalidSpec
 from finetune_api.load import adapter_parameters
 from finetune_api.plan import Machine, assumed_data, plan
 from finetune_api.status import PlanStatus, plan_status
+from finetune_api.step_time import AT_BEST, RECIPE_SLOWDOWN
 
 CPU = {"gpusPerNode": 0, "workersPerNode": 2, "accelerator": None}
 TINY = STARCODERBASE.model_copy(
@@ -263,9 +265,30 @@ def test_no_worker_at_all():
     )
 
 
+def network_note(method="full", sharding="zero3", **training):
+    """What a plan on two nodes says of the network, with the numbers in it: GB a step, and Gb/s where a time is known."""
+    machine = Machine(network_bandwidth=200e9 / 8)
+    spec = job(training={"method": method, "sharding": sharding, "globalBatchSize": 256, **training}, workers={"nodes": 2})
+    found = plan(spec, STARCODERBASE, data_shape(), machine)
+    (note,) = (one for one in found.notes if "into each node" in one)
+    sent, bound = (float(re.search(pattern, note)[1].replace(",", "")) for pattern in (r"sends (\S+) GB", r"below (\S+) Gb/s"))
+    return note, sent * 1e9, bound * 1e9 / 8, found
+
+
 def test_several_nodes_say_what_the_network_has_to_carry():
-    found = plan(job(workers={"nodes": 2}), STARCODERBASE, data_shape())
-    assert any("moves 87 GB between the nodes" in note for note in found.notes)
+    """By hand: half of all weights is on the other node. ZeRO-2 and LoRA send what their step takes, not ZeRO-3's whole."""
+    note, sent, bound, found = network_note()
+    k, half = found.micro_steps, STARCODERBASE.parameters / 2
+    assert k > 1
+    assert f"its share of {k} x 2 bytes x (2 gatherings of" in note
+    assert sent == pytest.approx(k * 3 * 2 * half, rel=0.01)
+    assert network_note(sharding="zero2")[1] == pytest.approx((k + 1) * 2 * half, rel=0.01)
+    adapters = adapter_parameters(STARCODERBASE, 8)
+    assert network_note("lora")[1] == pytest.approx(k * 2 * (2 * half + adapters / 2), rel=0.01)
+    assert network_note("lora", "zero2")[1] == pytest.approx((k + 1) * 2 * adapters / 2, rel=0.05)
+    # At that bandwidth sending takes as long as computing does.
+    hidden = sum(term.seconds for term in found.timing.terms[:5]) / RECIPE_SLOWDOWN
+    assert sent / (bound * AT_BEST.network) == pytest.approx(hidden, rel=0.02)
 
 
 def test_a_short_epoch_is_noted():
