@@ -22,6 +22,7 @@ ClusterName = Annotated[str, Field(min_length=1, max_length=253)]
 HostName = Annotated[str, Field(min_length=1, max_length=253)]
 SLOWEST_LENGTH: Final = 280
 MOST_SLOW_HOSTS: Final = 8
+LONGEST_RESTART: Final = 512
 
 
 class ReportOutcome(StrEnum):
@@ -78,6 +79,19 @@ def _known_or_none(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
         raise
 
 
+class ReportedRestarts(StatusModel):
+    """How often workers of this attempt started again in place, in the same Ray, after they had ended without a word."""
+
+    count: Natural = Field(default=0, description="How often they run again.")
+    charged: Natural = Field(default=0, description="Those that count as failures: a process ended, and its node stayed.")
+    since: Time | None = Field(default=None, description="While they are to start again: since when.")
+    reason: Annotated[str, Field(max_length=64)] = Field(description="Of the newest end, in one CamelCase word.")
+    message: Annotated[str, Field(max_length=LONGEST_RESTART)] = Field(description="What is known of it.")
+    hosts: Annotated[list[HostName], Field(max_length=MOST_SLOW_HOSTS)] | None = Field(
+        default=None, description="Hosts, which are pods, of the workers that were gone."
+    )
+
+
 class FineTuneReportStatus(StatusModel):
     """What the driver reports. Absent is unknown."""
 
@@ -114,6 +128,7 @@ class FineTuneReportStatus(StatusModel):
     goodput_seconds: NotNegative | None = Field(
         default=None, description="Time of this attempt that went into steps that its newest checkpoint holds."
     )
+    restarts: ReportedRestarts | None = Field(default=None, description="Starts in place of this attempt's workers; absent: none.")
     reported_at: Time | None = Field(default=None, description="When it was reported.")
 
     @property

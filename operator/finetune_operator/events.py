@@ -76,6 +76,10 @@ def _of_attempts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[Eve
         if known is not None and known.running_time is None and attempt.running_time is not None:
             note = f"attempt {attempt.number}: all pods run"
             yield Event(type="Normal", reason="AttemptRunning", action="Training", note=note, moment=str(attempt.number))
+        if known is not None and attempt.restarts is not None and attempt.restarts.count > (known.restarts.count if known.restarts else 0):
+            count = attempt.restarts.count
+            note = f"attempt {attempt.number}: its workers started again in place: {attempt.restarts.message}"
+            yield Event(type="Warning", reason="WorkersRestarted", action="Training", note=note, moment=f"{attempt.number}/{count}")
         if attempt.outcome is not None and (known is None or known.outcome is None):
             yield _ended(attempt)
 

@@ -35,6 +35,8 @@ NODE_SECONDS: Final = 60.0
 # What an attempt has after a loss, without a new step, to end by itself and tell how. Its driver hears of a dead peer at once, and of a
 # node that vanished in about 25 s, which is before Kubernetes does.
 LOST_SECONDS: Final = 60.0
+# And while its driver says that workers start again in place: it waits 300 s for nodes, and Ray Train 600 s for their workers.
+RESTART_SECONDS: Final = 1200.0
 # How long the RayJob may call itself running after its driver told how it ended.
 TOLD_SECONDS: Final = 120.0
 
@@ -276,10 +278,20 @@ def overdue(evidence: Evidence) -> tuple[Ending | None, float | None]:
     if since_word is not None and since_word >= TOLD_SECONDS:
         return _said(evidence), None
     since_loss = seconds_between(attempt.lost_time, evidence.now) if attempt.lost is not None and not told else None
-    if since_loss is not None and since_loss >= LOST_SECONDS:
+    allowed_loss = RESTART_SECONDS if _may_restart(evidence) else LOST_SECONDS
+    if since_loss is not None and since_loss >= allowed_loss:
         return _stopped(attempt) if attempt.stop_requested else _lost(attempt), None
-    waits = [allowed - since for allowed, since in ((TOLD_SECONDS, since_word), (LOST_SECONDS, since_loss)) if since is not None]
+    # Workers of the same size would run out of memory again; where there is a remedy, it is the next attempt's.
+    if attempt.restarts is not None and attempt.ranks_out_of_memory and not told:
+        return _stopped(attempt) if attempt.stop_requested else _out_of_memory(evidence, _memory(evidence)), None
+    waits = [allowed - since for allowed, since in ((TOLD_SECONDS, since_word), (allowed_loss, since_loss)) if since is not None]
     return None, min(waits, default=None)
+
+
+def _may_restart(evidence: Evidence) -> bool:
+    """Whether workers are about to start again in place. KubeRay replaces a pod that is gone at once, a silent node's minutes later."""
+    restarts = evidence.attempt.restarts
+    return restarts is not None and restarts.since is not None and not any(pod.is_unreachable for pod in evidence.pods)
 
 
 def _told(evidence: Evidence) -> str | None:

@@ -61,6 +61,8 @@ RUN_ENV: Final = "FINETUNE_RUN"
 REPORT_ENV: Final = "FINETUNE_REPORT"
 SECRETS_ENV: Final = SECRETS_FOLDER_ENV
 SCRATCH_ENV: Final = "FINETUNE_SCRATCH"
+# Read by the driver: failures that the job may have and still go on. With it, workers start again in place.
+FAILURES_LEFT_ENV: Final = "FINETUNE_FAILURES_LEFT"
 STOP_SECONDS_ENV: Final = "FINETUNE_STOP_SECONDS"
 # Read by Ray: how long a driver has after SIGTERM when its job is stopped.
 RAY_STOP_SECONDS_ENV: Final = "RAY_JOB_STOP_WAIT_TIME_S"

@@ -8,6 +8,7 @@ from finetune_api.status.attempts import (
     EvidenceStatus,
     FailureClass,
     RayJobReference,
+    RestartsStatus,
     UsageStatus,
 )
 from finetune_api.status.evaluation import EvaluatedTask, EvaluationStatus, JudgedStatus, PublicationStatus, figures_text, passed_stages
@@ -62,6 +63,7 @@ __all__ = [
     "ProgressStatus",
     "PublicationStatus",
     "RayJobReference",
+    "RestartsStatus",
     "RunStatus",
     "Text",
     "UnreadableStatus",

@@ -76,6 +76,17 @@ class EvidenceStatus(StatusItem):
     last_lines: LastLines | None = Field(default=None, description="The last lines of the traceback that explains it, without secrets.")
 
 
+class RestartsStatus(StatusItem):
+    """Starts in place of an attempt's workers: in the same RayJob, by the same driver, after workers had ended without a word."""
+
+    count: Natural = Field(default=0, description="How often its workers run again.")
+    charged: Natural = Field(default=0, description="Those that count against failurePolicy.maxFailures.")
+    since: Time | None = Field(default=None, description="While they are to start again: since when.")
+    reason: Word | None = Field(default=None, description="Why they had ended, the last time.")
+    message: Text | None = Field(default=None, description="What is known of that.")
+    node: Name | None = Field(default=None, description="Node of the first worker that was gone then.")
+
+
 class AttemptStatus(StatusItem):
     """One attempt at training."""
 
@@ -124,6 +135,7 @@ class AttemptStatus(StatusItem):
     slow_nodes: Annotated[list[Name], Field(max_length=MOST_NODES)] | None = Field(
         default=None, description="Nodes that the check at its start found slow or faulty. Attempts of the next day avoid them."
     )
+    restarts: RestartsStatus | None = Field(default=None, description="How often its workers started again in place; absent: never.")
     lost: Text | None = Field(default=None, description="While it runs: which of them is lost, where and why.")
     out_of_memory: Text | None = Field(default=None, description="While it runs: which of them ran out of memory.")
     ranks_out_of_memory: bool | None = Field(default=None, description="While it runs: True where that is a worker, and not the head.")

@@ -53,8 +53,12 @@ def rayjob(
     *,
     avoided: Sequence[str] = (),
     seconds_left: float | None = None,
+    failures_left: int = 0,
 ) -> Manifest:
-    """The RayJob of an attempt. `avoided`: nodes on which others failed. `seconds_left`: how long it may last; None is for ever."""
+    """The RayJob of an attempt. `avoided`: nodes on which others failed. `seconds_left`: how long it may last; None is for ever.
+
+    `failures_left`: how many starts of its workers in place may be charged.
+    """
     queue = job.spec.workers.queue_name
     metadata = owner.metadata(keys.rayjob_name(owner.name, attempt), keys.TRAINING)
     metadata["labels"] = pods.labels(job.spec.workers, metadata["labels"]) | ({keys.QUEUE_LABEL: queue} if queue else {})
@@ -72,7 +76,7 @@ def rayjob(
             "rayVersion": settings.ray_version,
             "authOptions": {"mode": "token"},
             "enableInTreeAutoscaling": False,
-            "headGroupSpec": _head(job, run_digest, owner, settings, avoided),
+            "headGroupSpec": _head(job, run_digest, owner, settings, avoided, failures_left),
             "workerGroupSpecs": [_workers(job, owner, settings, avoided)],
         },
     }
@@ -91,7 +95,7 @@ def _deadlines(job: FineTuneJob, seconds_left: float | None) -> Manifest:
 # ---- the head
 
 
-def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings, avoided: Sequence[str]) -> Manifest:
+def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings, avoided: Sequence[str], failures_left: int) -> Manifest:
     """The head group: it offers Ray nothing, so that no rank lands there."""
     parts = pods.PodParts(
         stage=keys.TRAINING,
@@ -104,6 +108,7 @@ def _head(job: FineTuneJob, run_digest: str, owner: Owner, settings: Settings, a
             keys.RUN_ENV: f"{keys.RUN_FOLDER}/{keys.RUN_FILE}",
             keys.REPORT_ENV: keys.report_name(owner.name),
             keys.RAY_STOP_SECONDS_ENV: str(settings.stop_seconds),
+            keys.FAILURES_LEFT_ENV: str(failures_left),
         },
         defaults={},
         resources=pods.resources(job.spec.cpu_pods.resources, pods.CPU_POD_REQUESTS),

@@ -24,6 +24,7 @@ from finetune_api.status import (
     PlanStatus,
     ProgressStatus,
     RayJobReference,
+    RestartsStatus,
     UsageStatus,
     eta_text,
     newest,
@@ -92,6 +93,7 @@ def failing_nodes(observed: Observed, status: FineTuneJobStatus) -> list[str]:
     """Nodes that two attempts of the last day failed on, or that the check at the start of one found slow or faulty."""
     recent = [one for one in status.attempts if (seconds_between(one.completion_time, observed.now) or 0.0) < _AVOIDED_SECONDS]
     blamed = [one.failed_node for one in recent if one.failed_node is not None]
+    blamed += [one.restarts.node for one in recent if one.restarts is not None and one.restarts.node is not None]
     slow = [node for one in recent for node in one.slow_nodes or ()]
     return list(dict.fromkeys([*slow, *(node for node in blamed if blamed.count(node) > 1)]))[:MOST_NODES]
 
@@ -133,9 +135,11 @@ def reported(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus
         first_step=first_step,
         last_step=report.step if report.step is not None else attempt.last_step,
         slow_nodes=_slow_nodes(report, attempt) or attempt.slow_nodes,
+        restarts=_restarts(report, attempt),
     )
     return status.model_copy(
         update={
+            "usage": _with_charged_restarts(status, attempt),
             "progress": _progress(report, status),
             "checkpoints": _checkpoints(status.checkpoints, report),
             "evaluation": _evaluation(status.evaluation, report),
@@ -143,11 +147,49 @@ def reported(observed: Observed, status: FineTuneJobStatus) -> FineTuneJobStatus
     )
 
 
+def failures_left(observed: Observed, status: FineTuneJobStatus) -> int:
+    """Failures that the job may have and still go on."""
+    usage = status.usage or UsageStatus()
+    return max(job_of(observed).spec.failure_policy.max_failures - (usage.charged_failures - usage.forgiven_failures), 0)
+
+
+def _restarts(report: FineTuneReportStatus, attempt: AttemptStatus) -> RestartsStatus | None:
+    """The attempt's starts in place with those that the driver tells of; what was counted once stays."""
+    known, told = attempt.restarts or RestartsStatus(), report.restarts
+    if told is None:
+        return attempt.restarts
+    nodes = _nodes_of(attempt, told.hosts or ())
+    return known.model_copy(
+        update={
+            "count": max(known.count, told.count),
+            "charged": max(known.charged, min(told.charged, told.count)),
+            "since": told.since if not report.is_over and moment(told.since) else None,
+            "reason": told.reason,
+            "message": told.message,
+            "node": nodes[0] if nodes else (known.node if told.message == known.message else None),
+        }
+    )
+
+
+def _with_charged_restarts(status: FineTuneJobStatus, before: AttemptStatus) -> UsageStatus | None:
+    """What was used, with the failures of starts in place that are new."""
+    after = status.attempts[-1].restarts
+    new = (after.charged if after else 0) - (before.restarts.charged if before.restarts else 0)
+    if new == 0:
+        return status.usage
+    usage = status.usage or UsageStatus()
+    return usage.model_copy(update={"charged_failures": usage.charged_failures + new})
+
+
 def _slow_nodes(report: FineTuneReportStatus, attempt: AttemptStatus) -> list[str]:
-    """Nodes of the hosts that the report calls slow or faulty: a host is a pod, by the first 63 characters of its name, or a node."""
-    hosts = report.slow_hosts or ()
+    """Nodes of the hosts that the report calls slow or faulty."""
+    return _nodes_of(attempt, report.slow_hosts or ())[:MOST_NODES]
+
+
+def _nodes_of(attempt: AttemptStatus, hosts: Sequence[str]) -> list[str]:
+    """Nodes of the attempt by their hosts: a host is a pod, by the first 63 characters of its name, or a node."""
     found = [one.node for one in attempt.pods or () if one.node is not None and (one.name[:63] in hosts or one.node in hosts)]
-    return list(dict.fromkeys(found))[:MOST_NODES]
+    return list(dict.fromkeys(found))
 
 
 def _progress(report: FineTuneReportStatus, status: FineTuneJobStatus) -> ProgressStatus:
@@ -238,6 +280,7 @@ def ended(observed: Observed, status: FineTuneJobStatus, ending: Ending) -> Fine
         out_of_memory=None,
         ranks_out_of_memory=None,
         ended_pods=None,
+        restarts=attempt.restarts.model_copy(update={"since": None}) if attempt.restarts is not None else None,
     )
     quiet = {"stale": False, "stale_time": None, "eta": None}
     progress = status.progress.model_copy(update=quiet) if status.progress else None

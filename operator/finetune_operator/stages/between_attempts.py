@@ -131,7 +131,7 @@ def _one_too_many(observed: Observed, status: FineTuneJobStatus, last: AttemptSt
         return None
     if last.outcome is AttemptOutcome.INVALID_INPUT:
         return last.reason or Reason.TRAINING_FAILED, last.message or "the driver refused its input"
-    if _is_replayed([one for one in status.attempts if one.charged][-charged:]):
+    if _is_replayed(_charged(status.attempts)[-charged:]):
         told = (
             f"the loss was not finite at the same step in a second attempt, so that no machine is to blame: {last.message or last.reason}"
         )
@@ -142,14 +142,24 @@ def _one_too_many(observed: Observed, status: FineTuneJobStatus, last: AttemptSt
     return None
 
 
-def _is_replayed(failures: Sequence[AttemptStatus]) -> bool:
+def _charged(attempts: Sequence[AttemptStatus]) -> list[AttemptStatus | None]:
+    """What was charged, in its order: ends of attempts, and None for each start of workers in place."""
+    found: list[AttemptStatus | None] = []
+    for one in attempts:
+        found += [None] * (one.restarts.charged if one.restarts is not None else 0)
+        found += [one] if one.charged else []
+    return found
+
+
+def _is_replayed(failures: Sequence[AttemptStatus | None]) -> bool:
     """Whether the last of the failures is a loss that was not finite, where it wasn't in one before.
 
     From the same checkpoint, an attempt does what the one before did. A bad GPU would have to err at the same step twice; data and
     learning rate do. So one more attempt is worth its while, and no third.
     """
-    steps = [one.last_step or one.first_step or 0 for one in failures if one.reason == Reason.NON_FINITE_LOSS]
-    return bool(failures) and failures[-1].reason == Reason.NON_FINITE_LOSS and steps[-1] in steps[:-1]
+    steps = [one.last_step or one.first_step or 0 for one in failures if one is not None and one.reason == Reason.NON_FINITE_LOSS]
+    last = failures[-1] if failures else None
+    return last is not None and last.reason == Reason.NON_FINITE_LOSS and steps[-1] in steps[:-1]
 
 
 def _too_many_starts(observed: Observed, status: FineTuneJobStatus) -> tuple[str, str] | None:
@@ -188,7 +198,9 @@ def _unfinished_rayjobs(observed: Observed, status: FineTuneJobStatus) -> _Unfin
     alive = [rayjob for rayjob in observed.rayjobs if not rayjob.terminal]
     queued = None
     suspended = observed.job is not None and observed.job.spec.suspend
-    if last is not None and last.outcome is AttemptOutcome.PREEMPTED and last.ray_job is not None and not suspended:
+    # A RayJob says how many failures its driver may have. One in which some were charged says too many.
+    is_as_made = last is not None and not (last.restarts is not None and last.restarts.charged)
+    if last is not None and last.outcome is AttemptOutcome.PREEMPTED and last.ray_job is not None and not suspended and is_as_made:
         # One that still has its RayCluster was not taken back: its driver has stopped, and KubeRay doesn't tell.
         left = (rayjob for rayjob in alive if rayjob.queued or rayjob.cluster != last.ray_job.cluster)
         queued = next((rayjob for rayjob in left if rayjob.uid == last.ray_job.uid and not rayjob.deleting), None)

@@ -91,7 +91,9 @@ def followed(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | Non
     submitted = rayjob is not None and _is_submitted(observed, attempt, rayjob)
     # That all run is seen once before Ray may miss one.
     ran_before = observed.status.attempts[-1].running_time is not None
-    status = attempts.with_last(status, pods=joined(attempt, pods, submitted=submitted and ran_before))
+    # Those that run when workers have started again are Ray's from then on, and nothing else is lost.
+    knows_its_pods = submitted and ran_before and _starts(attempt) == _starts(observed.status.attempts[-1])
+    status = attempts.with_last(status, pods=joined(attempt, pods, submitted=knows_its_pods))
     attempt = status.attempts[-1]
     if submitted and attempt.running_time is not None:
         status = grown(observed, status.model_copy(update={"failed_starts": 0}))
@@ -100,6 +102,11 @@ def followed(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | Non
         status = attempts.with_last(status, ended_pods=ended_at_start(attempt.ended_pods, pods))
     status = attempts.with_last(status, **noted(observed, attempt, rayjob, pods, submitted=submitted))
     return attempts.with_last(status, told_time=_told_time(observed, attempt))
+
+
+def _starts(attempt: AttemptStatus) -> int:
+    """How often workers of the attempt started again in place."""
+    return attempt.restarts.count if attempt.restarts is not None else 0
 
 
 def _told_time(observed: Observed, attempt: AttemptStatus) -> str | None:
@@ -295,8 +302,19 @@ def goes_on(observed: Observed, status: FineTuneJobStatus, rayjob: RayJob | None
         reason, message = Reason.STARTING, f"{name}: all pods run, Ray has no driver yet" + (f"; {words}" if words else "")
     else:
         words = (f", but {attempt.lost}" if attempt.lost else "") + (_short_grace(status, settings) if settings else "")
-        reason, message = Reason.TRAINING, f"{name} runs{words}"
+        reason, message = Reason.TRAINING, f"{name} runs{_again(attempt)}{words}"
     return set_condition(observed, status, ConditionType.TRAINED, "False", reason, message)
+
+
+def _again(attempt: AttemptStatus) -> str:
+    """That workers of the attempt start again in place, or did; empty where they never did."""
+    found = attempt.restarts
+    if found is None:
+        return ""
+    if found.since is not None:
+        return f"; its workers start again in place: {found.message}"
+    times = "once" if found.count == 1 else f"{found.count} times"
+    return f"; its workers started again in place {times}, the last time since {found.message}" if found.count else ""
 
 
 def _short_grace(status: FineTuneJobStatus, settings: Settings) -> str:

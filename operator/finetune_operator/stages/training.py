@@ -109,6 +109,7 @@ def _begun(observed: Observed, status: FineTuneJobStatus, settings: Settings) ->
         pinned(status, settings),
         avoided=attempt.avoided_nodes or (),
         seconds_left=budget.attempt_seconds(observed, status, settings),
+        failures_left=attempts.failures_left(observed, status),
     )
     # Somebody may have deleted the run's ConfigMap since an attempt mounted it.
     again = (Create(manifest=run_config_map(observed.run_text, owner)),) if observed.run_text and attempt.number > 1 else ()

@@ -15,9 +15,20 @@ import pytest
 from tests.testcluster.certificates import Authority
 
 from finetune_api.report import FineTuneReportStatus, ReportedEvaluation, ReportOutcome, parse_report
+from finetune_api.times import timestamp
 from finetune_trainer.pods.report_progress import Progress
 from finetune_trainer.pods.reporting import Pace, Reporter
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, NodesChecked, Notice, Resumed, StepDone, StoppedEarly
+from finetune_trainer.reporting.events import (
+    CheckpointCommitted,
+    EvaluationDone,
+    NodesChecked,
+    Notice,
+    Restarted,
+    Restarting,
+    Resumed,
+    StepDone,
+    StoppedEarly,
+)
 
 EVER = 3600.0
 PATH = "/apis/finetune.dev/v1alpha1/namespaces/team/finetunereports/chat"
@@ -304,6 +315,30 @@ def test_steps_that_are_lost_do_not_count() -> None:
     assert status.checkpoint is not None
     again = progress_after(*steps, Resumed(step=3, attempt=2), step_done(4, seconds=1.0), committed(4))
     assert (again.first_step, again.step, again.goodput_seconds) == (3, 4, 10.0)
+
+
+def test_workers_that_start_again_in_place_go_on_with_the_attempt_where_they_restored() -> None:
+    """Steps that are done again count once, and the attempt began where its first workers did."""
+    ended = Restarting(reason="WorkerLost", message="w" * 2000, hosts=[f"w{number}" for number in range(20)])
+    begun = [Resumed(step=10, attempt=1), *(step_done(step) for step in (11, 12, 13)), committed(12)]
+    progress = Progress(FineTuneReportStatus(cluster="c"), lambda: NOON)
+    assert [progress.take(event) for event in (*begun, ended)][-1] == "now"
+    waits = progress.status.restarts
+    assert waits is not None
+    assert (waits.count, waits.charged, waits.since, waits.reason) == (0, 0, timestamp(NOON), "WorkerLost")
+    assert (len(waits.message), waits.hosts) == (512, [f"w{number}" for number in range(8)])
+
+    assert progress.take(Restarted(count=1, charged=0, seconds=30.0)) == "now"
+    progress.take(Resumed(step=12, attempt=2))
+    status = progress.status
+    assert (status.first_step, status.step, status.goodput_seconds) == (10, 12, 6.0)
+    assert status.restarts == waits.model_copy(update={"count": 1, "since": None})
+    assert status.checkpoint is not None
+    for event in (step_done(13), committed(13, attempt=2), Restarting(reason="TrainingFailed", message="worker 1 died")):
+        progress.take(event)
+    again = progress.status.restarts
+    assert again is not None
+    assert (again.count, again.reason, again.hosts, progress.status.goodput_seconds) == (1, "TrainingFailed", None, 9.0)
 
 
 def test_steps_that_no_checkpoint_holds_do_not_count_since_the_next_attempt_does_them_again() -> None:

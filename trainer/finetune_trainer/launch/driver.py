@@ -8,6 +8,7 @@ does, an attempt without a sign of progress ends (`patience`).
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from finetune_api import errors
@@ -60,17 +61,37 @@ class Workers(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """Workers ended without a word of their own. `departed`: hosts of theirs that have left Ray; `ranks`: those whose process is gone."""
+
+    error: TrainingFailed
+    departed: Sequence[str]
+    ranks: Sequence[int]
+
+
 def train(workers: Workers, *, gpu: bool, sink: Sink, stop: threading.Event) -> int:
     """Run the workers until they are done or stopped; the number of optimizer steps that are done and committed.
 
     Raises the FineTuneError that a worker ended with, or TrainingFailed when one died without a word.
     """
+    ended = run_once(workers, gpu=gpu, sink=sink, stop=stop)
+    if isinstance(ended, Death):
+        raise ended.error
+    return ended
+
+
+def run_once(workers: Workers, *, gpu: bool, sink: Sink, stop: threading.Event, began: Callable[[], None] = lambda: None) -> int | Death:
+    """The same, where a death is no error: whoever asks may start the workers again. `began` is called at the first sign of a rank."""
     first_step = limits.SHORTEST_SECONDS if gpu else limits.FIRST_CPU_STEP_SECONDS
     patience = Patience(now=time.monotonic, shortest_seconds=limits.SHORTEST_SECONDS, first_step_seconds=first_step)
-    failure = follow(workers.fit, workers.mailbox, workers.ask, patience, workers.gone, sink=sink, stop=stop)
+    failure = follow(workers.fit, workers.mailbox, workers.ask, patience, workers.gone, sink=sink, stop=stop, began=began)
     done, reported = workers.ask(workers.mailbox.outcome) or (None, None)
     if failure is not None and done is None and reported is None:
-        raise lost(failure, workers.departed(failure)) from failure
+        departed = workers.departed(failure)
+        error = lost(failure, departed)
+        error.__cause__ = failure
+        return Death(error=error, departed=departed, ranks=died(failure))
     return steps_done(done, reported, failure)
 
 
@@ -95,12 +116,13 @@ def follow(
     *,
     sink: Sink,
     stop: threading.Event,
+    began: Callable[[], None] = lambda: None,
     poll_seconds: float = POLL_SECONDS,
 ) -> Exception | None:
     """Pass events on until `fit` ends; what it raised. It runs in a thread, since Ray would take over Ctrl-C in the main one.
 
-    `gone`: hosts of the run that have left Ray. Also ends when the loop has ended and `fit` hasn't. Raises NoProgress when the patience
-    is exhausted, and WorkerLost when hosts are gone and `fit` waits for them.
+    `gone`: hosts of the run that have left Ray. `began`: called at the first sign. Also ends when the loop has ended and `fit` hasn't.
+    Raises NoProgress when the patience is exhausted, and WorkerLost when hosts are gone and `fit` waits for them.
     """
     raised: list[Exception] = []
 
@@ -109,6 +131,18 @@ def follow(
             fit()
         except Exception as error:  # whatever it is, it is looked at below, in the thread that can tell the user
             raised.append(error)
+
+    has_begun = False
+
+    def see() -> None:
+        """Take in the newest sign; the first is told."""
+        nonlocal has_begun
+        sign = ask(mailbox.sign)
+        if sign is not None:
+            patience.see(sign)
+            if sign.count and not has_begun:
+                has_begun = True
+                began()
 
     thread = in_thread(fit_in_thread)
     asked, ended_at = False, None
@@ -120,9 +154,7 @@ def follow(
             asked = True
         for event in ask(mailbox.take) or ():
             sink.record(event)
-        sign = ask(mailbox.sign)
-        if sign is not None:
-            patience.see(sign)
+        see()
         done, _ = ask(mailbox.outcome) or (None, None)
         if done is not None:
             ended_at = ended_at or patience.now()
@@ -136,6 +168,7 @@ def follow(
             if left_at is not None and looked_at - left_at >= LEFT_SECONDS:
                 raise _left(hosts)
         thread.join(poll_seconds)
+    see()
     for event in ask(mailbox.take) or ():
         sink.record(event)
     return raised[0] if raised else None
@@ -179,13 +212,18 @@ def _reported_error(reason: str, message: str) -> FineTuneError:
     return TrainingFailed(message)
 
 
+def died(failure: Exception) -> list[int]:
+    """Ranks whose process is gone, where others only failed because of that."""
+    failures: dict[int, Exception] = getattr(failure, "worker_failures", {})
+    return sorted(rank for rank, error in failures.items() if type(error).__name__ in _DEATHS)
+
+
 def _cause(failure: Exception | None) -> str:
     """One line about what ended the workers: the rank that died before the ranks that waited for it."""
     failures: dict[int, Exception] = getattr(failure, "worker_failures", {})
-    died = sorted(rank for rank, error in failures.items() if type(error).__name__ in _DEATHS)
-    if died:
-        how = getattr(failures[died[0]], "how", "killed, or out of memory")
-        return f"worker {', '.join(map(str, died))} of the run died ({how})"
+    if failure is not None and (ranks := died(failure)):
+        how = getattr(failures[ranks[0]], "how", "killed, or out of memory")
+        return f"worker {', '.join(map(str, ranks))} of the run died ({how})"
     for rank, error in sorted(failures.items()):
         return f"worker {rank} failed: {last_line(error)}"
     return f"the workers failed: {last_line(failure)}" if failure else "the workers ended without a result"

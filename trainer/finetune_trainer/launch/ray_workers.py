@@ -4,7 +4,7 @@ The only file that knows Ray Train, with `process_group`. On a cluster the drive
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +33,20 @@ NOTICE_SECONDS = 45.0
 class RayWorkers:
     """One Ray Train worker a rank."""
 
-    def __init__(self, run: TrainingRun, placement: Placement, *, attempt: str, stop_files: StopFiles | None = None) -> None:
-        """Wait for the nodes. `attempt` names the logs that are kept of it.
+    def __init__(
+        self,
+        run: TrainingRun,
+        placement: Placement,
+        *,
+        attempt: str,
+        stop_files: StopFiles | None = None,
+        start: int = 1,
+        given_up: Callable[[], bool] | None = None,
+    ) -> None:
+        """Wait for the nodes. `attempt` names the logs that are kept of it, of its first `start` and of later ones.
 
-        `stop_files`: where each worker's pod is asked to stop; None on one machine. Raises TrainingFailed when too few nodes join.
+        `stop_files`: where each worker's pod is asked to stop; None on one machine. `given_up`: whether nobody waits any more; with it,
+        only nodes count that answer, for some may be lost already. Raises TrainingFailed when too few nodes join.
         """
         import ray
         from ray.train.torch import TorchTrainer
@@ -45,7 +55,8 @@ class RayWorkers:
         # On the driver's node: a worker's may go away, and with it why.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
-        self._nodes = _joined(placement.nodes(run), gpu=run.plan.device == "gpu")
+        self._run, self._placement, self._attempt, self._stop_files, self._start = run, placement, attempt, stop_files, start
+        self._nodes = _joined(placement.nodes(run), gpu=run.plan.device == "gpu", given_up=given_up)
         self._trainer = TorchTrainer(
             _rank,
             train_loop_config={
@@ -54,6 +65,7 @@ class RayWorkers:
                 "stop_files": stop_files,
                 "mailbox": self.mailbox,
                 "attempt": attempt,
+                "start": start,
             },
             torch_config=checked_torch_config(
                 "nccl" if run.plan.device == "gpu" else "gloo",
@@ -61,8 +73,8 @@ class RayWorkers:
                 timeout_seconds=run.job.spec.workers.collective_timeout_seconds,
             ),
             scaling_config=_scaling(run, self._nodes),
-            # A failed attempt ends here; the next one is another driver's, which takes the newest checkpoint from storage. Without the
-            # second, Ray would start the group anew after a preemption, for ever, and on nodes that are gone (docs/decisions/0008).
+            # A group that failed ends here; whether there is another one is ours to say (`in_place`). Ray would start it on the nodes
+            # that it had (docs/decisions/0031), and without the second limit after a preemption, for ever (0008).
             run_config=ray.train.RunConfig(
                 name=run.job.metadata.name,
                 storage_path=f"{ray.get_runtime_context().get_temp_dir()}/train",
@@ -94,13 +106,39 @@ class RayWorkers:
         return [str(node["NodeManagerHostname"]) for node in self._nodes if node["NodeID"] not in alive]
 
     def departed(self, failure: Exception) -> list[str]:
-        """Hosts that are no longer in Ray. One that ranks on others have noticed is waited for: Ray's head takes longer."""
-        deadline = time.monotonic() + (NOTICE_SECONDS if len(self._nodes) > 1 else 0.0)
+        """Hosts that are no longer in Ray. One that ranks on others have noticed is waited for: Ray's head takes longer.
+
+        A node that runs a task of ours now isn't lost. The driver's own needn't be asked.
+        """
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        asked = _Asked()
+        deadline = time.monotonic() + NOTICE_SECONDS
         while True:
             gone = self.gone()
-            if gone or time.monotonic() >= deadline or was_preempted(failure):
+            unknown = [node for node in self._nodes if node["NodeID"] != here]
+            if gone or was_preempted(failure) or time.monotonic() >= deadline or len(asked.answering(unknown)) == len(unknown):
                 return gone
-            time.sleep(1.0)
+
+    def renewed(self, given_up: Callable[[], bool]) -> "RayWorkers":
+        """The same ranks once more, on nodes that answer. The mailbox is another one: a rank that lives on unseen speaks to nobody."""
+        import ray
+
+        ray.kill(self.mailbox)
+        return RayWorkers(
+            self._run,
+            self._placement,
+            attempt=self._attempt,
+            stop_files=self._stop_files,
+            start=self._start + 1,
+            given_up=given_up,
+        )
+
+    def hosts_of(self, ranks: Sequence[int]) -> list[str]:
+        """The ranks of a node follow one another, as many on each."""
+        each = self._run.plan.world_size // len(self._nodes)
+        return list(dict.fromkeys(str(self._nodes[rank // each]["NodeManagerHostname"]) for rank in ranks))
 
 
 @contextmanager
@@ -133,6 +171,7 @@ def _rank(config: dict[str, Any]) -> None:
             workers=context.get_local_world_size(),
         ),
         attempt=config["attempt"],
+        start=config["start"],
         stop_files=config["stop_files"],
     )
 
@@ -174,17 +213,58 @@ Node = Mapping[str, Any]
 """One of Ray's nodes, as `ray.nodes()` describes it."""
 
 
-def _joined(count: int, *, gpu: bool) -> list[Node]:
-    """The nodes to train on, by host name. Raises TrainingFailed when fewer than `count` join in time."""
+def _joined(count: int, *, gpu: bool, given_up: Callable[[], bool] | None) -> list[Node]:
+    """The nodes to train on, by host name; with `given_up`, those that answer. Raises TrainingFailed when there aren't `count` in time."""
     import ray
 
-    deadline = time.monotonic() + JOIN_SECONDS
-    while len(found := worker_nodes(ray.nodes(), gpu=gpu)) < count:
+    deadline, asked = time.monotonic() + JOIN_SECONDS, _Asked()
+    while len(found := _usable(worker_nodes(ray.nodes(), gpu=gpu), asked if given_up else None)) < count:
+        if given_up is not None and given_up():
+            raise TrainingFailed("a stop was asked for before they could")
         if time.monotonic() > deadline:
             kind = "with GPUs " if gpu else ""
             raise TrainingFailed(f"{len(found)} of {count} nodes {kind}joined Ray within {JOIN_SECONDS:.0f} s; look at the worker pods")
         time.sleep(1.0)
     return found[:count]
+
+
+def _usable(nodes: list[Node], asked: "_Asked | None") -> list[Node]:
+    return nodes if asked is None else asked.answering(nodes)
+
+
+class _Asked:
+    """Nodes that were asked for a sign of life: a task that has to run on them. Ray calls a node alive for half a minute after its end."""
+
+    def __init__(self) -> None:
+        self._signs: dict[str, Any] = {}
+
+    def answering(self, nodes: Sequence[Node]) -> list[Node]:
+        """Those that have answered by now; each is asked once, and waited for a second."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        for node in nodes:
+            if (there := node["NodeID"]) not in self._signs:
+                only = NodeAffinitySchedulingStrategy(there, soft=False)
+                self._signs[there] = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=only)(_lives).remote()
+        signs = [self._signs[node["NodeID"]] for node in nodes]
+        answered = set(ray.wait(signs, num_returns=len(signs), timeout=1.0)[0]) if signs else set()
+        return [node for node, sign in zip(nodes, signs, strict=True) if sign in answered and _has_value(sign)]
+
+
+def _lives() -> bool:
+    return True
+
+
+def _has_value(sign: Any) -> bool:
+    """Whether a task that has ended did what it had to; that of a node which is gone ends with an error."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return bool(ray.get(sign))
+    except RayError:
+        return False
 
 
 def worker_nodes(nodes: Sequence[Node], *, gpu: bool) -> list[Node]:

@@ -8,9 +8,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from finetune_api.report import MOST_SLOW_HOSTS, SLOWEST_LENGTH, FineTuneReportStatus, ReportedCheckpoint, ReportedEvaluation
+from finetune_api.bounded_text import shortened
+from finetune_api.report import (
+    LONGEST_RESTART,
+    MOST_SLOW_HOSTS,
+    SLOWEST_LENGTH,
+    FineTuneReportStatus,
+    ReportedCheckpoint,
+    ReportedEvaluation,
+    ReportedRestarts,
+)
 from finetune_api.times import timestamp
-from finetune_trainer.reporting.events import CheckpointCommitted, EvaluationDone, Event, NodesChecked, Resumed, StepDone, StoppedEarly
+from finetune_trainer.reporting.events import (
+    CheckpointCommitted,
+    EvaluationDone,
+    Event,
+    NodesChecked,
+    Restarted,
+    Restarting,
+    Resumed,
+    StepDone,
+    StoppedEarly,
+)
 
 _RECENT_STEPS: Final = 20
 _ATTEMPT: Final = re.compile(r"/attempt-0*([1-9]\d*)/")
@@ -59,6 +78,12 @@ class Progress:
             case Resumed():
                 self._resume(event.step)
                 return "now"
+            case Restarting():
+                self._set(restarts=self._restarting(event))
+                return "now"
+            case Restarted() if (known := self.status.restarts) is not None:
+                self._set(restarts=known.model_copy(update={"count": event.count, "charged": event.charged, "since": None}))
+                return "now"
             case StoppedEarly():  # its step may be one that isn't logged
                 self._set(step=event.step, total_steps=event.total_steps, eta_seconds=None)
                 return "now"
@@ -82,6 +107,17 @@ class Progress:
             "eta_seconds": round(left * (sum(self._recent) / len(self._recent) + self._evaluating), 1),
         }
 
+    def _restarting(self, event: Restarting) -> ReportedRestarts:
+        known = self.status.restarts
+        return ReportedRestarts(
+            count=known.count if known else 0,
+            charged=known.charged if known else 0,
+            since=timestamp(self.now()),
+            reason=event.reason[:64],
+            message=shortened(event.message, LONGEST_RESTART),
+            hosts=list(event.hosts[:MOST_SLOW_HOSTS]) or None,
+        )
+
     def _pace(self, event: EvaluationDone) -> None:
         """What evaluations add to the time that is left, once two of them tell how far they are apart."""
         if self._evaluated is not None and event.step > self._evaluated:
@@ -94,7 +130,9 @@ class Progress:
         self._evaluated = None
         beyond = [kept for kept in ("evaluation", "checkpoint") if (one := getattr(self.status, kept)) is not None and one.step > step]
         measured = ("loss", "tokens_per_second", "wall_tokens_per_second", "spread", "slowest", "eta_seconds")
-        self._set(first_step=step, step=step, goodput_seconds=round(self._seconds_up_to(step), 3), **dict.fromkeys((*beyond, *measured)))
+        # Workers that started again in place go on with the attempt, which began where its first ones did.
+        began = {"first_step": step} if self.status.restarts is None else {}
+        self._set(**began, step=step, goodput_seconds=round(self._seconds_up_to(step), 3), **dict.fromkeys((*beyond, *measured)))
 
     def _forget_after(self, step: int) -> None:
         self._seconds = {done: seconds for done, seconds in self._seconds.items() if done <= step}

@@ -16,7 +16,7 @@ from finetune_api.keys import TRAINING
 from finetune_api.pod_result import PodResult
 from finetune_api.reasons import Reason
 from finetune_api.report import ReportOutcome
-from finetune_trainer.launch import driver
+from finetune_trainer.launch import driver, in_place
 from finetune_trainer.launch.ray_workers import RayWorkers
 from finetune_trainer.pods.nodes import PodPlaces
 from finetune_trainer.pods.pod import JsonLines, Pod, failed_result, run_stage
@@ -34,6 +34,8 @@ from finetune_trainer.training.early_stopping import stopped_early
 from finetune_trainer.training.restoring import check_same_inputs
 from finetune_trainer.training.stop_files import StopFiles
 
+# Set by the operator: failures that the job may have and still go on. Without it an attempt ends with its first workers.
+FAILURES_LEFT_ENV = "FINETUNE_FAILURES_LEFT"
 _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 30.0
 
@@ -101,7 +103,7 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
     try:
         if early is None:
             workers = RayWorkers(run, PodPlaces(str(pod.scratch)), attempt=attempt, stop_files=StopFiles())
-            done = driver.train(workers, gpu=run.plan.device == "gpu", sink=sinks, stop=stop)
+            done = _steps_of(workers, gpu=run.plan.device == "gpu", sink=sinks, stop=stop)
             early = ended_early(local, run) if done < total_steps else None
         if early is not None:
             sinks.record(early)
@@ -117,6 +119,14 @@ def _train(pod: Pod, attempt: str, lines: Sink, reporter: Reporter | None, stop:
     if done < total_steps:
         return PodResult(outcome="Stopped", message=f"stopped after step {done} of {total_steps}; its checkpoint is committed")
     return PodResult(outcome="Done")
+
+
+def _steps_of(workers: RayWorkers, *, gpu: bool, sink: Sink, stop: threading.Event) -> int:
+    """Steps that are done, by these workers or, as often as the operator lets it, by those that start in their place."""
+    failures_left = os.environ.get(FAILURES_LEFT_ENV, "")
+    if not failures_left.isdecimal():
+        return driver.train(workers, gpu=gpu, sink=sink, stop=stop)
+    return in_place.train(workers, in_place.Restarts(int(failures_left)), gpu=gpu, sink=sink, stop=stop)
 
 
 def _connect() -> None:

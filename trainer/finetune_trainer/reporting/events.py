@@ -147,6 +147,29 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restarting:
+    """Workers ended without a word, and the driver starts them again in the same attempt. `hosts`: of those that are gone.
+
+    `reason` and `message` are those of the error that would have ended it.
+    """
+
+    kind: ClassVar[str] = "Restarting"
+    reason: str
+    message: str
+    hosts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarted:
+    """They run again, `seconds` after their end was noticed. `count`: how often in this attempt; `charged` of these count as failures."""
+
+    kind: ClassVar[str] = "Restarted"
+    count: int
+    charged: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping:
     """The run was asked to stop and will commit a checkpoint first."""
 
@@ -201,6 +224,8 @@ Event: TypeAlias = (
     | CheckpointCommitted
     | NodesChecked
     | Resumed
+    | Restarting
+    | Restarted
     | Stopping
     | StoppedEarly
     | Published
@@ -210,8 +235,8 @@ Event: TypeAlias = (
 _TYPES: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, NodesChecked, Resumed, Stopping, StoppedEarly,
-        Published, Finished,
+        StageStarted, StageAdvanced, Notice, StepDone, EvaluationDone, CheckpointCommitted, NodesChecked, Resumed, Restarting, Restarted,
+        Stopping, StoppedEarly, Published, Finished,
     )
 }  # fmt: skip
 

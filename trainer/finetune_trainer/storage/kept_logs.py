@@ -6,6 +6,7 @@
     logs/training/<time>-<RayCluster>/driver/ended.json
     logs/training/<time>-<RayCluster>/rank-0/000000000000.log
     logs/training/<time>-<RayCluster>/rank-0-stderr/000000000000.log
+    logs/training/<time>-<RayCluster>/rank-0.2/000000000000.log  of the workers that followed those in the same attempt
 
 Nothing is written twice and nothing is appended to, so that any storage can keep it. Pieces end with a line, or where no secret is cut.
 A log that can't be kept is told once and fails nothing.
@@ -51,6 +52,15 @@ def attempt_name(environment: Mapping[str, str] = os.environ) -> str:
 def begun_now(name: str) -> str:
     """The folder of what begins now: names sort by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
+
+
+def log_name(rank: int, start: int) -> str:
+    """Whose log it is: of a rank among the attempt's first workers, its second and so on.
+
+    >>> log_name(0, 1), log_name(0, 2)
+    ('rank-0', 'rank-0.2')
+    """
+    return f"rank-{rank}" + (f".{start}" if start > 1 else "")
 
 
 def printed_to() -> list[Path]:

@@ -22,7 +22,7 @@ STAGES: Final[tuple[Stage, ...]] = ("preparation", "training", "evaluation", "pu
 _TELLERS: Final = ("driver", "main", "rank-0")
 _LARGEST_RECORD_BYTES: Final = 64 * 2**10
 _PIECE: Final = re.compile(r"\d{12}\.log")
-_RANK: Final = re.compile(r"rank-(\d+)")
+_RANK: Final = re.compile(r"rank-(\d+)(?:\.(\d+))?")
 # <time>-<FineTuneJob>-<attempt>-<five letters of KubeRay's>
 _ON_A_CLUSTER: Final = re.compile(r".*-([1-9]\d*)-[a-z0-9]{5}")
 
@@ -68,9 +68,9 @@ class KeptRun:
         return sorted(self.logs, key=lambda who: (who != self.teller, *_rank_order(who)))
 
 
-def _rank_order(who: str) -> tuple[bool, int, str]:
+def _rank_order(who: str) -> tuple[bool, int, int, str]:
     match = _RANK.fullmatch(who)
-    return match is None, int(match[1]) if match else 0, who
+    return match is None, int(match[2] or 1) if match else 0, int(match[1]) if match else 0, who
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from finetune_api.errors import FineTuneError, TrainingFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.reporting.events import Event, Resumed
 from finetune_trainer.secrets import Secrets
-from finetune_trainer.storage.kept_logs import End, LogPlace, kept, printed_to
+from finetune_trainer.storage.kept_logs import End, LogPlace, kept, log_name, printed_to
 from finetune_trainer.training.assembling import (
     batch_plan,
     checkpoints,
@@ -43,13 +43,21 @@ from finetune_trainer.training.training_rank import TrainingRank, peak_memory_by
 
 
 def train_on_rank(
-    run: TrainingRun, placement: Placement, *, driver: Driver, position: Position, attempt: str, stop_files: StopFiles | None = None
+    run: TrainingRun,
+    placement: Placement,
+    *,
+    driver: Driver,
+    position: Position,
+    attempt: str,
+    start: int = 1,
+    stop_files: StopFiles | None = None,
 ) -> None:
     """Train until done or stopped. Collective: called on every rank, with torch.distributed initialised.
 
-    `attempt` names the logs that are kept. `stop_files`: where this rank's pod is asked to stop; None on one machine.
+    `attempt` names the logs that are kept, `start` tells those of its first workers from those of later ones. `stop_files`: where this
+    rank's pod is asked to stop; None on one machine.
     """
-    with _log_kept(attempt, position.rank) as log:
+    with _log_kept(f"training/{attempt}/{log_name(position.rank, start)}") as log:
         try:
             with _until_stopped(stop_files, position) as asked, _memory_told(run, position.rank):
                 steps_done = _train(run, placement, driver, position, asked, log)
@@ -78,10 +86,9 @@ def _memory_told(run: TrainingRun, rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def _log_kept(attempt: str, rank: int) -> Iterator[LogPlace]:
+def _log_kept(folder: str) -> Iterator[LogPlace]:
     """What this rank prints while the block runs, also how it fails, is kept in the place that the block gives."""
     place = LogPlace()
-    folder = f"training/{attempt}/rank-{rank}"
     with kept(place, folder, printed_to(), masked=Secrets().masked, warn=lambda text: print(text, file=sys.stderr)):
         try:
             yield place
