@@ -15,8 +15,9 @@ from finetune_api.evaluation_summary import EvaluationSummary, JudgeSummary, Sam
 from finetune_api.finetunejob import ControlTokens, FineTuneJob, TemplateSpec
 from finetune_api.training_run import Vocabulary, run_identity
 from finetune_trainer.data.cards import HubCard, hub_card
-from finetune_trainer.publishing.card import card_texts, is_hub_id, model_card, public_job, read_card, thinned
+from finetune_trainer.publishing.card import card_texts, model_card, public_job, read_card, thinned
 from finetune_trainer.publishing.markdown import cell
+from finetune_trainer.publishing.public_names import is_hub_id
 from finetune_trainer.reporting.events import StepDone, StoppedEarly, evaluation_done
 from finetune_trainer.reporting.report import DataStatistics, ReportData, SourceStatistics
 from finetune_trainer.templates.registry import add_control_tokens, template_from_json, template_from_spec
@@ -92,6 +93,20 @@ def test_the_hubs_own_reader_takes_the_front_matter() -> None:
     assert card.data.base_model == "bigcode/starcoderbase"
     assert card.data.datasets == ["HuggingFaceH4/oasst1_en"]
     assert card.data.pipeline_tag == "text-generation"
+
+
+def test_an_adapters_card_says_where_its_base_is_looked_for() -> None:
+    on_hub = model_card(report(), step=12, base=RAIL, adapter=True)
+    assert "at revision `000" in on_hub
+    assert ", which PEFT\nfetches." in on_hub
+    for name in ("/home/ann/models/base", "s3://bucket-of-ann/models/base"):
+        run = report().run
+        spec = run.job.spec.model_copy(update={"model": run.job.spec.model.model_copy(update={"name": name})})
+        text = model_card(
+            replace(report(), run=run.model_copy(update={"job": run.job.model_copy(update={"spec": spec})})), step=12, adapter=True
+        )
+        assert "PEFT looks for\nthat at `./base`, from where Python runs; one that is elsewhere is written after" in text
+        assert "/home/ann" not in text
 
 
 def test_every_section_and_number_of_the_recipe_is_there() -> None:

@@ -1,7 +1,7 @@
 """A LoRA run's checkpoint as a folder of PEFT: adapters alone, for whoever has the base model.
 
 In: a frozen run, the adapters of one step, the base model's folder (its weights are not read). Out: adapter_config.json, which names the
-base model and its revision, adapter_model.safetensors in the arithmetic of the run, tokenizer, and dialogue_template.json. The folder
+base model and its commit, adapter_model.safetensors in the arithmetic of the run, tokenizer, and dialogue_template.json. The folder
 appears whole or not at all; the card comes afterwards, by `export.describe`. Memory: the adapters.
 """
 
@@ -10,13 +10,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from finetune_api.checks import is_path
 from finetune_api.errors import StorageFailed
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.model.merged import adapted_model, check_same_shapes
 from finetune_trainer.model.precision import DTYPE_NAMES
 from finetune_trainer.publishing.export import WRITTEN_DTYPES, check_target, shared_files
 from finetune_trainer.publishing.model_folder import RECORD_NAME, ExportRecord, digest_of_file, folder_files, folder_put_in_place
+from finetune_trainer.publishing.public_names import loadable
 from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
 from finetune_trainer.templates.tokenizer import read_tokenizer
 
@@ -38,7 +38,7 @@ def export_adapter(run: TrainingRun, adapters: "Weights", *, step: int, base: Pa
     template = add_control_tokens(files.tokenizer, template_from_spec(run.job.spec.template, files))
     try:
         with folder_put_in_place(folder) as new:
-            for name, text in {CONFIG: _config(adapted, run, base), **shared_files(base, files, template)}.items():
+            for name, text in {CONFIG: _config(adapted, run), **shared_files(base, files, template)}.items():
                 (new / name).write_text(text, encoding="utf-8")
             save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
             digests = {name: digest_of_file(new / name) for name in folder_files(new)}
@@ -68,14 +68,13 @@ def _tensors(adapted: Any, run: TrainingRun, adapters: "Weights") -> dict[str, A
     return dict(sorted(get_peft_model_state_dict(adapted, state_dict=values, save_embedding_layers=False).items()))
 
 
-def _config(adapted: Any, run: TrainingRun, base: Path) -> str:
-    """PEFT's own, with where the base model is; in one order, so that publishing twice makes one commit."""
+def _config(adapted: Any, run: TrainingRun) -> str:
+    """PEFT's own, with where the base model is, without a path of this machine; in one order, so that publishing twice makes one commit."""
     model = run.job.spec.model
     config = adapted.peft_config[adapted.active_adapter]
     config.inference_mode = True
-    if is_path(model.name):
-        config.base_model_name_or_path = str(base.resolve())
-    else:
-        config.base_model_name_or_path, config.revision = model.name, run.model_revision
+    config.base_model_name_or_path = loadable(model.name)
+    # Of a folder or an address a run knows a digest, which is no revision that Transformers could look for.
+    config.revision = run.model_revision if config.base_model_name_or_path == model.name else None
     values = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     return json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"

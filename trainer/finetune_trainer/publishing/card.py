@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from finetune_api.checks import is_path
 from finetune_api.engines import engine_name, engine_text
 from finetune_api.evaluation_summary import EvaluationSummary
 from finetune_api.finetunejob import BaseModelSpec, DataSource, FineTuneJob, Training
@@ -19,6 +18,7 @@ from finetune_api.training_run import TrainingRun
 from finetune_trainer.data.cards import LONGEST_README, README, HubCard, hub_card
 from finetune_trainer.publishing.card_evaluation import MOST_TASKS, card_samples, model_index
 from finetune_trainer.publishing.markdown import cell, code, fenced, plain
+from finetune_trainer.publishing.public_names import beside, is_hub_id, loadable, shown
 from finetune_trainer.reporting.evaluated import UNKNOWN, benchmarks, verdict_of
 from finetune_trainer.reporting.events import StepDone, StoppedEarly
 from finetune_trainer.reporting.readable import count, duration
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from finetune_trainer.reporting.report import ReportData, SourceStatistics
 
 _HUB = "https://huggingface.co"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CURVE_POINTS = 12
 # Parts of the spec that say what was learnt and how; the others say where, for whom and with which Secrets.
 _PUBLIC = ("model", "dataset", "template", "training", "evaluation", "generation")
@@ -71,13 +70,13 @@ def public_job(run: TrainingRun) -> str:
     evaluation = public["evaluation"]
     for place, key in ((evaluation, "taskData"), *((evaluation.get(name, {}), "prompts") for name in ("judge", "samples"))):
         if key in place:
-            place[key] = _beside(place[key])
+            place[key] = beside(place[key])
     public["workers"] = {name: value for name, value in spec["workers"].items() if name in _PUBLIC_WORKERS}
     if is_hub_id(run.job.spec.model.name):
         public["model"]["revision"] = run.model_revision
-    public["model"]["name"] = _beside(public["model"]["name"])
+    public["model"]["name"] = beside(public["model"]["name"])
     for source in public["dataset"]["sources"]:
-        source["path"] = _beside(source["path"])
+        source["path"] = beside(source["path"])
     job = {"apiVersion": run.job.api_version, "kind": run.job.kind, "metadata": {"name": run.job.metadata.name}, "spec": public}
     # Checked, so that what is published can be loaded by whoever finds it.
     FineTuneJob.model_validate(job)
@@ -121,7 +120,8 @@ def _values(data: "ReportData", step: int, card: HubCard, template: Template | N
         "citation_key": re.sub(r"\W", "", run.job.metadata.name) or "model",
         "place": spec.publish.hub.repository if spec.publish.hub else run.job.metadata.name,
         "base": base,
-        "base_plain": _shown(spec.model.name),
+        "base_plain": shown(spec.model.name),
+        "base_folder": None if is_hub_id(spec.model.name) else loadable(spec.model.name),
         "base_revision": run.model_revision,
         "step": step,
         "longest_answer": spec.generation.max_new_tokens,
@@ -200,24 +200,9 @@ def thinned(steps: Sequence[StepDone], points: int) -> list[StepDone]:
     return [steps[round(index * (len(steps) - 1) / (points - 1))] for index in range(points)]
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a model or data set is named by its Hub id, rather than by a path or an s3:// address."""
-    return _HUB_ID.fullmatch(name) is not None
-
-
-def _shown(name: str) -> str:
-    """A Hub id as it is; of a path or an address only the last part, since the rest tells of the author's machines."""
-    return name if is_hub_id(name) else name.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _beside(name: str) -> str:
-    """A local path as one beside the job file; a Hub id or an address as it is."""
-    return f"./{_shown(name)}" if is_path(name) else name
-
-
 def _linked(name: str, kind: str = "") -> str:
     """`kind`: `datasets/` where the Hub keeps data."""
-    return f"[{name}]({_HUB}/{kind}{name})" if is_hub_id(name) else code(_shown(name))
+    return f"[{name}]({_HUB}/{kind}{name})" if is_hub_id(name) else code(shown(name))
 
 
 def _without(value: Any, keys: set[str]) -> Any:
@@ -287,9 +272,7 @@ def _licence_name(card: HubCard) -> str:
 
 
 def _dropped(data: "ReportData") -> list[tuple[str, str, int]]:
-    return [
-        (_shown(source.name), reason, number) for source in data.statistics.sources for reason, number in sorted(source.dropped.items())
-    ]
+    return [(shown(source.name), reason, number) for source in data.statistics.sources for reason, number in sorted(source.dropped.items())]
 
 
 _TOKEN_ORDERS = {"blog": "system, assistant, user, end", "published": "system, user, assistant, end"}
