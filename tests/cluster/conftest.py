@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.cluster import existing
+from tests.cluster.operator import Jobs, installed
+from tests.conftest import Tiny
 from tests.testcluster.any_cluster import AnyCluster
 from tests.testcluster.cluster import Cluster
 from tests.testcluster.cluster import cluster as running_cluster
@@ -79,3 +81,16 @@ def namespace(cluster: AnyCluster, request: pytest.FixtureRequest) -> Iterator[s
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": restricted}})
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def operator(cluster: AnyCluster, operator_image: str) -> Iterator[AnyCluster]:
+    """The cluster with the operator on it."""
+    with installed(cluster, operator_image):
+        yield cluster
+
+
+@pytest.fixture
+def jobs(operator: AnyCluster, hub: HubServer, namespace: str, tiny: Tiny) -> Jobs:
+    """A namespace that is ready for jobs, with data written for tests, and a Hub to publish to."""
+    return Jobs.ready(operator, namespace, tiny.dialogues)

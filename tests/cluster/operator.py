@@ -293,6 +293,17 @@ class Jobs:
         return {key: client.get_object(Bucket=BUCKET, Key=prefix + key)["Body"].read().decode() for key in keys}
 
 
+def most_of_a_node(jobs: Jobs) -> str:
+    """More than half of a node's memory, as a request: nothing needs to be there."""
+    nodes = json.loads(jobs.cluster.kubectl("get", "nodes", "-o=json"))["items"]
+    kibibytes = max(int(node["status"]["allocatable"]["memory"].removesuffix("Ki")) for node in nodes)
+    return f"{kibibytes * 55 // 100}Ki"
+
+
+def node_of(pod: dict[str, Any]) -> str:
+    return str(pod["spec"].get("nodeName", ""))
+
+
 def changed(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy of `spec`; `changes` name fields, `__` between them, and None takes a field out.
 

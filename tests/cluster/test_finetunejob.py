@@ -7,7 +7,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ import yaml
 from tests.assistant.evaluation.small_benchmarks import TRUTHFULQA, base_model
 from tests.assistant.judging.judge_server import KEY as JUDGE_KEY
 from tests.assistant.judging.judge_server import judge_server, longer_wins
-from tests.cluster.operator import BUCKET, HUB_TOKEN, Jobs, installed
+from tests.cluster.operator import BUCKET, HUB_TOKEN, Jobs, most_of_a_node, node_of
 from tests.conftest import REAL_FILES, ROOT, Tiny
 from tests.testcluster.any_cluster import AnyCluster
 from tests.testcluster.cluster import Cluster
@@ -26,19 +25,6 @@ from tests.trainer.hub_server import HubServer
 from finetune_client import FineTuneClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: AnyCluster, operator_image: str) -> Iterator[AnyCluster]:
-    """The cluster with the operator on it."""
-    with installed(cluster, operator_image):
-        yield cluster
-
-
-@pytest.fixture
-def jobs(operator: AnyCluster, hub: HubServer, namespace: str, tiny: Tiny) -> Jobs:
-    """A namespace that is ready for jobs, with data written for tests, and a Hub to publish to."""
-    return Jobs.ready(operator, namespace, tiny.dialogues)
 
 
 # ---- a whole life
@@ -447,19 +433,8 @@ def assert_committed(jobs: Jobs, name: str, *, attempt: int, outcome: str, since
     return int(step)
 
 
-def most_of_a_node(jobs: Jobs) -> str:
-    """More than half of a node's memory, as a request: nothing needs to be there."""
-    nodes = json.loads(jobs.cluster.kubectl("get", "nodes", "-o=json"))["items"]
-    kibibytes = max(int(node["status"]["allocatable"]["memory"].removesuffix("Ki")) for node in nodes)
-    return f"{kibibytes * 55 // 100}Ki"
-
-
 def name_of(pod: dict[str, Any]) -> str:
     return str(pod["metadata"]["name"])
-
-
-def node_of(pod: dict[str, Any]) -> str:
-    return str(pod["spec"].get("nodeName", ""))
 
 
 # ---- GPUs

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.conftest import ROOT
 from tests.pages import with_table
+from tests.reliability.cluster_faults import CLUSTER_FAULTS
 from tests.reliability.local_faults import LOCAL_FAULTS
 from tests.reliability.rows import SOAK, Row, newest
 from tests.reliability.shown import SHOWN
@@ -23,6 +24,12 @@ _OTHERS: Final = """## On a control plane, and on a cluster
 
 A real etcd, API server and controllers, operators as processes; kubelet and KubeRay are played, but for `cluster-...`: two real
 nodes."""
+_CLUSTER: Final = """## On a cluster
+
+Two real nodes with containerd, KubeRay and S3 on one machine of two cores. One run of two workers goes through all of these; what it
+comes to is compared, byte for byte, with a run that nobody disturbed. Seconds to a new step: from the fault, as the job's status tells it,
+which is up to 10 s late; most of it is the start of pods, and of Ray in them. Attempts: how many the fault took, with the one that it
+struck."""
 _GOODPUT: Final = """## What it comes to
 
 `tests/reliability/simulation.py` lets failures come by chance, for 54 days, twenty times over. A model of 70 B parameters on 1,000 GPUs
@@ -50,6 +57,8 @@ def written(rows: Sequence[Row]) -> str:
         parts += [_LOCAL, _local_table(local, current)]
     if others := [row for row in last if row.fault in SHOWN]:
         parts += [_OTHERS, _shown_table(others, current)]
+    if clustered := [row for row in last if row.fault in CLUSTER_FAULTS]:
+        parts += [_CLUSTER, _cluster_table(clustered, current)]
     return "\n\n".join([*parts, goodput_part])
 
 
@@ -82,6 +91,18 @@ def _shown_table(rows: Iterable[Row], current: str) -> str:
         tests = ", ".join(f"`{test.rpartition('::')[2] or test}`" for test in fault.tests)
         name = f"{fault.does} (`{row.fault}`)" if row.seed == 0 else f"`{row.fault}`"
         lines.append(_line([name, row.moment, _bar(row), row.said, tests, _code(row, current)]))
+    return "\n".join(lines)
+
+
+def _cluster_table(rows: Iterable[Row], current: str) -> str:
+    lines = [
+        "| fault | moment | bar | steps lost | seconds to a new step | attempts | what was said | code |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(rows, key=lambda row: [*CLUSTER_FAULTS].index(row.fault)):
+        name = f"{CLUSTER_FAULTS[row.fault].does} (`{row.fault}`)"
+        counted = [_number(row.steps_lost), _seconds(row), str(row.commands)]
+        lines.append(_line([name, row.moment, _bar(row), *counted, row.said, _code(row, current)]))
     return "\n".join(lines)
 
 

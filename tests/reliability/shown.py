@@ -152,4 +152,18 @@ SHOWN: Final[Mapping[str, Shown]] = {
         says="the attempt ends uncharged; what it held elsewhere is given back",
         only_by_name=True,
     ),
+    "cluster-fewer-nodes": Shown(
+        does="a node takes no pods, and later it does",
+        tests=("tests/cluster/test_sizes.py::test_a_job_begins_on_one_node_and_takes_both_after_a_checkpoint",),
+        moments="before the first attempt; after a checkpoint of the smaller one, an hour later by its status",
+        says="with workers.minNodes the next attempt has one node, and after a checkpoint another has both; none is charged",
+        only_by_name=True,
+    ),
+    "cluster-out-of-memory": Shown(
+        does="the kernel ends a worker's container for its memory",
+        tests=("tests/cluster/test_sizes.py::test_a_worker_that_runs_out_of_memory_goes_on_with_half_the_micro_batch",),
+        moments="after a checkpoint",
+        says="the attempt is charged as OutOfMemory; the next has half the micro-batch",
+        only_by_name=True,
+    ),
 }

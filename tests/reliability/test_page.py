@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tests.reliability import page, rows
+from tests.reliability.cluster_faults import CLUSTER_FAULTS
 from tests.reliability.local_faults import LOCAL_FAULTS
 from tests.reliability.rows import CHANGED, Code, Row
 from tests.reliability.shown import SHOWN
@@ -21,7 +22,7 @@ def test_the_page_shows_the_rows() -> None:
 
 def test_rows_name_faults_and_moments_that_there_are() -> None:
     for row in rows.read():
-        assert row.fault in {*LOCAL_FAULTS, *SHOWN, rows.SOAK}, row
+        assert row.fault in {*LOCAL_FAULTS, *SHOWN, *CLUSTER_FAULTS, rows.SOAK}, row
     assert all(fault.moments or "[1]" in fault.of_seed(1)[0] or "-1]" in fault.of_seed(1)[0] for fault in SHOWN.values())
 
 
@@ -32,6 +33,12 @@ def test_what_was_missed_and_what_is_older_is_told() -> None:
     assert "| met | 2 | 9.0 (2.5) | 2 | worker 1 died \\| the same command goes on | `bbbbbbbbbb` |" in written
     assert "| **missed**: published 2 times |" in written
     assert "`aaaaaaaaaa`, older |" in written
+
+
+def test_a_fault_of_a_cluster_has_a_table_of_its_own() -> None:
+    went_on = replace(ROW, fault="cluster-dns-down", moment="step 12, attempt 1: for 30 s", seconds=None, rank_seconds=None, commands=1)
+    written = page.written([ROW, went_on])
+    assert "| no name is resolved (`cluster-dns-down`) | step 12, attempt 1: for 30 s | met | 2 | - | 1 |" in written
 
 
 def test_a_row_is_of_this_code_until_the_product_changes(monkeypatch: pytest.MonkeyPatch) -> None:
