@@ -10,7 +10,7 @@ from tests.testcluster.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.platform, pytest.mark.timeout(1500)]
 
-_STEPS = 150
+_STEPS = 100
 
 
 def test_a_job_begins_on_one_node_and_takes_both_after_a_checkpoint(own_cluster: Cluster, jobs: Jobs) -> None:
