@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from finetune_trainer.checkpoints.columns import COLUMNS, Piece, in_columns
 from finetune_trainer.checkpoints.manifest import CHUNK_BYTES, ITEM_BYTES, Kind, Manifest, PartRecord, StoredPiece, manifest
 from finetune_trainer.checkpoints.reader import Range, Reader
 from finetune_trainer.checkpoints.sharing import Chunk, task
@@ -80,12 +83,19 @@ def _checkpoint(shapes: Shapes, world: int) -> Manifest:
 def _part(shapes: Shapes, rank: int, world: int) -> PartRecord:
     pieces: list[StoredPiece] = []
     sections, size = [], 0
+    nothing = np.float32(0)
     for kind in KINDS:
-        before = size
-        for _, name, start, stop in (one for one in _cut(shapes, rank, world) if one[0] == kind):
-            pieces.append(StoredPiece(kind=kind, name=name, shape=shapes[name], start=start, stop=stop, offset=size))
-            size += (stop - start) * ITEM_BYTES
-        sections += [size - before] if size > before else []
+        cuts = ((name, start, stop) for its, name, start, stop in _cut(shapes, rank, world) if its == kind)
+        own = (
+            Piece(kind=kind, name=name, shape=shapes[name], start=start, stop=stop, data=np.broadcast_to(nothing, stop - start))
+            for name, start, stop in cuts
+        )
+        for column in in_columns(own, COLUMNS):
+            before = size
+            for one in column:
+                pieces.append(StoredPiece(kind=kind, name=one.name, shape=one.shape, start=one.start, stop=one.stop, offset=size))
+                size += one.data.size * ITEM_BYTES
+            sections += [size - before] if size > before else []
     digests = ("",) * sum(-(-one // CHUNK_BYTES) for one in sections)
     return PartRecord(rank=rank, key=f"{rank}", size=size, sections=tuple(sections), digests=digests, pieces=tuple(pieces))
 

@@ -133,14 +133,13 @@ def random_state(shapes: Shapes) -> State:
 
 
 def saved(storage: MemoryStorage, shapes: Shapes, full: State, world: int, cut: Cut = zero3) -> tuple[CheckpointStore, Manifest]:
-    """In one column, where chunks are needed by many ranks."""
     one = CheckpointStore(storage, identity="a", job="fennel").claimed()
 
     def pieces(rank: int) -> Iterator[Piece]:
         for kind, name, start, stop in sorted(cut(shapes, rank, world), key=lambda one: KINDS.index(one[0])):
             yield Piece(kind=kind, name=name, shape=shapes[name], start=start, stop=stop, data=full[kind, name][start:stop])  # type: ignore[arg-type]
 
-    return one, one.commit(1, [one.write_part(1, rank, pieces(rank), columns=1) for rank in range(world)], {})
+    return one, one.commit(1, [one.write_part(1, rank, pieces(rank)) for rank in range(world)], {})
 
 
 def together(world: int, act: Callable[[ThreadRank], Any]) -> list[Any]:

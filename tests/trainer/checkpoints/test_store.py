@@ -21,8 +21,9 @@ from tests.conftest import BUCKET
 from tests.trainer.memory_storage import MemoryStorage
 
 from finetune_api.errors import InvalidStorage, RunConflict, StorageFailed
+from finetune_trainer.checkpoints.columns import Floats
 from finetune_trainer.checkpoints.manifest import CHUNK_BYTES, Kind
-from finetune_trainer.checkpoints.store import CheckpointStore, Claim, DamagedCheckpoint, Floats, Manifest, PartRecord, Piece
+from finetune_trainer.checkpoints.store import CheckpointStore, Claim, DamagedCheckpoint, Manifest, PartRecord, Piece
 from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.storage.places import open_storage
 from finetune_trainer.storage.protocol import Storage

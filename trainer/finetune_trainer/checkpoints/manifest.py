@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -55,12 +55,17 @@ class PartRecord:
         return StoredObject(key=self.key, size=self.size, sections=self.sections, digests=self.digests)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, to be gathered on rank 0."""
-        return asdict(self)
+        """As JSON values, to be gathered on rank 0: pieces as lists, since there may be some thousand, and training waits meanwhile."""
+        pieces = [[one.kind, one.name, one.shape, one.start, one.stop, one.offset] for one in self.pieces]
+        own = {"rank": self.rank, "key": self.key, "size": self.size, "sections": self.sections, "digests": self.digests}
+        return {**own, "pieces": pieces}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "PartRecord":
-        pieces = tuple(StoredPiece(**{**piece, "shape": tuple(piece["shape"])}) for piece in value["pieces"])
+        pieces = tuple(
+            StoredPiece(kind=kind, name=name, shape=tuple(shape), start=start, stop=stop, offset=offset)
+            for kind, name, shape, start, stop, offset in value["pieces"]
+        )
         return cls(**{**value, "sections": tuple(value["sections"]), "digests": tuple(value["digests"]), "pieces": pieces})
 
 
@@ -71,7 +76,7 @@ class StoredObject:
     key: str
     size: int
     sections: tuple[int, ...]
-    """Bytes of each stretch of one kind, which begins with a chunk of its own: who wants one kind reads no byte of another."""
+    """Bytes of each column of a kind, which begins with a chunk of its own: who wants one reads no byte of another."""
     digests: tuple[str, ...]
 
     @cached_property

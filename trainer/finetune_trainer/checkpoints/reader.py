@@ -16,12 +16,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from finetune_api.errors import InvalidStorage
+from finetune_trainer.checkpoints.columns import Floats
 from finetune_trainer.checkpoints.manifest import ITEM_BYTES, Extent, Manifest
 from finetune_trainer.checkpoints.sharing import Chunk, SharedFolder, Task
 from finetune_trainer.storage.errors import DamagedCheckpoint, MissingObject
 from finetune_trainer.storage.protocol import Storage
 
-Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 # Kind, name, and the elements from start to before stop.
 Range = tuple[str, str, int, int]
 

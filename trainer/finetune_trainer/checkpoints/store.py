@@ -1,8 +1,8 @@
 """Checkpoints in one logical format: written by many ranks, committed by one, read at any world size.
 
-Each rank streams its pieces to one object (`write_part`), kind by kind where they come so; rank 0 then commits the manifest, last. A
-checkpoint without a verified manifest does not exist. Nothing here holds more than a few chunks of 8 MiB. This room knows neither engine
-nor world size.
+Each rank streams its pieces to one object (`write_part`), kind by kind where they come so and in columns (`columns.py`); rank 0 then
+commits the manifest, last. A checkpoint without a verified manifest does not exist. Nothing here copies more than a few chunks of 8 MiB.
+This room knows neither engine nor world size.
 
     checkpoints/step-00000012/attempt-0001/rank-00000.TOKEN.bin  rank-00001.TOKEN.bin  manifest.json
 """
@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from finetune_api.errors import InvalidStorage, RunConflict
 from finetune_trainer.checkpoints import claims
 from finetune_trainer.checkpoints.claims import Claim
+from finetune_trainer.checkpoints.columns import Piece, in_columns
 from finetune_trainer.checkpoints.manifest import (
     CHUNK_BYTES,
     ITEM_BYTES,
@@ -32,25 +33,13 @@ from finetune_trainer.checkpoints.manifest import (
     manifest,
     manifest_key,
 )
-from finetune_trainer.checkpoints.reader import Floats, Reader
+from finetune_trainer.checkpoints.reader import Reader
 from finetune_trainer.storage.errors import DamagedCheckpoint, MissingObject
 from finetune_trainer.storage.protocol import Storage
 
 _KEY = re.compile(r"checkpoints/step-(\d{8,})/attempt-(\d{4,})/(.+)")
 _PART = re.compile(r"checkpoints/step-\d{8,}/attempt-(\d{4,})/rank-\d{5,}\.[0-9a-f]+\.bin")
 _PREPARED = re.compile(r"prepared/[0-9a-f]+/[\w.-]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Elements [start, stop) of a flattened tensor of `shape`; `data`: float32 (stop - start,)."""
-
-    kind: Kind
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    data: Floats
 
 
 class CheckpointStore:
@@ -78,15 +67,20 @@ class CheckpointStore:
         assert self._claim is not None, "this store only reads; see claimed()"
         return self._claim
 
-    def write_part(self, step: int, rank: int, pieces: Iterable[Piece]) -> PartRecord:
-        """Stream this rank's pieces to its object: every rank, once a step. `data` may be reused once the next piece is asked for.
+    def write_part(
+        self, step: int, rank: int, pieces: Iterable[Piece], *, columns: int = 1, gets_on: Callable[[], None] = lambda: None
+    ) -> PartRecord:
+        """Stream this rank's pieces to its object: every rank, once a step. `gets_on` is called for each chunk.
+
+        `columns`: in so many they lie (`columns.py`), for which all pieces of a kind are kept at a time. With one `data` may be reused once
+        the next piece is asked for, and nodes of another world size read more than they need.
 
         A part of a checkpoint whose commit landed, though its answer was lost, is compared and not written again. Raises RunConflict,
         before anything is written, if the claim is old or the step was committed with other contents under its number.
         """
         self.claim.check(self.storage)
         landed = self._landed(step)
-        part = _Part(pieces)
+        part = _Part(pieces, columns, gets_on)
         # The token parts two attempts that were both told that they have this number: neither overwrites what the other commits.
         key = f"{folder(step, self.claim.number)}rank-{rank:05d}.{self.claim.token}.bin"
         if landed is None:
@@ -254,20 +248,21 @@ def _is_left(key: str, *, attempt: int) -> bool:
 class _Part:
     """The bytes of one rank's object, and the record of what is where in it."""
 
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._given = pieces
+    def __init__(self, pieces: Iterable[Piece], columns: int, gets_on: Callable[[], None]) -> None:
+        self._given, self._columns, self._gets_on = pieces, columns, gets_on
         self.pieces: list[StoredPiece] = []
         self.sections: list[int] = []
         self.digests: list[str] = []
         self.size = 0
 
     def chunks(self) -> Iterator[bytearray]:
-        """Chunks of CHUNK_BYTES, the last of each kind shorter; each is a buffer of its own."""
+        """Chunks of CHUNK_BYTES, the last of each column of a kind shorter; each is a buffer of its own."""
         for _, pieces in itertools.groupby(self._given, key=lambda piece: piece.kind):
-            before = self.size
-            yield from self._section(pieces)
-            if self.size > before:
-                self.sections.append(self.size - before)
+            for column in in_columns(pieces, self._columns):
+                before = self.size
+                yield from self._section(column)
+                if self.size > before:
+                    self.sections.append(self.size - before)
 
     def _section(self, pieces: Iterable[Piece]) -> Iterator[bytearray]:
         chunk = bytearray()
@@ -283,6 +278,7 @@ class _Part:
             yield self._closed(chunk)
 
     def _closed(self, chunk: bytearray) -> bytearray:
+        self._gets_on()
         self.digests.append(hashlib.sha256(chunk).hexdigest())
         return chunk
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import numpy as np
 
 from finetune_api.errors import FineTuneError, RunConflict
+from finetune_trainer.checkpoints.columns import COLUMNS
 from finetune_trainer.checkpoints.manifest import Manifest, PartRecord
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece
 
@@ -82,8 +83,8 @@ class _Current:
     began: float
     writing: "Future[PartRecord]"
     commit: "Future[tuple[Manifest, list[str]]] | None" = None
-    taken: int = 0
-    """Pieces that have been asked for: a sign that it gets on."""
+    chunks: int = 0
+    """That have been made: a sign that it gets on."""
     blocked_seconds: float | None = None
     """None: for as long as it takes."""
     late: bool = False
@@ -141,9 +142,9 @@ class Saver:
             self._copies = self._fits()
         if self._copies:
             self._snapshot.take(self.state())
-            self._write(step, extra, began, self._snapshot.pieces)
+            self._write(step, extra, began, self._snapshot.pieces, columns=COLUMNS)
         else:
-            self._write(step, extra, began, self.state)
+            self._write(step, extra, began, self.state, columns=1)
             self._wait(lambda current: current.writing)
         assert self._current is not None
         self._current.blocked_seconds = time.monotonic() - began
@@ -185,7 +186,9 @@ class Saver:
     def save(self, step: int, extra: Mapping[str, Any]) -> Saved | None:
         """Collective, with nothing under way. Write and commit the state after `step` steps while training waits; as `settle` tells it."""
         assert not self.under_way, "two would share this rank's state and its object's key"
-        self._write(step, extra, time.monotonic(), self.state)
+        self.begin(step, extra)
+        assert self._current is not None
+        self._current.blocked_seconds = None
         return self.settle()
 
     def _fits(self) -> bool:
@@ -199,24 +202,22 @@ class Saver:
             )
         return everywhere
 
-    def _write(self, step: int, extra: Mapping[str, Any], began: float, pieces: Callable[[], Iterator[Piece]]) -> None:
+    def _write(self, step: int, extra: Mapping[str, Any], began: float, pieces: Callable[[], Iterator[Piece]], *, columns: int) -> None:
         """Begin to write this rank's part."""
-
-        def counted() -> Iterator[Piece]:
-            for piece in pieces():
-                current.taken += 1
-                yield piece
-
         writing: Future[PartRecord] = Future()
         current = self._current = _Current(step=step, extra=extra, began=began, writing=writing)
-        _run(writing, lambda: self.store.write_part(step, self.ranks.rank, counted()))
+
+        def gets_on() -> None:
+            current.chunks += 1
+
+        _run(writing, lambda: self.store.write_part(step, self.ranks.rank, pieces(), columns=columns, gets_on=gets_on))
 
     def _wait(self, awaited: "Callable[[_Current], Future[Any]]") -> None:
         """Until it is done, however it ends, with a sign whenever it has got on."""
-        current, taken = self._current, -1
+        current, seen = self._current, -1
         while current is not None and not awaited(current).done():
-            if current.taken != taken:
-                taken = current.taken
+            if current.chunks != seen:
+                seen = current.chunks
                 self.signs(f"the checkpoint of step {current.step}")
             wait([awaited(current)], timeout=_SIGN_SECONDS)
 
