@@ -11,6 +11,7 @@ from finetune_api.errors import NonFiniteLoss, OutOfMemory, TrainingFailed, Work
 from finetune_trainer.launch.driver import Death
 from finetune_trainer.launch.in_place import MOST_RESTARTS, Restarts, train
 from finetune_trainer.launch.mailbox import Mailbox
+from finetune_trainer.pods.last_lines import last_lines
 from finetune_trainer.reporting.events import CheckpointCommitted, Event, Restarted, Restarting
 
 COMMITTED = CheckpointCommitted(step=4, seconds=1.0, bytes=1, key="k")
@@ -175,8 +176,9 @@ def test_workers_that_do_not_come_back_end_the_attempt_as_their_death_would_have
 
 def test_what_a_rank_says_itself_ends_the_attempt_also_after_a_new_start() -> None:
     told = Told()
-    with pytest.raises(NonFiniteLoss, match=r"^step 5$"):
+    with pytest.raises(NonFiniteLoss, match=r"^step 5$") as failed:
         followed(Workers([killed_after_a_checkpoint, diverges]), Restarts(failures_left=3), told)
+    assert last_lines(failed.value), "whoever looks for what came first finds it"
     assert told.kinds == ["CheckpointCommitted", "Restarting", "Restarted", "CheckpointCommitted"]
 
 

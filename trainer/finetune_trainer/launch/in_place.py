@@ -68,7 +68,9 @@ def train(workers: RenewableWorkers, restarts: Restarts, *, gpu: bool, sink: Sin
         try:
             ended = run_once(workers, gpu=gpu, sink=group, stop=stop, began=group.begin)
         except TrainingFailed as error:
-            raise group.explained(error) from error
+            if former is None or group.has_begun:
+                raise
+            raise former.unanswered(error) from error
         if not isinstance(ended, Death):
             return ended
         if former is not None and not group.has_begun:
@@ -113,10 +115,6 @@ class _Group:
             self.restarts.done(self.former.death)
             seconds = round(time.monotonic() - self.former.at, 3)
             self.sink.record(Restarted(count=self.restarts.count, charged=self.restarts.charged, seconds=seconds))
-
-    def explained(self, error: TrainingFailed) -> TrainingFailed:
-        """What an error is, where they may not even have begun."""
-        return error if self.former is None or self.has_begun else self.former.unanswered(error)
 
     def record(self, event: Event) -> None:
         """Pass it on."""

@@ -113,13 +113,15 @@ class RayWorkers:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        asked = _Asked()
+        asked, others = _Asked(), [node for node in self._nodes if node["NodeID"] != here]
         deadline = time.monotonic() + NOTICE_SECONDS
         while True:
             gone = self.gone()
-            unknown = [node for node in self._nodes if node["NodeID"] != here]
-            if gone or was_preempted(failure) or time.monotonic() >= deadline or len(asked.answering(unknown)) == len(unknown):
+            with _answering():
+                all_live = len(asked.answering(others)) == len(others)
+            if gone or all_live or was_preempted(failure) or time.monotonic() >= deadline:
                 return gone
+            time.sleep(0.5)
 
     def renewed(self, given_up: Callable[[], bool]) -> "RayWorkers":
         """The same ranks once more, on nodes that answer. The mailbox is another one: a rank that lives on unseen speaks to nobody."""
