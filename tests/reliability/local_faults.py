@@ -345,7 +345,9 @@ LOCAL_FAULTS: Final[Mapping[str, LocalFault]] = {
     "driver-killed": LocalFault(does="`kill -9` of the command", strike=_kill_driver),
     "all-killed": LocalFault(does="`kill -9` of everything, as a reboot does", strike=_kill_all),
     "worker-stopped": LocalFault(
-        does="SIGSTOP of a worker; others wait 30 s for it (`collectiveTimeoutSeconds`)", strike=_stop_rank, before=_short_patience
+        does="SIGSTOP of a worker; others wait 30 s for its gradients (`collectiveTimeoutSeconds`), 600 s for any other word of it",
+        strike=_stop_rank,
+        before=_short_patience,
     ),
     "all-frozen": LocalFault(does="SIGSTOP of everything, another takes over, SIGCONT", strike=_freeze),
     "nan": LocalFault(does="a worker's loss is no number, once", strike=_nan, before=_spoilt),
