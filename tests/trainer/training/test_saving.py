@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from finetune_api.errors import RunConflict, StorageFailed
+from finetune_trainer.checkpoints.columns import COLUMNS
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece
 from finetune_trainer.files.atomic import Bytes
 from finetune_trainer.training.saving import Saved, Saver
@@ -270,3 +271,31 @@ def test_the_last_checkpoint_is_waited_for(storage: Gate) -> None:
     storage.fails = lambda key: "rank-00001" in key
     problems = [saved.problem for saved in pair.together(lambda saver, rank: saver.save(8, {}))]
     assert "rank-00001" in problems[0]
+
+
+@pytest.mark.parametrize(("free", "columns"), [(None, COLUMNS), (36, 1)], ids=["a copy", "no memory for one"])
+def test_a_copy_lies_in_columns_also_at_the_end(storage: Gate, monkeypatch: pytest.MonkeyPatch, free: int | None, columns: int) -> None:
+    """A state that is read piece by piece can't: its pieces aren't all there at a time."""
+    pair, asked = Pair(storage, free=free), list[int]()
+    write = CheckpointStore.write_part
+
+    def noted(self: CheckpointStore, *given: Any, **named: Any) -> Any:
+        asked.append(named["columns"])
+        return write(self, *given, **named)
+
+    monkeypatch.setattr(CheckpointStore, "write_part", noted)
+    pair.begin(1)
+    pair.settle()
+    pair.together(lambda saver, rank: saver.save(2, {}))
+    assert asked == [columns] * 2 * WORLD
+    assert pair.restored()[0] == 2
+
+
+def test_each_chunk_is_a_sign_that_the_last_checkpoint_gets_on(storage: Gate) -> None:
+    pair, told = Pair(storage), list[str]()
+    for saver in pair.savers:
+        saver.signs = told.append
+    storage.open.clear()
+    threading.Timer(0.2, storage.open.set).start()
+    pair.together(lambda saver, rank: saver.save(7, {}))
+    assert {*told} == {"the checkpoint of step 7"}
