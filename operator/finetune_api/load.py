@@ -128,6 +128,14 @@ def linear_layers(shape: ModelShape) -> list[tuple[int, int]]:
     return [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), *[(hidden, wide)] * ups, (wide, hidden)]
 
 
+def has_own_head(shape: ModelShape) -> bool:
+    """Whether what layers leave of the parameters is two tables of tokens. Of a model of experts that isn't known; one is assumed."""
+    if shape.active_parameters is not None:
+        return False
+    tables = shape.parameters - shape.layers * sum(inner * outer for inner, outer in linear_layers(shape))
+    return tables > 1.5 * shape.vocabulary_size * shape.hidden_size
+
+
 def adapter_parameters(shape: ModelShape, rank: int) -> int:
     """Parameters of LoRA's pairs of matrices on every linear layer."""
     return shape.layers * sum(rank * (inner + outer) for inner, outer in linear_layers(shape))
@@ -135,7 +143,22 @@ def adapter_parameters(shape: ModelShape, rank: int) -> int:
 
 def layer_bytes_per_token(load: Load) -> int:
     """Activations of one layer: (18 H + 4 I) per token in bf16, which is 34 H where I = 4 H (Korthikanti et al. 2022, without
-    the attention matrix, which is never stored); a gated feed-forward has twice as many wide tensors.
+    the attention matrix, which is never stored); a gated feed-forward has twice as many wide tensors, and norms that torch makes in steps.
     """
-    wide = 4 if load.shape.architecture in PLAIN_FEED_FORWARD else 8
-    return (18 * load.shape.hidden_size + wide * load.shape.intermediate_size) * load.width // 2
+    is_plain = load.shape.architecture in PLAIN_FEED_FORWARD
+    wide = 4 if is_plain else 8
+    either = (18 * load.shape.hidden_size + wide * load.shape.intermediate_size) * load.width // 2
+    return either + (0 if is_plain else _steps_of_norms(load) * load.shape.hidden_size)
+
+
+def _steps_of_norms(load: Load) -> int:
+    """Bytes, by the width, that both norms by the root of the mean square keep besides their input: what they scaled, for a weight that
+    is trained, and in 16 bits a copy of the input in fp32 in place of it.
+    """
+    scaled = 2 * load.width if load.method == "full" else 0
+    return scaled + (4 if load.width == 2 else 0)
+
+
+def gradient_bytes_per_token(load: Load) -> int:
+    """Gradients of a layer that goes backward, at most: in its feed-forward, while what that kept is let go. Counted on Llama."""
+    return 3 * load.shape.intermediate_size * load.width // 2

@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from finetune_api.finetunejob import ModelShape
-from finetune_api.load import BYTES_IN_FOUR_BITS, Load, layer_bytes_per_token, linear_layers, moment_bytes
+from finetune_api.load import (
+    BYTES_IN_FOUR_BITS,
+    Load,
+    gradient_bytes_per_token,
+    has_own_head,
+    layer_bytes_per_token,
+    linear_layers,
+    moment_bytes,
+)
 from finetune_api.training_run import Memory, MemoryTerm
 
 GIB: Final = 2**30
@@ -114,8 +122,12 @@ def _pass(load: Load) -> list[MemoryTerm]:
     sent += [] if load.is_plain else [_buckets(load)]
     sent += [_written_out(load)] if load.quantised else []
     # The loss is done when layers go backward.
-    at_work = max(_working_set(load), _logits(load), key=lambda term: term.bytes)
-    return [*sent, _activations(load), at_work, *([_head(load)] if load.method == "full" else [])]
+    in_loss, backward = [_logits(load)], [_working_set(load)]
+    if load.method == "full":
+        in_loss.append(_head(load, 4 if load.precision == "fp32" else 6))
+        backward += [] if has_own_head(load.shape) else [_head(load, load.width)]
+    at_work = max(in_loss, backward, key=lambda terms: sum(term.bytes for term in terms))
+    return [*sent, _activations(load), *at_work]
 
 
 def _hidden(load: Load) -> int:
@@ -128,17 +140,20 @@ def _layer_parameters(shape: ModelShape) -> int:
 
 
 def _live(load: Load) -> MemoryTerm:
-    """Layers gathered at once: the one at work and the one prefetched; a matrix at least, whatever may be alive."""
+    """Layers gathered at once: the one at work and the one prefetched, and those to which the backward pass comes back within DeepSpeed's
+    distance of reuse, which is all of a small model; a matrix at least, whatever may be alive.
+    """
     prefetch = load.zero.stage3_prefetch_bucket_size
     prefetch = int(0.9 * _hidden(load) ** 2) if prefetch is None else prefetch
-    layer = _layer_parameters(load.shape)
-    wanted = 2 * layer + prefetch
+    layer, reused = _layer_parameters(load.shape), load.zero.stage3_max_reuse_distance // 2
     most = max(load.zero.stage3_max_live_parameters, max(inner * outer for inner, outer in linear_layers(load.shape)))
-    live = min(most, wanted, load.shape.parameters)
+    besides = load.shape.parameters - load.shape.vocabulary_size * _hidden(load)  # the largest module is counted by itself
+    live = max(0, min(most, max(2 * layer + prefetch, reused), besides))
     return MemoryTerm(
         name="gathered layers",
         bytes=load.width * live,
-        formula=f"{load.width} bytes x min(2 layers x {layer:,} + prefetch {prefetch:,}, {most:,} alive at most, P)",
+        formula=f"{load.width} bytes x min(max(2 layers x {layer:,} + prefetch {prefetch:,}, reused {reused:,}), {most:,} alive at most, "
+        f"P - V x H {besides:,})",
         phase="pass",
         basis="estimated",
     )
@@ -197,21 +212,25 @@ def _activations(load: Load) -> MemoryTerm:
 
 
 def _working_set(load: Load) -> MemoryTerm:
-    """One layer at work, recomputed or not."""
-    each = layer_bytes_per_token(load)
+    """One layer that goes backward: gradients of its wide tensors and, where it recomputes, all that it keeps besides its input. What it
+    kept anyway, and its input, are among the activations.
+    """
+    kept = layer_bytes_per_token(load) - load.width * _hidden(load) if load.recomputed else 0
+    gradients = gradient_bytes_per_token(load)
     return MemoryTerm(
         name="a layer's working set",
-        bytes=load.tokens * each,
-        formula=f"T {load.tokens:,} x {each:,} bytes a token",
+        bytes=load.tokens * (kept + gradients),
+        formula=f"T {load.tokens:,} x ({f'{kept:,} + ' if kept else ''}gradients {gradients:,}) bytes a token",
         phase="pass",
         basis="estimated",
     )
 
 
-def _head(load: Load) -> MemoryTerm:
-    """The head's gradient is made in the forward pass, in fp32, and held until the backward; in bf16 a chunk's product lies beside it."""
+def _head(load: Load, each: int) -> MemoryTerm:
+    """The head's gradient is made in the forward pass, in fp32, in bf16 with a chunk's product beside it. Then it goes as the others do:
+    where head and embedding are one table, with the embedding's, which comes last.
+    """
     elements = load.shape.vocabulary_size * _hidden(load)
-    each = 4 if load.precision == "fp32" else 6
     return MemoryTerm(
         name="head's gradient",
         bytes=each * elements,

@@ -39,7 +39,7 @@ def test_in_fp32_the_master_is_the_weights_own_partition():
         ("Adam", 8 * PARAMETERS // 8),
         ("gathered embedding", 2 * 49152 * 6144),
         ("activations", 2 * 40 * 4096 * 6144),
-        ("a layer's working set", 34 * 4096 * 6144),
+        ("logits", 6 * 2**24),
         ("head's gradient", 6 * 49152 * 6144),
         ("optimizer's update", 8 * 10**9),
         ("communication", 2 * (2 * 6144**2 + 49152 * 6144)),
@@ -137,15 +137,46 @@ def test_without_checkpointing_every_layer_keeps_its_activations():
 
 
 def test_logits_do_not_grow_with_the_batch():
-    """Nor do they lie beside a layer's working set, which comes after the loss."""
-    small = replace(NODE, tokens=400)
-    assert term(small, "logits") == 6 * 2**24 == term(replace(small, tokens=450), "logits")
-    assert not any(found.name.startswith("logits") for found in memory(NODE, None).terms)
+    """Nor do they lie beside a layer's working set, which comes after the loss: the head's gradient is in the arithmetic's type by then."""
+    assert term(NODE, "logits") == 6 * 2**24 == term(replace(NODE, tokens=450), "logits")
+    large = replace(NODE, tokens=16_384)
+    assert not any(found.name.startswith("logits") for found in memory(large, None).terms)
+    assert term(large, "a layer's working set") == 16_384 * (32 * 6144 + 3 * 24_576)
+    assert term(large, "head's gradient") == 2 * 49152 * 6144
 
 
-def test_a_gated_feed_forward_keeps_more():
-    gated = replace(NODE, shape=STARCODERBASE.model_copy(update={"architecture": "LlamaForCausalLM"}))
-    assert term(gated, "a layer's working set") == 4096 * (18 * 6144 + 8 * 24576)
+def test_a_head_of_its_own_is_done_before_the_layers():
+    """Its gradient doesn't wait for the embedding's."""
+    apart = STARCODERBASE.model_copy(update={"parameters": PARAMETERS + 49152 * 6144})
+    names = {found.name for found in memory(replace(NODE, tokens=16_384, shape=apart), None).terms}
+    assert "a layer's working set" in names
+    assert "head's gradient" not in names
+
+
+def test_zero3_keeps_what_the_backward_pass_soon_needs_again():
+    """Within half of the distance of reuse: of a small model all, and nothing twice."""
+    small = STARCODERBASE.model_copy(update={"layers": 8, "parameters": 10**9})
+    assert term(replace(NODE, shape=small), "gathered layers") == 2 * 5 * 10**8
+    tiny = STARCODERBASE.model_copy(update={"layers": 1, "parameters": 4 * 10**8})
+    gathered = ("gathered layers", "gathered embedding")
+    assert sum(term(replace(NODE, shape=tiny), name) for name in gathered) == 2 * 4 * 10**8
+    near = replace(NODE, shape=small, zero=ZeroOptimization(stage3_max_reuse_distance=1, stage3_prefetch_bucket_size=0))
+    assert term(near, "gathered layers") == 2 * 2 * ((10**9 - 49152 * 6144) // 8)
+
+
+def test_a_layer_that_kept_all_adds_its_gradients_alone():
+    kept = replace(NODE, tokens=16_384, checkpointing=False, method="lora", adapters=10**6)
+    assert term(kept, "a layer's working set") == 16_384 * 3 * 24_576
+
+
+def test_a_gated_feed_forward_and_norms_in_steps_keep_more():
+    gated = replace(NODE, shape=STARCODERBASE.model_copy(update={"architecture": "LlamaForCausalLM"}), checkpointing=False)
+    wide = 18 * 6144 + 8 * 24576
+    assert term(gated, "activations") == 40 * 4096 * (wide + 8 * 6144)
+    lora = {"method": "lora", "adapters": 10**6}
+    assert term(replace(gated, **lora), "activations") == 40 * 4096 * (wide + 4 * 6144)
+    assert term(replace(gated, precision="fp32", **lora), "activations") == 40 * 4096 * 2 * wide
+    assert term(replace(gated, precision="fp32"), "activations") == 40 * 4096 * (2 * wide + 8 * 6144)
 
 
 def test_settings_of_deepspeed_count():

@@ -419,11 +419,11 @@ def test_the_largest_numbers_are_planned_or_refused(spec, shape):
         assert PlanStatus.model_validate(told.model_dump()) == told
 
 
-@pytest.mark.parametrize(("card", "every"), [("nvidia-rtx-a6000", 1), ("nvidia-a100-80gb", 6), ("nvidia-h200", 0), (None, 1)])
+@pytest.mark.parametrize(("card", "every"), [("nvidia-rtx-a6000", 1), ("nvidia-a100-80gb", 7), ("nvidia-h200", 0), (None, 1)])
 def test_the_fewest_layers_recompute_with_which_it_fits(card, every):
     """A larger card leaves room for more activations; where nothing is known to compare with, all layers recompute."""
     found = plan(job(workers={"accelerator": card}, training={"recomputedLayers": "fewest"}), STARCODERBASE, data_shape())
     assert found.recompute_every == every
-    if every == 6:
+    if every == 7:
         assert 0.8 < found.memory.total_bytes / found.memory.capacity_bytes <= 0.9
         assert found.seconds_per_step < plan(job(), STARCODERBASE, data_shape()).seconds_per_step
