@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.checkpoints_bytes import counted
 from benchmarks.checkpoints_document import checkpoints_section
 from benchmarks.checkpoints_link import link
-from benchmarks.checkpoints_ranks import BUCKET, s3_client
+from benchmarks.checkpoints_places import BUCKET, s3_client
 from benchmarks.machine import least_disturbed, measured
 from benchmarks.sections import Kept, provenance, with_section
 from examples.demo.s3_server import S3Server, s3_server
@@ -138,7 +138,7 @@ class _Machine:
     def throughput(self, name: str) -> dict[str, Any]:
         """What our store writes, and boto3."""
         is_slow = name == "the slow link"
-        settings = {"act": "throughput", "bytes": (128 if is_slow else 512) * 2**20, "repeats": 3 if is_slow else 6}
+        settings = {"act": "throughput", "bytes": (64 if is_slow else 256) * 2**20, "repeats": 4}
         endpoint = self.slow if is_slow else self.server.endpoint
         return self._measured(f"throughput, {name}", None, {**settings, "endpoint": endpoint}, prefix=f"throughput-{is_slow}", world=1)
 
@@ -163,6 +163,8 @@ class _Machine:
         return sorted(runs, key=lambda run: float(run["seconds"]))[(len(runs) - 1) // 2]
 
     def _measured(self, what: str, model: str | None, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+        if not self.options.wait:
+            return self._run(model, settings, **more)
         return least_disturbed(what, lambda attempt: self._run(model, settings, attempt=attempt, **more), self.options.wait)
 
     def _run(self, model: str | None, settings: dict[str, Any], *, prefix: str, world: int = 2, attempt: int = 0) -> dict[str, Any]:
@@ -203,7 +205,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--before", default="6bee474", help="commit before checkpoints went beside training")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind; the one with the median time is reported")
     parser.add_argument("--steps", type=int, help="of a run; by default enough for an upload to end beside them")
-    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine, before each measurement")
+    parser.add_argument(
+        "--wait", type=float, default=30.0, help="seconds to wait at most for a quiet machine; 0: measure once, however busy"
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep each measurement there, and take those that are kept")
     parser.add_argument("--page", type=Path, help="file whose section about checkpoints is written anew")
     return parser.parse_args()
