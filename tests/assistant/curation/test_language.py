@@ -15,6 +15,7 @@ from finetune_assistant.curation.language import check_languages, language_of
         (["Comment trier une liste ?", "```python\nfor each in sorted(items):\n    print('the next one is', each)\n```"], "fr"),
         (["Kannst du das erklären? `return the first of all items` und https://example.org/the/english/words"], "de"),
         (["Ein ganzer Satz steht davor.\n~~~\nthis block of code has no end, and many English words in it, more than there are"], "de"),
+        (["COMPARE iPhone AND ANDROID FOR A STUDENT WHO LIKES TO READ AND WRITE"], "en"),
         (["Thanks!"], None),
         (["x = 3"], None),
         (["```\nall of it is code, whatever its words are\n```"], None),

@@ -39,7 +39,8 @@ def language_of(texts: Sequence[str]) -> str | None:
         prose = _prose(texts, of_one, of_all)
         if len(prose.encode()) < _LEAST_BYTES:
             return None
-        language, probability = _identifier().classify(prose)
+        # Small letters: its model learnt few capitals, and it lowers them by itself only where a text has nothing else.
+        language, probability = _identifier().classify(prose.lower())
         if probability >= _SURE:
             break
     return None if probability < _LEAST_PROBABILITY or language in _NO_LANGUAGE else language
