@@ -142,6 +142,7 @@ def test_the_adapter_names_its_base_and_is_the_same_each_time(tmp_path: Path) ->
     for name, revision, written in (
         ("org/base", "c" * 40, ("org/base", "c" * 40)),
         ("gpt2", "c" * 40, ("gpt2", "c" * 40)),
+        ("./base", f"sha256:{'c' * 64}", ("./base", None)),
         ("s3://bucket/models/base/", f"sha256:{'c' * 64}", ("./base", None)),
     ):
         job = training_run(found.base, training={"method": "lora"}, model={"name": name}).job

@@ -16,7 +16,7 @@ from finetune_trainer.model.merged import adapted_model, check_same_shapes
 from finetune_trainer.model.precision import DTYPE_NAMES
 from finetune_trainer.publishing.export import WRITTEN_DTYPES, check_target, shared_files
 from finetune_trainer.publishing.model_folder import RECORD_NAME, ExportRecord, digest_of_file, folder_files, folder_put_in_place
-from finetune_trainer.publishing.public_names import loadable
+from finetune_trainer.publishing.public_names import is_on_hub, loadable
 from finetune_trainer.templates.registry import add_control_tokens, template_from_spec
 from finetune_trainer.templates.tokenizer import read_tokenizer
 
@@ -75,6 +75,6 @@ def _config(adapted: Any, run: TrainingRun) -> str:
     config.inference_mode = True
     config.base_model_name_or_path = loadable(model.name)
     # Of a folder or an address a run knows a digest, which is no revision that Transformers could look for.
-    config.revision = run.model_revision if config.base_model_name_or_path == model.name else None
+    config.revision = run.model_revision if is_on_hub(model.name) else None
     values = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     return json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"

@@ -18,7 +18,7 @@ from finetune_api.training_run import TrainingRun
 from finetune_trainer.data.cards import LONGEST_README, README, HubCard, hub_card
 from finetune_trainer.publishing.card_evaluation import MOST_TASKS, card_samples, model_index
 from finetune_trainer.publishing.markdown import cell, code, fenced, plain
-from finetune_trainer.publishing.public_names import beside, is_hub_id, loadable, shown
+from finetune_trainer.publishing.public_names import beside, is_hub_id, is_on_hub, loadable, shown
 from finetune_trainer.reporting.evaluated import UNKNOWN, benchmarks, verdict_of
 from finetune_trainer.reporting.events import StepDone, StoppedEarly
 from finetune_trainer.reporting.readable import count, duration
@@ -121,7 +121,7 @@ def _values(data: "ReportData", step: int, card: HubCard, template: Template | N
         "place": spec.publish.hub.repository if spec.publish.hub else run.job.metadata.name,
         "base": base,
         "base_plain": shown(spec.model.name),
-        "base_folder": None if is_hub_id(spec.model.name) else loadable(spec.model.name),
+        "base_folder": None if is_on_hub(spec.model.name) else loadable(spec.model.name),
         "base_revision": run.model_revision,
         "step": step,
         "longest_answer": spec.generation.max_new_tokens,

@@ -30,6 +30,15 @@ def beside(name: str) -> str:
     return f"./{shown(name)}" if is_path(name) else name
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a base model is had from the Hub; its oldest models have names of one part.
+
+    >>> [is_on_hub(name) for name in ("org/base", "gpt2", "./base", "s3://bucket/models/base")]
+    [True, True, False, False]
+    """
+    return not (is_path(name) or is_address(name))
+
+
 def loadable(name: str) -> str:
     """Where libraries that know folders and the Hub alone look for a model: one that isn't on the Hub in a folder beside.
 
@@ -38,4 +47,4 @@ def loadable(name: str) -> str:
     >>> [loadable(name) for name in ("org/base", "gpt2", "/home/ann/base/", "s3://bucket/models/base")]
     ['org/base', 'gpt2', './base', './base']
     """
-    return f"./{shown(name)}" if is_path(name) or is_address(name) else name
+    return name if is_on_hub(name) else f"./{shown(name)}"
