@@ -284,10 +284,11 @@ def test_a_copy_lies_in_columns_also_at_the_end(storage: Gate, monkeypatch: pyte
         return write(self, *given, **named)
 
     monkeypatch.setattr(CheckpointStore, "write_part", noted)
+    pair.savers[1].columns = 1  # as under ZeRO-2
     pair.begin(1)
     pair.settle()
     pair.together(lambda saver, rank: saver.save(2, {}))
-    assert asked == [columns] * 2 * WORLD
+    assert sorted(asked) == sorted([columns, 1] * 2)
     assert pair.restored()[0] == 2
 
 

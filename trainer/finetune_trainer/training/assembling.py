@@ -12,6 +12,7 @@ from finetune_api.engines import engine_name, engine_text
 from finetune_api.finetunejob import Lora
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.checkpoints.claims import seconds_since_first
+from finetune_trainer.checkpoints.columns import COLUMNS
 from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.manifest import ITEM_BYTES
 from finetune_trainer.checkpoints.run_record import keep_run
@@ -177,6 +178,8 @@ def make_saver(
         prune=prune,
         notice=lambda text: tell(Notice(message=text)),
         signs=signs,
+        # ZeRO-2 cuts between tensors: what a rank needs of those in columns is a part of each.
+        columns=1 if run.job.spec.training.sharding == "zero2" else COLUMNS,
     )
 
 

@@ -100,8 +100,8 @@ class Saver:
     """Saves the state of one rank.
 
     `state`: this rank's pieces as they are now; their bytes are `state_bytes`. `free_bytes`: host memory that this rank may use; None is
-    unknown. `prune`: on rank 0 after a commit, in another thread; it returns what to tell of older ones. `notice` hears what a person
-    should know.
+    unknown. `columns`: in which a copy lies, one where ranks cut between tensors. `prune`: on rank 0 after a commit, in another thread; it
+    returns what to tell of older ones. `notice` hears what a person should know.
     """
 
     store: CheckpointStore
@@ -112,6 +112,7 @@ class Saver:
     prune: Callable[[], list[str]]
     notice: Callable[[str], None]
     signs: Callable[[str], None]
+    columns: int = COLUMNS
     _snapshot: Snapshot = field(default_factory=Snapshot)
     _copies: bool | None = None
     _current: _Current | None = None
@@ -142,7 +143,7 @@ class Saver:
             self._copies = self._fits()
         if self._copies:
             self._snapshot.take(self.state())
-            self._write(step, extra, began, self._snapshot.pieces, columns=COLUMNS)
+            self._write(step, extra, began, self._snapshot.pieces, columns=self.columns)
         else:
             self._write(step, extra, began, self.state, columns=1)
             self._wait(lambda current: current.writing)
