@@ -77,7 +77,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(jobs
     step = jobs.wait_for_checkpoint("greedy", since=5)
     (worker,) = jobs.ray_pods("greedy", "worker")
     fill_memory(jobs, worker)
-    (ended,) = jobs.wait_until_ended("greedy", 1)["status"]["attempts"]
+    ended = jobs.wait_until_ended("greedy", 1)["status"]["attempts"][0]
     print(ended)
     assert (ended["outcome"], ended["failure"], ended["charged"]) == ("Failed", "OutOfMemory", True), jobs.told("greedy")
     jobs.wait_until_trains("greedy", attempt=2)
