@@ -7,12 +7,20 @@ and ends well. Ends with 1 when something is wrong, and after eight minutes.
 import faulthandler
 import shutil
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from tests.gpu.training import Sizes
 
 _MOST_SECONDS = 470.0
 _WOULD_RUN = (
-    "it would compare attention, the loss, steps in bf16 and fp32, a checkpoint and the engine with this machine's CPU, ZeRO-3 over NCCL "
-    "with the engine (where DeepSpeed is installed), then measure tokens/s, MFU and peak memory of a 1 B GPTBigCode "
-    "beside plain Transformers"
+    "it would compare attention, the loss, steps in bf16, fp16 and fp32, a checkpoint, also one that is written while steps go on, the "
+    "engine, recomputed layers, LoRA, QLoRA and 8-bit AdamW (where bitsandbytes is there) with this machine's CPU, ZeRO-3 over NCCL with "
+    "the engine (where DeepSpeed is there), count host syncs, profile, check the GPU as an attempt does at its start, then measure "
+    "tokens/s, MFU and peak memory of a 1 B GPTBigCode beside plain Transformers, and memory planned and seen"
 )
 
 
@@ -34,18 +42,23 @@ def main() -> int:
 
 def _checked() -> int:
     import torch
-    from tests.gpu.page import measured, page, speeds
-    from tests.gpu.speed import speed_sizes
+    from tests.gpu.page import measured, memories, page, speeds
     from tests.gpu.training import Sizes
 
     device = torch.device("cuda", torch.cuda.current_device())
     found = measured(device, Sizes())
-    try:
-        told = speeds(device, speed_sizes(device))
-    except Exception as error:  # the checks' table is worth having all the same
-        told = f"The speed of a step could not be measured: {type(error).__name__}: {error}"
-    print(page(device, found, told))
+    told = [_tried(make, device) for make in (speeds, memories)]
+    print(page(device, found, "\n\n".join(filter(None, told))))
     return 0 if all(one.good for one in found) else 1
+
+
+def _tried(make: "Callable[[torch.device, Sizes], str]", device: "torch.device") -> str:
+    from tests.gpu.speed import speed_sizes
+
+    try:
+        return make(device, speed_sizes(device))
+    except Exception as error:  # the checks' table is worth having all the same
+        return f"{make.__name__} could not be measured: {type(error).__name__}: {error}"
 
 
 def _told(text: str, code: int) -> int:

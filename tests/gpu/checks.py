@@ -6,44 +6,21 @@ is rounding; a wrong scale, window, boundary or label is an error of a tenth or 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
-from tests.gpu import speed
-from tests.gpu.training import LEARNING_RATE, Sizes, Trainer, logits, random_row
+from tests.gpu import adapters, arithmetic, pace, saved, speed, startup
+from tests.gpu.measure import BF16, CPU, Check, Measure, is_installed, losses, relative, state
+from tests.gpu.training import Sizes, Trainer, logits, random_row
 from torch import Tensor
 
 from finetune_trainer.model import varlen
 from finetune_trainer.model.attention import packed_attention
 from finetune_trainer.model.cross_entropy import cross_entropy_sum
-from finetune_trainer.model.micro_batch import MicroBatch
-
-BF16 = torch.bfloat16
-_CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """`error`: relative to the reference, in the Euclidean norm, unless the name says otherwise. `path`: how attention was computed."""
-
-    name: str
-    error: float
-    tolerance: float
-    path: str = ""
-
-    @property
-    def good(self) -> bool:
-        """False also for an error that is no number."""
-        return self.error <= self.tolerance
-
-
-Check = Callable[[torch.device, Sizes], Iterator[Measure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +44,6 @@ SHAPES = (
 )
 
 
-def relative(ours: Tensor, reference: Tensor) -> float:
-    """Norm of the difference by the norm of the reference, in fp64 on the CPU."""
-    ours, reference = ours.detach().double().cpu(), reference.detach().double().cpu()
-    return float((ours - reference).norm() / reference.norm())
-
-
 def attention(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     """Forward and backward of packed rows, in bf16 and in fp32, against fp64 on the CPU from the same (rounded) states."""
     for shape in SHAPES:
@@ -85,7 +56,7 @@ def _attention(
     device: torch.device, shape: Shape, dtype: torch.dtype, *, forward: float, backward: float, lengths: tuple[int, ...]
 ) -> Iterator[Measure]:
     states, upstream = _states(shape, lengths, dtype), torch.randn(1, sum(lengths), shape.heads, shape.width).to(dtype)
-    mine, expected = _leaves(states, device, dtype), _leaves(states, _CPU, torch.float64)
+    mine, expected = _leaves(states, device, dtype), _leaves(states, CPU, torch.float64)
     name, path = f"attention, {shape.name}, {_word(dtype)}", _path(mine[0])
     output, reference = (_attend(which, shape, lengths) for which in (mine, expected))
     yield Measure(name=f"{name}: output", error=relative(output, reference), tolerance=forward, path=path)
@@ -127,7 +98,7 @@ def loss(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     hidden = torch.randn(sizes.supervised, 256, generator=generator).to(BF16)
     weight = (torch.randn(sizes.vocabulary, 256, generator=generator) * 0.05).to(BF16)
     labels = torch.randint(sizes.vocabulary, (sizes.supervised,), generator=generator)
-    mine, expected = _leaves([hidden, weight], device, BF16), _leaves([hidden, weight], _CPU, torch.float64)
+    mine, expected = _leaves([hidden, weight], device, BF16), _leaves([hidden, weight], CPU, torch.float64)
     total = cross_entropy_sum(mine[0], mine[1], None, labels.to(device))
     reference = torch.nn.functional.cross_entropy(expected[0] @ expected[1].t(), labels, reduction="sum")
     yield Measure(name="loss, bf16: sum of cross entropies", error=relative(total, reference), tolerance=1e-3)
@@ -142,7 +113,7 @@ def loss(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
 def steps(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     """Optimizer steps of a small GPTBigCode with fp32 masters, against the same steps in fp64 on the CPU."""
     rows = [random_row(sizes, seed) for seed in range(sizes.steps)]
-    reference = Trainer(sizes, _CPU, torch.float64, seed=0)
+    reference = Trainer(sizes, CPU, torch.float64, seed=0)
     start, right = reference.masters(), [reference.step(row) for row in rows]
     for dtype, on_loss, on_gradient in ((torch.float32, 1e-5, 1e-4), (BF16, 1e-3, 5e-2)):
         trainer = Trainer(sizes, device, dtype, seed=0)
@@ -165,7 +136,7 @@ def checkpoint(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     for row in rows[:2]:
         trainer.step(row)
     with trainer.saved() as saved:
-        restored, on_cpu = (Trainer(sizes, where, dtype, seed=9) for where, dtype in ((device, BF16), (_CPU, torch.float32)))
+        restored, on_cpu = (Trainer(sizes, where, dtype, seed=9) for where, dtype in ((device, BF16), (CPU, torch.float32)))
         restored.load(saved)
         on_cpu.load(saved)
     differing = sum(int((one != other).sum()) for one, other in zip(trainer.state(), restored.state(), strict=True))
@@ -182,26 +153,22 @@ def checkpoint(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
 def engine(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     """The engine of one GPU in bf16, recomputing activations: against itself in fp32 on the CPU, and against what it saved."""
     rows = [random_row(sizes, seed) for seed in range(4)]
-    trained, reference = speed.engine(sizes, device, BF16, seed=0), speed.engine(sizes, _CPU, torch.float32, seed=0)
-    done, right = [_losses(one, rows[:2]) for one in (trained, reference)]
+    trained, reference = speed.engine(sizes, device, BF16, seed=0), speed.engine(sizes, CPU, torch.float32, seed=0)
+    done, right = [losses(one, rows[:2]) for one in (trained, reference)]
     yield Measure(name="engine, bf16: first loss", error=abs(done[0] / right[0] - 1), tolerance=2e-3)
     yield Measure(name="engine, bf16: loss of step 2", error=abs(done[1] / right[1] - 1), tolerance=2e-2)
-    saved = {(piece.kind, piece.name): piece.tensor.cpu().numpy().copy() for piece in trained.local_state()}
+    kept = state(trained)
     other = speed.engine(sizes, device, BF16, seed=9)
-    other.load_local_state(lambda kind, name, start, stop: saved[kind, name][start:stop], step=2)
+    other.load_local_state(lambda kind, name, start, stop: kept[kind, name].numpy()[start:stop], step=2)
     change = (trained.logits(rows[2]) - other.logits(rows[2])).abs().max()
     yield Measure(name="engine, restored: largest change of a logit before the next step", error=float(change), tolerance=0)
-    went, goes = (_losses(one, rows[2:]) for one in (trained, other))
+    went, goes = (losses(one, rows[2:]) for one in (trained, other))
     yield Measure(name="engine, restored: loss two steps later", error=abs(goes[1] / went[1] - 1), tolerance=1e-3)
-
-
-def _losses(trained: Any, rows: list[MicroBatch]) -> list[float]:
-    return [trained.train_step([row], num_supervised=row.num_supervised, learning_rate=LEARNING_RATE).loss for row in rows]
 
 
 def zero(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     """ZeRO-3 over NCCL with one rank, where DeepSpeed is installed, against the engine that has none: in bf16 both."""
-    if find_spec("deepspeed") is None or find_spec("pydantic") is None:
+    if not is_installed("deepspeed", "pydantic"):
         return
     import torch.distributed as dist
 
@@ -209,7 +176,7 @@ def zero(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
     from finetune_trainer.training.zero_engine import ZeroEngine
 
     rows = [random_row(sizes, seed) for seed in range(3)]
-    right = _losses(speed.engine(sizes, device, BF16, seed=0), rows)
+    right = losses(speed.engine(sizes, device, BF16, seed=0), rows)
     with TemporaryDirectory() as folder:
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -218,15 +185,32 @@ def zero(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
             optimizer = Optimizer(weight_decay=0.1, gradient_clipping=1.0)
             training = Training(micro_batch_size=1, activation_checkpointing=True, tf32=False, optimizer=optimizer)
             model = speed.random_model(sizes, seed=0).to(BF16)
-            done = _losses(ZeroEngine(model, training, precision="bf16", method=speed.METHOD), rows)
+            done = losses(ZeroEngine(model, training, precision="bf16", method=speed.METHOD), rows)
         finally:
             dist.destroy_process_group()
     for step, (one, other) in enumerate(zip(done, right, strict=True), 1):
         yield Measure(name=f"ZeRO-3 over {backend}: loss of step {step}", error=abs(one / other - 1), tolerance=2e-3)
 
 
-CHECKS: tuple[Check, ...] = (attention, loss, steps, checkpoint, engine)
-# What takes DeepSpeed, and a process group: on a machine with a GPU only.
+CHECKS: tuple[Check, ...] = (
+    attention,
+    loss,
+    steps,
+    checkpoint,
+    engine,
+    pace.recomputed,
+    pace.host_syncs,
+    pace.profile,
+    pace.own_time,
+    arithmetic.halves,
+    arithmetic.eight_bit,
+    adapters.lora,
+    adapters.qlora,
+    saved.overlapped,
+    startup.products,
+    startup.pairs,
+)
+# What takes DeepSpeed, and its compiled operators: on a machine with a GPU only.
 MORE_CHECKS: tuple[Check, ...] = (zero,)
 
 

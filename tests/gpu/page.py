@@ -5,11 +5,11 @@ import platform
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 
 import torch
-from tests.gpu import speed
-from tests.gpu.checks import CHECKS, MORE_CHECKS, Check, Measure
+from tests.gpu import memory, speed
+from tests.gpu.checks import CHECKS, MORE_CHECKS
+from tests.gpu.measure import Check, Measure, is_installed
 from tests.gpu.training import Sizes, config_of
 
 HEADING = """## On a GPU
@@ -17,7 +17,9 @@ HEADING = """## On a GPU
     make test-gpu PYTHON=python3 > benchmarks/gpu.md
 
 What a GPU computes against the same on the CPU of its machine: attention, loss, steps of a small GPTBigCode, checkpoint, the engine of one
-GPU; ZeRO-3 over NCCL where DeepSpeed is installed. Errors are relative to the reference, in the Euclidean norm. Ray takes no part."""
+GPU, layers recomputed, fp16, LoRA, a checkpoint written while steps go on, how often the host waits, the check at the start; where
+they are installed, QLoRA and 8-bit AdamW by bitsandbytes, and ZeRO-3 over NCCL by DeepSpeed. Then speed, and memory planned and seen.
+Errors are relative to the reference, in the Euclidean norm. Ray takes no part."""
 
 
 def measured(device: torch.device, sizes: Sizes, checks: Iterable[Check] = (*CHECKS, *MORE_CHECKS)) -> list[Measure]:
@@ -39,29 +41,31 @@ def speeds(device: torch.device, sizes: Sizes, *, steps: int = 10) -> str:
     for name, make in sides.items():
         print(f"measuring {name}", file=sys.stderr, flush=True)
         try:
-            rows.append(_speed_row(speed.measured(name, make, sizes, device, steps=steps), device))
+            rows.append(_speed_row(speed.measured(name, make, sizes, device, steps=steps), sizes, device))
         except Exception as error:  # such as no memory
-            rows.append([name, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", "", ""])
-    planned = planned_bytes(sizes)
-    told = "" if planned is None else f" `finetune plan` foresees {planned / 2**30:.1f} GiB for the first."
+            rows.append([name, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", "", "", ""])
+    planned = memory.planned_in_all(sizes) / 2**30 if is_installed("pydantic") else None
+    told = "" if planned is None else f" `finetune plan` foresees {planned:.1f} GiB for the first, allowances included."
     return "\n\n".join(
         [
             f"Steps of GPTBigCode with {speed.parameters(sizes) / 1e6:,.0f} M parameters in bf16 on rows of {sizes.row:,} tokens in "
             f"{speed.DIALOGUES} dialogues, two thirds supervised, activations recomputed, torch's AdamW on fp32 masters.{told}",
-            _table([f"{steps} steps", "tokens/s", "MFU", "peak GiB"], rows),
+            _table([f"{steps} steps", "tokens/s", "MFU", "as runs report it", "peak GiB"], rows),
         ]
     )
 
 
-def _speed_row(found: speed.Speed, device: torch.device) -> list[str]:
+def _speed_row(found: speed.Speed, sizes: Sizes, device: torch.device) -> list[str]:
     peak = peak_flops(device)
-    mfu = "" if peak is None else f"{found.flops / found.seconds / peak:.1%}"
-    return [found.name, f"{found.tokens / found.seconds:,.0f}", mfu, f"{found.peak_bytes / 2**30:.1f}" if found.peak_bytes else ""]
+    mfu = None if peak is None else found.flops / found.seconds / peak
+    reported = None if peak is None else reported_mfu(sizes, found, peak)
+    shares = ["" if one is None else f"{one:.1%}" for one in (mfu, reported)]
+    return [found.name, f"{found.tokens / found.seconds:,.0f}", *shares, f"{found.peak_bytes / 2**30:.1f}" if found.peak_bytes else ""]
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Of the GPU in bf16, by the planner's table; None where it isn't known, or where pydantic isn't installed."""
-    if device.type != "cuda" or find_spec("pydantic") is None:
+    if device.type != "cuda" or not is_installed("pydantic"):
         return None
     from finetune_api.accelerators import accelerator
 
@@ -69,26 +73,35 @@ def peak_flops(device: torch.device) -> float | None:
     return None if card is None else card.bf16_flops
 
 
-def planned_bytes(sizes: Sizes) -> int | None:
-    """What the planner says of the engine's memory on a GPU; None where pydantic isn't installed."""
-    if find_spec("pydantic") is None:
+def memories(device: torch.device, sizes: Sizes) -> str:
+    """A table of memory planned and seen, by way of training; empty where pydantic isn't installed."""
+    rows = []
+    for one in memory.compared(device, sizes):
+        print(f"measured memory of {one.name}", file=sys.stderr, flush=True)
+        seen = [f"{one.planned / 2**30:.2f}", f"{one.seen / 2**30:.2f}", f"{one.planned / one.seen - 1:+.0%}"] if not one.problem else []
+        rows.append([one.name, *(seen or [one.problem, "", ""])])
+    if not rows:
+        return ""
+    return "The same model with 6 layers at most: memory that tensors take at the peak of a step.\n\n" + _table(
+        ["", "planned GiB", "seen GiB", "planned by"], rows
+    )
+
+
+def reported_mfu(sizes: Sizes, found: speed.Speed, peak: float) -> float | None:
+    """MFU as a run of ours reports it: by the model's parameters and segment lengths alone. None where pydantic isn't installed."""
+    if not is_installed("pydantic"):
         return None
-    from finetune_api.finetunejob import ZeroOptimization
-    from finetune_api.load import Load
-    from finetune_api.memory import memory
+    from finetune_api.duration import model_flops_per_token
+    from finetune_api.finetunejob import FineTuneJob
+    from finetune_api.training_run import DataShape, SplitShape
     from finetune_trainer.model.shape import read_shape
 
-    config = config_of(sizes).to_dict() | {"architectures": ["GPTBigCodeForCausalLM"]}
-    load = Load(
-        shape=read_shape(config, source="GPTBigCode"),
-        zero=ZeroOptimization(),
-        device="gpu",
-        precision="bf16",
-        world_size=1,
-        tokens=sizes.row,
-        checkpointing=True,
-    )
-    return memory(load, None).total_bytes
+    spec = {"model": {"name": "./gpu"}, "dataset": {"sources": [{"path": "./gpu.jsonl"}]}}
+    job = FineTuneJob.model_validate({"metadata": {"name": "gpu"}, "spec": spec})
+    shape = read_shape(config_of(sizes).to_dict() | {"architectures": ["GPTBigCodeForCausalLM"]}, source="GPTBigCode")
+    counted = {"dialogues": 1, "segments": 1, "supervised_tokens": 1, "rows": 1}
+    data = DataShape(fingerprint="gpu", train=SplitShape(tokens=found.tokens, squared_lengths=found.squared_lengths, **counted))
+    return found.tokens * model_flops_per_token(job.spec, shape, data) / found.seconds / peak
 
 
 def page(device: torch.device, found: list[Measure], told: str) -> str:

@@ -36,22 +36,39 @@ Step = Callable[[MicroBatch], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """`seconds`: of the measured steps. `flops`: that they need. `peak_bytes`: of the GPU's memory, 0 where there is none."""
+    """`seconds`: of the measured steps. `flops`: that they need. `squared_lengths`: of their dialogues, added up. `peak_bytes`: of the
+    GPU's memory, 0 where there is none.
+    """
 
     name: str
     parameters: int
     tokens: int
     seconds: float
     flops: float
+    squared_lengths: int
     peak_bytes: int
     last_loss: float
 
 
-def engine(sizes: Sizes, device: torch.device, dtype: torch.dtype, *, seed: int, checkpointing: bool = True) -> PlainEngine:
+def engine(
+    sizes: Sizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    checkpointing: bool = True,
+    optimizer: str = "adamw",
+    recompute_every: int | None = None,
+) -> PlainEngine:
     """The engine that trains with one GPU, with a random GPTBigCode: the same weights on every device."""
-    optimizer = SimpleNamespace(name="adamw", weight_decay=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, gradient_clipping=1.0)
-    training: Any = SimpleNamespace(activation_checkpointing=checkpointing, tf32=False, adapter=None, seed=seed, optimizer=optimizer)
-    return PlainEngine(random_model(sizes, seed).to(dtype), training, method=METHOD, device=device)
+    settings = training(checkpointing=checkpointing, optimizer=optimizer)
+    return PlainEngine(random_model(sizes, seed).to(dtype), settings, method=METHOD, device=device, recompute_every=recompute_every)
+
+
+def training(*, checkpointing: bool = True, optimizer: str = "adamw") -> Any:
+    """What engines read of a job's settings, for machines without pydantic."""
+    settings = SimpleNamespace(name=optimizer, weight_decay=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, gradient_clipping=1.0)
+    return SimpleNamespace(activation_checkpointing=checkpointing, tf32=False, adapter=None, seed=0, optimizer=settings)
 
 
 def random_model(sizes: Sizes, seed: int, attention: str = ATTENTION) -> Any:
@@ -117,6 +134,7 @@ def measured(name: str, make: Callable[[Sizes, torch.device], Step], sizes: Size
         tokens=sum(len(row.input_ids) for row in rows[WARM_UP:]),
         seconds=time.perf_counter() - started,
         flops=sum(flops(sizes, row) for row in rows[WARM_UP:]),
+        squared_lengths=sum(length**2 for row in rows[WARM_UP:] for length in lengths(row)),
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         last_loss=losses[-1],
     )
@@ -133,11 +151,15 @@ def parameters(sizes: Sizes) -> int:
     return sizes.layers * layer_parameters(sizes) + (sizes.words + sizes.row) * sizes.width
 
 
+def lengths(row: MicroBatch) -> list[int]:
+    """Tokens of each dialogue."""
+    return [stop - start for start, stop in pairwise(row.cu_seq_lens.tolist())]
+
+
 def flops(sizes: Sizes, row: MicroBatch) -> float:
     """What forward and backward of a row need: three times the forward; attention's half that looks back."""
-    lengths = [stop - start for start, stop in pairwise(row.cu_seq_lens.tolist())]
     matrices = 2.0 * sizes.layers * layer_parameters(sizes) * len(row.input_ids) + 2.0 * sizes.words * sizes.width * row.num_supervised
-    attention = 2.0 * sizes.layers * sizes.width * sum(length * length for length in lengths)
+    attention = 2.0 * sizes.layers * sizes.width * sum(length * length for length in lengths(row))
     return 3.0 * (matrices + attention)
 
 

@@ -8,16 +8,19 @@ import pytest
 import torch
 from benchmarks.document import gpu_section
 from tests.conftest import ROOT
-from tests.gpu import checks, page, speed
-from tests.gpu.checks import Measure
+from tests.gpu import checks, pace, page, saved, speed, startup
+from tests.gpu.measure import Check, Measure
 from tests.gpu.training import Sizes
+
+from finetune_trainer.training import plain_engine, startup_check
+from finetune_trainer.training.saving import Snapshot
 
 CPU = torch.device("cpu")
 SMALL = Sizes(layers=2, width=48, heads=4, words=97, row=128, steps=2, lengths=(40, 1, 30), supervised=50, vocabulary=301)
 
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
-def test_a_cpu_agrees_with_itself(check: checks.Check) -> None:
+def test_a_cpu_agrees_with_itself(check: Check) -> None:
     found = list(check(CPU, SMALL))
     assert found
     assert [one for one in found if not one.good] == []
@@ -45,6 +48,27 @@ def test_a_leak_between_dialogues_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert not checks._isolation(CPU, SMALL).good
 
 
+def test_a_wait_in_each_micro_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_engine, "seed_dropout", lambda seed, step, index: torch.ones(()).item())
+    assert [one.error for one in pace.host_syncs(CPU, SMALL)] == [1, 4]
+
+
+def test_a_checkpoint_without_a_copy_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Snapshot, "_copied", lambda self, piece: piece)
+    assert not any(one.good for one in saved.overlapped(CPU, SMALL))
+
+
+def test_a_device_that_multiplies_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = startup_check._product
+
+    def wrong(left: torch.Tensor, *others: torch.Tensor) -> None:
+        right(left, *others)
+        others[-1][3, 5] += 1
+
+    monkeypatch.setattr(startup_check, "_product", wrong)
+    assert not any(one.good for one in startup.products(CPU, SMALL))
+
+
 def test_a_check_that_breaks_is_a_line_of_the_table_and_the_others_go_on() -> None:
     def broken(device: torch.device, sizes: Sizes) -> list[Measure]:
         raise RuntimeError("no kernel image is available for execution on the device\nCUDA error ...")
@@ -68,6 +92,15 @@ def test_the_page_names_versions_errors_and_speed() -> None:
     assert "GiB for the first" in text
 
 
+def test_mfu_is_told_as_a_run_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That counts the head for all tokens, and all of what attention looks at: at most a third more, with a model of this kind."""
+    monkeypatch.setattr(page, "peak_flops", lambda device: 1e12)
+    found = speed.measured("ours", speed.ours, SMALL, CPU, steps=1)
+    mfu, reported = (float(cell.rstrip("%")) for cell in page._speed_row(found, SMALL, CPU)[2:4])
+    assert page.reported_mfu(SMALL, found, 1e12) == pytest.approx(reported / 100, abs=1e-3)
+    assert mfu <= reported
+
+
 def test_plain_transformers_learn_the_same_dialogues() -> None:
     """The same weights and rows: the same loss, but for rounding to bf16."""
     ours, plain = (speed.measured("", make, SMALL, CPU, steps=1) for make in (speed.ours, speed.plain_transformers))
@@ -76,7 +109,20 @@ def test_plain_transformers_learn_the_same_dialogues() -> None:
     assert speed.parameters(SMALL) == pytest.approx(sum(one.numel() for one in speed.random_model(SMALL, 0).parameters()), rel=0.05)
 
 
-NEEDLESS = ("pydantic", "ray", "deepspeed", "boto3", "botocore", "datasets", "obstore", "tensorboard", "bs4", "markdownify")
+NEEDLESS = (
+    "pydantic",
+    "ray",
+    "deepspeed",
+    "peft",
+    "bitsandbytes",
+    "boto3",
+    "botocore",
+    "datasets",
+    "obstore",
+    "tensorboard",
+    "bs4",
+    "markdownify",
+)
 
 
 def test_it_needs_torch_transformers_and_numpy_only() -> None:

@@ -15,14 +15,14 @@ from statistics import median, median_low
 from typing import TYPE_CHECKING, Any, Final
 
 from finetune_api.errors import FaultyNode
-from finetune_api.training_run import TrainingRun
 from finetune_trainer.reporting.events import Event, NodesChecked, Notice
 from finetune_trainer.training.spread import SLOW
 from finetune_trainer.training.surroundings import Position
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `make test-gpu` multiplies on machines without pydantic
     import torch
 
+    from finetune_api.training_run import TrainingRun
     from finetune_trainer.training.collectives import Ranks
 
 # All ranks wait for the slowest in every layer: at a third of the speed two thirds of every GPU hour would be lost, which costs more than
@@ -80,7 +80,7 @@ class Verdict:
     ends: bool = False
 
 
-def check_start(run: TrainingRun, ranks: "Ranks", position: Position, tell: Callable[[Event], None]) -> None:
+def check_start(run: "TrainingRun", ranks: "Ranks", position: Position, tell: Callable[[Event], None]) -> None:
     """Measure and judge, where there is something to compare. Collective. Raises FaultyNode where the attempt would be worth nothing."""
     gpu = run.plan.device == "gpu"
     if ranks.world_size == 1 or not (gpu or ranks.world_size > position.workers):
