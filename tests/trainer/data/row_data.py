@@ -5,8 +5,8 @@ from typing import Any
 
 from finetune_api.finetunejob import DataSource
 from finetune_trainer.data.dialogues import Dialogue, Dropped
-from finetune_trainer.data.files import Row
 from finetune_trainer.data.parsing import parse
+from finetune_trainer.data.raw_rows import Row
 from finetune_trainer.data.rows import Item
 
 WEATHER = {

@@ -10,8 +10,9 @@ import pytest
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource
 from finetune_trainer.data.dialogues import Dialogue
-from finetune_trainer.data.files import Unreadable, file_rows
+from finetune_trainer.data.files import file_rows
 from finetune_trainer.data.parsing import parse
+from finetune_trainer.data.raw_rows import Unreadable
 
 
 def rows(path: Path, content: str | bytes) -> list[tuple[int, Any]]:

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from finetune_api.errors import InvalidData
-from finetune_trainer.data.files import Unreadable, file_rows
+from finetune_trainer.data.files import file_rows
+from finetune_trainer.data.raw_rows import Unreadable
 
 DATA = [{"text": f"größe {number}", "turns": [{"from": "human", "value": "Q"}]} for number in range(2500)]
 

@@ -7,8 +7,8 @@ import pytest
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import Columns, DataSource
 from finetune_trainer.data.dialogues import Dialogue, Dropped
-from finetune_trainer.data.files import Row, Unreadable
 from finetune_trainer.data.parsing import parse
+from finetune_trainer.data.raw_rows import Row, Unreadable
 
 
 def rows(*data: Any) -> list[Row]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finetune_api.errors import InvalidData
 from finetune_assistant.curation.words import run_hashes, word_hashes, words
-from finetune_trainer.data.files import Unreadable, file_rows
+from finetune_trainer.data.files import file_rows
+from finetune_trainer.data.raw_rows import Unreadable
 from finetune_trainer.data.splits import SUFFIXES
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from finetune_api.finetunejob import BaseModelSpec, DataSource, ModelShape, Temp
 from finetune_api.finetunejob.places import is_hub_place, is_path
 from finetune_assistant.drafting.found import FoundModel, FoundSource
 from finetune_trainer.data.dialogues import Dialogue, Document, Dropped, Parsed
-from finetune_trainer.data.files import Row, Unreadable
 from finetune_trainer.data.formats import detected_format, named_format
 from finetune_trainer.data.hub import DataUnreachable
 from finetune_trainer.data.parsing import parse
+from finetune_trainer.data.raw_rows import Row, Unreadable
 from finetune_trainer.data.sources import Rows, read
 from finetune_trainer.model.hub import ModelUnreachable, hub_config
 from finetune_trainer.model.resolve import ModelFiles, resolve_model

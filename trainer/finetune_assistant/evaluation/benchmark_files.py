@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.errors import InvalidData
-from finetune_trainer.data.files import Row, Unreadable, file_rows
+from finetune_trainer.data.files import file_rows
+from finetune_trainer.data.raw_rows import Row, Unreadable
 
 Document = dict[str, Any]
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".arrow", ".csv")

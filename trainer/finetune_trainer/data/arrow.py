@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.data.files import Columns, Unreadable, reason
+from finetune_trainer.data.raw_rows import Columns, Unreadable, undecodable
 
 BATCH_ROWS = 1000  # in memory at a time
 
@@ -99,7 +99,7 @@ def table_rows(table: Any) -> Values:
             try:
                 yield _rewritten(table.slice(index, 1).to_pylist()[0], rewrites)
             except UnicodeDecodeError as error:
-                yield Unreadable(reason(error))
+                yield Unreadable(undecodable(error))
         return
     yield from (_rewritten(row, rewrites) for row in rows) if rewrites else rows
 
@@ -108,7 +108,7 @@ def _rewritten(row: Columns, rewrites: dict[str, Rewrite]) -> Columns | Unreadab
     try:
         return {**row, **{name: rewrite(row[name]) for name, rewrite in rewrites.items() if row[name] is not None}}
     except (ValueError, RecursionError) as error:
-        return Unreadable(reason(error))
+        return Unreadable(undecodable(error))
 
 
 def _rewrite(arrow_type: Any, inside: bool = False) -> Rewrite | None:

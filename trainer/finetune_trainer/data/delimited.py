@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from finetune_api.errors import InvalidData
-from finetune_trainer.data.files import Row, Unreadable
+from finetune_trainer.data.raw_rows import Row, Unreadable
 
 _LARGEST_CELL = 256 * 2**20  # characters; the library's own limit is 128 KiB, which a long dialogue exceeds
 

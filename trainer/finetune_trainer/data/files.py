@@ -10,25 +10,15 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from finetune_api.errors import InvalidData
+from finetune_trainer.data.arrow import arrow_rows, parquet_rows
+from finetune_trainer.data.delimited import delimited_rows
+from finetune_trainer.data.raw_rows import Row, Unreadable, undecodable
 
 LARGEST_LINE = 256 * 2**20  # bytes of one JSON object: some 64 million tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Stands for a row that could not be decoded, and says why."""
-
-    reason: str
-
-
-Columns = dict[str, Any]
-# (file or Hub id, row from 1, columns); in JSON lines the row is the line, blank ones counted.
-Row = tuple[str, int, Columns | Unreadable]
 
 
 def file_rows(path: Path, name: str) -> Iterator[Row]:
@@ -37,12 +27,8 @@ def file_rows(path: Path, name: str) -> Iterator[Row]:
         if path.stat().st_size == 0:
             raise InvalidData(f"{name}: the file is empty (0 bytes); copy it again, or remove it")
         if path.suffix in (".parquet", ".arrow"):
-            from finetune_trainer.data.arrow import arrow_rows, parquet_rows
-
             values = parquet_rows(path) if path.suffix == ".parquet" else arrow_rows(path)
         elif {".csv", ".tsv"} & set(path.suffixes):
-            from finetune_trainer.data.delimited import delimited_rows
-
             with _opened(path) as file:
                 yield from delimited_rows(file, name, "\t" if ".tsv" in path.suffixes else ",")
             return
@@ -113,7 +99,7 @@ def _line_reason(line: bytes, error: Exception) -> str:
         return f"the line is longer than {LARGEST_LINE >> 20} MiB"
     if not line.endswith(b"\n") and isinstance(error, json.JSONDecodeError):
         return "the last line is no complete JSON; the file is cut off: copy it again"
-    return reason(error)
+    return undecodable(error)
 
 
 def _json(path: Path, name: str) -> Iterator[Row]:
@@ -129,7 +115,7 @@ def _json(path: Path, name: str) -> Iterator[Row]:
         values = json.loads(content.decode())
     except UnicodeDecodeError as error:
         raise InvalidData(
-            f"{name}: not UTF-8 ({reason(error)}, line {content.count(10, 0, error.start) + 1}); convert it to UTF-8"
+            f"{name}: not UTF-8 ({undecodable(error)}, line {content.count(10, 0, error.start) + 1}); convert it to UTF-8"
         ) from None
     except json.JSONDecodeError as error:
         what = "the array is cut off" if not content.rstrip().endswith(b"]") else "not JSON"
@@ -148,15 +134,6 @@ def _without_mark(start: bytes, name: str) -> bytes:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InvalidData(f"{name}: the file is UTF-16; convert it to UTF-8")
     return start.removeprefix(b"\xef\xbb\xbf")
-
-
-def reason(error: Exception) -> str:
-    """Why a row can't be decoded."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
-    return "JSON nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {error}"
 
 
 def _no_object(value: Any) -> Unreadable:

@@ -15,7 +15,7 @@ from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataSource
 from finetune_trainer.data.arrow import BATCH_ROWS, table_rows
 from finetune_trainer.data.cards import LONGEST_README, README
-from finetune_trainer.data.files import Row
+from finetune_trainer.data.raw_rows import Row
 from finetune_trainer.data.splits import FALLBACK, fallback, no_split
 from finetune_trainer.secrets import LOG_IN
 

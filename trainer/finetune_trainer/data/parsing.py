@@ -12,10 +12,10 @@ from typing import Any, Final
 from finetune_api.errors import InvalidData
 from finetune_api.finetunejob import DataFilter, DataSource
 from finetune_trainer.data.dialogues import Dropped, InvalidRow, Message, Place
-from finetune_trainer.data.files import Row, Unreadable
 from finetune_trainer.data.formats import Notice, detected_format, ignore_notice, named_format, no_format
 from finetune_trainer.data.messages import Spoken, check_order, role_of, text_message
 from finetune_trainer.data.oasst import NOT_READY, PLACE, FlatMessages, Turn, is_ready, tree_paths
+from finetune_trainer.data.raw_rows import Row, Unreadable
 from finetune_trainer.data.rows import Item, Leading, RowParser, Trailing, usable
 
 _ROWS_TO_RECOGNISE: Final = 1000  # how far `auto` looks for a row that fits a format

@@ -12,11 +12,11 @@ from typing import Any, Final, Literal
 
 from finetune_api.finetunejob import DataSource
 from finetune_trainer.data.dialogues import Dialogue, Document, Dropped, InvalidRow, Message, Parsed, Place, TokenRow, Tool
-from finetune_trainer.data.files import Row, Unreadable
 from finetune_trainer.data.formats import MULTI_TURN, history_of, messages_column, own_columns, reader, value_of
 from finetune_trainer.data.markup import without_markup
 from finetune_trainer.data.meanings import Shape, says_nothing, shape_of
 from finetune_trainer.data.messages import Told, check_order, without_leading_answers
+from finetune_trainer.data.raw_rows import Row, Unreadable
 from finetune_trainer.data.tokens import document_of, tokens_of
 from finetune_trainer.data.tools import tools_of
 from finetune_trainer.data.values import text_of

@@ -19,7 +19,8 @@ from finetune_api.errors import FineTuneError, InvalidData
 from finetune_api.finetunejob import Checkpoints, DataSource
 from finetune_api.finetunejob.places import is_address
 from finetune_trainer.data.cards import LONGEST_README, README
-from finetune_trainer.data.files import Row, Unreadable, file_rows
+from finetune_trainer.data.files import file_rows
+from finetune_trainer.data.raw_rows import Row, Unreadable
 from finetune_trainer.data.splits import ALONE, SUFFIXES, fallback, files_of_split, is_data_file, no_split
 from finetune_trainer.secrets import Secrets
 
