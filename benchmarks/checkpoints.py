@@ -49,7 +49,7 @@ SMALL = {
 }
 # Steps after the first, enough for an upload to end beside them, and tokens that a rank trains on in each.
 STEPS = {"small": (40, 64), "smollm2": (24, 32)}
-_TAKES = "As it is it takes some 25 minutes; `--models small --repeats 1` tries all of it in eight."
+_TAKES = "By estimate fifty minutes on two quiet cores; `--repeats 1` twenty; `--models small --repeats 1` tries all of it in eight."
 
 
 def main() -> None:
