@@ -1,5 +1,6 @@
 """`finetune evaluate` as a user types it: base against tuned, results for machines, and what is refused."""
 
+import gzip
 import json
 import re
 import shlex
@@ -58,8 +59,8 @@ def test_base_against_tuned(place: Path, finetune: Finetune, monkeypatch: pytest
 
 def test_json_is_all_that_is_on_stdout_and_definitions_are_kept(place: Path, finetune: Finetune, tmp_path: Path) -> None:
     code, out, _ = finetune(
-        *("evaluate", place / "base", "--tasks", "hellaswag", "--task-data", place / "benchmarks", "--num-fewshot", 2, "--limit", 3),
-        *("--task-folder", "kept", "--json"),
+        *("evaluate", place / "base", "--tasks", "hellaswag", "--task-data", place / "benchmarks", "--num_fewshot", 2, "--limit", 3),
+        *("--batch_size", 4, "--task-folder", "kept", "--json"),  # as lm-eval spells them
     )
     assert code == 0
     found = json.loads(out)
@@ -82,6 +83,36 @@ def test_the_page_s_commands_do_what_it_says(place: Path, finetune: Finetune, mo
     for command in commands():
         code, out, err = finetune(*shlex.split(command))
         assert (code, bool(out)) == (0, True), f"{command}: {err}"
+
+
+def test_a_base_model_is_asked_for_code_by_the_dialogues_of_a_file(
+    place: Path, finetune: Finetune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(place)
+    problem = {
+        "task_id": "Ours/0",
+        "prompt": "def one():\n",
+        "entry_point": "one",
+        "test": "def check(candidate):\n    assert candidate()\n",
+    }
+    with gzip.open(tmp_path / "HumanEval.jsonl.gz", "wt") as file:
+        file.write(json.dumps({**problem, "canonical_solution": "    return 1\n"}))
+    (tmp_path / "short.txt").write_text("-----\nHuman: Hi\n\nAssistant: Hello.\n-----\n")
+    (tmp_path / "long.txt").write_text(f"{'Very long. ' * 400}\n-----\nHuman: Hi\n\nAssistant: Hello.\n-----\n")
+    typed = ("evaluate", "base", "run", "--tasks", "humaneval", "--task-data", tmp_path, "--samples", 1, "--json", "--prompt")
+    code, out, err = finetune(*typed, tmp_path / "short.txt")
+    assert code == 0, err
+    assert (
+        f"note: base has no chat template, so it is asked as a base model, by dialogue prompting (--prompt {tmp_path / 'short.txt'}; "
+        in err
+    )
+    found = json.loads(out)
+    assert found["settings"]["prompt"] == str(tmp_path / "short.txt")
+    assert [model["results"][0]["chatTemplate"] for model in found["models"]] == [False, True]
+    code, _, err = finetune(*typed, tmp_path / "long.txt")
+    assert code == 2
+    assert "base: a prompt of " in err
+    assert f"don't fit its window of {WINDOW}" in err
 
 
 def test_tasks_are_listed_ours_first(finetune: Finetune) -> None:
@@ -110,6 +141,9 @@ def test_tasks_are_listed_ours_first(finetune: Finetune) -> None:
         ("evaluate base --tasks mmlu --device abacus", "--device abacus is no device of PyTorch"),
         ("evaluate base --tasks mmlu --device meta", "--device meta: PyTorch sees no such device here"),
         ("evaluate base --tasks plots --pictures no", "--pictures no: there is no such folder"),
+        ("evaluate base --tasks mmlu --prompt coding", "--prompt coding is for answers, which humaneval and plots ask for"),
+        ("evaluate base --tasks plots --prompt coding --no-chat-template", "--prompt coding by dialogues; give one"),
+        ("evaluate base --tasks plots --prompt gone.txt", "--prompt gone.txt: there is no such file; give one, or general or coding"),
     ],
 )
 def test_what_is_wrong_is_refused_at_once(place: Path, finetune: Finetune, monkeypatch: pytest.MonkeyPatch, typed: str, told: str) -> None:

@@ -34,13 +34,24 @@ def evaluate(
     pictures: Annotated[Path | None, typer.Option("--pictures", metavar="FOLDER", help="Keep what the answers of plots draw.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Ask the first N documents of each task.")] = None,
     num_fewshot: Annotated[
-        int | None, typer.Option("--num-fewshot", min=0, metavar="N", help="Examples before each question; absent: as leaderboards ask.")
+        int | None,
+        typer.Option(
+            "--num-fewshot", "--num_fewshot", min=0, metavar="N", help="Examples before each question; absent: as leaderboards ask."
+        ),
     ] = None,
     chat_template: Annotated[
         bool | None,
         typer.Option("--chat-template/--no-chat-template", help="Ask in the words of the chat template; absent: each model that has one."),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Prompts at a time.")] = 8,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            metavar="NAME|FILE",
+            help="Ask base models for humaneval and plots by example dialogues: general, coding, or a file.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", "--batch_size", min=1, metavar="N", help="Prompts at a time.")] = 8,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1; absent: a GPU if there is one.")
     ] = None,
@@ -67,6 +78,7 @@ def evaluate(
         _print_names()
         return
     _check(models, names, perplexity, output, pictures)
+    _check_prompt(prompt, names, chat_template)
     from finetune_assistant.evaluation.harness import HarnessSettings
     from finetune_assistant.evaluation.pipeline import Wanted, evaluation
     from finetune_assistant.evaluation.results import to_json
@@ -90,6 +102,7 @@ def evaluate(
             task_folder=folder,
             samples=samples,
             pictures=pictures,
+            prompt=prompt,
         )
         found = evaluation(wanted, settings, told.progress, told.note)
     if output is not None:
@@ -113,6 +126,15 @@ def _check(models: list[str] | None, names: list[str], perplexity: list[str] | N
         raise typer.BadParameter(f"--output {output}: there is no folder {output.parent}; make it")
     if pictures is not None and not pictures.is_dir():
         raise typer.BadParameter(f"--pictures {pictures}: there is no such folder; make it")
+
+
+def _check_prompt(prompt: str | None, names: list[str], chat_template: bool | None) -> None:
+    if prompt is None:
+        return
+    if not {"humaneval", "plots"} & set(names):
+        raise typer.BadParameter(f"--prompt {prompt} is for answers, which humaneval and plots ask for; name one of them in --tasks")
+    if chat_template is False:
+        raise typer.BadParameter(f"--no-chat-template asks in plain text, and --prompt {prompt} by dialogues; give one")
 
 
 def _write(output: Path, text: str) -> None:

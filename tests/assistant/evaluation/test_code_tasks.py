@@ -71,9 +71,9 @@ def _loaded(scripts: dict[str, str], **settings: Any) -> LoadedModel:
     return LoadedModel(name="scripted", folder=Path(), model=Scripted(scripts, **settings), prompter=Letters())
 
 
-def _measured(loaded: LoadedModel, tasks: CodeTasks | None) -> dict[str, Any]:
+def _measured(loaded: LoadedModel, tasks: CodeTasks | None, *, as_chat: bool | None = None) -> dict[str, Any]:
     assert tasks is not None
-    found = measured_code(loaded, tasks, chat_template=None, batch_size=2, seed=0, progress=lambda _what: lambda _done, _total: None)
+    found = measured_code(loaded, tasks, as_chat=as_chat, batch_size=2, seed=0, progress=lambda _what: lambda _done, _total: None)
     return {one.metric: one for one in found}
 
 

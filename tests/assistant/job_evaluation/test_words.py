@@ -46,6 +46,7 @@ def test_notes_lose_what_only_a_command_can_do() -> None:
     assert in_words_of_a_job(note) == "models that have a chat template are asked in it, the others in plain text"
     readable = "and raise --max-tokens, or choose another --model, and another --output"
     assert in_words_of_a_job(readable) == "and choose another spec.evaluation.judge.model"
+    assert in_words_of_a_job("by dialogue prompting (--prompt general; --prompt coding or --prompt FILE)") == "by dialogue prompting"
 
 
 def test_errors_keep_their_class() -> None:

@@ -88,10 +88,10 @@ def _problems(task_data: Path | None) -> list[Problem]:
 
 
 def measured_code(
-    loaded: LoadedModel, tasks: CodeTasks, *, chat_template: bool | None, batch_size: int, seed: int, progress: Callable[[str], Advance]
+    loaded: LoadedModel, tasks: CodeTasks, *, as_chat: bool | None, batch_size: int, seed: int, progress: Callable[[str], Advance]
 ) -> list[Measurement]:
-    """Ask, run and count. `chat_template` None: a chat model in its own words, a base model by the function alone."""
-    is_chat = not isinstance(loaded.prompter, DialoguePrompter) if chat_template is None else chat_template
+    """Ask, run and count. `as_chat`: functions are asked for in a message, or gone on with; None: by whether the model has a template."""
+    is_chat = _has_template(loaded) if as_chat is None else as_chat
     results: list[Measurement] = []
     if tasks.problems:
         results += _humaneval(loaded, tasks, is_chat, batch_size, seed, progress)
@@ -120,7 +120,7 @@ def _humaneval(
             {task_id: humaneval.pass_at_k(tasks.samples, count, k) for task_id, count in passed.items()},
             documents=len(tasks.problems),
             there=tasks.problems_there,
-            is_chat=is_chat,
+            is_chat=is_chat and _has_template(loaded),
         )
         for k in _K
         if k <= tasks.samples
@@ -140,11 +140,15 @@ def _plots(loaded: LoadedModel, tasks: CodeTasks, batch_size: int, seed: int, pr
             ran[key], drew[key] = float(plot.ran), float(plot.ran and plot.drew)
             _keep(plot.pictures, tasks.pictures, f"{loaded.name} {key}")
             say(len(ran), len(prompts) * tasks.samples)
-    is_chat = not isinstance(loaded.prompter, DialoguePrompter)
+    is_chat = _has_template(loaded)
     return [
         _measurement(tasks, "plots", metric, values, documents=len(prompts), there=len(PLOT_PROMPTS), is_chat=is_chat)
         for metric, values in (("ran", ran), ("ran and drew", drew))
     ]
+
+
+def _has_template(loaded: LoadedModel) -> bool:
+    return not isinstance(loaded.prompter, DialoguePrompter)
 
 
 def _keep(pictures: Sequence[bytes], folder: Path | None, name: str) -> None:

@@ -18,6 +18,7 @@ from finetune_assistant.evaluation.model_files import ModelFiles, model_files, t
 from finetune_assistant.evaluation.perplexity import encoder_of, perplexity, read_dialogues
 from finetune_assistant.evaluation.results import EvaluatedModel, Evaluation, Measurement
 from finetune_assistant.evaluation.tasks import chosen_tasks, need_harness
+from finetune_assistant.inference.dialogue_prompting import read_prompt
 from finetune_assistant.inference.loading import release_memory
 from finetune_assistant.inference.sampling import window_of
 from finetune_trainer.data.dialogues import Dialogue
@@ -31,7 +32,8 @@ class Wanted:
     """What is measured, of which models; the first is the base.
 
     `called`: what the models are called in results, where that is something else. `task_folder`: where definitions of tasks are written.
-    `samples`: answers to each prompt of tasks that run code; `pictures`: where those that they draw go, None for nowhere.
+    `samples`: answers to each prompt of tasks that run code; `pictures`: where those that they draw go, None for nowhere. `prompt`: the
+    dialogues by which a model without a chat template is asked for them; None: it goes on with functions, and plots have the usual ones.
     """
 
     models: tuple[str, ...]
@@ -42,6 +44,7 @@ class Wanted:
     task_folder: Path
     samples: int = 10
     pictures: Path | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class _Asked:
     code: CodeTasks | None
     dialogues: dict[str, list[Dialogue]]
     settings: HarnessSettings
+    prompt: str | None
     kept: KeptParts | None
 
 
@@ -77,7 +81,7 @@ def evaluation(wanted: Wanted, settings: HarnessSettings, progress: Progress, no
     if len({one.chat_template for model in measured for one in model.results}) > 1:
         keep("models that have a chat template are asked in it, the others in plain text; --no-chat-template asks all in plain text")
     compared = [each for tuned in measured[1:] for each in differences(measured[0], tuned, seed=settings.seed or 0)]
-    return Evaluation(models=measured, differences=compared, settings=_settings(settings), notes=notes)
+    return Evaluation(models=measured, differences=compared, settings=_settings(settings) | {"prompt": wanted.prompt}, notes=notes)
 
 
 def _asked(wanted: Wanted, settings: HarnessSettings, models: Sequence[ModelFiles], kept: KeptParts | None, note: Note) -> _Asked:
@@ -86,6 +90,8 @@ def _asked(wanted: Wanted, settings: HarnessSettings, models: Sequence[ModelFile
     if names or wanted.perplexity:
         need_harness()
     tasks = chosen_tasks(names, wanted.task_data, wanted.task_folder) if names else None
+    if wanted.prompt is not None:
+        read_prompt(wanted.prompt)
     code = code_tasks(wanted.tasks, wanted.task_data, wanted.samples, settings.limit, wanted.pictures)
     dialogues = read_dialogues(wanted.perplexity, settings.limit, note)
     if tasks is not None:
@@ -98,7 +104,7 @@ def _asked(wanted: Wanted, settings: HarnessSettings, models: Sequence[ModelFile
         for text in (*tasks.notes, *found):
             note(text)
     loaded = [] if tasks is None else loaded_tasks(tasks, settings.num_fewshot, apart=kept is not None)
-    return _Asked(tasks=loaded, code=code, dialogues=dialogues, settings=settings, kept=kept)
+    return _Asked(tasks=loaded, code=code, dialogues=dialogues, settings=settings, prompt=wanted.prompt, kept=kept)
 
 
 def _measured(files: ModelFiles, asked: _Asked, progress: Progress, note: Note) -> EvaluatedModel:
@@ -106,7 +112,7 @@ def _measured(files: ModelFiles, asked: _Asked, progress: Progress, note: Note) 
     parts = _benchmarks(files, asked, progress, note)
     if asked.code is not None:
         release_memory()  # it is needed
-        parts.append(_code(files, asked.code, asked, progress))
+        parts.append(_code(files, asked.code, asked, progress, note))
     release_memory()
     last = parts[-1]
     return EvaluatedModel(
@@ -185,21 +191,25 @@ def _perplexities(files: ModelFiles, model: Any, window: int, asked: _Asked, pro
     ]
 
 
-def _code(files: ModelFiles, tasks: CodeTasks, asked: _Asked, progress: Progress) -> Part:
+def _code(files: ModelFiles, tasks: CodeTasks, asked: _Asked, progress: Progress, note: Note) -> Part:
     """Tasks whose answers are run, of the model loaded anew with what talks to it."""
-    from finetune_assistant.inference.loading import Dtype, load
+    from finetune_assistant.inference.loading import DEFAULT_PROMPT, Dtype, load
 
     settings = asked.settings
     if asked.kept is not None and (found := asked.kept.find(_identity(files), tasks.names)) is not None:
         return found
     began = time.monotonic()
     dtypes: dict[str, Dtype] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-    loaded = replace(load(files.place, revision=files.revision, dtype=dtypes.get(settings.dtype, "auto")), name=files.name)
+    dtype: Dtype = dtypes.get(settings.dtype, "auto")
+    prompt = asked.prompt or DEFAULT_PROMPT
+    loaded = replace(load(files.place, revision=files.revision, base_prompt=prompt, dtype=dtype), name=files.name)
+    if asked.prompt is not None or tasks.wants_plots:
+        for text in loaded.notes:
+            note(text)
     if settings.device is not None:
         loaded.model.to(settings.device)
-    measured = measured_code(
-        loaded, tasks, chat_template=settings.chat_template, batch_size=settings.batch_size, seed=settings.seed or 0, progress=progress
-    )
+    as_chat = True if asked.prompt is not None else settings.chat_template
+    measured = measured_code(loaded, tasks, as_chat=as_chat, batch_size=settings.batch_size, seed=settings.seed or 0, progress=progress)
     part = _part(loaded.model, measured, time.monotonic() - began)
     if asked.kept is not None:
         asked.kept.keep(_identity(files), tasks.names, part)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from finetune_api.errors import InvalidModel
 from finetune_api.json_text import json_value
-from finetune_assistant.inference.dialogue_prompting import OURS, DialoguePrompter, read_prompt
+from finetune_assistant.inference.dialogue_prompting import OURS, DialoguePrompter, FewShotPrompt, read_prompt
 from finetune_assistant.inference.prompting import ForeignPrompter, Prompter, TrainedPrompter
 from finetune_assistant.inference.sampling import LONGEST_ANSWER
 
@@ -38,9 +38,15 @@ class LoadedModel:
 
 
 def load(
-    name: str, *, revision: str | None = None, prompt: str | None = None, dtype: Dtype = "auto", load_in: LoadIn | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    prompt: str | None = None,
+    base_prompt: str = DEFAULT_PROMPT,
+    dtype: Dtype = "auto",
+    load_in: LoadIn | None = None,
 ) -> LoadedModel:
-    """Load a model. `prompt`: dialogue prompting by `general`, `coding` or a file; None: only for a model without any template.
+    """Load a model. `prompt`: dialogue prompting by `general`, `coding` or a file; None: by `base_prompt`, and only without any template.
 
     `dtype` auto is the one that the weights are stored in. Raises InvalidModel, or InvalidData for a prompt file.
     """
@@ -57,7 +63,7 @@ def load(
             check_weights(folder)
         else:
             folder = _fetched(place, revision)
-        prompter, notes = _prompter(name, place, folder, revision, few_shot)
+        prompter, notes = _prompter(name, place, folder, revision, few_shot, base_prompt)
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision, **precision)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -69,7 +75,9 @@ def load(
     return LoadedModel(name=name, folder=folder, model=model.eval(), prompter=prompter, longest_answer=_longest_answer(folder), notes=notes)
 
 
-def _prompter(name: str, place: str, folder: Path, revision: str | None, few_shot: Any) -> tuple[Prompter, tuple[str, ...]]:
+def _prompter(
+    name: str, place: str, folder: Path, revision: str | None, few_shot: FewShotPrompt | None, base_prompt: str
+) -> tuple[Prompter, tuple[str, ...]]:
     """How the model is asked, and what to tell of it."""
     from transformers import AutoTokenizer
 
@@ -80,11 +88,9 @@ def _prompter(name: str, place: str, folder: Path, revision: str | None, few_sho
         return ForeignPrompter(tokenizer, name), ()
     notes: tuple[str, ...] = ()
     if few_shot is None:
-        others = " or ".join(f"--prompt {other}" for other in (*OURS[1:], "FILE"))
-        notes = (
-            f"{name} has no chat template, so it is asked as a base model, by dialogue prompting (--prompt {DEFAULT_PROMPT}; {others})",
-        )
-    return DialoguePrompter(tokenizer, few_shot or read_prompt(DEFAULT_PROMPT), name), notes
+        others = " or ".join(f"--prompt {other}" for other in (*OURS, "FILE") if other != base_prompt)
+        notes = (f"{name} has no chat template, so it is asked as a base model, by dialogue prompting (--prompt {base_prompt}; {others})",)
+    return DialoguePrompter(tokenizer, few_shot or read_prompt(base_prompt), name), notes
 
 
 def _precision(dtype: Dtype, load_in: LoadIn | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _FIELDS: Final = {
 }
 # What only whoever types a command can do.
 _REMEDIES: Final = re.compile(
-    r"; --no-chat-template asks all in plain text|, or --overwrite|raise --max-tokens, or |, and another --output"
+    r"; --no-chat-template asks all in plain text|, or --overwrite|raise --max-tokens, or |, and another --output| \(--prompt [^)]*\)"
 )
 _OPTION: Final = re.compile("|".join(rf"{re.escape(option)}(?![\w-])" for option in sorted(_FIELDS, key=len, reverse=True)))
 _COMMAND: Final = re.compile(r"(`[^`]*`)")
