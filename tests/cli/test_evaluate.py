@@ -109,10 +109,10 @@ def test_a_base_model_is_asked_for_code_by_the_dialogues_of_a_file(
     found = json.loads(out)
     assert found["settings"]["prompt"] == str(tmp_path / "short.txt")
     assert [model["results"][0]["chatTemplate"] for model in found["models"]] == [False, True]
-    code, _, err = finetune(*typed, tmp_path / "long.txt")
+    code, out, _ = finetune(*typed, tmp_path / "long.txt")
     assert code == 2
-    assert "base: a prompt of " in err
-    assert f"don't fit its window of {WINDOW}" in err
+    assert json.loads(out)["message"].startswith("base: a prompt of ")
+    assert f"don't fit its window of {WINDOW}" in out
 
 
 def test_tasks_are_listed_ours_first(finetune: Finetune) -> None:
