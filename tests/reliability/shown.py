@@ -12,6 +12,8 @@ from tests.reliability.local_faults import Unavailable
 from tests.reliability.local_runs import Outcome
 
 _SECONDS: Final = 3600
+# Of what a failed test printed, for a person: its end.
+_MOST_SHOWN: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +42,26 @@ def shown(fault: Shown, seed: int) -> Outcome:
     if fault.only_by_name and os.geteuid() != 0:
         raise Unavailable("it starts real nodes: run it as root")
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *fault.of_seed(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    missed = "" if done.returncode == 0 else (failed[0] if failed else f"pytest ended with exit code {done.returncode}")[:240]
+    wide = os.environ | {"COLUMNS": "400"}  # pytest cuts its summary, and with it the reason, where lines end
+    done = subprocess.run(command, cwd=ROOT, env=wide, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    missed = "" if done.returncode == 0 else _missed(done.stdout, done.returncode)
+    if missed:
+        print(done.stdout[-_MOST_SHOWN:], flush=True)
     drawn = [line.removeprefix("moment: ") for line in done.stdout.splitlines() if line.startswith("moment: ")]
     return Outcome(moment=fault.moments or (drawn[0] if drawn else "none"), missed=missed, said="" if missed else fault.says)
+
+
+def _missed(printed: str, code: int) -> str:
+    """Why, in pytest's words; the name of the test where it says none.
+
+    >>> _missed("PASSED a::b\\nFAILED tests/a.py::test_b[0] - AssertionError: not within 90 s: RayJob\\n", 1)
+    'AssertionError: not within 90 s: RayJob'
+    """
+    failed = [line for line in printed.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if not failed:
+        return f"pytest ended with exit code {code}"
+    test, _, why = failed[0].partition(" - ")
+    return (why or test)[:240]
 
 
 _STORIES: Final = "tests/reliability/operator_stories.py"
