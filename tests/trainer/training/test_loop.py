@@ -187,8 +187,26 @@ def test_a_checkpoint_that_failed_is_tried_again_after_longer_and_longer(every: 
     assert clock.failures == 0
 
 
+def test_after_a_failure_short_steps_bring_no_try_sooner() -> None:
+    """Six tries within a minute would end a run for an outage of a minute."""
+    time = [0.0]
+    clock = CheckpointClock(milestones(checkpoint_steps=5), now=lambda: time[0])
+    assert clock.due(5)
+    clock.began()
+    clock.hears(saved(problem="no answer"))
+    time[0] = FIRST_RETRY_SECONDS - 1
+    assert not clock.due(10)
+    time[0] = FIRST_RETRY_SECONDS
+    assert clock.due(11)
+    clock.began()
+    assert not clock.due(15), "one is under way"
+    clock.hears(saved())
+    assert not clock.due(16)
+    assert clock.due(20)
+
+
 def test_failures_without_end_end_the_run() -> None:
     rank = Scribe(outcomes=[saved(problem="storage is full")] * MOST_FAILURES)
     with pytest.raises(StorageFailed, match=f"{MOST_FAILURES} checkpoints in a row failed; the last: storage is full"):
-        run_steps(rank, milestones(total_steps=100, evaluation_steps=None, checkpoint_steps=1), done=0)
+        run_steps(rank, milestones(total_steps=100, evaluation_steps=1, checkpoint_each_evaluation=True), done=0)
     assert rank.done == MOST_FAILURES

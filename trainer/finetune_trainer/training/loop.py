@@ -122,12 +122,13 @@ class CheckpointClock:
         self.last = self.now()
 
     def due(self, step: int) -> bool:
-        """Whether `step` steps done is the moment for one. What is asked for by steps waits for the one before, all else comes after it."""
-        if self.milestones.checkpoint_steps is not None and step % self.milestones.checkpoint_steps == 0:
-            return True
-        if self.under_way or (self.milestones.checkpoint_steps is not None and not self.failures):
-            return False
-        return self.now() - self.last >= self.interval_seconds
+        """Whether `step` steps done is the moment for one. What is asked for by steps waits for the one before, all else comes after it.
+
+        After a failure the next try goes by time alone: steps may be so short that all tries would come within an outage of a minute.
+        """
+        if self.milestones.checkpoint_steps is not None and not self.failures:
+            return step % self.milestones.checkpoint_steps == 0
+        return not self.under_way and self.now() - self.last >= self.interval_seconds
 
     def began(self) -> None:
         """A checkpoint of this moment is under way."""
