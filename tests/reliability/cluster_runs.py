@@ -74,10 +74,10 @@ def _struck(scene: Scene, name: str) -> _Struck:
         last, reached = status["attempts"][-1], status["progress"]["step"]
         if last["number"] > attempt:
             return bool(reached > last.get("firstStep", reached))
-        if not fault.trains_on and _starts(status) == starts:
-            return False
+        if fault.trains_on:  # what was committed before it may be told after it
+            return bool(status["checkpoints"]["latest"]["step"] > step + INTERVAL_STEPS)
         # What it did before the fault is told later than it was done.
-        return bool(reached > step and time.monotonic() - healed > _REPORT_SECONDS)
+        return bool(_starts(status) > starts and reached > step and time.monotonic() - healed > _REPORT_SECONDS)
 
     after = jobs.wait(scene.name, again, seconds=_STUCK_SECONDS)["status"]
     seconds = time.monotonic() - at
