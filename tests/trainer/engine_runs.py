@@ -41,9 +41,10 @@ def engine(
     dropout: float = 0.0,
     seed: int = 1,
     random: bool = False,
+    restored: bool = False,
     offload: bool = False,
 ) -> Engine:
-    """An engine that partitions everything but biases and norms, clips, and decays."""
+    """An engine that partitions everything but biases and norms, clips, and decays; `restored`: it begins without values."""
     place = Offload(device="cpu", pin_memory=False) if offload else Offload()
     training = Training(
         micro_batch_size=1,
@@ -62,6 +63,7 @@ def engine(
         dtype=DTYPES[precision],
         reads=name == "plain" or dist.get_rank() == 0,
         by_range=name == "zero3",
+        restored=restored,
     )
     return make_engine(name, model, training, precision=precision, method=Method())
 
@@ -137,7 +139,7 @@ def train_save_restore(folder: Path, precision: Precision, dropout: float) -> di
 
 def resume(folder: Path, saved: State) -> dict[str, Any]:
     """From a state that another world size wrote: logits, then some steps."""
-    resumed = engine(folder, random=True, seed=5)
+    resumed = engine(folder, restored=True, seed=5)
     restore(resumed, saved, STEPS)
     return {"logits": logits(resumed), "late": steps(resumed, STEPS), "final": whole_state(resumed)}
 
@@ -145,13 +147,15 @@ def resume(folder: Path, saved: State) -> dict[str, Any]:
 def beside_plain(
     folder: Path, name: EngineName, precision: Precision = "fp32", dropout: float = 0.0, offload: bool = False
 ) -> dict[str, Any]:
-    """An engine over all ranks and the plain one: their curves, then each goes on from what the other was left with, and gives it back."""
+    """An engine over all ranks and the plain one: their curves, then one of each goes on from what the other left, and gives it back."""
     divided = engine(folder, name=name, precision=precision, dropout=dropout, offload=offload)
     plain = engine(folder, name="plain", precision=precision, dropout=dropout)
     curves = {"divided": steps(divided, CURVE), "plain": steps(plain, CURVE)}
     states = {"divided": whole_state(divided), "plain": whole_state(plain)}
     rows = random_rows(5, seed=50)
     evaluations = [one.evaluate(share(one, rows)) for one in (divided, plain)]
+    divided = engine(folder, name=name, precision=precision, dropout=dropout, offload=offload, restored=True)
+    plain = engine(folder, name="plain", precision=precision, dropout=dropout, restored=True)
     restore(plain, states["divided"], CURVE)
     restore(divided, states["plain"], CURVE)
     return {

@@ -29,6 +29,7 @@ class Fault:
     status: int = 503
     code: str = "SlowDown"
     seen: int = field(default=0, init=False)
+    sent: int = field(default=0, init=False)  # bytes of answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ def faulty_proxy(target: str, certificate: Path | None = None, key: Path | None 
                         return fault
         return None
 
+    def count(request: str, sent: int) -> None:
+        with lock:
+            for fault in faults:
+                fault.sent += sent if re.search(fault.match, request) else 0
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else a body waits 40 ms for the acknowledgement of its head
@@ -77,6 +83,7 @@ def faulty_proxy(target: str, certificate: Path | None = None, key: Path | None 
                 self._answer(fault.status, [("Content-Type", "application/xml")], page.encode())
                 return
             status, headers, answer = self._forward(body)
+            count(f"{self.command} {self.path}", len(answer))
             if fault and fault.action == "lose":
                 self._hang_up()
                 return

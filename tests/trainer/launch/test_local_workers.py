@@ -32,8 +32,10 @@ class Does:
     """A placement with which each rank does something of its own, by rank."""
 
     deeds: tuple[Callable[[], None], ...]
+    base: str
+    storage: str
 
-    def here(self, run: TrainingRun) -> Places:
+    def here(self, run: TrainingRun, *, weights: bool) -> Places:
         self.deeds[int(os.environ["RANK"])]()
         raise AssertionError("the deed ends the rank")
 
@@ -80,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 
 
 def trained(run: TrainingRun, folder: Path, *deeds: Callable[[], None], stop: threading.Event | None = None) -> int:
-    with local_workers(run, Does(deeds), attempt="once", cpus=6, logs=folder) as workers:
+    with local_workers(run, Does(deeds, str(folder), str(folder / "storage")), attempt="once", cpus=6, logs=folder) as workers:
         return driver.train(workers, gpu=False, sink=FanOut([]), stop=stop or threading.Event())
 
 
@@ -139,7 +141,7 @@ def test_what_a_rank_finds_around_it(run: TrainingRun, tmp_path: Path, monkeypat
 
 
 def test_nothing_is_left_of_ranks_that_hang(run: TrainingRun, tmp_path: Path) -> None:
-    with local_workers(run, Does((wait, wait)), attempt="once", cpus=2, logs=tmp_path) as workers:
+    with local_workers(run, Does((wait, wait), str(tmp_path), str(tmp_path / "storage")), attempt="once", cpus=2, logs=tmp_path) as workers:
         fitting = threading.Thread(target=pytest.raises, args=(Exception, workers.fit))
         fitting.start()
         while len(living_ranks()) < 2:

@@ -129,6 +129,33 @@ def test_the_mean_of_a_table_in_files_is_that_of_one_in_memory(width: int, tmp_p
     torch.testing.assert_close(values.mean(), table[known].double().mean(dim=0).float())
 
 
+@pytest.mark.parametrize("by_range", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", list(CONFIGS))
+def test_what_is_left_to_a_checkpoint_is_the_same_model_but_for_values(
+    architecture: str, dtype: torch.dtype, by_range: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder without weights: names, shapes, types, what is tied, buffers; also where a family keeps a part in fp32."""
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["mlp.*_proj"])
+    folder = save_random(CONFIGS[architecture], tmp_path / "model")
+    read = build(folder, by_range=by_range, dtype=dtype)
+    (folder / "model.safetensors").unlink()
+    left = build(folder, by_range=by_range, restored=True, dtype=dtype)
+    seen = [{name: (one.shape, one.dtype, one.requires_grad) for name, one in model.named_parameters()} for model in (read, left)]
+    assert seen[0] == seen[1]
+    assert {name for name, one in read.named_parameters() if one.dtype != dtype} == {
+        name for name in seen[0] if "mlp" in name and architecture == "untied" and not by_range and dtype != torch.float32
+    }
+    buffers = dict(left.named_buffers())
+    assert buffers.keys() == dict(read.named_buffers()).keys()
+    assert all(torch.equal(one, buffers[name]) for name, one in read.named_buffers())
+    assert left.config.vocab_size == read.config.vocab_size == VOCABULARY + 4
+    for parameter in left.parameters():
+        values = stored_values(parameter)
+        assert values is not None
+        assert not values.read(0, parameter.numel(), None).any()
+
+
 def no_head(weights: dict[str, torch.Tensor]) -> None:
     del weights["lm_head.weight"]
 

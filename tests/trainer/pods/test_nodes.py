@@ -38,7 +38,7 @@ IN_A_PROCESS = """
 import dataclasses, json, sys
 from finetune_api.training_run import TrainingRun
 from finetune_trainer.pods.nodes import PodPlaces
-places = PodPlaces(sys.argv[1]).here(TrainingRun.from_json(open(sys.argv[2]).read()))
+places = PodPlaces(sys.argv[1]).here(TrainingRun.from_json(open(sys.argv[2]).read()), weights=True)
 print(json.dumps(dataclasses.asdict(places)))
 """
 
@@ -54,8 +54,8 @@ class World:
     run: TrainingRun
     proxy: Proxy
 
-    def here(self, run: TrainingRun | None = None) -> Places:
-        return PodPlaces(str(self.scratch)).here(run or self.run)
+    def here(self, run: TrainingRun | None = None, *, weights: bool = True) -> Places:
+        return PodPlaces(str(self.scratch)).here(run or self.run, weights=weights)
 
     def process(self, run: TrainingRun | None = None) -> "subprocess.Popen[str]":
         """A rank, as far as this goes."""
@@ -147,6 +147,29 @@ def test_processes_of_a_node_fetch_once(world: World) -> None:
     assert (data.seen, weights.seen) == (1, 1)
 
 
+def test_where_a_checkpoint_has_all_values_no_weights_are_fetched(world: World) -> None:
+    """Their header is read where it is; a start that needs them after all finds the rest and fetches them."""
+    weights = world.counting(r"GET .*/model\.safetensors")
+    without = world.here(weights=False)
+    small = {name: data for name, data in contents(world.model).items() if name != "model.safetensors"}
+    assert (without.weights, contents(without.model)) == (False, small)
+    assert world.here(weights=False) == without
+    assert weights.sent == 100_000  # what is read first of a file
+    whole = world.here()
+    assert (whole.weights, contents(whole.model)) == (True, contents(world.model))
+    assert weights.sent == 100_000 + (world.model / "model.safetensors").stat().st_size
+    assert world.here(weights=False).model == whole.model
+
+
+def test_where_a_checkpoint_has_all_values_the_hub_sends_no_weights(world: World, hub: HubServer) -> None:
+    hub.create("org/base", contents(world.model))
+    run = with_model(world.run, "org/base", hub.repositories["org/base"].branches["main"])
+    without = world.here(run, weights=False)
+    assert sorted(contents(without.model)) == sorted(contents(world.model).keys() - {"model.safetensors"})
+    assert hub.sent_bytes < 1_000_000
+    assert contents(world.here(run).model) == contents(world.model)
+
+
 @pytest.mark.parametrize("during", ["train.ids.bin", "model.safetensors"])
 def test_a_process_that_is_killed_leaves_nothing_that_is_used(world: World, during: str) -> None:
     pause = Fault(match=rf"GET .*/{during}", action="hang", times=1)
@@ -172,7 +195,7 @@ def test_a_model_that_changed_since_is_refused(world: World, tmp_path: Path, num
     shutil.rmtree(world.scratch / "models-found")
     for scratch in (tmp_path / "another", world.scratch):
         with pytest.raises(RunConflict) as refusal:
-            PodPlaces(str(scratch)).here(world.run)
+            PodPlaces(str(scratch)).here(world.run, weights=True)
         assert f"revision {world.run.model_revision} then, {now} now; put it back" in str(refusal.value)
     assert world.run.job.spec.model.name in str(refusal.value)
     put_model(world.storage, world.model)
@@ -200,7 +223,7 @@ def test_a_cache_is_shared_by_nodes(world: World, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(MODEL_CACHE_ENV, str(tmp_path / "cache"))
     whole = world.counting(r"HEAD .*/model\.safetensors")  # a file is measured before it is fetched
     first = world.here()
-    second = PodPlaces(str(tmp_path / "another")).here(world.run)
+    second = PodPlaces(str(tmp_path / "another")).here(world.run, weights=True)
     assert first.model == second.model
     assert Path(first.model).parent == tmp_path / "cache"
     assert first.prepared != second.prepared

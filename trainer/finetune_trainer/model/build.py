@@ -6,6 +6,7 @@ tying are Transformers' own `from_pretrained`, so the weights are what anyone el
 """
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from finetune_api.errors import InvalidModel
 from finetune_trainer.model.attention import ATTENTION, register
 from finetune_trainer.model.four_bits import is_quantised, quantisation
 from finetune_trainer.model.frequencies import separate_frequencies
-from finetune_trainer.model.stored import leave_in_files, mean_row
+from finetune_trainer.model.stored import leave_in_files, left_to_checkpoint, mean_row
 
 # What Transformers reports of weights that don't fit, and what it means.
 _REPORT = {"missing_keys": "lacks", "mismatched_keys": "has the wrong shape for", "unexpected_keys": "has weights that the model lacks:"}
@@ -39,6 +40,7 @@ def build_model(
     new_token_ids: Sequence[int] = (),
     reads: bool = True,
     by_range: bool = False,
+    restored: bool = False,
     four_bits_on: torch.device | None = None,
     attention: str = ATTENTION,
 ) -> Any:
@@ -47,8 +49,9 @@ def build_model(
     `new_token_ids`: control tokens the base model has never seen; their rows, and rows that are added, become the mean of all
     others (in fp64), also where they fall into rows that the base model holds as padding. `reads=False` gives the same model
     with parameters on the meta device: every rank but the one that reads (32 GB of a 15.5 B model in bf16) builds it so. `by_range`:
-    where that can be, nobody reads, and the parameters say where their values are (`stored.stored_values`). `four_bits_on`: the device
-    that keeps the model, its layers in 4 bits (`four_bits`).
+    where that can be, nobody reads, and the parameters say where their values are (`stored.stored_values`). `restored`: a checkpoint will
+    give all values, so the folder needs no weights and nobody reads any. `four_bits_on`: the device that keeps the model, its layers in
+    4 bits (`four_bits`).
     Random weights depend on the seed alone. What the architecture keeps frozen is frozen. `attention`: its name in Transformers.
     Raises InvalidModel for missing, surplus or misshapen weights.
     """
@@ -56,6 +59,12 @@ def build_model(
     old_size = config.vocab_size
     assert old_size > 0, "models.py refuses a config without a vocabulary"
     size = max(old_size, vocabulary_size)
+    if restored:
+        set_vocabulary(config, size)
+        model = _without_parameters(config, dtype, attention)
+        if initialization == "pretrained" and not by_range:
+            _keep_wide(model, dtype)
+        return left_to_checkpoint(model).train()
     if by_range and initialization == "pretrained" and (unread := _unread(folder, config, dtype, attention, size, new_token_ids)):
         return unread.train()
     if not reads or initialization == "random":
@@ -162,6 +171,14 @@ def _read(folder: Path, config: Any, dtype: torch.dtype, attention: str, four_bi
 
         use_training_arithmetic(model)
     return model
+
+
+def _keep_wide(model: Any, dtype: torch.dtype) -> None:
+    """Give parameters fp32 that a family keeps so where `from_pretrained` reads it in 16 bits."""
+    patterns = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
+    for name, parameter in model.named_parameters():
+        if any(re.search(pattern, name) for pattern in patterns):
+            parameter.data = parameter.data.to(torch.float32)
 
 
 @contextmanager

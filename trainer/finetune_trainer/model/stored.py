@@ -37,7 +37,10 @@ class Extent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredValues:
-    """Where the values of one parameter are. `fresh`: its rows that no base model has seen; they are the mean of the others."""
+    """Where the values of one parameter are; what no extent has is 0.
+
+    `fresh`: its rows that no base model has seen; they are the mean of the others.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -147,6 +150,16 @@ def leave_in_files(model: Any, folder: Path, as_stored: Any, fresh: Mapping[str,
         values = StoredValues(shape=tuple(parameter.shape), dtype=parameter.dtype, extents=extents[name], fresh=fresh.get(name, ()))
         setattr(parameter, _ATTRIBUTE, values)
     return True
+
+
+def left_to_checkpoint(model: Any) -> Any:
+    """`model`, whose parameters are on the meta device, with nothing to read for them: a checkpoint will give them their values."""
+    saved, buffers = model.state_dict().keys(), dict(model.named_buffers())
+    assert not saved & buffers.keys(), "what is saved and not trained is read with the weights"
+    for parameter in model.parameters():
+        assert parameter.requires_grad, "what is frozen is read with the weights"
+        setattr(parameter, _ATTRIBUTE, StoredValues(shape=tuple(parameter.shape), dtype=parameter.dtype, extents=()))
+    return model
 
 
 def _read(one: Extent, start: int, stop: int) -> Tensor:

@@ -36,34 +36,43 @@ class PodPlaces:
 
     scratch: str
 
-    def here(self, run: TrainingRun) -> Places:
+    @property
+    def base(self) -> str:
+        return self.scratch
+
+    @property
+    def storage(self) -> str:
+        return str(Path(self.scratch) / "storage")
+
+    def here(self, run: TrainingRun, *, weights: bool) -> Places:
         """This node's files. Raises StorageFailed, InvalidModel or InvalidStorage; RunConflict when the base model has changed.
 
         All places were reached when the run was prepared. One that can't be now is StorageFailed or, if it is the Hub, TrainingFailed: the
         next attempt tries again.
         """
         scratch, secrets = Path(self.scratch), Secrets()
-        storage = scratch / "storage"
         with one_at_a_time(scratch / "fetching.lock"):
-            objects = job_storage(run.job, base=scratch, default=storage, secrets=secrets)
+            objects = job_storage(run.job, base=scratch, default=Path(self.storage), secrets=secrets)
             prepared = fetch_prepared(objects, run.data.fingerprint, scratch / "prepared")
             try:
                 with answered_before():
-                    model = _model(run, scratch, secrets)
+                    model = _model(run, scratch, secrets, weights=weights)
             except ModelUnreachable as error:
                 raise TrainingFailed(str(error)) from error
-        return Places(model=str(model), prepared=str(prepared), base=str(scratch), storage=str(storage))
+        return Places(model=str(model), prepared=str(prepared), base=self.base, storage=self.storage, weights=weights)
 
     def nodes(self, run: TrainingRun) -> int:
         """As many as the run was planned for: one a pod."""
         return run.plan.nodes
 
 
-def _model(run: TrainingRun, scratch: Path, secrets: Secrets) -> Path:
+def _model(run: TrainingRun, scratch: Path, secrets: Secrets, *, weights: bool) -> Path:
     """The folder of the run's base model, at the run's revision."""
-    spec, earlier = run.job.spec.model, _fetched_earlier(run, scratch)
-    if earlier is not None:
-        return earlier
+    spec, record = run.job.spec.model, _record(run, scratch, weights=weights)
+    # One with weights will do where none are needed.
+    for known in {_record(run, scratch, weights=True), record}:
+        if (earlier := _fetched_earlier(known)) is not None:
+            return earlier
     found = resolve_model(
         spec,
         base=scratch,
@@ -71,35 +80,34 @@ def _model(run: TrainingRun, scratch: Path, secrets: Secrets) -> Path:
         secrets=secrets,
         storage_opener=lambda url: storage_at(url, run.job, base=scratch, secrets=secrets),
         revision=run.model_revision,
+        fetches_weights=weights,
     )
     check_same(spec, run.model_revision, found.revision)
-    _remember(run, scratch, found.folder)
+    if not is_path(spec.name):  # a folder of the user's is not fetched, and so looked at each time
+        _remember(record, found.folder)
     return found.folder
 
 
-def _fetched_earlier(run: TrainingRun, scratch: Path) -> Path | None:
+def _fetched_earlier(record: Path) -> Path | None:
     """The model that another process of this node fetched; None without one, or when that folder has changed since."""
     try:
-        name, content = _record(run, scratch).read_text(encoding="utf-8").splitlines()
+        name, content = record.read_text(encoding="utf-8").splitlines()
         # Nobody changes a folder of a revision; but a cache is a volume, and others write to it.
         return Path(name) if folder_revision(Path(name)) == content else None
     except (OSError, ValueError):
         return None
 
 
-def _remember(run: TrainingRun, scratch: Path, folder: Path) -> None:
-    """For the other processes of this node. A folder of the user's is not fetched, and so looked at each time."""
-    if is_path(run.job.spec.model.name):
-        return
-    record = _record(run, scratch)
+def _remember(record: Path, folder: Path) -> None:
+    """For the other processes of this node."""
     try:
         record.parent.mkdir(exist_ok=True)
         write_atomically(record, f"{folder}\n{folder_revision(folder)}\n")
     except OSError as error:
-        raise StorageFailed(f"{record} can't be written: {error.strerror}; make room in {scratch}") from error
+        raise StorageFailed(f"{record} can't be written: {error.strerror}; make room in {record.parent.parent}") from error
 
 
-def _record(run: TrainingRun, scratch: Path) -> Path:
+def _record(run: TrainingRun, scratch: Path, *, weights: bool) -> Path:
     spec = run.job.spec.model
     name = hashlib.sha256(f"{spec.name}\0{spec.initialization}\0{run.model_revision}".encode()).hexdigest()[:16]
-    return scratch / "models-found" / name
+    return scratch / "models-found" / (name if weights else f"{name}-without-weights")

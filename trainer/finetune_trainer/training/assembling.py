@@ -28,7 +28,7 @@ from finetune_trainer.training.batches import BatchPlan
 from finetune_trainer.training.early_stopping import EVALUATION_LOSS
 from finetune_trainer.training.host_memory import available_memory_bytes
 from finetune_trainer.training.loop import Milestones, seconds_between_failures
-from finetune_trainer.training.places import Places
+from finetune_trainer.training.places import Placement, Places
 from finetune_trainer.training.saving import Saver
 
 if TYPE_CHECKING:  # drivers import this file, and no torch
@@ -108,6 +108,7 @@ def make_rank_engine(run: TrainingRun, places: Places, ranks: "Ranks", method: "
         dtype=DTYPES[run.plan.precision],
         reads=reads,
         four_bits_on=four_bits_on,
+        restored=not places.weights,
         by_range=name == "zero3" and (training.adapter is None or begins_without_weights(training.adapter)),
         attention=method.attention,
     )
@@ -127,7 +128,7 @@ def begins_without_weights(lora: Lora) -> bool:
     return not (lora.use_dora or lora.modules_to_save)
 
 
-def checkpoints(run: TrainingRun, places: Places) -> CheckpointStore:
+def checkpoints(run: TrainingRun, places: Placement) -> CheckpointStore:
     return job_checkpoints(run.job, base=Path(places.base), default=Path(places.storage), secrets=Secrets())
 
 

@@ -126,6 +126,22 @@ def loss_model(model: Any, training: "Training", method: Method, device: torch.d
     return install_loss_head(model, method)
 
 
+def make_room(module: nn.Module, device: torch.device) -> None:
+    """Memory on `device` for what is on the meta device, in place and as it comes; parameters that modules share stay shared."""
+    made: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = made.setdefault(id(parameter), with_memory(parameter, device))
+
+
+def with_memory(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
+    """`parameter`; where it is on the meta device, one with memory of no particular content."""
+    if not parameter.is_meta:
+        return parameter
+    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device=device), requires_grad=parameter.requires_grad)
+
+
 def trained_parameters(model: nn.Module) -> dict[str, Any]:
     """What is trained, by name; tied ones once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

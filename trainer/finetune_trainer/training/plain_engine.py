@@ -1,8 +1,8 @@
 """Training of one model by one process: torch alone, without DeepSpeed, a compiler or a process group.
 
-In: a model from `build.build_model`, whole. Out: what ZeRO gives at one rank, whose arithmetic this is: gradients of micro-steps are
-added up in fp32, clipped by their global norm, and applied to fp32 masters by AdamW. A parameter in fp32 is its own master. AdamW's moments
-may be in 8 bits.
+In: a model from `build.build_model`, whole, or without values where a checkpoint will give them. Out: what ZeRO gives at one rank, whose
+arithmetic this is: gradients of micro-steps are added up in fp32, clipped by their global norm, and applied to fp32 masters by AdamW. A
+parameter in fp32 is its own master. AdamW's moments may be in 8 bits.
 """
 
 import math
@@ -29,6 +29,7 @@ from finetune_trainer.training.engine import (
     create_moments,
     loss_model,
     losses_by_micro_batch,
+    make_room,
     parameter_groups,
     seed_dropout,
     step_result,
@@ -62,6 +63,7 @@ class PlainEngine:
         """
         self.device, self.step = device, 0
         self._method, self._training = method or Method(), training
+        make_room(model, device)
         self._model = model.to(device)
         self._module = loss_model(model, training, self._method, device, recompute_every)
         self._parameters = trained_parameters(model)

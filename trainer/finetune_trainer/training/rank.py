@@ -33,7 +33,7 @@ from finetune_trainer.training.out_of_memory import is_out_of_memory, out_of_mem
 from finetune_trainer.training.places import Placement
 from finetune_trainer.training.profiling import StepProfiler
 from finetune_trainer.training.reading_ahead import ReadingAhead
-from finetune_trainer.training.restoring import restore
+from finetune_trainer.training.restoring import begins_with_weights, restore
 from finetune_trainer.training.signs import Signs
 from finetune_trainer.training.spread import SlowRank
 from finetune_trainer.training.startup_check import check_start
@@ -134,10 +134,10 @@ def _train(
     driver.progress("checking devices and network")
     check_start(run, ranks, position, tell)
 
-    # What this node needs, fetched once for all of its ranks.
+    # What this node needs, fetched once for all of its ranks: no weights where a checkpoint has them all.
     signs = Signs(driver.progress)
     with signs.while_reading("fetching the model and the data"):
-        places = placement.here(run)
+        places = placement.here(run, weights=begins_with_weights(run, checkpoints(run, placement), ranks))
     log.storage = checkpoints(run, places).storage
 
     # The data, memory-mapped, and with it the rows of every optimizer step.
@@ -145,6 +145,7 @@ def _train(
     held_out = batch_plan(run, places, "evaluation") if run.data.evaluation is not None else None
 
     # The model: each rank reads the ranges that it will hold, or rank 0 reads it all and the engine cuts it over the ranks.
+    # Where a checkpoint will give all values, nobody reads any.
     with signs.while_reading("loading the model"):
         method = choose_rank_method(run, places, ranks, tell)
         footprint = resident_bytes()
@@ -152,7 +153,7 @@ def _train(
 
     # The newest verified checkpoint, whatever world size wrote it.
     store = claimed_checkpoints(run, places, ranks)
-    taken_up = restore(engine, store, run, ranks, tell, signs)
+    taken_up = restore(engine, store, run, ranks, tell, signs, weights=places.weights)
     steps_done, evaluations = (taken_up.step, evaluations_in(taken_up.extra)) if taken_up is not None else (0, [])
     if steps_done or store.claim.number > 1:
         tell(Resumed(step=steps_done, attempt=store.claim.number))

@@ -19,12 +19,35 @@ if TYPE_CHECKING:  # drivers import this file, and no torch
     from finetune_trainer.training.engine import Engine
 
 
-def restore(
-    engine: "Engine", store: CheckpointStore, run: TrainingRun, ranks: "Ranks", tell: Callable[[Event], None], signs: Callable[[str], None]
-) -> Manifest | None:
-    """Take up the newest checkpoint that every rank can read to the last byte; it, None when there is none.
+def begins_with_weights(run: TrainingRun, store: CheckpointStore, ranks: "Ranks") -> bool:
+    """Whether the base model's weights are needed: not where there is a checkpoint that holds every value. Collective, before any fetch.
 
-    Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved.
+    One that turns out damaged changes nothing: with all of them damaged nothing begins anew either (`restore`).
+    """
+    return ranks.from_first(lambda: not _holds_all(run, store.newest_verified()))
+
+
+def _holds_all(run: TrainingRun, checkpoint: Manifest | None) -> bool:
+    """With adapters a checkpoint lacks the weights beside them; and engines take what is saved and not trained from the base model."""
+    if checkpoint is None or run.job.spec.training.adapter is not None:
+        return False
+    return all(kind != "constant" for kind, _ in checkpoint.tensors)
+
+
+def restore(
+    engine: "Engine",
+    store: CheckpointStore,
+    run: TrainingRun,
+    ranks: "Ranks",
+    tell: Callable[[Event], None],
+    signs: Callable[[str], None],
+    *,
+    weights: bool,
+) -> Manifest | None:
+    """Take up the newest checkpoint that every rank can read to the last byte; it, None when there is none. `weights`: the engine has some.
+
+    Raises StorageFailed when there are checkpoints and all are damaged: starting anew would bury what may yet be saved. Also when those
+    are gone that were there before an engine was made without weights.
     """
     damaged: list[str] = []
 
@@ -42,6 +65,10 @@ def restore(
     if found := ranks.from_first(lambda: len(damaged)):
         raise StorageFailed(
             f"none of the {found} checkpoints in {store.storage.url} can be read; restore them from a copy, or delete them to begin anew"
+        )
+    if not weights:
+        raise StorageFailed(
+            f"the checkpoints in {store.storage.url} were deleted while this attempt began; the next one begins without them"
         )
     return None
 

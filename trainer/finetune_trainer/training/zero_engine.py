@@ -42,10 +42,12 @@ from finetune_trainer.training.engine import (
     create_moments,
     loss_model,
     losses_by_micro_batch,
+    make_room,
     seed_dropout,
     step_result,
     trained_parameters,
     whole_logits,
+    with_memory,
 )
 from finetune_trainer.training.zero_config import deepspeed_config
 from finetune_trainer.training.zero_partitions import partitions_of
@@ -241,7 +243,7 @@ def partition(module: nn.Module, config: dict[str, Any], device: torch.device) -
         sent, read = nn.Module(), nn.Module()
         for name, parameter in own:
             if id(parameter) not in tied:
-                tied[id(parameter)] = _materialised(parameter, device)
+                tied[id(parameter)] = with_memory(parameter, device)
                 values = stored_values(parameter)
                 (sent if values is None else read).register_parameter(name, tied[id(parameter)])
                 if values is not None:
@@ -255,11 +257,8 @@ def partition(module: nn.Module, config: dict[str, Any], device: torch.device) -
 
 def spread(module: nn.Module, device: torch.device) -> None:
     """Make room for every parameter on every rank, in place; DeepSpeed sends what rank 0 read when it is initialised for ZeRO-2."""
-    tied: dict[int, nn.Parameter] = {}
+    make_room(module, device)
     for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                part._parameters[name] = tied.setdefault(id(parameter), _materialised(parameter, device))
         _place_buffers(part, device)
 
 
@@ -299,12 +298,6 @@ def _read_own_range(parameter: nn.Parameter, values: StoredValues) -> None:
         dist.broadcast(mean, src=0)
         mean = mean.cpu()
     parameter.view(-1)[start:stop] = values.read(start, stop, mean).to(parameter.device)
-
-
-def _materialised(parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
-    if not parameter.is_meta:
-        return parameter
-    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device=device), requires_grad=parameter.requires_grad)
 
 
 def _start_deepspeed(device: torch.device) -> Any:
