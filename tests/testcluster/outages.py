@@ -43,11 +43,9 @@ def no_s3(cluster: Cluster) -> Iterator[None]:
 def no_api_server(cluster: Cluster) -> Iterator[None]:
     """What pods send to the API server is lost: of jobs, and of the operator. Kubelets, which are no pods, still reach it."""
     port = cluster.control_plane.ports.api_server
-    # After the service's address has become the server's, and before anything else looks at the packet.
-    _nft(
-        f"table ip {_TABLE} {{ chain pods {{ type filter hook forward priority -10; "
-        f"ip saddr {POD_RANGE} ip daddr {HOST_ADDRESS} tcp dport {port} drop; }} }}"
-    )
+    dropped = f"ip saddr {POD_RANGE} ip daddr {HOST_ADDRESS} tcp dport {port} drop"
+    # After the service's address has become the server's. nft wants the lines.
+    _nft(f"table ip {_TABLE} {{\n chain pods {{\n type filter hook forward priority -10;\n {dropped}\n }}\n}}\n")
     try:
         yield
     finally:
