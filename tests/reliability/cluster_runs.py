@@ -71,7 +71,7 @@ def _struck(scene: Scene, name: str) -> _Struck:
     healed = time.monotonic()
 
     def again(status: dict[str, Any]) -> bool:
-        last, reached = status["attempts"][-1], status["progress"]["step"]
+        last, reached = status["attempts"][-1], status.get("progress", {}).get("step", 0)
         if last["number"] > attempt:
             return bool(reached > last.get("firstStep", reached))
         if fault.trains_on:  # what was committed before it may be told after it
