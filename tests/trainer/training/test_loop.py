@@ -206,7 +206,34 @@ def test_after_a_failure_short_steps_bring_no_try_sooner() -> None:
 
 
 def test_failures_without_end_end_the_run() -> None:
-    rank = Scribe(outcomes=[saved(problem="storage is full")] * MOST_FAILURES)
+    time = [0.0]
+    clock = CheckpointClock(milestones(), now=lambda: time[0])
+    for _ in range(MOST_FAILURES - 1):
+        clock.began()
+        clock.hears(saved(problem="storage is full"))
+        time[0] = clock.last + clock.interval_seconds
+        assert clock.due(1)
+    clock.began()
     with pytest.raises(StorageFailed, match=f"{MOST_FAILURES} checkpoints in a row failed; the last: storage is full"):
-        run_steps(rank, milestones(total_steps=100, evaluation_steps=1, checkpoint_each_evaluation=True), done=0)
-    assert rank.done == MOST_FAILURES
+        clock.hears(saved(problem="storage is full"))
+
+
+def test_evaluations_in_an_outage_end_no_run() -> None:
+    """Each asks for a checkpoint, for the best one; how long storage may be away is told by the tries that time brings."""
+    rank = Scribe(outcomes=[saved(problem="no answer")] * 3 * MOST_FAILURES)
+    steps = 3 * MOST_FAILURES + 1
+    assert run_steps(rank, milestones(total_steps=steps, evaluation_steps=1, checkpoint_each_evaluation=True), done=0) == steps
+    assert checkpoints(rank) == list(range(1, steps + 1)), "each is tried"
+
+
+def test_a_try_more_puts_off_none_that_is_due() -> None:
+    time = [0.0]
+    clock = CheckpointClock(milestones(checkpoint_steps=5), now=lambda: time[0])
+    clock.began()
+    clock.hears(saved(problem="no answer"))
+    time[0] = FIRST_RETRY_SECONDS - 1
+    clock.began(due=False)
+    clock.hears(saved(problem="no answer"))
+    assert clock.failures == 1
+    time[0] = FIRST_RETRY_SECONDS
+    assert clock.due(7)

@@ -116,6 +116,7 @@ class CheckpointClock:
     last: float = field(init=False)
     under_way: bool = False
     failures: int = 0
+    _counts: bool = True
 
     def __post_init__(self) -> None:
         self.interval_seconds = self.milestones.checkpoint_seconds or FIRST_INTERVAL_SECONDS
@@ -130,9 +131,11 @@ class CheckpointClock:
             return step % self.milestones.checkpoint_steps == 0
         return not self.under_way and self.now() - self.last >= self.interval_seconds
 
-    def began(self) -> None:
-        """A checkpoint of this moment is under way."""
-        self.last, self.under_way = self.now(), True
+    def began(self, *, due: bool = True) -> None:
+        """A checkpoint of this moment is under way. One that an evaluation asked for after a failure is a try more, and no failure more."""
+        self.under_way, self._counts = True, due or not self.failures
+        if self._counts:
+            self.last = self.now()
 
     def hears(self, saved: Saved | None) -> None:
         """What became of it. Raises StorageFailed after so many failures in a row that nobody can expect the next to do better."""
@@ -144,6 +147,8 @@ class CheckpointClock:
             self.interval_seconds = self.milestones.checkpoint_seconds or automatic_interval(
                 saved.blocked_seconds, saved.write_seconds, self.milestones.between_failures_seconds
             )
+            return
+        if not self._counts:
             return
         self.failures += 1
         if self.failures >= MOST_FAILURES:
@@ -175,5 +180,5 @@ def run_steps(rank: Rank, milestones: Milestones, *, done: int, evaluations: Seq
             rank.last_checkpoint(done, known)
         elif agreed.checkpoint or (milestones.checkpoint_each_evaluation and evaluated):
             clock.hears(rank.checkpoint(done, known))
-            clock.began()
+            clock.began(due=agreed.checkpoint)
     return done
