@@ -13,7 +13,6 @@ from tests.gpu.training import Sizes, random_row
 
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece
 from finetune_trainer.storage.directory import DirectoryStorage
-from finetune_trainer.training.engine import ALL_KINDS
 from finetune_trainer.training.plain_engine import PlainEngine
 from finetune_trainer.training.saving import Saver
 
@@ -71,11 +70,9 @@ def overlapped(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
 
 def _saver(trained: PlainEngine, store: CheckpointStore) -> Saver:
     def pieces() -> Iterator[Piece]:
-        for kind in ALL_KINDS:
-            for one in trained.local_state():
-                if one.kind == kind:
-                    data = one.tensor.detach().cpu().float().numpy()
-                    yield Piece(kind=one.kind, name=one.name, shape=one.shape, start=one.start, stop=one.stop, data=data)
+        for one in trained.local_state():
+            data = one.tensor.detach().cpu().float().numpy()
+            yield Piece(kind=one.kind, name=one.name, shape=one.shape, start=one.start, stop=one.stop, data=data)
 
     return Saver(
         store=store,

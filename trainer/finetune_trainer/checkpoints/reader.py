@@ -1,8 +1,8 @@
 """Reads ranges of a checkpoint's tensors, every byte checked against its digest, each chunk fetched as seldom as can be.
 
 In: a manifest and the storage that it is in. Out: flat fp32 arrays. Who says beforehand what it will read (`expect`) gets each chunk
-fetched once, shortly before its first use, and kept until its last: that is a chunk of each object at most, as the ranks cut every
-tensor, besides a few that are ahead. Without that a range is fetched as it is asked for, and the last few chunks are kept.
+fetched once, shortly before its first use, and kept until its last: kind by kind that is a chunk of each column that it needs of
+each object, besides a few that are ahead. Without that a range is fetched as it is asked for, and the last few chunks are kept.
 Ranks of one node divide among them what several of them need (`share`), and each chunk is fetched once for all.
 """
 

@@ -153,15 +153,11 @@ def micro_batches(plan: BatchPlan, ranks: "Ranks", micro_batch_size: int, step: 
 def make_saver(
     run: TrainingRun, store: CheckpointStore, ranks: "Ranks", engine: "Engine", tell: Tell, signs: Callable[[str], None]
 ) -> Saver:
-    from finetune_trainer.training.engine import ALL_KINDS
-
     def state() -> Iterator[StoredPiece]:
-        """The engine's pieces as the checkpoint's: on the CPU, as NumPy, kind by kind, since an export reads the masters alone."""
-        for kind in ALL_KINDS:
-            for piece in engine.local_state():
-                if piece.kind == kind:
-                    data = piece.tensor.detach().cpu().float().numpy()
-                    yield StoredPiece(kind=kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
+        """The engine's pieces as the checkpoint's: on the CPU, as NumPy."""
+        for piece in engine.local_state():
+            data = piece.tensor.detach().cpu().float().numpy()
+            yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
         yield from constant_pieces(engine.constants)
 
     def prune() -> list[str]:

@@ -105,7 +105,10 @@ class Engine(Protocol):
         ...
 
     def local_state(self) -> Iterator[Piece]:
-        """This rank's pieces of master weights and moments, name by name. The same tensors, by reference, until the next step."""
+        """This rank's pieces of master weights and moments. The same tensors, by reference, until the next step.
+
+        Kind by kind, as checkpoints lie: an export reads the masters alone, and a restore holds one kind's chunks at a time.
+        """
         ...
 
     def load_local_state(self, read: Read, *, step: int) -> None:

@@ -17,6 +17,7 @@ from finetune_trainer.model.inputs import model_inputs
 from finetune_trainer.model.method import Method
 from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.training.engine import (
+    ALL_KINDS,
     FIRST_SCALE_POWER,
     GROWTH_STEPS,
     Kind,
@@ -139,10 +140,12 @@ class PlainEngine:
         return whole_logits(self._module, self._method, micro_batch, self.device)
 
     def local_state(self) -> Iterator[Piece]:
-        """Every tensor of master weights and moments, whole, name by name. By reference, until the next step."""
-        for name, master in self._masters.items():
-            for kind, tensor in self._state(master).items():
-                yield Piece(kind=kind, name=name, shape=tuple(tensor.shape), start=0, stop=tensor.numel(), tensor=tensor.view(-1))
+        """Every tensor of master weights and moments, whole, kind by kind. By reference, until the next step."""
+        states = {name: self._state(master) for name, master in self._masters.items()}
+        for kind in ALL_KINDS:
+            for name, state in states.items():
+                if (tensor := state.get(kind)) is not None:
+                    yield Piece(kind=kind, name=name, shape=tuple(tensor.shape), start=0, stop=tensor.numel(), tensor=tensor.view(-1))
 
     @torch.no_grad()
     def load_local_state(self, read: Read, *, step: int) -> None:

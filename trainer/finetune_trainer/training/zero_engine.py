@@ -175,15 +175,15 @@ class ZeroEngine:
         return whole_logits(self._engine, self._method, micro_batch, self.device)
 
     def local_state(self) -> Iterator[Piece]:
-        """This rank's pieces of master weights and moments, name by name. The same tensors, by reference, until the next step.
+        """This rank's pieces of master weights and moments, kind by kind. The same tensors, by reference, until the next step.
 
         Where this rank owns nothing of a parameter, it yields nothing for it.
         """
-        for name, parameter in self._parameters.items():
-            owned = self._partitions.owned(parameter)
-            if owned is None:
-                continue
-            for kind in KINDS:
+        for kind in KINDS:
+            for name, parameter in self._parameters.items():
+                owned = self._partitions.owned(parameter)
+                if owned is None:
+                    continue
                 tensor = self._flat(owned.group, kind).narrow(0, owned.offset, owned.stop - owned.start)
                 yield Piece(kind=kind, name=name, shape=_shape(parameter), start=owned.start, stop=owned.stop, tensor=tensor)
 
