@@ -62,3 +62,19 @@ class MemoryStorage:
 
     def discard_incomplete(self, ours: Callable[[str], bool]) -> None:
         """Nothing is ever incomplete."""
+
+
+class CountedStorage(MemoryStorage):
+    """Counts the bytes of checkpoints' parts that are read; `before` is called first, with the key."""
+
+    def __init__(self, before: Callable[[str], None] = lambda key: None) -> None:
+        super().__init__()
+        self.read, self.before = 0, before
+        self._counting = threading.Lock()
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.before(key)
+        data = super().get(key, start, stop)
+        with self._counting:
+            self.read += len(data) if key.endswith(".bin") else 0
+        return data

@@ -1,7 +1,6 @@
 """Nodes that restore read what they need and no more, whatever world size wrote it: a part lies in columns."""
 
 import math
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,27 +10,12 @@ from finetune_trainer.checkpoints.columns import COLUMNS, Floats, Piece, border,
 from finetune_trainer.checkpoints.manifest import CHUNK_BYTES, Manifest
 from finetune_trainer.checkpoints.store import CheckpointStore
 
-from ..memory_storage import MemoryStorage
+from ..memory_storage import CountedStorage, MemoryStorage
 
 # 34 MB of a kind: chunks of 8 MiB hold several of these tensors, so tensor by tensor every node would read all of them.
 SHAPES = {f"layers.{number}.{name}": shape for number in range(16) for name, shape in {"w": (512, 1024), "norm": (512,)}.items()}
 BYTES = 4 * sum(map(math.prod, SHAPES.values()))
 WORLDS = (1, 2, 4, 8, 16)
-
-
-class Counted(MemoryStorage):
-    """Counts the bytes of parts that are read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read = 0
-        self._counting = threading.Lock()
-
-    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        data = super().get(key, start, stop)
-        with self._counting:
-            self.read += len(data) if key.endswith(".bin") else 0
-        return data
 
 
 def values() -> dict[str, Floats]:
@@ -68,7 +52,7 @@ def read_by(one: CheckpointStore, checkpoint: Manifest, full: dict[str, Floats],
 
 @pytest.mark.parametrize("then", [*WORLDS, 3])
 def test_every_node_reads_what_it_needs_and_no_more(then: int) -> None:
-    storage, full = Counted(), values()
+    storage, full = CountedStorage(), values()
     one, checkpoint = saved(storage, full, then)
     for now in WORLDS:
         storage.read = 0
@@ -79,7 +63,7 @@ def test_every_node_reads_what_it_needs_and_no_more(then: int) -> None:
 
 @pytest.mark.parametrize("then", [1, 2, 4])
 def test_a_border_inside_a_column_costs_that_column(then: int) -> None:
-    storage, full = Counted(), values()
+    storage, full = CountedStorage(), values()
     one, checkpoint = saved(storage, full, then)
     storage.read = 0
     for rank in range(3):

@@ -20,7 +20,7 @@ from finetune_trainer.checkpoints.store import CheckpointStore, Piece
 from finetune_trainer.files.locks import folder_in_use
 from finetune_trainer.storage.errors import DamagedCheckpoint
 
-from ..memory_storage import MemoryStorage
+from ..memory_storage import CountedStorage, MemoryStorage
 
 Shapes = dict[str, tuple[int, ...]]
 KINDS: tuple[Kind, ...] = ("master", "exp_avg", "exp_avg_sq")
@@ -62,22 +62,6 @@ def gpt_bigcode(hidden: int = 200, layers: int = 4, vocabulary: int = 4001, head
 # A matrix of more than a chunk for each of two ranks, and tensors of few bytes.
 WIDE: Shapes = {"bias": (1501,), "matrix": (3000, 1501), "vector": (700_001,), "scale": (3,)}
 LAYOUTS = {"Llama": llama(), "GPTBigCode": gpt_bigcode(), "wide": WIDE}
-
-
-class Counted(MemoryStorage):
-    """Counts the bytes of parts that are read; `before` is called first."""
-
-    def __init__(self, before: Callable[[str], None] = lambda key: None) -> None:
-        super().__init__()
-        self.read, self.before = 0, before
-        self._counting = threading.Lock()
-
-    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        self.before(key)
-        data = super().get(key, start, stop)
-        with self._counting:
-            self.read += len(data) if key.endswith(".bin") else 0
-        return data
 
 
 class ThreadRank:
@@ -183,7 +167,7 @@ def test_a_node_reads_each_byte_once_whatever_world_size_wrote_it(layout: str, w
     shapes, full = LAYOUTS[layout], state(layout)
     ways: list[tuple[Cut, int, Cut]] = [*((zero3, then, zero3) for then in WORLDS), (zero2, 3, zero2), (zero3, 2, zero2)]
     for cut_then, then, cut in ways:
-        storage, kept = Counted(), list[int]()
+        storage, kept = CountedStorage(), list[int]()
         one, checkpoint = saved(storage, shapes, full, then, cut_then)
         wanted = [cut(shapes, rank, world) for rank in range(world)]
         storage.read = 0
@@ -228,7 +212,7 @@ def _problem(one: CheckpointStore, checkpoint: Manifest, wanted: list[Range], ra
 
 
 def test_nobody_waits_for_a_rank_that_has_gone() -> None:
-    storage = Counted()
+    storage = CountedStorage()
     one, checkpoint = saved(storage, WIDE, state("wide"), 1)
 
     def act(ranks: ThreadRank) -> list[Floats]:
@@ -281,7 +265,7 @@ def test_ranks_of_two_nodes_do_not_wait_for_each_other(temporary: Path, monkeypa
     """Each node reads what its ranks need, also where two pods of one host have its name."""
     here = threading.local()
     monkeypatch.setattr("tempfile.gettempdir", lambda: here.folder)
-    storage = Counted()
+    storage = CountedStorage()
     one, checkpoint = saved(storage, WIDE, state("wide"), 1)
 
     def act(ranks: ThreadRank) -> list[Floats]:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from examples.demo.s3_server import S3Server
 from tests.conftest import BUCKET
-from tests.trainer.memory_storage import MemoryStorage
+from tests.trainer.memory_storage import CountedStorage, MemoryStorage
 
 from finetune_api.errors import InvalidStorage, RunConflict, StorageFailed
 from finetune_trainer.checkpoints.columns import Floats
@@ -634,28 +634,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert resumed_step(storage) == 1
 
 
-class Counted(MemoryStorage):
-    """Counts the bytes that are read of parts, and how often each is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read = 0
-        self._counting = threading.Lock()
-
-    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        data = super().get(key, start, stop)
-        with self._counting:
-            self.read += len(data) if key.endswith(".bin") else 0
-        return data
-
-
 # 24 MiB of each kind: more than a chunk for each of two ranks, less than one for each of sixteen.
 BLOCKS = {f"blocks.{number}.weight": (1024, 256) for number in range(24)} | {f"blocks.{number}.bias": (257,) for number in range(24)}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
 def test_an_export_reads_the_masters_once_and_nothing_else(world_size: int) -> None:
-    storage = Counted()
+    storage = CountedStorage()
     one = store(storage).claimed()
     full = state(BLOCKS, 5)
     parts = [one.write_part(5, rank, pieces(full, BLOCKS, rank, world_size)) for rank in range(world_size)]
@@ -671,7 +656,7 @@ def test_an_export_reads_the_masters_once_and_nothing_else(world_size: int) -> N
 @pytest.mark.parametrize(("saved_at", "restored_at", "most"), [(1, 1, 1.0), (4, 4, 1.0), (4, 2, 1.4), (3, 2, 1.75), (2, 4, 2.3)])
 def test_a_restore_fetches_no_chunk_twice_on_a_rank(saved_at: int, restored_at: int, most: float) -> None:
     """Ranks of different nodes that need parts of one chunk each read it: so a larger run reads more, and a smaller one at the seams."""
-    storage = Counted()
+    storage = CountedStorage()
     one = store(storage).claimed()
     full = state(BLOCKS, 5)
     checkpoint = one.commit(5, [one.write_part(5, rank, pieces(full, BLOCKS, rank, saved_at)) for rank in range(saved_at)], {})

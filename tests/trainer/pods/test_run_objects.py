@@ -1,33 +1,20 @@
 """Measurements and report beside the checkpoints."""
 
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from tests.exported_models import base_folder, training_run
+from tests.trainer.heard import Heard
 
 from finetune_trainer.pods.run_objects import METRICS, LiveCopies, fetch_metrics, fetch_statistics, put_report
-from finetune_trainer.reporting.events import CheckpointCommitted, Event, Notice, StepDone
+from finetune_trainer.reporting.events import CheckpointCommitted, Notice, StepDone
 from finetune_trainer.reporting.metrics import TensorBoardSink
 from finetune_trainer.reporting.report import report_data
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.stages.local_run import LocalRun
 
 COMMITTED = CheckpointCommitted(step=2, seconds=1.0, bytes=10, key="checkpoints/step-00000002/attempt-0001/manifest.json")
-
-
-@dataclass
-class Heard:
-    """A sink."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def record(self, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

@@ -8,28 +8,16 @@ from pathlib import Path
 
 import pytest
 from tests.exported_models import base_folder, training_run
+from tests.trainer.heard import Heard
 
 from finetune_api.errors import Interrupted, OutOfMemory
-from finetune_trainer.reporting.events import Event, Notice
+from finetune_trainer.reporting.events import Notice
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.stages.attempt_log import attempt_kept
 from finetune_trainer.stages.local_run import LocalRun
 from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.storage.kept_logs import End
 from finetune_trainer.storage.kept_runs import kept_runs, life_of, pieces
-
-
-class Heard:
-    """A sink that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def record(self, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

@@ -7,27 +7,15 @@ from typing import Any
 
 import pytest
 from tests.exported_models import base_folder, training_run
+from tests.trainer.heard import Heard
 
 from finetune_api.errors import NonFiniteLoss, OutOfMemory, StorageFailed
-from finetune_trainer.reporting.events import Event, Notice
+from finetune_trainer.reporting.events import Notice
 from finetune_trainer.run_folder import RunFolder
 from finetune_trainer.stages.local_run import LocalRun
 from finetune_trainer.stages.next_try import told_with_next_try, with_rows_that_fit
 
 FULL = OutOfMemory("worker 1 ran out of memory; set spec.training.microBatchSize to 1: the steps stay the same")
-
-
-class Heard:
-    """A sink that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def record(self, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 def begun(folder: Path, **spec: Any) -> LocalRun:
