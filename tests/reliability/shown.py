@@ -159,7 +159,7 @@ SHOWN: Final[Mapping[str, Shown]] = {
         does="a worker's pod is deleted without grace",
         tests=(f"{_CLUSTER}::test_a_worker_that_dies_without_warning_costs_no_step",),
         moments="after a checkpoint",
-        says="the attempt ends uncharged; the next goes on from the newest checkpoint",
+        says="uncharged: its workers start again in the same attempt, or, where the pod still committed, the next attempt goes on",
         only_by_name=True,
     ),
     "cluster-node-killed": Shown(
