@@ -10,7 +10,7 @@ OUTER_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu stores fuzz check format generate benchmarks readers families upgrade api-servers platform reliability soak cluster cluster-env cluster-down images release lock clean
+.PHONY: help demo test test-gpu stores fuzz check format generate benchmarks readers families thorough upgrade api-servers platform reliability soak cluster cluster-env cluster-down images release lock clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ readers: $(READY)  ## Load exported models in other programs (Transformers 4, ml
 
 families: $(READY)  ## Train small models of many families, export them and load them with plain Transformers; writes the table of docs/models.md
 	@$(BIN)/python -m tests.families
+
+thorough: $(READY)  ## Run the dearest tests of the first layers, which `make test` leaves out: CONTRIBUTING.md has their table
+	@$(BIN)/python -m pytest -m thorough --numprocesses 2 --dist worksteal --durations=40 --durations-min=5
 
 platform: $(READY)  ## Type docs/platform.md on a cluster of its own (root), and run a job where the platform chooses the users; outside CI
 	@$(BIN)/python -m pytest -m platform tests/cluster

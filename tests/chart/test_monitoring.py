@@ -37,14 +37,18 @@ def paths(metric: Json) -> Iterator[list[str]]:
         yield [*base, *more]
 
 
+@pytest.fixture(scope="module")
+def crd() -> Json:
+    found: Json = yaml.safe_load((ROOT / "manifests/crd/finetunejobs.yaml").read_text(encoding="utf-8"))
+    return found
+
+
 @pytest.mark.parametrize("metric", metrics(), ids=lambda metric: metric["name"])
-def test_series_are_read_from_fields_that_the_crd_has(metric: Json) -> None:
-    crd = yaml.safe_load((ROOT / "manifests/crd/finetunejobs.yaml").read_text(encoding="utf-8"))
-    root = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+def test_series_are_read_from_fields_that_the_crd_has(metric: Json, crd: Json) -> None:
     for path in paths(metric):
         if path[:1] == ["metadata"]:
             continue
-        schema = root
+        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         for name in path:
             schema = (schema["items"] if schema.get("type") == "array" else schema)["properties"][name]
         assert metric["each"]["type"] != "Gauge" or path != measured(metric) or is_number(schema), schema

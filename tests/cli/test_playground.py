@@ -68,6 +68,7 @@ def test_a_port_that_is_taken_is_refused_before_the_model_is_loaded(folder: Path
     assert "perhaps for another of its kind; try --port 0 for any free one" in err
 
 
+@pytest.mark.thorough
 def test_two_real_models_in_a_browser_as_documented(tmp_path: Path, finetune: Finetune) -> None:
     exported_run(tmp_path / "runs" / "tiny")
     saved_folder(tmp_path / "base")

@@ -133,7 +133,7 @@ def test_a_second_one_on_its_port_is_refused(client: OpenAI, place: Path, finetu
     assert "can't be had (Address already in use)" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_ctrl_c_ends_the_server_too(place: Path, number: signal.Signals) -> None:
     with serving(place, "demo", "--port", "0", "--json", "--server", "transformers") as (process, out, log):
         at = json.loads(out.readline())

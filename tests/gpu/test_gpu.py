@@ -19,7 +19,10 @@ CPU = torch.device("cpu")
 SMALL = Sizes(layers=2, width=48, heads=4, words=97, row=128, steps=2, lengths=(40, 1, 30), supervised=50, vocabulary=301)
 
 
-@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, id=check.__name__, marks=pytest.mark.thorough if check is startup.pairs else ()) for check in checks.CHECKS],
+)
 def test_a_cpu_agrees_with_itself(check: Check) -> None:
     found = list(check(CPU, SMALL))
     assert found

@@ -16,7 +16,7 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", [pytest.param(way, id=way.name, marks=pytest.mark.thorough if way.recomputes else ()) for way in WAYS])
 def test_what_is_planned_is_what_tensors_take(way: Way) -> None:
     (found,) = memory.compared(CPU, SMALL, (way,))
     assert found.problem == ""

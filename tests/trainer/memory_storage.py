@@ -11,7 +11,7 @@ from finetune_trainer.storage.errors import MissingObject, Place, replaced
 
 
 class MemoryStorage:
-    """A Storage; `objects` may be looked at and damaged."""
+    """A Storage; `objects` may be looked at and damaged. Threads may share it: each call sees a dictionary that no other changes."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -37,9 +37,10 @@ class MemoryStorage:
             return self.objects.setdefault(key, bytes(data)) == data
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        if key not in self.objects:
+        data = self.objects.get(key)
+        if data is None:
             raise MissingObject(f"memory: reading {key} failed: there is no such object")
-        return self.objects[key][start:stop]
+        return data[start:stop]
 
     def get_file(self, key: str, path: Path, version: str | None = None) -> None:
         data = self.get(key)
@@ -51,10 +52,13 @@ class MemoryStorage:
         return key in self.objects
 
     def list(self, prefix: str = "") -> Listing:
-        return sorted((key, len(data)) for key, data in self.objects.items() if key.startswith(prefix))
+        return [(key, len(data)) for key, data in self._below(prefix)]
 
     def versions(self, prefix: str = "") -> Versions:
-        return [(key, size, hashlib.sha256(self.objects[key]).hexdigest()) for key, size in self.list(prefix)]
+        return [(key, len(data), hashlib.sha256(data).hexdigest()) for key, data in self._below(prefix)]
+
+    def _below(self, prefix: str) -> Iterable[tuple[str, bytes]]:
+        return sorted((key, data) for key, data in self.objects.copy().items() if key.startswith(prefix))
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:

@@ -21,6 +21,8 @@ from finetune_trainer.preparation.labels import Encoder
 from finetune_trainer.templates.registry import template_from_json
 from finetune_trainer.templates.tokenizer import read_tokenizer
 
+pytestmark = pytest.mark.thorough
+
 PAIRS = [pair(number) for number in range(4)]
 
 

@@ -24,7 +24,7 @@ def test_where_bitsandbytes_is_not_there_the_field_is_refused(monkeypatch: pytes
         check_available("spec.training.method: qlora")
 
 
-@pytest.mark.parametrize("kind", ["qlora", "qdora"])
+@pytest.mark.parametrize("kind", ["qlora", pytest.param("qdora", marks=pytest.mark.thorough)])
 def test_an_evaluation_between_steps_changes_nothing(tmp_path: Path, kind: str) -> None:
     """bitsandbytes' own layer gives no gradient once it has evaluated on a CPU that knows bf16."""
     folder = save_random(llama(), tmp_path / "llama")

@@ -78,7 +78,10 @@ def in_bfloat16(base: Path, model: Any) -> Any:
     return engine
 
 
-@pytest.mark.parametrize(("architecture", "precision", "shard_bytes"), [("gpt_bigcode", "fp32", 500_000), ("llama", "bf16", 5_000_000_000)])
+@pytest.mark.parametrize(
+    ("architecture", "precision", "shard_bytes"),
+    [pytest.param("gpt_bigcode", "fp32", 500_000, marks=pytest.mark.thorough), ("llama", "bf16", 5_000_000_000)],
+)
 def test_a_stranger_gets_the_logits_of_the_trained_model(architecture: str, precision: str, shard_bytes: int, tmp_path: Path) -> None:
     import torch
 

@@ -59,6 +59,7 @@ def framed(base: Path, spec: dict[str, Any]) -> FramedTemplate:
     return template
 
 
+@pytest.mark.thorough
 def test_go_renders_the_text_of_training(tmp_path: Path) -> None:
     base = base_folder(tmp_path / "base", "llama")
     templates = [framed(base, spec) for spec in SPECS]

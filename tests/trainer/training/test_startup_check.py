@@ -193,7 +193,7 @@ def slow_and_wrong(workers: int) -> Measured:
     return measured(size, position, precision="float32", size=SMALL)
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(4, 1), (4, 2)])
+@pytest.mark.parametrize(("world_size", "workers"), [pytest.param(4, 1, marks=pytest.mark.thorough), (4, 2)])
 def test_ranks_find_the_one_that_is_slow_and_wrong(world_size: int, workers: int) -> None:
     every: list[Measured] = run_distributed(slow_and_wrong, world_size, workers)
     assert [one.node for one in every] == [rank // workers for rank in range(world_size)]
