@@ -58,6 +58,9 @@ class Settings:
     ray_version: str = RAY_VERSION
     # How long a pod that has to go may take for a last checkpoint.
     stop_seconds: int = 240
+    # File below the kubelets' `seccomp` folder, with which pods that evaluate, or look at an evaluation, can make a sandbox; None: the
+    # runtime's profile.
+    sandbox_profile: str | None = None
     # None: jobs get no NetworkPolicy.
     job_network_policy: NetworkRules | None = None
     leader_election: bool = True
@@ -219,6 +222,12 @@ def _version(text: str) -> str:
     return text
 
 
+def _profile(text: str) -> str:
+    if not re.fullmatch(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", text, re.ASCII):
+        raise ValueError("use a file's path below the kubelet's seccomp folder, such as sandbox.json")
+    return text
+
+
 def _network_rules(text: str) -> NetworkRules:
     try:
         told = json.loads(text)
@@ -241,6 +250,7 @@ _FLAGS: Final = (
     _Flag(field="assigned_ids", metavar="BOOL", read=_boolean, help="true: the platform chooses users and groups of pods; false"),
     _Flag(field="ray_version", metavar="VERSION", read=_version, help=f"Ray in the trainer's image; absent is {RAY_VERSION}"),
     _Flag(field="stop_seconds", metavar="N", read=_whole(1, 3600), help="time that a stopped pod has for a checkpoint; 240"),
+    _Flag(field="sandbox_profile", metavar="FILE", read=_profile, help="seccomp profile of pods that evaluate; docs/sandbox.md"),
     _Flag(field="job_network_policy", metavar="JSON", read=_network_rules, help="rules of each job's NetworkPolicy; absent makes none"),
     _Flag(field="leader_election", metavar="BOOL", read=_boolean, help="true or false; true"),
     _Flag(field="lease_name", metavar="NAME", read=_name, help=f"name of the Lease; {keys.MANAGED_BY}"),

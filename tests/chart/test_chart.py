@@ -80,6 +80,7 @@ def test_values_reach_the_operator(render: Render, tmp_path: Path) -> None:
     assert (understood.image_pull_policy, understood.image_pull_secrets) == ("Never", ("mirror", "registry"))
     assert (understood.stop_seconds, understood.concurrent_reconciles, understood.log_level) == (600, 8, "debug")
     assert understood.ray_version == "2.61.0"
+    assert understood.sandbox_profile == "profiles/sandbox.json"
     rules = understood.job_network_policy
     assert rules is not None
     to_kuberay, to_prometheus = rules.ingress

@@ -31,6 +31,7 @@ def test_a_flag_wins_over_its_variable() -> None:
         (["--leader-election", "false"], "leader_election", False),
         (["--stop-seconds", "60"], "stop_seconds", 60),
         (["--kubeconfig", "/k"], "kubeconfig", Path("/k")),
+        (["--sandbox-profile", "profiles/sandbox.json"], "sandbox_profile", "profiles/sandbox.json"),
         (["--operator-namespace", "mine"], "operator_namespace", "mine"),
         (["--prices", '{"a100-80gb":2.21}'], "prices", {"nvidia-a100-80gb": 2.21}),
         (["--ray-version", "2.61.1"], "ray_version", "2.61.1"),
@@ -56,6 +57,12 @@ def test_values(arguments: list[str], field: str, value: object) -> None:
         ([*IMAGE, "--image-pull-policy", "never"], {}, "use one of Always, IfNotPresent, Never"),
         ([*IMAGE, "--job-network-policy", '{"egress": []}'], {}, 'use {"ingress": [...], "egress": [...]}'),
         ([*IMAGE, "--job-network-policy", "none"], {}, "as JSON"),
+        (
+            [*IMAGE, "--sandbox-profile", "/var/lib/kubelet/seccomp/sandbox.json"],
+            {},
+            "use a file's path below the kubelet's seccomp folder",
+        ),
+        ([*IMAGE, "--sandbox-profile", "../sandbox.json"], {}, "use a file's path below the kubelet's seccomp folder"),
         ([*IMAGE, "--unknown", "1"], {}, "unrecognized arguments"),
     ],
 )

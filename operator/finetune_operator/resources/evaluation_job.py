@@ -38,6 +38,7 @@ def evaluation_job(identity: str, run_digest: str, job: FineTuneJob, owner: Owne
         annotations={keys.JOB_SPEC_ANNOTATION: job_json(job, settings.contract)},
         affinity=pods.affinity(user),
         pull_secrets=pods.pull_of(user, job),
+        seccomp_profile=settings.sandbox_profile,
     )
     name = keys.evaluation_name(owner.name, evaluation_job_digest(identity, job))
     return batch_job(name, keys.EVALUATION, pods.pod_template(parts, owner, settings), owner, user)

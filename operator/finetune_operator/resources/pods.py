@@ -50,6 +50,8 @@ class PodParts:
     grace_seconds: int | None = None
     # Whether the pod asks for a checkpoint before it is stopped.
     checkpoint_before_stop: bool = False
+    # A seccomp profile of the node's; None is the container runtime's own.
+    seccomp_profile: str | None = None
 
 
 def pod_template(parts: PodParts, owner: Owner, settings: Settings) -> Manifest:
@@ -60,7 +62,7 @@ def pod_template(parts: PodParts, owner: Owner, settings: Settings) -> Manifest:
         "automountServiceAccountToken": False,
         # A Service called `ray` would otherwise put RAY_PORT into the environment.
         "enableServiceLinks": False,
-        "securityContext": pod_security(settings),
+        "securityContext": pod_security(settings, parts.seccomp_profile),
         "containers": [_container(parts, settings)],
         "volumes": [volume.volume() for volume in parts.volumes],
         **scheduling(parts.settings, parts.affinity),
@@ -106,10 +108,11 @@ def _container(parts: PodParts, settings: Settings) -> Manifest:
 # ---- security
 
 
-def pod_security(settings: Settings) -> Manifest:
+def pod_security(settings: Settings, seccomp_profile: str | None = None) -> Manifest:
     """A pod's part of the `restricted` standard. Changing the group of a large volume's files once is enough."""
+    seccomp = {"type": "Localhost", "localhostProfile": seccomp_profile} if seccomp_profile else {"type": "RuntimeDefault"}
     ids = {} if settings.assigned_ids else {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
-    return {"runAsNonRoot": True, **ids, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}}
+    return {"runAsNonRoot": True, **ids, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": seccomp}
 
 
 def container_security() -> Manifest:

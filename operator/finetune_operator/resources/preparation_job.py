@@ -26,6 +26,8 @@ def preparation_job(job: FineTuneJob, owner: Owner, settings: Settings) -> Manif
         annotations={keys.JOB_SPEC_ANNOTATION: job_json(job)},
         affinity=pods.affinity(job.spec.cpu_pods),
         pull_secrets=pods.cpu_pods_pull(job),
+        # It tries the sandbox, before any GPU, where a task is going to need it.
+        seccomp_profile=settings.sandbox_profile if job.spec.evaluation.has_stage else None,
     )
     name = keys.preparation_name(owner.name, preparation_digest(job))
     return batch_job(name, keys.PREPARATION, pods.pod_template(parts, owner, settings), owner, job.spec.cpu_pods)

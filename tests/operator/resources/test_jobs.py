@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.operator.builders import finetunejob, owner, raw_job, settings, stored, stranger, training_run
 from tests.operator.resources.manifests import manifests, mounts, templates, variables
+from tests.operator.resources.pod_security import violations
 
 from finetune_api.evaluation_digest import evaluation_digest
 from finetune_api.finetunejob import FineTuneJob
@@ -293,3 +294,12 @@ def test_whose_object_it_is() -> None:
     assert not is_owned(made, owner(uid="of a job of that name before")), "a job that was deleted and applied again is another one"
     assert not is_owned(stranger(made), owner())
     assert owner_of(raw_job()) == owner()
+
+
+@pytest.mark.parametrize("asked", [{}, {"tasks": ["humaneval"]}], ids=["no evaluation", "an evaluation"])
+def test_a_profile_for_the_sandbox_is_for_pods_that_try_it(asked: Json) -> None:
+    made = templates(finetunejob(evaluation=asked), sandbox_profile="sandbox.json")
+    of_node = {"type": "Localhost", "localhostProfile": "sandbox.json"}
+    found = {stage for stage, template in made.items() if template["spec"]["securityContext"]["seccompProfile"] == of_node}
+    assert found == ({"preparation", "evaluation"} if asked else {"evaluation"})
+    assert [problem for template in made.values() for problem in violations(template["spec"])] == []

@@ -92,8 +92,8 @@ def refusal(problem: str, *, platform: str = sys.platform, settings: Path = Path
         remedies = [
             "it needs Linux 5.14 or newer on x86_64 or aarch64 with user namespaces; a container needs a seccomp and an AppArmor "
             "profile that allow unshare and mount (Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined; "
-            "a pod: securityContext with seccompProfile and appArmorProfile of type Unconfined); or run the same command on a virtual "
-            "machine"
+            "a pod: securityContext with seccompProfile and appArmorProfile of type Unconfined; a FineTuneJob's: trainer.sandboxProfile "
+            "of the chart); or run the same command on a virtual machine"
         ]
     return f"code isn't run: {problem}; {'; '.join(remedies)}"
 

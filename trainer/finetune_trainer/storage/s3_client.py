@@ -92,7 +92,7 @@ class S3Connection(Connection[S3Credentials, "S3Client"]):
 
 @functools.cache
 def _definitions() -> Any:
-    """Botocore's definitions of services: megabytes of JSON, that each session would read anew (0.1 to 0.3 s of processor time a client)."""
+    """Botocore's definitions of services: megabytes of JSON, that each client would read anew (0.1 to 0.3 s of processor time)."""
     import botocore.session
 
     return botocore.session.get_session().get_component("data_loader")
