@@ -79,7 +79,7 @@ families: $(READY)  ## Train small models of many families, export them and load
 	@$(BIN)/python -m tests.families
 
 thorough: $(READY)  ## Run the dearest tests of the first layers, which `make test` leaves out: CONTRIBUTING.md has their table
-	@$(BIN)/python -m pytest -m thorough --numprocesses 2 --dist worksteal --durations=40 --durations-min=5
+	@$(BIN)/python -m pytest -m thorough --durations=40 --durations-min=5
 
 platform: $(READY)  ## Type docs/platform.md on a cluster of its own (root), and run a job where the platform chooses the users; outside CI
 	@$(BIN)/python -m pytest -m platform tests/cluster

@@ -22,6 +22,7 @@ _NOT_RUN = pytest.StashKey[int]()
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests on real files where there are none; under CI that is an error."""
+    _check_marks(items)
     reading = [item for item in items if item.get_closest_marker("real_data")]
     if REAL_FILES.is_dir() or not reading:
         return
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[_NOT_RUN] = len(reading)
     else:  # one of several processes: who started them says it
         told["not_run"] = len(reading)
+
+
+def _check_marks(items: list[pytest.Item]) -> None:
+    """`make test` finds a layer's files by the mark's text (tests/layers.py): a mark that came some other way would be run by no layer."""
+    marked = {(item.path, name) for item in items for name in ("training", "control_plane", "cluster") if item.get_closest_marker(name)}
+    if lost := sorted(f"{path} (mark.{name})" for path, name in marked if f"mark.{name}" not in path.read_text(encoding="utf-8")):
+        raise pytest.UsageError(f"write the mark into the file itself: {', '.join(lost)}")
 
 
 @pytest.hookimpl(optionalhook=True)

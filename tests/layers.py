@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.cluster.existing import KUBECONFIG
 from tests.testcluster.binaries import CONTROL_PLANE, TESTED
@@ -25,14 +26,15 @@ from finetune_trainer.training.compiled_ops import COMPILE
 class Layer:
     """Tests that need the same parts. `minutes` is what they take on two cores, building what they need not counted.
 
-    `divided`: they run in several processes, so each of them may run beside any other. `programs`: what Go builds for them.
+    `divided`: they run in several processes, test by test where each may run beside any other, or file by file, where a file's tests
+    share what is dear to set up. `programs`: what Go builds for them.
     """
 
     name: str
     markers: str
     minutes: int
     needs: str
-    divided: bool = False
+    divided: Literal["no", "by test", "by file"] = "no"
     programs: tuple[str, ...] = ()
     root: bool = False
 
@@ -41,27 +43,30 @@ LAYERS = (
     Layer(
         name="unit",
         markers="not training and not control_plane and not cluster and not platform",
-        minutes=6,
+        minutes=12,
         needs="nothing else",
-        divided=True,
+        divided="by test",
     ),
-    Layer(name="training", markers="training", minutes=11, needs="a C++ compiler"),
+    Layer(name="training", markers="training", minutes=16, needs="a C++ compiler"),
     Layer(
         name="control_plane",
         markers="control_plane",
-        minutes=14,
+        minutes=10,
+        divided="by file",
         needs="etcd, API server, Helm, KubeRay, Kueue, kube-state-metrics, built once with Go (a quarter of an hour, in the background)",
         programs=(*CONTROL_PLANE, "helm", "kuberay-operator", "kueue", "kube-state-metrics"),
     ),
     Layer(
         name="cluster",
         markers="cluster and not platform",
-        minutes=35,
+        minutes=26,
         needs="root, containerd, and kubelet and CoreDNS, built with the others",
         programs=TESTED,
         root=True,
     ),
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 NODE_PROGRAMS = ("containerd", "runc", "iptables", "conntrack", "nft", "buildah", "debootstrap", "curl")
 
@@ -107,10 +112,29 @@ def _is_named(layer: Layer) -> bool:
     return layer.root and bool(os.environ.get(KUBECONFIG))
 
 
+def files(layer: Layer) -> list[str]:
+    """The files that have the layer's tests, or none for all: a process takes half a minute to import every file."""
+    if _is_named(layer):
+        return ["tests/cluster"]
+    if layer.name == "unit":
+        return []
+    mark = f"mark.{layer.name}"
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if mark in path.read_text(encoding="utf-8"))
+
+
 def processes(layer: Layer) -> tuple[str, ...]:
-    """Options of pytest: one process more than cores, since tests also wait, up to as many as memory (1.5 GB each) and starts are worth."""
-    count = min(MOST_PROCESSES, (os.cpu_count() or 1) + 1)
-    return ("--numprocesses", str(count), "--dist", "worksteal") if layer.divided else ()
+    """Options of pytest: a process per core, up to as many as memory (1.5 GB each) and starts are worth; one more where tests are short and
+    also wait.
+    """
+    cores = os.cpu_count() or 1
+    match layer.divided:
+        case "by test":
+            return ("--numprocesses", str(min(MOST_PROCESSES, cores + 1)), "--dist", "worksteal")
+        case "by file":
+            # In the order of their names: the files with the most tests first, as pytest-xdist has it, leaves the dearest for the end.
+            return ("--numprocesses", str(min(MOST_PROCESSES, cores)), "--dist", "loadfile", "--no-loadscope-reorder")
+        case "no":
+            return ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -168,8 +192,7 @@ def run(layers: Sequence[Layer], *, ci: bool) -> int:
         print(f"== {layer.name}: about {layer.minutes} minutes; needs {layer.needs}", flush=True)
         wait_until_built(programs(layer))
         begun = time.monotonic()
-        folders = ["tests/cluster"] if _is_named(layer) else []
-        command = [sys.executable, "-m", "pytest", "-m", f"({layer.markers}) and not thorough", *SLOWEST, *processes(layer), *folders]
+        command = [sys.executable, "-m", "pytest", "-m", f"({layer.markers}) and not thorough", *SLOWEST, *processes(layer), *files(layer)]
         code = subprocess.run(command).returncode
         print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
         failed += [layer.name] if code else []

@@ -364,6 +364,7 @@ def damage(place: Place, step: int) -> None:
     checkpoints.storage.put(key, content)
 
 
+@pytest.mark.thorough
 def test_a_run_that_ends_early_ends_there_after_a_kill_too(s3: S3Server, tiny: Any, tmp_path: Path) -> None:
     """Evaluated every two steps; no loss falls by 100, so the second evaluation after that of step 0 is one too many."""
     place = Place(tmp_path / "run", "early", s3)

@@ -193,6 +193,7 @@ print(told)
 @pytest.mark.training
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(this_machine().gpus), reason="workers see GPUs here")
+@pytest.mark.thorough
 def test_workers_that_were_given_gpus_and_see_none(tmp_path: Path) -> None:
     """Ray believes what it is told of GPUs; NCCL's own words would come from inside it, and name no node."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

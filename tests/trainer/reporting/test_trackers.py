@@ -120,6 +120,7 @@ def two_attempts(variables: dict[str, str], folder: Path, name: str) -> None:
 
 
 @pytest.mark.training
+@pytest.mark.thorough
 def test_mlflow_has_one_run_with_the_names_of_transformers_callback(tmp_path: Path) -> None:
     with mlflow_server(tmp_path) as (uri, folder):
         two_attempts({"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "assistants"}, tmp_path / "tensorboard", "mlflow")
