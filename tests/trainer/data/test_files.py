@@ -140,8 +140,8 @@ def test_a_bad_line_is_a_row_that_others_survive(tmp_path: Path, line: bytes, re
         ("x.json", b'[{"a": 1}, {"a": }]', "not JSON (line 1, column 18"),
         ("x.json", b"[" * 100_000 + b"]", "nested too deeply"),
         ("x.json", b'"text"', "a str, where an array of objects, or one object a line, is expected"),
-        ("x.json", b'{\n "a": 1\n}\n', "one JSON value over many lines"),
-        ("x.jsonl", b'[\n{"a": 1}\n]\n', "one JSON value over many lines"),
+        ("x.json", b'{\n "a": 1\n}\n', "one JSON value over many lines; write one object a line, or put [ and ] round it"),
+        ("x.jsonl", b'[\n{"a": 1}\n]\n', "one JSON value over many lines; write one object a line, or call it .json"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes, reason: str) -> None:

@@ -79,8 +79,9 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
             except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
                 if line.isspace() or not line:
                     continue
-                if number == 1 and line.strip() in (b"{", b"["):
-                    raise InvalidData(f"{name}: one JSON value over many lines; write one object a line, or call an array .json") from None
+                if number == 1 and (opened := line.strip()) in (b"{", b"["):
+                    remedy = "put [ and ] round it, and call it .json" if opened == b"{" else "call it .json"
+                    raise InvalidData(f"{name}: one JSON value over many lines; write one object a line, or {remedy}") from None
                 yield name, number, Unreadable(_line_reason(line, error))
             else:
                 yield name, number, value if isinstance(value, dict) else _no_object(value)
