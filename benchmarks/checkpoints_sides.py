@@ -37,13 +37,14 @@ class Ours(Nothing):
     def __init__(self, engine: Any, ranks: Any, settings: dict[str, Any]) -> None:
         super().__init__(engine, ranks, settings)
         from finetune_trainer.training.saving import Saver
+        from finetune_trainer.training.snapshot import HostSnapshot
 
         self._ranks = ranks
         self._bytes = 4 * sum(piece.stop - piece.start for piece in engine.local_state())
         self._saver = Saver(
             store=make_store(settings, ranks),
             ranks=ranks,
-            state=lambda: pieces_of(engine),
+            snapshot=HostSnapshot(lambda: pieces_of(engine)),
             state_bytes=lambda: self._bytes,
             free_bytes=lambda: None,
             prune=list,
@@ -58,8 +59,7 @@ class Ours(Nothing):
         self._saver.begin(step, {})
         grown = resident_bytes() - before
         # What the process had free already is not seen in its growth.
-        copied = sum(buffer.nbytes for buffer in self._saver._snapshot._buffers.values())
-        self.details |= {"part_bytes": self._bytes, "snapshot_bytes": max(grown, copied)}
+        self.details |= {"part_bytes": self._bytes, "snapshot_bytes": max(grown, self._saver.snapshot.nbytes)}
 
     @property
     def word(self) -> str:

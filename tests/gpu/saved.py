@@ -11,8 +11,9 @@ from tests.gpu import speed
 from tests.gpu.measure import BF16, Measure, losses, state
 from tests.gpu.training import Sizes, random_row
 
-from finetune_trainer.checkpoints.store import CheckpointStore, Piece
+from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.storage.directory import DirectoryStorage
+from finetune_trainer.training.engine_snapshot import snapshot_of
 from finetune_trainer.training.plain_engine import PlainEngine
 from finetune_trainer.training.saving import Saver
 
@@ -69,18 +70,16 @@ def overlapped(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
 
 
 def _saver(trained: PlainEngine, store: CheckpointStore) -> Saver:
-    def pieces() -> Iterator[Piece]:
-        for one in trained.local_state():
-            data = one.tensor.detach().cpu().float().numpy()
-            yield Piece(kind=one.kind, name=one.name, shape=one.shape, start=one.start, stop=one.stop, data=data)
+    def told(text: str) -> None:
+        print(text)
 
     return Saver(
         store=store,
         ranks=_OneRank(),
-        state=pieces,
+        snapshot=snapshot_of(trained, told),
         state_bytes=lambda: 0,
         free_bytes=lambda: None,
         prune=list,
-        notice=lambda text: None,
+        notice=told,
         signs=lambda text: None,
     )

@@ -13,7 +13,7 @@ from tests.gpu.measure import Check, Measure
 from tests.gpu.training import Sizes
 
 from finetune_trainer.training import plain_engine, startup_check
-from finetune_trainer.training.saving import Snapshot
+from finetune_trainer.training.snapshot import HostSnapshot
 
 CPU = torch.device("cpu")
 SMALL = Sizes(layers=2, width=48, heads=4, words=97, row=128, steps=2, lengths=(40, 1, 30), supervised=50, vocabulary=301)
@@ -57,7 +57,7 @@ def test_a_wait_in_each_micro_step_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_checkpoint_without_a_copy_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Snapshot, "_copied", lambda self, piece: piece)
+    monkeypatch.setattr(HostSnapshot, "_copied", lambda self, piece: piece)
     assert not any(one.good for one in saved.overlapped(CPU, SMALL))
 
 

@@ -24,8 +24,8 @@ from finetune_trainer.model.build import build_model
 from finetune_trainer.model.micro_batch import MicroBatch, single_dialogues
 from finetune_trainer.model.trial import choose_method
 from finetune_trainer.publishing.export import export
-from finetune_trainer.training.assembling import constant_pieces
 from finetune_trainer.training.engine import Engine
+from finetune_trainer.training.engine_snapshot import constant_pieces
 from finetune_trainer.training.zero_engine import ZeroEngine
 
 pytestmark = pytest.mark.training

@@ -14,6 +14,7 @@ from finetune_trainer.checkpoints.columns import COLUMNS
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece
 from finetune_trainer.files.atomic import Bytes
 from finetune_trainer.training.saving import Saved, Saver
+from finetune_trainer.training.snapshot import HostSnapshot
 
 from ..memory_storage import MemoryStorage
 
@@ -92,7 +93,7 @@ class Pair:
         return Saver(
             store=self.store,
             ranks=rank,
-            state=rank.pieces,
+            snapshot=HostSnapshot(rank.pieces),
             state_bytes=lambda: rank.values.nbytes,
             free_bytes=lambda: free,
             prune=lambda: self._pruned(keep),

@@ -1,7 +1,7 @@
 """What a rank is made of: the plans of its batches, its part of the model with an engine, its checkpoints."""
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from finetune_trainer.checkpoints.job_storage import job_checkpoints
 from finetune_trainer.checkpoints.manifest import ITEM_BYTES
 from finetune_trainer.checkpoints.run_record import keep_run
 from finetune_trainer.checkpoints.store import CheckpointStore, Claim
-from finetune_trainer.checkpoints.store import Piece as StoredPiece
 from finetune_trainer.model.micro_batch import MicroBatch
 from finetune_trainer.model.resolve import small_files
 from finetune_trainer.preparation.packing import pack
@@ -153,12 +152,10 @@ def micro_batches(plan: BatchPlan, ranks: "Ranks", micro_batch_size: int, step: 
 def make_saver(
     run: TrainingRun, store: CheckpointStore, ranks: "Ranks", engine: "Engine", tell: Tell, signs: Callable[[str], None]
 ) -> Saver:
-    def state() -> Iterator[StoredPiece]:
-        """The engine's pieces as the checkpoint's: on the CPU, as NumPy."""
-        for piece in engine.local_state():
-            data = piece.tensor.detach().cpu().float().numpy()
-            yield StoredPiece(kind=piece.kind, name=piece.name, shape=piece.shape, start=piece.start, stop=piece.stop, data=data)
-        yield from constant_pieces(engine.constants)
+    from finetune_trainer.training.engine_snapshot import snapshot_of
+
+    def notice(text: str) -> None:
+        tell(Notice(message=text))
 
     def prune() -> list[str]:
         damaged: list[str] = []
@@ -169,11 +166,11 @@ def make_saver(
     return Saver(
         store=store,
         ranks=ranks,
-        state=state,
+        snapshot=snapshot_of(engine, notice),
         state_bytes=lambda: sum(piece.stop - piece.start for piece in engine.local_state()) * ITEM_BYTES,
         free_bytes=lambda: _share_of_free_memory(ranks),
         prune=prune,
-        notice=lambda text: tell(Notice(message=text)),
+        notice=notice,
         signs=signs,
         # ZeRO-2 cuts between tensors: what a rank needs of those in columns is a part of each.
         columns=1 if run.job.spec.training.sharding == "zero2" else COLUMNS,
@@ -190,10 +187,3 @@ def best_step(store: CheckpointStore, notice: Callable[[str], None] = lambda mes
     """The step with the lowest evaluation loss among the checkpoints that exist; the earliest of equals. `notice` hears of damaged ones."""
     measured = [(one.extra[EVALUATION_LOSS], one.step) for one in store.complete(notice) if one.extra.get(EVALUATION_LOSS) is not None]
     return min(measured)[1] if measured else None
-
-
-def constant_pieces(tensors: Mapping[str, Any]) -> Iterator[StoredPiece]:
-    """What is saved and not trained, whole, as fp32: also whole numbers, which are small."""
-    for name, tensor in tensors.items():
-        data = tensor.reshape(-1).float().numpy()
-        yield StoredPiece(kind="constant", name=name, shape=tuple(tensor.shape), start=0, stop=data.size, data=data)

@@ -56,7 +56,7 @@ class StepResult:
 class Piece:
     """This rank's part of one tensor: elements [start, stop) of the flattened tensor called `name`.
 
-    `tensor` is a flat view of live memory, in fp32 but for codes, which are bytes: copy it before the next optimizer step.
+    `tensor` is a flat view of live memory, in fp32 but for codes, which are bytes: copy it before the optimizer's next update.
     """
 
     kind: Kind
@@ -73,6 +73,8 @@ class Engine(Protocol):
     device: torch.device
     step: int
     """Optimizer steps taken."""
+    before_update: Callable[[], None]
+    """Called before the optimizer changes what `local_state` gave."""
 
     @property
     def head(self) -> nn.Module | None:
@@ -114,6 +116,10 @@ class Engine(Protocol):
     def load_local_state(self, read: Read, *, step: int) -> None:
         """Put back what `local_state` gave, of any engine at any world size. `step`: optimizer steps taken."""
         ...
+
+
+def nothing_to_wait_for() -> None:
+    """What an engine calls before an update, unless somebody copies its state meanwhile."""
 
 
 def loss_model(model: Any, training: "Training", method: Method, device: torch.device, recompute_every: int | None) -> LossModel:

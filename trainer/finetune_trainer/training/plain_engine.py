@@ -31,6 +31,7 @@ from finetune_trainer.training.engine import (
     loss_model,
     losses_by_micro_batch,
     make_room,
+    nothing_to_wait_for,
     parameter_groups,
     seed_dropout,
     step_result,
@@ -62,7 +63,7 @@ class PlainEngine:
         `method`: how its architecture is computed, as the trial found; packed, with a linear head, by default. `recompute_every`: as
         `loss_model` takes it.
         """
-        self.device, self.step = device, 0
+        self.device, self.step, self.before_update = device, 0, nothing_to_wait_for
         self._method, self._training = method or Method(), training
         make_room(model, device)
         self._model = model.to(device)
@@ -184,6 +185,7 @@ class PlainEngine:
                 cast(Tensor, master.grad).mul_(self._training.optimizer.gradient_clipping / (grad_norm + _CLIPPING_EPSILON))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        self.before_update()
         self._optimizer.step()
         self._weights_from_masters()
 

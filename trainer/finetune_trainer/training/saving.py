@@ -9,15 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
-
-import numpy as np
 
 from finetune_api.errors import FineTuneError, RunConflict
 from finetune_trainer.checkpoints.columns import COLUMNS
 from finetune_trainer.checkpoints.manifest import Manifest, PartRecord
 from finetune_trainer.checkpoints.store import CheckpointStore, Piece
+from finetune_trainer.training.snapshot import Snapshot
 
 Result = TypeVar("Result")
 Word = Literal["nothing", "writing", "written", "failed"]
@@ -51,29 +50,6 @@ class Saved:
     """From its moment to its commit."""
 
 
-class Snapshot:
-    """A copy of a rank's state in host memory. The next copy uses its buffers again."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
-        self._pieces: list[Piece] = []
-
-    def take(self, pieces: Iterator[Piece]) -> None:
-        """Copy what training will change; constants stay where they are."""
-        self._pieces = [piece if piece.kind == "constant" else self._copied(piece) for piece in pieces]
-
-    def pieces(self) -> Iterator[Piece]:
-        """What was copied."""
-        yield from self._pieces
-
-    def _copied(self, piece: Piece) -> Piece:
-        buffer = self._buffers.get((piece.kind, piece.name))
-        if buffer is None:
-            buffer = self._buffers[piece.kind, piece.name] = np.empty_like(piece.data)
-        np.copyto(buffer, piece.data)
-        return replace(piece, data=buffer)
-
-
 @dataclass(slots=True, kw_only=True)
 class _Current:
     """The checkpoint under way; `writing` becomes this rank's part, `commit` the manifest, on rank 0 alone."""
@@ -99,21 +75,20 @@ class _Current:
 class Saver:
     """Saves the state of one rank.
 
-    `state`: this rank's pieces as they are now; their bytes are `state_bytes`. `free_bytes`: host memory that this rank may use; None is
-    unknown. `columns`: in which a copy lies, one where ranks cut between tensors. `prune`: on rank 0 after a commit, in another thread; it
-    returns what to tell of older ones. `notice` hears what a person should know.
+    `snapshot`: of this rank's state; its bytes are `state_bytes`. `free_bytes`: host memory that this rank may use; None is unknown.
+    `columns`: in which a copy lies, one where ranks cut between tensors. `prune`: on rank 0 after a commit, in another thread; it returns
+    what to tell of older ones. `notice` hears what a person should know.
     """
 
     store: CheckpointStore
     ranks: Collective
-    state: Callable[[], Iterator[Piece]]
+    snapshot: Snapshot
     state_bytes: Callable[[], int]
     free_bytes: Callable[[], int | None]
     prune: Callable[[], list[str]]
     notice: Callable[[str], None]
     signs: Callable[[str], None]
     columns: int = COLUMNS
-    _snapshot: Snapshot = field(default_factory=Snapshot)
     _copies: bool | None = None
     _current: _Current | None = None
 
@@ -142,10 +117,10 @@ class Saver:
         if self._copies is None:
             self._copies = self._fits()
         if self._copies:
-            self._snapshot.take(self.state())
-            self._write(step, extra, began, self._snapshot.pieces, columns=self.columns)
+            self.snapshot.take()
+            self._write(step, extra, began, self.snapshot.pieces, columns=self.columns)
         else:
-            self._write(step, extra, began, self.state, columns=1)
+            self._write(step, extra, began, self.snapshot.live, columns=1)
             self._wait(lambda current: current.writing)
         assert self._current is not None
         self._current.blocked_seconds = time.monotonic() - began

@@ -43,6 +43,7 @@ from finetune_trainer.training.engine import (
     loss_model,
     losses_by_micro_batch,
     make_room,
+    nothing_to_wait_for,
     seed_dropout,
     step_result,
     trained_parameters,
@@ -67,7 +68,7 @@ class ZeroEngine:
         self._method = method or Method()
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         self.device = rank_device()
-        self.step = 0
+        self.step, self.before_update = 0, nothing_to_wait_for
         self._seed = training.seed
         self._halves, self._steps_at_scale = precision == "fp16", 0
         config = deepspeed_config(
@@ -113,6 +114,7 @@ class ZeroEngine:
             group["lr"] = learning_rate
         while True:
             loss_sum, losses = self._backward(micro_batches, num_supervised)
+            self.before_update()
             self._engine.step()
             if not self._overflowed(loss_sum):
                 break
