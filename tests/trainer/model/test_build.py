@@ -59,6 +59,16 @@ def test_a_rank_that_does_not_read_has_the_same_shapes_and_buffers(folder: Path,
         assert buffers[name].dtype == buffer.dtype
 
 
+@pytest.mark.parametrize("family", ["learned sinks and a window (GPT-OSS)", "output viewed (AfMoE)"])
+def test_what_a_family_keeps_in_fp32_is_so_on_every_rank(family: str, tmp_path: Path) -> None:
+    """Norms, where a model is read in fp16: who reads would otherwise send them to ranks that have room for half of the bytes."""
+    transformers.AutoModelForCausalLM.from_config(PACKED[family]).save_pretrained(tmp_path)
+    reads, waits = (build(tmp_path, dtype=torch.float16, reads=reads) for reads in (True, False))
+    kept = {name for name, one in reads.named_parameters() if one.dtype == torch.float32}
+    assert any("norm" in name for name in kept)
+    assert kept == {name for name, one in waits.named_parameters() if one.dtype == torch.float32}
+
+
 def test_new_rows_are_the_mean_of_the_old_ones(folder: Path) -> None:
     old, model = build(folder), build(folder, vocabulary_size=VOCABULARY + 4)
     for before, after in ((old.get_input_embeddings(), model.get_input_embeddings()), (old.lm_head, model.lm_head)):

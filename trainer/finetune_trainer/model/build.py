@@ -69,7 +69,12 @@ def build_model(
         return unread.train()
     if not reads or initialization == "random":
         set_vocabulary(config, size)
-        return _seeded(config, dtype, seed, attention).train() if reads else _without_parameters(config, dtype, attention).train()
+        if reads:
+            return _seeded(config, dtype, seed, attention).train()
+        model = _without_parameters(config, dtype, attention)
+        if initialization == "pretrained":
+            _keep_wide(model, dtype)
+        return model.train()
     model = _read(folder, config, dtype, attention, four_bits_on)
     if size > old_size:
         _resize(model, size)
