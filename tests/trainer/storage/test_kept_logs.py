@@ -280,3 +280,25 @@ def test_teed_works_in_this_process(tmp_path: Path, capfd: pytest.CaptureFixture
         os.write(1, b"raw\n")
     assert (tmp_path / "deep" / "log").read_text() == "raw\n"
     assert capfd.readouterr().out == "raw\n"
+
+
+def test_a_full_disk_under_what_is_printed_fails_nothing(
+    storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log").write_text("a line\n")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        try:
+            full.write("there is no room for this\n")
+            place = LogPlace(storage=storage, end=End(outcome="Done"))
+            with kept(place, "training/a/driver", [tmp_path / "log"], masked=lambda data: data, warn=pytest.fail):
+                pass
+        finally:
+            monkeypatch.undo()
+            with pytest.raises(OSError, match="No space left"):
+                full.flush()
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), full.fileno())  # so that it can be closed
+    (life,) = (life_of(storage, attempt, "driver") for attempt in kept_runs(storage)["training"])
+    assert life.end is not None
+    assert life.end.outcome == "Done"

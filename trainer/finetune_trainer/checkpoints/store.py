@@ -191,16 +191,18 @@ class CheckpointStore:
         return self._complete(_Listing(self.storage.list("checkpoints/")), notice)
 
     def _complete(self, found: "_Listing", notice: Callable[[str], None]) -> list[Manifest]:
-        complete = []
+        complete, still = [], {}
         for one in found.committed():
             try:
                 if (known := self._known.get(one)) is not None:
                     self._verify_sizes(known, found.sizes)
                 else:
-                    known = self._known[one] = self._verified(*one, found.sizes)
+                    known = self._verified(*one, found.sizes)
+                still[one] = known
                 complete.append(known)
             except DamagedCheckpoint as error:
                 notice(str(error))
+        self._known = still  # those that were deleted need no memory: of a large model one has a megabyte
         return complete
 
     def _is_ours_to_delete(self, one: tuple[int, int], complete: list[Manifest]) -> bool:

@@ -83,8 +83,7 @@ def teed(path: Path) -> Iterator[None]:
         yield
         return
     assert child.stdin is not None
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     saved = [(number, os.dup(number)) for number in (1, 2)]
     for number, _ in saved:
         os.dup2(child.stdin.fileno(), number)
@@ -92,8 +91,7 @@ def teed(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for number, copy in saved:
             os.dup2(copy, number)
             os.close(copy)
@@ -204,8 +202,7 @@ def kept(
         over.set()
         thread.join(30)
         if not thread.is_alive():
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             keeper.copy(whole=True)
 
 
@@ -249,6 +246,13 @@ class _Keeper:
 
     def _record(self, storage: Storage, name: str, record: Mapping[str, object]) -> None:
         storage.put(f"{LOGS}/{self._folder}/{name}", self._masked(json.dumps(record, ensure_ascii=False).encode(errors="replace")))
+
+
+def _flush() -> None:
+    """Let what this process has printed leave its buffers. On a full disk it can't, which is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
 
 
 def _now() -> str:
