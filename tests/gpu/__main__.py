@@ -20,7 +20,7 @@ _WOULD_RUN = (
     "it would compare attention, the loss, steps in bf16, fp16 and fp32, a checkpoint, also one that is written while steps go on, the "
     "engine, recomputed layers, LoRA, QLoRA and 8-bit AdamW (where bitsandbytes is there) with this machine's CPU, ZeRO-3 over NCCL with "
     "the engine (where DeepSpeed is there), count host syncs, profile, check the GPU as an attempt does at its start, then measure "
-    "tokens/s, MFU and peak memory of a 1 B GPTBigCode beside plain Transformers, and memory planned and seen"
+    "tokens/s, MFU and peak memory of a 1 B GPTBigCode beside plain Transformers, the copy for a checkpoint, and memory planned and seen"
 )
 
 
@@ -42,12 +42,12 @@ def main() -> int:
 
 def _checked() -> int:
     import torch
-    from tests.gpu.page import measured, memories, page, speeds
+    from tests.gpu.page import copies, measured, memories, page, speeds
     from tests.gpu.training import Sizes
 
     device = torch.device("cuda", torch.cuda.current_device())
     found = measured(device, Sizes())
-    told = [_tried(make, device) for make in (speeds, memories)]
+    told = [_tried(make, device) for make in (speeds, copies, memories)]
     print(page(device, found, "\n\n".join(filter(None, told))))
     return 0 if all(one.good for one in found) else 1
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from tests.gpu import memory, speed
+from tests.gpu import memory, saved, speed
 from tests.gpu.checks import CHECKS, MORE_CHECKS
 from tests.gpu.measure import Check, Measure, is_installed
 from tests.gpu.training import Sizes, config_of
@@ -84,6 +84,17 @@ def memories(device: torch.device, sizes: Sizes) -> str:
         return ""
     return "The same model with 6 layers at most: memory that tensors take at the peak of a step.\n\n" + _table(
         ["", "planned GiB", "seen GiB", "planned by"], rows
+    )
+
+
+def copies(device: torch.device, sizes: Sizes) -> str:
+    """A line about the copy from which a checkpoint is written."""
+    print("measuring the copy of a checkpoint", file=sys.stderr, flush=True)
+    one = saved.copied(device, sizes)
+    return (
+        f"The copy for a checkpoint, {one.nbytes / 2**30:.1f} GiB of masters and moments: {one.waiting:.2f} s while training waits. "
+        f"As a run makes it, training waits {one.asking * 1000:,.0f} ms, and the copy was whole after {one.whole:.2f} s with a step "
+        f"beside it, which takes {one.step:.2f} s alone."
     )
 
 

@@ -1,7 +1,9 @@
 """A checkpoint that is written while training goes on: it holds the state of its step, to the last bit."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +18,18 @@ from finetune_trainer.storage.directory import DirectoryStorage
 from finetune_trainer.training.engine_snapshot import snapshot_of
 from finetune_trainer.training.plain_engine import PlainEngine
 from finetune_trainer.training.saving import Saver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """A copy of a state of `nbytes`. Seconds: while the loop waits for it; of asking for it alone; until it was whole, with a step."""
+
+    nbytes: int
+    waiting: float
+    asking: float
+    whole: float
+    step: float
+    """Of a step without a copy."""
 
 
 class _Held(DirectoryStorage):
@@ -67,6 +81,34 @@ def overlapped(device: torch.device, sizes: Sizes) -> Iterator[Measure]:
                 )
             name = f"checkpoint of step {step}, written after step {step + 2}: elements of another step"
             yield Measure(name=name, error=differ, tolerance=0)
+
+
+def copied(device: torch.device, sizes: Sizes) -> Copied:
+    """The second copy of an engine's state: the first one makes room."""
+    trained, row = speed.engine(sizes, device, BF16, seed=0), random_row(sizes, 0)
+    losses(trained, [row, row])
+    snapshot = snapshot_of(trained, print)
+    snapshot.take()
+    for _ in snapshot.pieces():
+        pass
+    marks = [time.perf_counter()]
+    for _ in snapshot.live():
+        pass
+    marks.append(time.perf_counter())
+    losses(trained, [row])  # ends with a number on the host: nothing is left to compute
+    marks.append(time.perf_counter())
+    snapshot.take()
+    marks.append(time.perf_counter())
+    losses(trained, [row])
+    next(snapshot.pieces())
+    marks.append(time.perf_counter())
+    return Copied(
+        nbytes=snapshot.nbytes,
+        waiting=marks[1] - marks[0],
+        step=marks[2] - marks[1],
+        asking=marks[3] - marks[2],
+        whole=marks[4] - marks[2],
+    )
 
 
 def _saver(trained: PlainEngine, store: CheckpointStore) -> Saver:

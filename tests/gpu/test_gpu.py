@@ -95,6 +95,14 @@ def test_the_page_names_versions_errors_and_speed() -> None:
     assert "GiB for the first" in text
 
 
+def test_the_page_names_the_copy_of_a_checkpoint() -> None:
+    told = page.copies(CPU, SMALL)
+    assert told.startswith("The copy for a checkpoint, 0.0 GiB of masters and moments: ")
+    found = saved.copied(CPU, SMALL)
+    assert found.nbytes > 0
+    assert 0 < found.asking < found.whole
+
+
 def test_mfu_is_told_as_a_run_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """That counts the head for all tokens, and all of what attention looks at: at most a third more, with a model of this kind."""
     monkeypatch.setattr(page, "peak_flops", lambda device: 1e12)
