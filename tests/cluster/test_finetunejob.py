@@ -284,6 +284,7 @@ LONG: dict[str, Any] = {
 }
 
 
+@pytest.mark.platform
 def test_a_job_that_is_suspended_and_deleted_loses_no_step(jobs: Jobs) -> None:
     """Suspended, deleted and applied again, it goes on where its former life ended. Nothing of that is charged."""
     jobs.apply("long", **LONG)

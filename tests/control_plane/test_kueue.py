@@ -26,7 +26,7 @@ from finetune_operator.runtime.api import Api, Resource
 
 Json = dict[str, Any]
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.thorough, pytest.mark.timeout(300)]
 
 NODES = Resource("", "v1", "nodes", "Node")
 RAYCLUSTERS = Resource("ray.io", "v1", "rayclusters", "RayCluster")

@@ -23,7 +23,7 @@ from tests.operator.runtime.memory_api import MemoryApi, Request
 
 from finetune_api.status import parse_status
 
-pytestmark = pytest.mark.control_plane
+pytestmark = [pytest.mark.control_plane, pytest.mark.thorough]
 
 Json = dict[str, Any]
 NAMESPACE = builders.NAMESPACE
