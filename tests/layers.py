@@ -50,7 +50,7 @@ LAYERS = (
         needs="nothing else",
         divided="by test",
     ),
-    Layer(name="training", markers="training", minutes=16, needs="a C++ compiler"),
+    Layer(name="training", markers="training", minutes=18, needs="a C++ compiler"),
     Layer(
         name="control_plane",
         markers="control_plane",
@@ -62,7 +62,7 @@ LAYERS = (
     Layer(
         name="cluster",
         markers="cluster and not platform",
-        minutes=26,
+        minutes=21,
         needs="root, containerd, and kubelet and CoreDNS, built with the others",
         programs=TESTED,
         root=True,

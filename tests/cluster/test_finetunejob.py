@@ -370,6 +370,7 @@ def has_ended_or_restarted(attempt: dict[str, Any]) -> bool:
     return "outcome" in attempt or attempt.get("restarts", {}).get("count", 0) > 0
 
 
+@pytest.mark.platform
 def test_a_node_that_dies_without_warning_costs_no_step(own_cluster: Cluster, jobs: Jobs) -> None:
     """It is gone with its kubelet and all that it runs. The attempt ends by itself, uncharged, and what it held elsewhere is given back."""
     jobs.apply("mourner", **OFTEN)

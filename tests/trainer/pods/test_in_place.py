@@ -56,7 +56,6 @@ def test_a_rank_that_is_killed_costs_the_steps_since_the_newest_checkpoint_and_n
     assert len(list(storage.list("claims/"))) == 2
 
 
-@pytest.mark.thorough
 def test_a_node_that_is_gone_is_replaced_by_one_that_joins(
     tiny: Tiny, tmp_path: Path, ray_cluster: tuple[dict[str, str], Callable[[], "subprocess.Popen[bytes]"]]
 ) -> None:
