@@ -1,7 +1,6 @@
 """The layers of the tests, cheapest first: `python -m tests.layers unit,training`, or all without an argument.
 
-A layer that this machine can't run is named in one line; where CI is set, it is a failure. The cluster's tests wait for most of their
-time: where both are wanted, the unit tests run beside them, at low priority, and are told after them.
+A layer that this machine can't run is named in one line; where CI is set, it is a failure.
 """
 
 import os
@@ -9,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from tests.cluster.existing import KUBECONFIG
 from tests.testcluster.binaries import CONTROL_PLANE, TESTED
@@ -29,7 +27,7 @@ class Layer:
     """Tests that need the same parts. `minutes` is what they take on two cores, building what they need not counted.
 
     `divided`: they run in several processes, test by test where each may run beside any other, or file by file, where a file's tests
-    share what is dear to set up. `programs`: what Go builds for them. `waits`: a divided layer fits beside it.
+    share what is dear to set up. `programs`: what Go builds for them.
     """
 
     name: str
@@ -39,14 +37,13 @@ class Layer:
     divided: Literal["no", "by test", "by file"] = "no"
     programs: tuple[str, ...] = ()
     root: bool = False
-    waits: bool = False
 
 
 LAYERS = (
     Layer(
         name="unit",
         markers="not training and not control_plane and not cluster and not platform",
-        minutes=12,
+        minutes=14,
         needs="nothing else",
         divided="by test",
     ),
@@ -55,8 +52,8 @@ LAYERS = (
         name="control_plane",
         markers="control_plane",
         minutes=9,
-        divided="by file",
         needs="etcd, API server, Helm and KubeRay, built once with Go (a quarter of an hour, in the background)",
+        divided="by file",
         programs=(*CONTROL_PLANE, "helm", "kuberay-operator"),
     ),
     Layer(
@@ -66,7 +63,6 @@ LAYERS = (
         needs="root, containerd, and kubelet and CoreDNS, built with the others",
         programs=TESTED,
         root=True,
-        waits=True,
     ),
 )
 
@@ -170,8 +166,8 @@ def beside_the_tests(commands: Sequence[Sequence[str]]) -> Iterator[None]:
             process.wait()
 
 
-def _at_low_priority(command: Sequence[str], output: int | IO[bytes] = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(["nice", "-n", "19", *command], stdout=output, stderr=output, start_new_session=True)
+def _at_low_priority(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(["nice", "-n", "19", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     # Where the kernel shares the processor out by session, niceness only counts within one; this is the session's.
     with suppress(OSError):
         Path(f"/proc/{process.pid}/autogroup").write_text("19")
@@ -186,63 +182,23 @@ def wait_until_built(programs: Sequence[str]) -> None:
 
 
 def run(layers: Sequence[Layer], *, ci: bool) -> int:
-    """The layers in their order, but for one that runs beside another; 0 when none failed."""
+    """The layers in their order; 0 when none failed."""
     failed: list[str] = []
     for layer in layers:
         if lacking := missing(layer):
             print(f"== {layer.name}: not run, it needs {lacking}", flush=True)
             failed += [layer.name] if ci else []
-    for layer, other in in_turn([layer for layer in layers if not missing(layer)]):
+            continue
         print(f"== {layer.name}: about {layer.minutes} minutes; needs {layer.needs}", flush=True)
         wait_until_built(programs(layer))
-        with beside(other, failed) if other else nullcontext():
-            begun = time.monotonic()
-            told(layer, subprocess.run(command_of(layer)).returncode, begun, failed)
+        begun = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-m", f"({layer.markers}) and not thorough", *SLOWEST, *processes(layer), *files(layer)]
+        code = subprocess.run(command).returncode
+        print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
+        failed += [layer.name] if code else []
     if failed:
         print(f"== failed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
-
-
-def in_turn(layers: Sequence[Layer]) -> list[tuple[Layer, Layer | None]]:
-    """Each layer that has a turn of its own, and the one that runs beside it.
-
-    >>> [(layer.name, other and other.name) for layer, other in in_turn(LAYERS)]
-    [('training', None), ('control_plane', None), ('cluster', 'unit')]
-    >>> [(layer.name, other and other.name) for layer, other in in_turn(LAYERS[:2])]
-    [('unit', None), ('training', None)]
-    """
-    fits = next((layer for layer in layers if layer.divided == "by test"), None) if any(layer.waits for layer in layers) else None
-    return [(layer, fits if layer.waits else None) for layer in layers if layer is not fits]
-
-
-def command_of(layer: Layer) -> list[str]:
-    """The command that runs a layer's tests."""
-    return [sys.executable, "-m", "pytest", "-m", f"({layer.markers}) and not thorough", *SLOWEST, *processes(layer), *files(layer)]
-
-
-def told(layer: Layer, code: int, begun: float, failed: list[str]) -> None:
-    """Say how a layer ended; `failed` learns of it."""
-    print(f"== {layer.name}: {'failed' if code else 'passed'} after {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
-    failed += [layer.name] if code else []
-
-
-@contextmanager
-def beside(layer: Layer, failed: list[str]) -> Iterator[None]:
-    """Run a layer at low priority beside what is in the block, and print what it said afterwards."""
-    print(f"== {layer.name}: beside it, about {layer.minutes} minutes of two cores; what it says follows", flush=True)
-    with tempfile.TemporaryFile() as output:
-        begun = time.monotonic()
-        process = _at_low_priority(command_of(layer), output)
-        try:
-            yield
-            process.wait()
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: what tests have started is ended by them
-                process.wait()
-            output.seek(0)
-            shutil.copyfileobj(output, sys.stdout.buffer)
-            told(layer, process.returncode, begun, failed)
 
 
 if __name__ == "__main__":
