@@ -1,5 +1,6 @@
 """A checkpoint that is written while training goes on: it holds the state of its step, to the last bit."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def copied(device: torch.device, sizes: Sizes) -> Copied:
     """The second copy of an engine's state: the first one makes room."""
     trained, row = speed.engine(sizes, device, BF16, seed=0), random_row(sizes, 0)
     losses(trained, [row, row])
-    snapshot = snapshot_of(trained, print)
+    snapshot = snapshot_of(trained, _told)
     snapshot.take()
     for _ in snapshot.pieces():
         pass
@@ -111,17 +112,19 @@ def copied(device: torch.device, sizes: Sizes) -> Copied:
     )
 
 
-def _saver(trained: PlainEngine, store: CheckpointStore) -> Saver:
-    def told(text: str) -> None:
-        print(text)
+def _told(text: str) -> None:
+    """Not to stdout, which is the page."""
+    print(text, file=sys.stderr)
 
+
+def _saver(trained: PlainEngine, store: CheckpointStore) -> Saver:
     return Saver(
         store=store,
         ranks=_OneRank(),
-        snapshot=snapshot_of(trained, told),
+        snapshot=snapshot_of(trained, _told),
         state_bytes=lambda: 0,
         free_bytes=lambda: None,
         prune=list,
-        notice=told,
+        notice=_told,
         signs=lambda text: None,
     )

@@ -1,4 +1,4 @@
-"""A boto3 client: keys and settings of an S3 server, and what went wrong with a call, in our words."""
+"""A client of botocore, which is in boto3: keys and settings of an S3 server, and what went wrong with a call, in our words."""
 
 import contextlib
 import functools
@@ -32,7 +32,7 @@ class S3Settings(Settings[S3Credentials]):
 
 
 class S3Connection(Connection[S3Credentials, "S3Client"]):
-    """A boto3 client."""
+    """A client of botocore."""
 
     settings: S3Settings
 
